@@ -1,0 +1,137 @@
+"""Files that appear whole or not at all: a killed run leaves the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from neuroflamingo_preprocessing.errors import OutputError
+
+_TEMPORARY_PREFIX = ".neuroflamingo-"
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False) -> Path:
+    """Write `data` to `path` through a temporary file in the same folder: write, flush, fsync, rename, fsync folder.
+
+    Without `overwrite` the last step is a hard link, which fails if the file has appeared in the meantime, so two
+    runs cannot silently replace each other's output.
+
+    Raises:
+        OutputError: exit 73 if the file exists or cannot be created, exit 74 if writing fails (disk full, I/O error).
+    """
+    target = Path(path)
+    _refuse_unfit(target, overwrite)
+    temporary = _create_temporary(target)
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, _mode_for(target))
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            _link_new(temporary, target)
+        _fsync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(
+            f"writing {target.name} failed",
+            expected=f"a complete file of {len(data):,} bytes",
+            seen=error.strerror or str(error),
+            hint="free some space or choose another folder with -o",
+            exit_code=74,
+        ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    return target
+
+
+def write_text_atomic(path: str | Path, text: str, *, overwrite: bool = False) -> Path:
+    """`write_bytes_atomic` for UTF-8 text; lone surrogates (from odd file names) become question marks."""
+    return write_bytes_atomic(path, text.encode("utf-8", errors="replace"), overwrite=overwrite)
+
+
+def check_writable(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Refuse an output that could not be written BEFORE the long work starts, by creating and removing a trial file.
+
+    Permission bits alone do not tell (read-only mounts, access lists, the superuser), so a file is really made.
+
+    Raises:
+        OutputError: exit 73.
+    """
+    target = Path(path)
+    _refuse_unfit(target, overwrite)
+    os.unlink(_create_temporary(target))
+    return target
+
+
+def _refuse_unfit(target: Path, overwrite: bool) -> None:
+    try:
+        mode = os.stat(target).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise _cannot_create(target, error) from error
+    except ValueError as error:  # a NUL byte in the name
+        raise OutputError(f"{target!r} is not a usable file name", seen=str(error)) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file (a device, pipe or socket)"
+        raise OutputError(f"{target} cannot be written", expected="a new or regular file", seen=kind)
+    if not overwrite:
+        raise OutputError(
+            f"{target} exists", expected="no file of this name", seen="a file", hint="pass --overwrite, or another -o"
+        )
+
+
+def _create_temporary(target: Path) -> str:
+    try:
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, suffix=_TEMPORARY_SUFFIX, dir=target.parent)
+    except OSError as error:
+        raise _cannot_create(target, error) from error
+    os.close(handle)
+    return name
+
+
+def _cannot_create(target: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{target} cannot be created",
+        expected=f"a writable folder {target.parent}",
+        seen=error.strerror or str(error),
+        hint="choose another place with -o",
+    )
+
+
+def _mode_for(target: Path) -> int:
+    """Permission bits of the file to be replaced, else what the process's umask gives (mkstemp alone gives 0600)."""
+    try:
+        return stat.S_IMODE(os.stat(target).st_mode)
+    except OSError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
+
+
+def _link_new(temporary: str, target: Path) -> None:
+    try:
+        os.link(temporary, target)
+    except FileExistsError as error:
+        raise OutputError(
+            f"{target} appeared while this run was working", expected="no file of this name", hint="pass --overwrite"
+        ) from error
+    except OSError:  # file systems without hard links (FAT, some network mounts)
+        os.rename(temporary, target)
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make the rename itself durable; not every file system or system allows opening a folder."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,53 @@
+"""`Scan`: voxels with their place in the world, and where they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+ScanModality = Literal["T1w", "T2w", "FLAIR", "bold", "dwi", "unknown"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What was read, for the report. No folder and no free text of the header: both may name the patient.
+
+    Attributes:
+        file: file name without its folder; None for a scan made in memory.
+        sha256: hash of the file as it lies on disk.
+        header_sha256: hash of the header's bytes.
+        header: the facts that were used: format, sizes, stored type, units, codes and source of the affine.
+        warnings: what was odd but usable.
+    """
+
+    file: str | None = None
+    sha256: str | None = None
+    header_sha256: str | None = None
+    header: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One volume as stored, in its own orientation.
+
+    Attributes:
+        voxels: float32 `[x, y, z]`, finite, in the file's own units after its scaling.
+        affine: voxel index to world, RAS+ millimetres.
+        modality: what the file's name says by the BIDS suffix, else `unknown`.
+        provenance: see there.
+    """
+
+    voxels: Float32[np.ndarray, "x y z"]
+    affine: Float64[np.ndarray, "4 4"]
+    modality: ScanModality = "unknown"
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size along the stored axes in millimetres."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)

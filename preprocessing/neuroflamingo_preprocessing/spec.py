@@ -1,0 +1,208 @@
+"""What an encoder asks of a scan, as plain data: preprocessing is derived from it, no spacing is said twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
+
+from neuroflamingo_preprocessing.errors import ModelError
+
+Modality = Literal["image2d", "volume3d", "volume4d", "parcels", "sequence", "tokens"]
+AxisName = Literal["x", "y", "z", "time", "channel", "parcel", "token", "width"]
+Constant = float | int | str | bool
+
+
+class Declared(BaseModel):
+    """Base of all declarations: frozen, no unknown keys, and identified by a digest of its canonical JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the declaration: changes with any constant, never with the order of keys or the machine."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sorted_pairs(value: Any) -> Any:
+    return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
+
+
+Constants = Annotated[
+    tuple[tuple[str, Constant], ...],
+    BeforeValidator(_sorted_pairs),
+    PlainSerializer(dict, return_type=dict),
+]
+
+
+class Step(Declared):
+    """One named step from a scan to a tensor, with every constant it uses.
+
+    Attributes:
+        name: what `preparing` calls the step; an unknown name is refused when a scan is prepared.
+        constants: name to value; given and serialised as a mapping, kept as sorted pairs so that steps are hashable.
+        scope: over what the step's statistics are taken; `training_set` needs stored statistics among the constants.
+    """
+
+    name: str
+    constants: Constants = ()
+    scope: Literal["sample", "run", "training_set"] = "sample"
+
+    @classmethod
+    def named(cls, name: str, **constants: Constant) -> Step:
+        """A step over one sample, in short: `Step.named("gaussian_antialias", fwhm_mm=3.0)`."""
+        return cls(name=name, constants=tuple(sorted(constants.items())))
+
+    def __getitem__(self, name: str) -> Constant:
+        for key, value in self.constants:
+            if key == name:
+                return value
+        raise ModelError(
+            f"the step '{self.name}' lacks the constant '{name}'",
+            expected=f"'{name}' among the step's constants",
+            seen=", ".join(key for key, _ in self.constants) or "no constants",
+            hint="correct the encoder's card",
+            exit_code=65,
+        )
+
+
+class Axis(Declared):
+    """One axis of the prepared tensor: a fixed size, or a range with an optional multiple."""
+
+    name: AxisName
+    size: PositiveInt | None = None
+    minimum: PositiveInt | None = None
+    maximum: PositiveInt | None = None
+    multiple_of: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Axis:
+        if self.size is not None and (self.minimum or self.maximum or self.multiple_of):
+            raise ValueError(f"axis '{self.name}': give a size or a range, not both")
+        return self
+
+    def accepts(self, size: int) -> bool:
+        """Whether a tensor axis of this size fits."""
+        if self.size is not None:
+            return size == self.size
+        return (
+            size >= (self.minimum or 1)
+            and (self.maximum is None or size <= self.maximum)
+            and size % (self.multiple_of or 1) == 0
+        )
+
+    def describe(self) -> str:
+        """The axis in words, for error messages: `x=56`, `time=1..200`, `x=a multiple of 16`."""
+        if self.size is not None:
+            return f"{self.name}={self.size}"
+        bounds = f"{self.minimum or 1}..{self.maximum or 'any'}"
+        return f"{self.name}={bounds}" + (f" in multiples of {self.multiple_of}" if self.multiple_of else "")
+
+
+class RepetitionTime(Declared):
+    """The time between frames that an fMRI encoder was trained on, and what to do with other ones."""
+
+    seconds: float = Field(gt=0)
+    tolerance: float = Field(default=0.0, ge=0)
+    policy: Literal["as_is", "resample", "refuse"] = "refuse"
+
+
+class Parcellation(Declared):
+    """Which parcels the rows of a parcel series are, in which order; the hash is that of the label file."""
+
+    identifier: str
+    row_order: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class ScanSpec(Declared):
+    """The scan an encoder takes: what it is, the tensor's axes, the grid in world space, and the steps that lead there.
+
+    Attributes:
+        modality: kind of input.
+        axes: the tensor's axes after `batch scan`, in order, for instance channel, x, y, z.
+        channels: meaning of each channel, for instance `("T1w",)`.
+        orientation: of the voxel axes, `RAS`.
+        spacing_mm, origin_mm: voxel size, and world position of the centre of voxel (0, 0, 0), in millimetres of
+            the template space; both None where there is no grid.
+        template: name of the template space.
+        repetition_time, parcellation: for time series and parcels.
+        steps: from the scan to the tensor, in the order in which they are done.
+        fill: value outside the field of view and outside the mask.
+    """
+
+    modality: Modality
+    axes: tuple[Axis, ...]
+    channels: tuple[str, ...] = ()
+    orientation: Literal["RAS"] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    origin_mm: tuple[float, float, float] | None = None
+    template: str | None = None
+    repetition_time: RepetitionTime | None = None
+    parcellation: Parcellation | None = None
+    steps: tuple[Step, ...] = ()
+    fill: float = 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ScanSpec:
+        names = [axis.name for axis in self.axes]
+        if len(set(names)) != len(names):
+            raise ValueError(f"axes are named twice: {names}")
+        counts = {axis.name: axis.size for axis in self.axes}
+        if self.channels and counts.get("channel") != len(self.channels):
+            raise ValueError(
+                f"{len(self.channels)} channels are named, but the channel axis is {counts.get('channel')}"
+            )
+        if (self.spacing_mm is None) != (self.origin_mm is None):
+            raise ValueError("give spacing_mm and origin_mm together, or neither")
+        if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
+            raise ValueError(f"spacing_mm must be positive, seen {self.spacing_mm}")
+        return self
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Sizes of x, y and z; `ModelError` if the encoder declares no fixed grid."""
+        sizes = {axis.name: axis.size for axis in self.axes}
+        x, y, z = sizes.get("x"), sizes.get("y"), sizes.get("z")
+        if x is None or y is None or z is None:
+            raise ModelError(
+                "this encoder declares no fixed grid",
+                expected="axes x, y and z with a size",
+                seen=self.describe(),
+                hint="give ready tensors instead of a scan file",
+                exit_code=65,
+            )
+        return x, y, z
+
+    @property
+    def grid_affine(self) -> NDArray[np.float64]:
+        """Voxel index to template world millimetres (RAS), `[4, 4]`; `ModelError` if no grid is declared."""
+        if self.spacing_mm is None or self.origin_mm is None:
+            raise ModelError(
+                "this encoder declares no grid in world space",
+                expected="spacing_mm and origin_mm in its card",
+                seen=self.describe(),
+                hint="give ready tensors instead of a scan file",
+                exit_code=65,
+            )
+        affine = np.diag([*self.spacing_mm, 1.0])
+        affine[:3, 3] = self.origin_mm
+        return affine
+
+    def step(self, name: str) -> Step | None:
+        """The step of that name, or None if this encoder does not ask for it."""
+        return next((step for step in self.steps if step.name == name), None)
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape, `batch scan` left out, is what the encoder takes."""
+        return len(shape) == len(self.axes) and all(a.accepts(n) for a, n in zip(self.axes, shape, strict=True))
+
+    def describe(self) -> str:
+        """Modality and axes in one line, for error messages."""
+        return f"{self.modality} ({', '.join(axis.describe() for axis in self.axes)})"

@@ -1,0 +1,191 @@
+"""From a scan to the encoder's tensor: sides, log, coverage, refusals."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError
+from neuroflamingo_preprocessing.geometry import as_rows
+from neuroflamingo_preprocessing.preparing import Prepared, prepare, prepare_many
+from neuroflamingo_preprocessing.reading import read_scan
+from neuroflamingo_preprocessing.scan import Provenance, Scan
+from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
+from neuroflamingo_preprocessing.template import load_template
+
+
+def mark_of(prepared: Prepared) -> np.ndarray:
+    """World position of the middle of what is brighter than the template, in template mm."""
+    excess = prepared.tensor[0] - load_template().grid_t1 * load_template().grid_mask
+    bright = np.argwhere(excess > 0.5 * excess.max())
+    return bright.mean(axis=0) @ prepared.affine[:3, :3].T + prepared.affine[:3, 3]
+
+
+def test_left_is_left_in_all_orientations(
+    stored: tuple, stored_as: Callable[..., Scan], marked_head: Scan, spec_in_place: ScanSpec
+) -> None:
+    """The head lies in the template already, so registration can be left out and every way be tried."""
+    seen = mark_of(prepare(stored_as(marked_head, *stored), spec_in_place))
+    np.testing.assert_allclose(seen, [-38, -22, 22], atol=1.5)
+
+
+@pytest.mark.parametrize(
+    ("order", "signs"),
+    [((0, 1, 2), (1, 1, 1)), ((0, 1, 2), (-1, 1, 1)), ((2, 0, 1), (1, -1, -1)), ((1, 2, 0), (-1, 1, -1))],
+)
+def test_left_is_left_through_a_file_and_the_alignment(
+    order: tuple, signs: tuple, stored_as: Callable[..., Scan], marked_head: Scan, spec: ScanSpec, write_nifti: Callable
+) -> None:
+    turn = np.eye(4)
+    turn[:3, :3] = [[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]]
+    turn[:3, 3] = (30, -10, 20)
+    other = stored_as(Scan(marked_head.voxels, turn @ marked_head.affine), order, signs)
+    scan = read_scan(write_nifti(other.voxels, other.affine))
+    prepared = prepare(scan, spec)
+    np.testing.assert_allclose(mark_of(prepared), [-38, -22, 22], atol=3.0)
+    back = np.linalg.inv(prepared.scan_to_template) @ [-38, -22, 22, 1]
+    np.testing.assert_allclose(back, turn @ [-38, -22, 22, 1], atol=3.0)
+
+
+def test_orientation_of_storage_changes_nothing_at_all(
+    stored_as: Callable[..., Scan], marked_head: Scan, spec: ScanSpec
+) -> None:
+    want = prepare(marked_head, spec)
+    other = prepare(stored_as(marked_head, (2, 0, 1), (-1, 1, -1)), spec)
+    np.testing.assert_allclose(other.tensor, want.tensor, atol=1e-4)
+
+
+def test_the_healthy_template_comes_out_as_itself(head: Scan, spec: ScanSpec) -> None:
+    prepared = prepare(head, spec)
+    template = load_template()
+    assert prepared.tensor.shape == (1, 56, 64, 56) and prepared.tensor.dtype == np.float32
+    assert (prepared.tensor[0][~template.grid_mask] == 0).all()
+    off = np.abs(prepared.tensor[0] - template.grid_t1)[template.grid_mask]
+    assert np.median(off) < 0.02
+    assert prepared.quality.correlation is not None and prepared.quality.correlation > 0.98
+    assert prepared.quality.coverage == 1.0
+    assert prepared.warnings == ()
+    assert set(prepared.timings) == {"alignment", "resampling", "intensity"}
+
+
+def test_every_change_of_geometry_is_in_the_log(
+    stored_as: Callable[..., Scan], head: Scan, spec: ScanSpec, spec_in_place: ScanSpec
+) -> None:
+    scan = stored_as(head, (1, 0, 2), (1, -1, 1))
+    prepared = prepare(scan, spec)
+    assert [step.name for step in prepared.geometry] == ["reorientation", "affine alignment", "resampling"]
+    first, second, third = prepared.geometry
+    assert first.before == as_rows(scan.affine)
+    assert first.after == second.before and second.after == third.before
+    assert third.after == as_rows(spec.grid_affine)
+    assert [step.interpolation.split(",")[0] for step in prepared.geometry] == ["none", "none", "linear"]
+    assert third.as_dict()["shape_after"] == [56, 64, 56]
+    assert [step.name for step in prepare(head, spec_in_place).geometry] == ["resampling"]
+
+
+def test_thick_slices_come_out_like_thin_ones(spec_in_place: ScanSpec) -> None:
+    """The filter takes the source's voxel size into account."""
+    template = load_template()
+    thin = Scan(template.t1, template.affine)
+    kept = template.t1[:, :, : 3 * (template.t1.shape[2] // 3)]
+    averaged = kept.reshape(*kept.shape[:2], -1, 3).mean(axis=3)
+    thick_affine = template.affine @ np.diag([1, 1, 3, 1.0])
+    thick_affine[:3, 3] += template.affine[:3, 2]
+    fine = spec_in_place.model_copy(update={"steps": spec_in_place.steps[:2]})
+    one = prepare(thin, fine).tensor[0][template.grid_mask]
+    other = prepare(Scan(averaged, thick_affine), fine).tensor[0][template.grid_mask]
+    assert np.abs(one - other).mean() < 0.015
+    assert abs(one.std() / other.std() - 1) < 0.02
+
+
+def test_uncovered_brain_is_told_and_does_not_look_like_a_lesion(head: Scan, spec_in_place: ScanSpec) -> None:
+    cut = Scan(head.voxels[:, :, 12:], head.affine @ _shift(z=12))
+    prepared = prepare(cut, spec_in_place)
+    assert 0.8 < prepared.quality.coverage < 0.98
+    assert "outside the field of view" in prepared.warnings[0]
+    template = load_template()
+    bottom = prepared.tensor[0][..., :6][template.grid_mask[..., :6]]
+    np.testing.assert_allclose(bottom, template.grid_t1[..., :6][template.grid_mask[..., :6]], atol=0.2)
+
+
+def _shift(z: int) -> np.ndarray:
+    shift = np.eye(4)
+    shift[2, 3] = z
+    return shift
+
+
+def test_half_a_brain_is_refused(head: Scan, spec_in_place: ScanSpec) -> None:
+    half = Scan(head.voxels[:, :, 45:], head.affine @ _shift(z=45), provenance=Provenance(file="half.nii"))
+    with pytest.raises(ScanError, match=r"half.nii shows only \d+% of the brain"):
+        prepare(half, spec_in_place)
+
+
+def test_coverage_on_another_grid_is_that_of_the_brain_not_of_the_air(head: Scan, spec_in_place: ScanSpec) -> None:
+    """A tight field of view covers the whole brain, but not the whole of a large grid."""
+    inside = np.argwhere(head.voxels > 0)
+    low, high = inside.min(axis=0), inside.max(axis=0) + 1
+    shift = np.eye(4)
+    shift[:3, 3] = low
+    tight = Scan(head.voxels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], head.affine @ shift)
+    sizes = {"channel": 1, "x": 60, "y": 72, "z": 60}
+    axes = tuple(Axis(name=name, size=size) for name, size in sizes.items())  # type: ignore[arg-type]
+    large = {"axes": axes, "spacing_mm": (4.0, 4.0, 4.0), "origin_mm": (-120.0, -160.0, -110.0)}
+    prepared = prepare(tight, spec_in_place.model_copy(update={**large, "steps": spec_in_place.steps[:2]}))
+    assert prepared.tensor.shape == (1, 60, 72, 60)
+    assert prepared.quality.coverage > 0.98
+
+
+def test_noise_is_no_head(spec: ScanSpec) -> None:
+    rng = np.random.default_rng(0)
+    affine = np.diag([4.0, 4, 4, 1])
+    with pytest.raises(ScanError, match="cannot be aligned"):
+        prepare(Scan(rng.random((50, 50, 50), dtype=np.float32), affine), spec)
+
+
+def test_another_contrast_by_name_is_told(head: Scan, spec_in_place: ScanSpec) -> None:
+    assert "says FLAIR" in prepare(Scan(head.voxels, head.affine, "FLAIR"), spec_in_place).warnings[0]
+
+
+def test_an_empty_brain_in_a_head_is_a_typed_error(head: Scan, spec_in_place: ScanSpec) -> None:
+    hollow = head.voxels.copy()
+    hollow[5:-5, 5:-5, 5:-5] = 3.0
+    with pytest.raises(ScanError, match="intensities"):
+        prepare(Scan(np.full_like(hollow, 3.0), head.affine), spec_in_place)
+
+
+def test_cards_that_ask_for_the_impossible(head: Scan, spec: ScanSpec) -> None:
+    unknown = spec.model_copy(update={"steps": (*spec.steps, Step.named("nyul"))})
+    with pytest.raises(ModelError, match="nyul"):
+        prepare(head, unknown)
+    disordered = spec.model_copy(update={"steps": spec.steps[::-1]})
+    with pytest.raises(ModelError, match="steps that cannot be done"):
+        prepare(head, disordered)
+    elsewhere = spec.model_copy(update={"origin_mm": (0.0, 0.0, 0.0)})
+    with pytest.raises(ModelError, match="another grid"):
+        prepare(head, elsewhere)
+    with pytest.raises(ModelError, match="cannot be prepared"):
+        prepare(head, spec.model_copy(update={"modality": "parcels"}))
+
+
+def test_many_scans_keep_their_order_and_their_errors(head: Scan, spec_in_place: ScanSpec, tmp_path: Path) -> None:
+    def make(scan: Scan) -> Scan:
+        return scan
+
+    sources = [head, tmp_path / "gone.nii", functools.partial(make, head)]
+    first, second, third = prepare_many(sources, spec_in_place)
+    assert isinstance(first, Prepared) and isinstance(third, Prepared)
+    assert isinstance(second, NotFoundError)
+    np.testing.assert_array_equal(first.tensor, third.tensor)
+
+
+@pytest.mark.slow
+def test_many_scans_in_worker_processes(head: Scan, spec_in_place: ScanSpec, tmp_path: Path) -> None:
+    alone = prepare(head, spec_in_place)
+    results = list(prepare_many([head, tmp_path / "gone.nii", head], spec_in_place, processes=2))
+    assert isinstance(results[0], Prepared) and isinstance(results[2], Prepared)
+    np.testing.assert_array_equal(results[2].tensor, alone.tensor)
+    assert isinstance(results[1], NotFoundError) and results[1].exit_code == 66 and results[1].hint == "check the path"
