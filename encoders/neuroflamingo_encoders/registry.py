@@ -1,0 +1,192 @@
+"""Which encoders there are: a table of dotted strings plus installed plug-ins, read without importing any of them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.contract import BrainEncoder
+
+ENTRY_POINT_GROUP = "neuroflamingo.encoders"
+
+# name -> where its card is: an EncoderCard, or a function that makes one from options. The card names the module.
+BUILT_IN = {
+    "precomputed": "neuroflamingo_encoders.precomputed_card:precomputed_card",
+    "tiny-t1w-cnn": "neuroflamingo_encoders.tiny_t1w_card:CARD",
+}
+
+
+def _plug_ins() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _table() -> dict[str, str]:
+    """All encoders: name to the dotted string of the card; a name that two sources claim is refused."""
+    table = dict(BUILT_IN)
+    owners = dict.fromkeys(BUILT_IN, "neuroflamingo itself")
+    for point in _plug_ins():
+        owner = f"the package {point.dist.name}" if point.dist else point.value
+        if point.name in table:
+            raise ModelError(
+                f"two encoders are named '{point.name}'",
+                expected="one package per encoder name",
+                seen=f"{owners[point.name]} and {owner}",
+                hint="uninstall one of them, or rename the plug-in's entry point",
+                exit_code=78,
+            )
+        table[point.name], owners[point.name] = point.value, owner
+    return table
+
+
+def list_encoders() -> tuple[str, ...]:
+    """Names of all encoders that can be built, sorted. Imports none of them."""
+    return tuple(sorted(_table()))
+
+
+def encoder_card(name: str, **options: Any) -> EncoderCard:
+    """The card of an encoder, without loading its network.
+
+    Args:
+        name: as `list_encoders` gives it.
+        options: for encoders whose card depends on them, for instance `precomputed` with `width=768`.
+
+    Raises:
+        ModelError: unknown name (the nearest ones are named), a plug-in that gives no card (exit 78).
+    """
+    table = _table()
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
+        raise ModelError(
+            f"there is no encoder named '{name}'",
+            expected=f"one of: {', '.join(sorted(table))}",
+            seen=name,
+            hint=f"did you mean {' or '.join(near)}?" if near else "see `neuroflamingo encoders list`",
+        )
+    card = _load(name, table[name])
+    if not isinstance(card, EncoderCard):
+        card = _card_from_options(name, card, options)
+    elif options:
+        raise ModelError(
+            f"the encoder '{name}' takes no options",
+            expected="none",
+            seen=", ".join(options),
+            hint="leave the options out",
+            exit_code=78,
+        )
+    if card.name != name:
+        raise ModelError(
+            f"the encoder '{name}' has a card of another name",
+            expected=name,
+            seen=card.name,
+            hint=f"give the entry point or the card in {table[name]} the other's name",
+            exit_code=78,
+        )
+    return card
+
+
+def build_encoder(name: str, weights: str | Path | None = None, **options: Any) -> BrainEncoder:
+    """Build an encoder, load its weights strictly, and freeze it.
+
+    Args:
+        name: as `list_encoders` gives it.
+        weights: a safetensors file; None leaves the module as it was initialised (untrained, unless it needs none).
+        options: see `encoder_card`.
+
+    Raises:
+        ModelError: unknown name; a module that does not import; weights of another hash, keys or shapes (exit 65).
+        NotFoundError: no weight file there.
+    """
+    from neuroflamingo_encoders.contract import BrainEncoder
+
+    card = encoder_card(name, **options)
+    encoder = _load(name, card.implementation)(card)
+    if not isinstance(encoder, BrainEncoder):
+        raise ModelError(
+            f"{card.implementation} is not an encoder",
+            expected="a subclass of neuroflamingo_encoders.contract.BrainEncoder",
+            seen=type(encoder).__name__,
+            hint="correct `implementation` in the card",
+            exit_code=78,
+        )
+    if weights is not None:
+        encoder.load_weights(_read_weights(card, Path(weights)))
+    return encoder.freeze()
+
+
+def _load(name: str, dotted: str) -> Any:
+    module, _, attribute = dotted.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:  # a plug-in may raise anything while it is imported; the user must learn which one
+        raise ModelError(
+            f"the encoder '{name}' cannot be imported",
+            expected=f"{attribute or 'an attribute'} in the module {module}",
+            seen=f"{type(error).__name__}: {error}",
+            hint="install what it needs, or uninstall the plug-in",
+            exit_code=78,
+        ) from error
+
+
+def _card_from_options(name: str, make: Callable[..., Any], options: dict[str, Any]) -> EncoderCard:
+    try:
+        card = make(**options)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"the card of the encoder '{name}' cannot be made",
+            expected="options that its card function takes",
+            seen=str(error),
+            hint="see encoders/README.md",
+            exit_code=78,
+        ) from error
+    if not isinstance(card, EncoderCard):
+        raise ModelError(
+            f"the encoder '{name}' has no card",
+            expected="an EncoderCard, or a function that returns one",
+            seen=type(card).__name__,
+            hint="correct the entry point",
+            exit_code=78,
+        )
+    return card
+
+
+def _read_weights(card: EncoderCard, path: Path) -> dict[str, Any]:
+    """Tensors of a safetensors file, after its hash was checked where the card declares one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise NotFoundError(
+            f"there is no weight file {path}",
+            expected=card.weights.file or "a safetensors file",
+            hint="check the path",
+        )
+    if card.weights.sha256:
+        with path.open("rb") as stream:
+            seen = hashlib.file_digest(stream, "sha256").hexdigest()
+        if seen != card.weights.sha256:
+            raise ModelError(
+                f"{path} is not the file that the card of '{card.name}' declares",
+                expected=f"SHA-256 {card.weights.sha256}",
+                seen=seen,
+                hint="fetch the file again",
+                exit_code=65,
+            )
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{path} is not a safetensors file",
+            expected="safetensors (pickles are never loaded)",
+            seen=str(error),
+            hint="convert the checkpoint first",
+            exit_code=65,
+        ) from error
