@@ -1,0 +1,195 @@
+"""The verbs. Each is declared here with its options and does its work in a module that is loaded when it is called."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+
+class Verbs(TyperGroup):
+    """A group whose absent `--help` is False, not None: None would load pydantic, a tenth of a second, to check it."""
+
+    def get_help_option(self, ctx):
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+
+application = typer.Typer(
+    name="neuroflamingo",
+    cls=Verbs,
+    help="OpenFlamingo for neuroimaging: brain scans in, checkable report text out. "
+    "Research use only, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # drawing the help with rich alone takes longer than the rest of the start
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+encoders = typer.Typer(
+    cls=Verbs,
+    help="The encoders that turn scans into tokens.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+application.add_typer(encoders, name="encoders")
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
+Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a folder.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"neuroflamingo {version('neuroflamingo')}")
+        raise typer.Exit
+
+
+@application.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Version, then exit.")
+    ] = False,
+) -> None:
+    """OpenFlamingo for neuroimaging: brain scans in, checkable report text out.
+
+    Research use only, not for diagnosis.
+    """
+
+
+@application.command()
+def report(
+    context: typer.Context,
+    scans: Annotated[list[str], typer.Argument(metavar="SCAN.nii.gz...", help="T1-weighted scans of whole heads.")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help="A file (its ending says the format), a folder, or - for JSON on standard output."
+        ),
+    ] = None,
+    formats: Annotated[str | None, typer.Option("--format", help="Some of html,json,txt,prov.")] = None,
+    model: Model = "tiny-t1w",
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="Text with one <image> for each scan of a report; default <image>.")
+    ] = None,
+    example: Annotated[
+        list[str] | None, typer.Option("--example", help="SCAN=REPORT.txt shown before the scan; may be repeated.")
+    ] = None,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="For sampling.", min=0)] = 0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0 is greedy; above it, sampling.", min=0.0)
+    ] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Longest report in tokens.", min=1)] = 400,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a report page for each scan.
+
+    Without -o, NAME.report.html, NAME.report.json, NAME.report.txt and NAME.prov.json go to the working directory. A
+    prompt with several <image> takes as many scans for one report.
+    """
+    from neuroflamingo.cli.reporting import report_scans
+
+    code = report_scans(
+        scans,
+        output=output,
+        formats=formats,
+        model=model,
+        prompt=prompt,
+        examples=example or [],
+        device=device,
+        seed=seed,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        overwrite=overwrite,
+        quiet=quiet,
+        command=("neuroflamingo", *context.obj),
+    )
+    raise typer.Exit(code)
+
+
+@application.command()
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="A recipe file, or the name of a shipped one.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides the recipe; may be repeated.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume/--restart", help="Go on from what is there, or begin anew.")] = True,
+) -> None:
+    """Run all stages of a training recipe; an interrupted run goes on where it stopped."""
+    from neuroflamingo.cli.studying import train_recipe
+
+    train_recipe(config, settings or [], resume=resume)
+
+
+@application.command()
+def evaluate(
+    model: Model = "tiny-t1w",
+    cases: Annotated[int, typer.Option("--cases", help="Painted cases to score.", min=2)] = 200,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="First seed of the cases; default: the held-out range.")
+    ] = None,
+    device: Device = "auto",
+    anatomy: Annotated[str, typer.Option("--anatomy", help="Head the cases are painted on.")] = "icbm2009a",
+    json: Json = False,
+    csv: Annotated[str | None, typer.Option("--csv", help="Write one line a case to this file.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model on painted cases with known truth, with the image-reliance controls beside it."""
+    from neuroflamingo.cli.studying import evaluate_model
+
+    evaluate_model(
+        model, cases, seed, device=device, anatomy=anatomy, as_json=json, csv=csv, overwrite=overwrite, quiet=quiet
+    )
+
+
+@application.command()
+def paint(
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the scans, truths and texts.")],
+    cases: Annotated[int, typer.Option("--cases", help="How many.", min=1)] = 4,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the first case; the next follow.", min=0)] = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Paint scans whose findings are known: NIfTI, the truth as JSON, and a report text for each."""
+    from neuroflamingo.cli.studying import paint_scans
+
+    paint_scans(cases, seed, output, overwrite=overwrite, quiet=quiet)
+
+
+@encoders.command("list")
+def encoders_list(json: Json = False) -> None:
+    """Name every encoder that is installed."""
+    from neuroflamingo.cli.asking import list_all_encoders
+
+    list_all_encoders(as_json=json)
+
+
+@application.command()
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of an embedded model, or a folder.")],
+    depth: Annotated[int | None, typer.Option("--depth", help="Show this many levels.", min=1)] = None,
+    json: Json = False,
+) -> None:
+    """Show a model's modules, the shapes of their weights, and which are frozen or trained."""
+    from neuroflamingo.cli.asking import inspect_model
+
+    inspect_model(model, depth=depth, as_json=json)
+
+
+@application.command()
+def doctor(json: Json = False) -> None:
+    """Show versions, devices and caches, and say what is missing."""
+    from neuroflamingo.cli.asking import examine
+
+    raise typer.Exit(examine(as_json=json))

@@ -1,0 +1,1 @@
+"""Scores of what reports say, against the truth and beside what a model says without looking at the scan."""

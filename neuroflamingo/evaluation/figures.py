@@ -1,0 +1,101 @@
+"""`python -m neuroflamingo.evaluation.figures`: the measured tables of README, docs and model card, from one JSON file.
+
+`neuroflamingo/models/NAME/evaluation.json` holds what `neuroflamingo evaluate --json` printed, by anatomy; nothing in a
+table is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from neuroflamingo_preprocessing.atomic import write_text_atomic
+
+MODEL = Path(__file__).resolve().parents[1] / "models" / "tiny-t1w"
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+ROWS = (
+    ("finding_f1", "finding F1"),
+    ("full_finding_f1", "full-finding F1 (class, side and region right)"),
+    ("laterality_accuracy", "laterality on matched findings"),
+    ("wrong_side_rate", "wrong side"),
+    ("region_accuracy", "region on matched findings"),
+    ("size_mae_mm", "size, mean absolute error (mm)"),
+    ("hallucination_on_normals", "normal heads with an invented finding"),
+    ("omission_rate", "findings not reported"),
+    ("parse_coverage", "sentences understood by the parser"),
+    ("impression_agreement", "FINDINGS and IMPRESSION agree"),
+)
+COLUMNS = ("blank", "other_patient", "mirrored", "constant", "readout")
+
+
+def main_table(figures: dict[str, Any]) -> str:
+    """The figures with 95 % intervals and the controls beside them."""
+    lines = ["| | reports | 95 % | " + " | ".join(c.replace("_", " ") for c in COLUMNS) + " |"]
+    lines.append("|" + " --- |" * (3 + len(COLUMNS)))
+    for key, name in ROWS:
+        low_high = figures["intervals"].get(key)
+        span = f"{low_high[0]:.2f} to {low_high[1]:.2f}" if low_high else ""
+        others = [_cell((figures.get(c) or {}).get(key)) for c in COLUMNS]
+        lines.append(f"| {name} | **{_cell(figures[key])}** | {span} | " + " | ".join(others) + " |")
+    return "\n".join(lines)
+
+
+def class_table(figures: dict[str, Any]) -> str:
+    lines = ["| class | precision | recall | F1 | painted |", "| --- | --- | --- | --- | --- |"]
+    for name, row in figures["by_class"].items():
+        parts = " | ".join(_cell(row[k]) for k in ("precision", "recall", "f1"))
+        lines.append(f"| {name} | {parts} | {row['true']:.0f} |")
+    return "\n".join(lines)
+
+
+def anatomy_table(by_anatomy: dict[str, Any]) -> str:
+    lines = ["| painted in | cases | finding F1 | full F1 | invented on normals |", "| --- | --- | --- | --- | --- |"]
+    for name, figures in by_anatomy.items():
+        keys = ("finding_f1", "full_finding_f1", "hallucination_on_normals")
+        parts = " | ".join(_cell(figures[key]) for key in keys)
+        lines.append(f"| {name} | {figures['about']['cases']} | {parts} |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def fill(path: Path, text: str) -> None:
+    """Put `text` between the markers of a file.
+
+    Raises:
+        ValueError: the file has no markers.
+    """
+    page = path.read_text()
+    if BEGIN not in page or END not in page:
+        raise ValueError(f"{path} has no markers {BEGIN} {END}")
+    filled = re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{text}\n{END}", page, flags=re.DOTALL)
+    write_text_atomic(path, filled, overwrite=True)
+
+
+def sections(by_anatomy: dict[str, Any]) -> tuple[str, str]:
+    """Short text for the README, and the whole for the model card."""
+    figures = by_anatomy["icbm2009a"]
+    about = figures["about"]
+    words = figures["overlap"]
+    intro = f"{about['cases']} cases, seeds from {about['first_seed']}, {about['dtype']} on {about['device']}:"
+    short = f"{intro}\n\n{main_table(figures)}"
+    overlap = f"For comparison only: BLEU-4 {words['bleu4']:.2f}, ROUGE-L {words['rouge_l']:.2f}."
+    blocks = (short, overlap, class_table(figures), "Other anatomies, never trained on:", anatomy_table(by_anatomy))
+    return short, "\n\n".join(blocks)
+
+
+def main() -> None:
+    by_anatomy = json.loads((MODEL / "evaluation.json").read_text())
+    short, whole = sections(by_anatomy)
+    fill(ROOT / "README.md", short)
+    for path in (MODEL / "README.md", ROOT / "docs" / "tiny-t1w.md"):
+        fill(path, whole)
+
+
+if __name__ == "__main__":
+    main()

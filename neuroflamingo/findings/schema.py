@@ -1,0 +1,101 @@
+"""The closed vocabulary of findings: what scans are painted from, text is rendered from and scores compare."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class FindingClass(StrEnum):
+    """What is wrong. The order is the order of statements in a report."""
+
+    INFARCT = "chronic infarct"
+    MASS = "mass"
+    HEMATOMA = "subacute hematoma"
+    WHITE_MATTER_LESIONS = "white matter lesions"
+    VENTRICULAR_ENLARGEMENT = "ventricular enlargement"
+    ATROPHY = "lobar atrophy"
+
+
+class Side(StrEnum):
+    """Side in the patient's body, never in the picture."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    BILATERAL = "bilateral"
+    MIDLINE = "midline"
+
+
+class Region(StrEnum):
+    """The nine focal regions, then the two places of diffuse findings."""
+
+    FRONTAL = "frontal lobe"
+    PARIETAL = "parietal lobe"
+    TEMPORAL = "temporal lobe"
+    OCCIPITAL = "occipital lobe"
+    INSULA = "insula"
+    BASAL_GANGLIA = "basal ganglia"
+    THALAMUS = "thalamus"
+    BRAINSTEM = "brainstem"
+    CEREBELLUM = "cerebellum"
+    WHITE_MATTER = "cerebral white matter"
+    VENTRICLES = "lateral ventricles"
+
+
+class Signal(StrEnum):
+    """Signal on the T1-weighted image relative to normal tissue around it."""
+
+    LOW = "low"
+    HIGH = "high"
+
+
+class Certainty(StrEnum):
+    DEFINITE = "definite"
+    POSSIBLE = "possible"
+
+
+FOCAL = (FindingClass.INFARCT, FindingClass.MASS, FindingClass.HEMATOMA)
+FOCAL_REGIONS = tuple(Region)[:9]
+LOBES = (Region.FRONTAL, Region.PARIETAL, Region.TEMPORAL, Region.OCCIPITAL)
+SIGNAL_OF = {FindingClass.INFARCT: Signal.LOW, FindingClass.MASS: Signal.LOW, FindingClass.HEMATOMA: Signal.HIGH}
+
+
+class Finding(BaseModel):
+    """One finding.
+
+    Focal classes have a side, one of nine regions, a longest diameter `size_mm` (8-45) and a signal; white matter
+    lesions and ventricular enlargement have a grade 1-3 (mild, moderate, severe), side bilateral and a fixed region;
+    lobar atrophy has a side and a lobe.
+    Attributes that a text leaves unsaid are None (parsed findings only; painted ones are complete).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: FindingClass
+    side: Side | None = None
+    region: Region | None = None
+    size_mm: float | None = None
+    grade: int | None = None
+    signal: Signal | None = None
+    certainty: Certainty = Certainty.DEFINITE
+
+    @model_validator(mode="after")
+    def _attributes_fit_class(self) -> Finding:
+        if self.size_mm is not None and self.kind not in FOCAL:
+            raise ValueError(f"{self.kind} has no size_mm")
+        if self.grade is not None and self.grade not in (1, 2, 3):
+            raise ValueError(f"grade must be 1, 2 or 3, not {self.grade}")
+        return self
+
+
+def report_order(findings: list[Finding]) -> list[Finding]:
+    """Findings in the order in which reports state them: by class, then larger first, then region and side."""
+    classes, regions, sides = list(FindingClass), list(Region), list(Side)
+
+    def key(finding: Finding) -> tuple[int, float, int, int]:
+        region = regions.index(finding.region) if finding.region else -1
+        side = sides.index(finding.side) if finding.side else -1
+        return classes.index(finding.kind), -(finding.size_mm or 0.0), region, side
+
+    return sorted(findings, key=key)

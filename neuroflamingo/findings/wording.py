@@ -1,0 +1,194 @@
+"""Findings to report text: the training target of the language model and the reference text of every painted case.
+
+Sections TECHNIQUE, FINDINGS and IMPRESSION; in FINDINGS the six classes come in a fixed order and each is either
+stated or denied, so that every report answers every question. Which of the wordings is used depends on the seed
+alone. The sentences are in `phrases`; `parsing` reads them back without loss (sizes in whole millimetres).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from neuroflamingo.findings import phrases
+from neuroflamingo.findings.schema import FOCAL, LOBES, Certainty, Finding, FindingClass, Side, report_order
+
+_MARKUP = re.compile(r"\{(?P<field>\w+)\}|(?P<sign>[<>\[\]])|(?P<plain>[^<>\[\]{}]+)")
+
+
+@dataclass(frozen=True)
+class RenderedReport:
+    """A report and where it says something that depends on the findings.
+
+    `spans` are half-open character ranges of `text`, ascending and apart: words of presence and negation, class,
+    side, region, size and grade in FINDINGS and IMPRESSION.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+
+class _Page:
+    """Text under construction with the spans in it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.spans: list[tuple[int, int]] = []
+
+    def add(self, words: str, carries: bool = False) -> None:
+        """Append words, as a span if they carry a finding; spans with only blanks between them grow together."""
+        start = len(self.text)
+        self.text += words
+        if not carries or not words:
+            return
+        if self.spans and self.text[self.spans[-1][1] : start].strip() == "":
+            start = self.spans.pop()[0]
+        self.spans.append((start, len(self.text)))
+
+    def sentence(self, template: str, fields: dict[str, str]) -> None:
+        """Append one filled-in template, its first letter capital and its first word a span."""
+        pieces = _fill(template, fields)
+        first = next(i for i, (words, _) in enumerate(pieces) if words)
+        head, carries = pieces[first]
+        head = head[0].upper() + head[1:]
+        if not carries:
+            word, space, rest = head.partition(" ")
+            self.add(word, True)
+            self.add(space + rest)
+        else:
+            self.add(head, True)
+        for words, carries in pieces[first + 1 :]:
+            self.add(words, carries)
+
+
+def _fill(template: str, fields: dict[str, str]) -> list[tuple[str, bool]]:
+    """Pieces (words, carries a finding) of a template; optional groups with an unsaid field are left out."""
+    stack: list[tuple[list[tuple[str, bool]], bool]] = [([], True)]
+    bracket = False
+    for match in _MARKUP.finditer(template):
+        pieces, complete = stack[-1]
+        if match["field"]:
+            words = fields.get(match["field"], "")
+            pieces.append((words, True))
+            stack[-1] = (pieces, complete and bool(words))
+        elif match["plain"]:
+            pieces.append((match["plain"], bracket))
+        elif match["sign"] == "<":
+            stack.append(([], True))
+        elif match["sign"] == ">":
+            stack.pop()
+            if complete:
+                stack[-1][0].extend(pieces)
+        else:
+            bracket = match["sign"] == "["
+    return stack[0][0]
+
+
+def _places(finding: Finding) -> tuple[str, str]:
+    """Where a finding is: with its determiner ("the left frontal lobe") and as a title ("left frontal lobe")."""
+    side, region = finding.side, finding.region
+    if region is None:
+        if side is None:
+            return "", ""
+        both = ("both hemispheres", "bilateral")
+        one = ("the midline", "midline") if side is Side.MIDLINE else (f"the {side} hemisphere", f"{side} hemisphere")
+        return both if side is Side.BILATERAL else one
+    if side is Side.BILATERAL:
+        both = f"both {region}s" if region in LOBES else f"both sides of the {region}"
+        return both, f"bilateral {region}"
+    words = f"{side} {region}" if side else str(region)
+    return f"the {words}", words
+
+
+def _fields(finding: Finding, random: Random) -> dict[str, str]:
+    """Everything a sentence may say about a finding; empty when unsaid."""
+    at, place = _places(finding)
+    level, adjectives = phrases.SIGNALS[finding.signal] if finding.signal else ("", ("",))
+    grade, gradely = phrases.GRADES[finding.grade] if finding.grade else ("", "")
+    possible = finding.certainty is Certainty.POSSIBLE
+    return {
+        "at": at,
+        "place": place,
+        "noun": random.choice(phrases.NOUNS[finding.kind]),
+        "size": "" if finding.size_mm is None else f"{finding.size_mm:.0f}",
+        "level": level,
+        "adjective": random.choice(adjectives),
+        "grade": grade,
+        "gradely": gradely,
+        "maybe": "possible" if possible else "",
+        "maybely": "possibly" if possible else "",
+    }
+
+
+def _state(page: _Page, findings: Sequence[Finding], random: Random) -> None:
+    """The positive sentences of one class."""
+    for nth, finding in enumerate(findings):
+        if finding.kind in FOCAL:
+            choices = phrases.FOCAL_SENTENCES + (phrases.FURTHER_SENTENCES if nth else ())
+        else:
+            choices = phrases.DIFFUSE_SENTENCES[finding.kind]
+        fields = _fields(finding, random)
+        usable = [choice for choice in choices if fields["at"] or "> affects {at}" not in choice]
+        page.add(" ")
+        page.sentence(random.choice(usable), fields)
+
+
+def _deny(page: _Page, kinds: Sequence[FindingClass], random: Random) -> None:
+    """The pertinent negatives of neighbouring absent classes, joined or one by one."""
+    focal = [kind for kind in kinds if kind in FOCAL]
+    for group in [focal] if random.random() < 0.75 else [[kind] for kind in focal]:
+        if group:
+            nouns = [random.choice(phrases.NEGATIVE_NOUNS[kind]) for kind in group]
+            listed = ", ".join(nouns[:-1]) + (" or " if nouns[1:] else "") + nouns[-1]
+            page.add(" ")
+            page.sentence(random.choice(phrases.NEGATIVE_SENTENCES), {"list": listed})
+    rest = tuple(kind for kind in kinds if kind not in FOCAL)
+    while rest:
+        joined = rest in phrases.NORMAL_SENTENCES and (len(rest) == 1 or random.random() < 0.5)
+        group, rest = (rest, ()) if joined else (rest[:1], rest[1:])
+        page.add(" ")
+        page.sentence(random.choice(phrases.NORMAL_SENTENCES[group]), {})
+
+
+def _impression(page: _Page, findings: Sequence[Finding], random: Random) -> None:
+    """A numbered list of what was found, or that the brain is normal."""
+    if not findings:
+        page.add(" ")
+        page.sentence(random.choice(phrases.NORMAL_IMPRESSIONS), {})
+    for number, finding in enumerate(findings, start=1):
+        diffuse = finding.kind in (FindingClass.WHITE_MATTER_LESIONS, FindingClass.VENTRICULAR_ENLARGEMENT)
+        page.add(" ")
+        page.add(f"{number}.", True)
+        page.add(" ")
+        page.sentence(random.choice(phrases.IMPRESSIONS["diffuse" if diffuse else "place"]), _fields(finding, random))
+
+
+def render_report(findings: Sequence[Finding], seed: int) -> RenderedReport:
+    """Write the report of a finding list.
+
+    Args:
+        findings: any number, in any order; sizes are written in whole millimetres, unsaid attributes left out.
+        seed: chooses the wordings; the same findings and seed always give the same text.
+
+    Returns:
+        The ASCII text (three lines, one a section) and the character ranges that carry findings.
+    """
+    random = Random(seed)
+    ordered = report_order(list(findings))
+    page = _Page()
+    page.add(f"TECHNIQUE: {random.choice(phrases.TECHNIQUES)}\nFINDINGS:")
+    absent: list[FindingClass] = []
+    for kind in FindingClass:
+        present = [finding for finding in ordered if finding.kind is kind]
+        if not present:
+            absent.append(kind)
+            continue
+        _deny(page, absent, random)
+        absent = []
+        _state(page, present, random)
+    _deny(page, absent, random)
+    page.add("\nIMPRESSION:")
+    _impression(page, ordered, random)
+    return RenderedReport(page.text, tuple(page.spans))

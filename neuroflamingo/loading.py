@@ -1,0 +1,92 @@
+"""`load`: a model and its processor by name or folder, from this machine only."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neuroflamingo_preprocessing.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from neuroflamingo.model import NeuroFlamingo
+    from neuroflamingo.processing import NeuroFlamingoProcessor
+
+MODELS = Path(__file__).resolve().parent / "models"
+
+
+def list_models() -> tuple[str, ...]:
+    """Names of the models in the package, sorted."""
+    return tuple(sorted(config.parent.name for config in MODELS.glob("*/config.json")))
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The folder of an embedded model or of the user's own.
+
+    Raises:
+        ModelError: neither; the message lists the nearest names.
+    """
+    names = list_models()
+    if str(name_or_path) in names:
+        return MODELS / str(name_or_path)
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    near = get_close_matches(str(name_or_path), names, n=3, cutoff=0.4)
+    raise ModelError(
+        f"there is no model named '{name_or_path}'",
+        expected=f"one of: {', '.join(names) or '(none is embedded)'}, or a folder that save_pretrained wrote",
+        seen=str(name_or_path),
+        hint=f"did you mean {' or '.join(near)}?" if near else "check the spelling or the path",
+    )
+
+
+def pick_device(device: str) -> str:
+    """`auto` as the best device here, anything else after a check that it exists.
+
+    Raises:
+        UsageError: no such device.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device '{device}'", expected="auto, cpu or cuda[:N]", seen=device) from error
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"there is no device '{device}' here",
+            expected="auto, cpu" + "".join(f", cuda:{n}" for n in range(torch.cuda.device_count())),
+            seen=device,
+            hint="use --device auto",
+        )
+    return device
+
+
+def load(
+    name_or_path: str | Path = "tiny-t1w", device: str = "auto", dtype: torch.dtype | None = None
+) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
+    """Read a model and its processor, ready to write: frozen as saved, in eval mode, on its device.
+
+    Args:
+        name_or_path: an embedded model's name, or a folder that `save_pretrained` wrote.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: of the weights; None: float32, whatever they were stored in.
+
+    Raises:
+        ModelError: unknown name; a pickle in the folder; weights that do not fit (exit 65).
+        NotFoundError: the folder holds no model.
+        ConfigError: the folder's files ask for code to be run.
+        UsageError: no such device.
+    """
+    import torch
+
+    from neuroflamingo.model import NeuroFlamingo
+    from neuroflamingo.processing import NeuroFlamingoProcessor
+
+    folder, device = find_model(name_or_path), pick_device(device)
+    model = NeuroFlamingo.from_pretrained(folder, dtype=dtype or torch.float32)
+    return model.to(device), NeuroFlamingoProcessor.from_pretrained(folder)

@@ -1,0 +1,291 @@
+"""`NeuroFlamingo`: encoder, resampler and a fused language model as one transformers model."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.utils.generic import ModelOutput
+
+from neuroflamingo import language
+from neuroflamingo.configuration import NeuroFlamingoConfig
+from neuroflamingo.gated_attention import GatedCrossAttentionBlock
+from neuroflamingo.generation import ScanGeneration
+from neuroflamingo.looking import Looking
+from neuroflamingo.media import NOTHING, Media, check_count, make_plan, media_scope
+from neuroflamingo.media_cache import MediaCache, attach, media_cache
+from neuroflamingo.resampler import PerceiverResampler
+from neuroflamingo.scans import ScanInputs, encode_scans
+from neuroflamingo.storage import Storage, build_encoder_from_config
+from neuroflamingo.training_state import TrainingState
+from neuroflamingo_preprocessing.errors import UsageError
+
+
+@dataclass
+class NeuroFlamingoOutput(ModelOutput):
+    """What a forward pass gives.
+
+    Attributes:
+        loss: mean cross-entropy over the labels, where labels were given.
+        logits: `[batch, text, vocab]`; fewer positions with `logits_to_keep`, None with `loss_only`.
+        past_key_values: the cache, scans included.
+        hidden_states, attentions: the language model's, on request.
+        latents: the resampler's output for the scans of this call, `[batch, scan, latent, width]`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    latents: Tensor | None = None
+
+
+class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationMixin):
+    """Scans and text in, text out: `<image>` tokens mark scans, and the text after one may look at it.
+
+    Build one with `assemble`, read one with `neuroflamingo.load` or `from_pretrained`.
+
+    Args:
+        config: see `NeuroFlamingoConfig`.
+        lang_encoder: the bare language model, which is fused in place; None builds an untrained one from the config.
+        encoder: gives `EncoderOutput` for a batch of scans; None builds the one named in the config, if any.
+        perceiver: the resampler; None builds one from the config.
+    """
+
+    config_class = NeuroFlamingoConfig
+    config: NeuroFlamingoConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FusedLayer", "PerceiverResampler"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self,
+        config: NeuroFlamingoConfig,
+        lang_encoder: PreTrainedModel | None = None,
+        encoder: nn.Module | None = None,
+        perceiver: PerceiverResampler | None = None,
+    ) -> None:
+        super().__init__(config)
+        if encoder is None and config.encoder is not None:
+            encoder = build_encoder_from_config(config.encoder)
+        self.encoder = encoder
+        self.perceiver = perceiver or PerceiverResampler(**config.resampler)
+        self.lang_encoder: PreTrainedModel = lang_encoder or AutoModelForCausalLM.from_config(config.text_config)
+        config.decoder_layers = language.fuse(
+            self.lang_encoder,
+            dim_visual=config.resampler["dim"],
+            path=config.decoder_layers,
+            **config.cross_attention,
+        )
+        config.text_config = self.lang_encoder.config
+        self._keyword = language.takes_keyword(self.lang_encoder)
+        self._text_arguments = language.forward_arguments(self.lang_encoder)
+        self.post_init()
+        self.freeze_for_training()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: each part has initialised itself, and a trained encoder that was handed in must stay as it is."""
+
+    @property
+    def gated_blocks(self) -> dict[int, GatedCrossAttentionBlock]:
+        """The gated blocks by the number of their layer."""
+        return dict(language.gated_blocks(self.lang_encoder))
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch text"] | None = None,
+        attention_mask: Int[Tensor, "batch past_and_text"] | None = None,
+        scans: Float[Tensor, "batch scan *axes"] | None = None,
+        scan_tokens: Float[Tensor, "batch scan *frame token width"] | None = None,
+        scan_mask: Bool[Tensor, "batch scan"] | None = None,
+        token_mask: Bool[Tensor, "batch scan *token"] | None = None,
+        labels: Int[Tensor, "batch text"] | None = None,
+        label_weights: Float[Tensor, "batch text"] | None = None,
+        past_key_values: Cache | None = None,
+        position_ids: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        loss_only: bool = False,
+        memory: MediaCache | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> NeuroFlamingoOutput | tuple[Any, ...]:
+        """One pass over a text, or over its next chunk.
+
+        Args:
+            input_ids: token ids; `<image>` stands where a scan is shown.
+            attention_mask: 0 for padding, on either side.
+            scans, scan_tokens, scan_mask, token_mask: the scans that this chunk's `<image>` tokens point at, see
+                `ScanInputs`. With `use_cache=True` scans may also come before their `<image>` (a long prompt in
+                chunks). None: text-only mode, in which the cross-attention adds nothing, as for text before the first
+                scan.
+            labels: ids to predict (not shifted), -100 where nothing is.
+            label_weights: weight of each label in the loss's weighted mean; None: all 1.
+            past_key_values: the cache of the chunks before; it remembers their scans.
+            position_ids: given to language models that take them.
+            use_cache: whether to return a cache; None: when not training and without labels.
+            logits_to_keep: only the last so many positions, or these positions; 0: all.
+            loss_only: with labels, compute logits at labelled positions only and return none.
+            memory: scans that `generate` has projected already.
+            return_dict: False gives a tuple.
+            kwargs: for the language model; `num_items_in_batch` divides the summed loss instead of the label count.
+
+        Raises:
+            UsageError: empty text; `<image>` tokens and scans that do not fit; scans without `<image>`.
+        """
+        if input_ids is None or input_ids.numel() == 0:
+            raise UsageError("the prompt is empty", expected="at least one token", hint="begin with '<image>'")
+        ahead = use_cache is True
+        use_cache = use_cache if use_cache is not None else (labels is None and not torch.is_grad_enabled())
+        given = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
+        images = input_ids == self.config.image_token_id
+        riding = self._riding(past_key_values, memory, len(input_ids))
+        media, riding, latents = self._condition(given, images, riding, past_key_values, use_cache, ahead)
+        total = kwargs.pop("num_items_in_batch", None)
+        labelled = _labelled(labels) if labels is not None and loss_only else None
+        output = self._read(
+            media,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep if labelled is None else labelled,
+            **kwargs,
+        )
+        if use_cache and riding is not None:
+            attach(riding, output.past_key_values, images)
+        loss = None
+        if labels is not None:
+            loss = weighted_loss(output.logits, labels, label_weights, labelled, total)
+        result = NeuroFlamingoOutput(loss=loss, logits=None if labelled is not None else output.logits, latents=latents)
+        for name in ("past_key_values", "hidden_states", "attentions"):
+            if (value := getattr(output, name, None)) is not None:  # generate takes a key that is there for a cache
+                result[name] = value
+        return result if return_dict is not False else result.to_tuple()
+
+    def _read(self, media: Media, **arguments: Any) -> Any:
+        """The fused language model's forward, with the media as an argument."""
+        keep = arguments["logits_to_keep"]
+        if "position_ids" not in self._text_arguments:
+            arguments.pop("position_ids")
+        if "logits_to_keep" not in self._text_arguments:
+            arguments.pop("logits_to_keep")
+        if self._keyword:
+            arguments["media"] = media
+        with nullcontext() if self._keyword else media_scope(media):
+            output = self.lang_encoder(**arguments, return_dict=True)
+        if "logits_to_keep" not in self._text_arguments:
+            output.logits = output.logits[:, -keep:] if isinstance(keep, int) else output.logits[:, keep]
+        return output
+
+    def encode(self, given: ScanInputs, batch: int) -> tuple[Tensor, Tensor]:
+        """Latents of the scans, `[batch, scan, latent, width]`, and which slots hold one, `[batch, scan]`."""
+        present = given.present(batch).to(self.perceiver.latents.device)
+        return encode_scans(given, present, self.encoder, self.perceiver), present
+
+    def project(self, latents: Tensor) -> dict[int, Tensor]:
+        """Keys and values of scans for each gated block, by layer."""
+        blocks = self.gated_blocks
+        return {n: b.attn.project(latents.to(b.attn.to_kv.weight.device)) for n, b in blocks.items()}
+
+    def remember(self, batch: int, length: int = 0) -> MediaCache:
+        """An empty memory of scans, for a text of which `length` tokens have been read."""
+        device = self.perceiver.latents.device
+        nothing = torch.zeros(batch, 0, dtype=torch.long, device=device)
+        attentions = {layer: block.attn for layer, block in self.gated_blocks.items()}
+        memory = MediaCache(
+            {},
+            nothing,
+            lambda layer, packed, plan: attentions[layer].arrange(packed, plan),
+            immediate=self.config.cross_attention["only_attend_immediate_media"],
+        )
+        memory.length = length
+        return memory
+
+    def _riding(self, cache: Cache | None, memory: MediaCache | None, batch: int) -> MediaCache | None:
+        riding = media_cache(cache)
+        if riding is None and memory is not None:
+            riding = memory.fresh()
+        if riding is not None:
+            riding.expand_to(batch)
+        return riding
+
+    def _condition(
+        self,
+        given: ScanInputs,
+        images: Bool[Tensor, "batch text"],
+        riding: MediaCache | None,
+        cache: Cache | None,
+        use_cache: bool,
+        ahead: bool,
+    ) -> tuple[Media, MediaCache | None, Tensor | None]:
+        """The media of this pass, what is to ride on the cache afterwards, and the new scans' latents."""
+        batch = len(images)
+        if not given.given:
+            if riding is not None:
+                return riding.open(images), riding, None
+            check_count(images.sum(-1), 0)
+            return NOTHING, None, None
+        latents, present = self.encode(given, batch)
+        images = images.to(present.device)
+        if riding is None and not use_cache:
+            count = present.sum(-1)
+            check_count(images.sum(-1), count, exact=True)
+            ordinal = present.long().cumsum(-1) * present
+            immediate = self.config.cross_attention["only_attend_immediate_media"]
+            return Media(make_plan(images.long().cumsum(-1), ordinal, immediate), latents), None, latents
+        if riding is None:
+            riding = self.remember(batch, cache.get_seq_length() if cache is not None else 0)
+        else:
+            riding = riding.fresh()
+        riding.add(self.project(latents), present)
+        return riding.open(images, exact=not ahead), riding, latents
+
+
+def _labelled(labels: Int[Tensor, "batch text"]) -> Int[Tensor, " position"]:
+    """Positions whose next token is a label in at least one row."""
+    return (labels[:, 1:] != -100).any(0).nonzero()[:, 0]
+
+
+def weighted_loss(
+    logits: Float[Tensor, "batch position vocab"],
+    labels: Int[Tensor, "batch text"],
+    weights: Float[Tensor, "batch text"] | None,
+    positions: Int[Tensor, " position"] | None,
+    total: int | Tensor | None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of each next token, averaged over the labels (by weight, if there are weights).
+
+    Args:
+        logits: of all positions of the text, or of `positions`.
+        labels: -100 where there is none; a text without any has the loss 0.
+        weights: of each label.
+        positions: see `logits`.
+        total: divide the sum by this instead (gradient accumulation).
+    """
+    following = pad(labels, (0, 1), value=-100)[:, 1:]  # the last position predicts nothing
+    if weights is not None:
+        weights = pad(weights, (0, 1))[:, 1:]
+    if positions is not None:
+        following = following[:, positions]
+        weights = weights[:, positions] if weights is not None else None
+    targets = following.to(logits.device)
+    losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none")
+    weight = (targets != -100).flatten().to(losses.dtype)
+    if weights is not None:
+        weight = weight * weights.flatten().to(weight)
+    return (losses * weight).sum() / (total if total is not None else weight.sum().clamp(min=1e-9))

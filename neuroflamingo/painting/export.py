@@ -1,0 +1,73 @@
+"""Painted cases as files: scan (NIfTI), truth (JSON) and report (TXT)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from neuroflamingo.painting.case import Case, paint_case
+from neuroflamingo_preprocessing.atomic import write_bytes_atomic, write_text_atomic
+
+SCHEMA = 1
+
+
+def nifti_bytes(case: Case) -> bytes:
+    """The scan as a gzipped NIfTI-1 of int16, sform and qform equal; the same case gives the same bytes."""
+    import isal.igzip
+
+    scan = case.scan()
+    largest = max(float(scan.voxels.max()), 1.0)
+    voxels = np.round(scan.voxels * (32000.0 / largest)).astype(np.int16)
+    image = nib.Nifti1Image(voxels, scan.affine)
+    image.set_qform(scan.affine, 1)
+    image.set_sform(scan.affine, 1)
+    image.header.set_xyzt_units("mm")
+    return isal.igzip.compress(image.to_bytes(), compresslevel=2, mtime=0)
+
+
+def truth_record(case: Case) -> dict:
+    """What the JSON file beside a scan holds."""
+    return {
+        "schema_version": SCHEMA,
+        "seed": case.blueprint.seed,
+        "anatomy": case.anatomy.name,
+        "findings": [f.model_dump(mode="json", exclude_none=True) for f in case.findings],
+        "centres_mni_mm": [lesion.centre.round(1).tolist() for lesion in case.blueprint.lesions],
+        "contrasts": [round(lesion.contrast, 3) for lesion in case.blueprint.lesions],
+        "lesions": [f.model_dump(mode="json", exclude_none=True) for f in case.blueprint.lesion_findings],
+    }
+
+
+def write_case(case: Case, folder: Path, *, overwrite: bool = False) -> Path:
+    """Write `NAME_T1w.nii.gz`, `NAME.json`, `NAME.txt`; gives the scan's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = json.dumps(truth_record(case), indent=1)
+    write_text_atomic(folder / f"{case.name}.json", record + "\n", overwrite=overwrite)
+    write_text_atomic(folder / f"{case.name}.txt", case.text + "\n", overwrite=overwrite)
+    return write_bytes_atomic(folder / f"{case.name}_T1w.nii.gz", nifti_bytes(case), overwrite=overwrite)
+
+
+def paint_cases(
+    cases: int,
+    seed: int,
+    folder: str | Path,
+    *,
+    anatomy: str = "icbm2009a",
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Paint cases with seeds `seed`, `seed + 1`, ... into a folder; gives the scans' paths.
+
+    Args:
+        progress: called with (done, all) after each case.
+    """
+    paths = []
+    for index in range(cases):
+        paths.append(write_case(paint_case(seed + index, anatomy), Path(folder), overwrite=overwrite))
+        if progress:
+            progress(index + 1, cases)
+    return paths

@@ -1,0 +1,125 @@
+"""From attention over encoder tokens to a place in the brain: the peak, how sharp it is, and a smooth map of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.spatial import KDTree
+
+from neuroflamingo.findings.regions import region_of, side_of
+from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Side
+from neuroflamingo.report.model import Evidence, TokenWeight
+
+RADIUS_MM = 30.0
+FULL_COLOUR = 4.0
+"""Times the even share at which the overlay's colour is full, so that nearly even attention stays pale."""
+_TOKENS_KEPT = 8
+_LOCATED = (*FOCAL, FindingClass.ATROPHY)
+
+
+def words_of(boundaries: Sequence[int], start: int, end: int) -> Bool[np.ndarray, " text"]:
+    """Which generated tokens wrote the characters `start` to `end`.
+
+    Args:
+        boundaries: characters of text after 0, 1, 2 ... generated tokens (one more than there are tokens).
+    """
+    edges = np.asarray(boundaries)
+    return (edges[:-1] < end) & (edges[1:] > start) & (edges[1:] > edges[:-1])
+
+
+def token_spacing(positions: Float[np.ndarray, "token 3"]) -> float:
+    """Median distance in mm from a token to its nearest neighbour."""
+    if len(positions) < 2:
+        return RADIUS_MM
+    distances, _ = KDTree(positions).query(positions, k=2)
+    return float(np.median(distances[:, 1]))
+
+
+def attention_map(
+    weights: Float[np.ndarray, " token"],
+    positions: Float[np.ndarray, "token 3"],
+    points: Float[np.ndarray, "point 3"],
+) -> Float[np.ndarray, " point"]:
+    """Smooth attention at `points` (mm) as a multiple of the even share: 1 everywhere if attention is even.
+
+    A Gaussian kernel average of the tokens' shares with a width of 0.6 token spacings, so the picture shows no more
+    detail than the tokens have.
+    """
+    sigma = 0.6 * token_spacing(positions)
+    ratio = weights * len(weights) / weights.sum()
+    out = np.empty(len(points))
+    for begin in range(0, len(points), 4096):
+        block = points[begin : begin + 4096]
+        squared = (block**2).sum(1)[:, None] + (positions**2).sum(1) - 2 * block @ positions.T
+        kernel = np.exp((squared.min(1, keepdims=True) - squared) / (2 * sigma**2))
+        out[begin : begin + 4096] = kernel @ ratio / kernel.sum(1)
+    return out
+
+
+def locate(
+    weights: Float[np.ndarray, " token"],
+    positions: Float[np.ndarray, "token 3"],
+    scan: int,
+    findings: Sequence[Finding],
+) -> Evidence | None:
+    """The place one sentence's attention singled out; None if the tokens have no place or got no attention.
+
+    The peak is the highest point of the smooth map at the tokens, moved to the centre of mass of the attention above
+    the even share in its neighbourhood: finer than the tokens' grid where neighbours share the attention.
+    """
+    total = weights.sum()
+    placed = np.isfinite(positions).all(1)
+    weights, positions = weights[placed], positions[placed]
+    if not len(weights) or not weights.sum() > 0:
+        return None
+    share = weights / weights.sum()
+    spacing = token_spacing(positions)
+    top = positions[int(np.argmax(attention_map(weights, positions, positions)))]
+    around = np.linalg.norm(positions - top, axis=1) <= 1.5 * spacing
+    excess = np.clip(share - 1 / len(share), 0, None) * around
+    peak = (excess @ positions) / excess.sum() if excess.sum() > 0 else top
+    near = np.linalg.norm(positions - peak, axis=1) <= RADIUS_MM
+    order = np.argsort(-share, kind="stable")[:_TOKENS_KEPT]
+    return Evidence(
+        scan=scan,
+        peak_mm=_rounded(peak),
+        peak_side=side_of(float(peak[0])),
+        peak_region=FOCAL_REGIONS[int(region_of(peak[None])[0])],
+        radius_mm=RADIUS_MM,
+        share_near_peak=round(float(share[near].sum()), 4),
+        even_share=round(float(near.mean()), 4),
+        placed_share=round(float(weights.sum() / total), 4),
+        peak_matches=_matches(peak, spacing, findings),
+        tokens=tuple(
+            TokenWeight(position_mm=_rounded(positions[index]), weight=round(float(share[index]), 5)) for index in order
+        ),
+    )
+
+
+def _matches(peak: np.ndarray, spacing: float, findings: Sequence[Finding]) -> bool | None:
+    """Does the stated side and region of any located finding lie within half a token of the peak?"""
+    located = [finding for finding in findings if finding.kind in _LOCATED and finding.region in FOCAL_REGIONS]
+    if not located:
+        return None
+    steps = np.linspace(-spacing / 2, spacing / 2, 7)
+    offsets = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    points = peak + offsets[np.linalg.norm(offsets, axis=1) <= spacing / 2 + 1e-9]
+    regions = region_of(points)
+    return any(_lies_in(finding, points, regions) for finding in located)
+
+
+def _lies_in(finding: Finding, points: np.ndarray, regions: np.ndarray) -> bool:
+    assert finding.region is not None
+    inside = regions == FOCAL_REGIONS.index(finding.region)
+    if finding.side is Side.LEFT:
+        inside &= points[:, 0] < 0
+    elif finding.side is Side.RIGHT:
+        inside &= points[:, 0] > 0
+    return bool(inside.any())
+
+
+def _rounded(point: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (round(float(value), 1) + 0.0 for value in point)
+    return x, y, z

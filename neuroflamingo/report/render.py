@@ -1,0 +1,209 @@
+"""One report, three forms with the same content: text, JSON and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import unicodedata
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from neuroflamingo.findings.schema import Finding
+from neuroflamingo.report.model import Evidence, Picture, Report, Statement
+
+_TEMPLATES = Path(__file__).parent / "templates"
+PAGE_LIMIT = 5_000_000
+_ITEM = re.compile(r" (?=\d{1,2}\. )")
+GRADES = {1: "mild", 2: "moderate", 3: "severe"}
+
+
+def to_json(report: Report) -> str:
+    """The report as JSON (see report.schema.json); pictures are left out."""
+    return report.model_dump_json(indent=2) + "\n"
+
+
+def to_text(report: Report) -> str:
+    """The report as plain text of at most 100 columns where it can be."""
+    return _environment().get_template("report.txt.j2").render(**_context(report)).strip() + "\n"
+
+
+def to_html(report: Report) -> str:
+    """The page: no script, no outside request, everything escaped, styles pinned by their hash.
+
+    If the pictures would take the page over 5 MB, the alignment pictures and then the last sentences' overlays are left
+    out, and the page says how many.
+    """
+    pictures = _within_limit(report.pictures)
+    css = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            **_context(report),
+            css=Markup(css),
+            style_hash=f"sha256-{digest}",
+            pictures=pictures,
+            left_out=len(report.pictures) - len(pictures),
+        )
+    )
+
+
+def _within_limit(pictures: tuple[Picture, ...]) -> list[Picture]:
+    first_out = {"seen": 0, "look": 1, "alignment": 2}
+    kept = sorted(pictures, key=lambda picture: first_out[picture.kind])
+    while kept and sum(len(picture.data) for picture in kept) * 4 / 3 > 0.9 * PAGE_LIMIT:
+        kept.pop()
+    return [picture for picture in pictures if picture in kept]
+
+
+def _context(report: Report) -> dict[str, Any]:
+    return {
+        "report": report,
+        "provenance": report.provenance,
+        "prose": prose(report),
+        "shown": [statement for statement in report.statements if statement.evidence],
+        "numbers": _numbers(report),
+        "links": _links(report),
+    }
+
+
+def _numbers(report: Report) -> dict[str, int]:
+    """Badge numbers of the sentences that have an overlay."""
+    shown = [statement.id for statement in report.statements if statement.evidence]
+    return {identifier: number for number, identifier in enumerate(shown, start=1)}
+
+
+def _links(report: Report) -> dict[str, str]:
+    """For each sentence the one whose overlay it leads to: its own, or that of the same finding stated elsewhere."""
+    shown = [statement for statement in report.statements if statement.evidence]
+    links = {statement.id: statement.id for statement in shown}
+    for statement in report.statements:
+        places = {_place_key(finding) for finding in statement.findings}
+        same = [other.id for other in shown if places & {_place_key(finding) for finding in other.findings}]
+        if statement.id not in links and same:
+            links[statement.id] = same[0]
+    return links
+
+
+def _place_key(finding: Finding) -> tuple[str, str | None, str | None]:
+    return str(finding.kind), finding.side, finding.region
+
+
+def prose(report: Report) -> list[tuple[str, list[tuple[str, Statement | None]]]]:
+    """The text as sections of pieces: `(section, [(words, the statement they belong to or None)])`; nothing is lost."""
+    out: list[tuple[str, list[tuple[str, Statement | None]]]] = []
+    names = [("Technique", "technique"), ("Findings", "findings"), ("Impression", "impression")]
+    for title, name in names:
+        body = getattr(report.sections, name)
+        if body:
+            pieces = _pieces(report, body)
+            out.append((title, _listed(pieces) if name == "impression" else pieces))
+    return out or [("Text", _pieces(report, report.text))]
+
+
+def _pieces(report: Report, body: str) -> list[tuple[str, Statement | None]]:
+    offset = report.text.find(body)
+    if offset < 0:
+        return [(body, None)]
+    pieces: list[tuple[str, Statement | None]] = []
+    at, stop = offset, offset + len(body)
+    for statement in sorted(report.statements, key=lambda item: item.start):
+        if statement.start < at or statement.end > stop:
+            continue
+        pieces += [(report.text[at : statement.start], None), (report.text[statement.start : statement.end], statement)]
+        at = statement.end
+    pieces.append((report.text[at:stop], None))
+    return [piece for piece in pieces if piece[0]]
+
+
+def _listed(pieces: list[tuple[str, Statement | None]]) -> list[tuple[str, Statement | None]]:
+    """Numbered items (`1. ... 2. ...`) begin on lines of their own; only white space between sentences changes."""
+    return [(words if statement else _ITEM.sub("\n", words), statement) for words, statement in pieces]
+
+
+def signed(value: float, digits: int = 0) -> str:
+    """A coordinate with its sign, as a true minus: `+12`, `−40`."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
+
+
+def place(point: tuple[float, float, float]) -> str:
+    return "(" + ", ".join(signed(value) for value in point) + ") mm"
+
+
+def size(finding: Finding) -> str:
+    return f"{finding.size_mm:g} mm" if finding.size_mm is not None else "–"
+
+
+def grade(finding: Finding) -> str:
+    return GRADES[finding.grade] if finding.grade is not None else "–"
+
+
+def describe(finding: Finding) -> str:
+    """A finding in one line: `chronic infarct, left temporal lobe, 24 mm`."""
+    where = " ".join(str(part) for part in (finding.side, finding.region) if part)
+    words = [str(finding.kind), where, size(finding), grade(finding)]
+    return ", ".join(word for word in words if word and word != "–")
+
+
+def focus(evidence: Evidence) -> str:
+    """How sharp the attention is: `19 % within 30 mm (8.1 times the even share)`."""
+    times = evidence.share_near_peak / evidence.even_share if evidence.even_share else 0.0
+    return (
+        f"{100 * evidence.share_near_peak:.0f} % within {evidence.radius_mm:.0f} mm ({times:.1f} times the even share)"
+    )
+
+
+def region(evidence: Evidence) -> str:
+    side = "midline" if evidence.peak_side == "midline" else str(evidence.peak_side)
+    return f"{side} {evidence.peak_region}"
+
+
+def visible(text: object) -> str:
+    """Text with control and direction-changing characters shown as a box: they could disguise a name."""
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") else character
+        for character in str(text)
+    )
+
+
+def matrix(rows: tuple[tuple[float, ...], ...] | None) -> str:
+    """A 4 x 4 affine as its upper three lines, columns aligned."""
+    if not rows:
+        return "–"
+    words = [[f"{round(value, 3) + 0.0:.3f}".replace("-", "−") for value in row] for row in rows[:3]]
+    widths = [max(len(row[column]) for row in words) for column in range(len(words[0]))]
+    return "\n".join(" ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)) for row in words)
+
+
+def data_uri(picture: Picture) -> str:
+    return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=lambda name: name is None or ".html" in name,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        place=place,
+        signed=signed,
+        size=size,
+        grade=grade,
+        describe=describe,
+        focus=focus,
+        region=region,
+        visible=visible,
+        matrix=matrix,
+        data_uri=data_uri,
+    )
+    return environment

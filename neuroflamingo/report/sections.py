@@ -1,0 +1,51 @@
+"""From the model's text to the report's parts: sections, sentences with their findings, and how much was understood."""
+
+from __future__ import annotations
+
+import re
+
+from neuroflamingo.findings.parsing import ParsedReport
+from neuroflamingo.report.model import Parse, SectionName, Sections, Statement
+
+_HEADING = re.compile(r"\b(TECHNIQUE|FINDINGS|IMPRESSION)\s*:\s*")
+
+
+def split_sections(text: str) -> Sections:
+    """The bodies of the three sections. A text without headings is all findings; repeated headings are joined."""
+    headings = list(_HEADING.finditer(text))
+    if not headings:
+        return Sections(findings=text.strip())
+    bodies: dict[str, list[str]] = {"technique": [], "findings": [], "impression": []}
+    before = text[: headings[0].start()].strip()
+    if before:
+        bodies["findings"].append(before)
+    for heading, following in zip(headings, [*headings[1:], None], strict=True):
+        body = text[heading.end() : following.start() if following else len(text)].strip()
+        if body:
+            bodies[heading[1].lower()].append(body)
+    return Sections(**{name: "\n".join(parts) for name, parts in bodies.items()})
+
+
+def statements_of(parsed: ParsedReport) -> tuple[Statement, ...]:
+    """The parser's sentences as numbered statements."""
+    return tuple(
+        Statement(
+            id=f"s{number}",
+            section=_section(sentence.section),
+            start=sentence.start,
+            end=sentence.end,
+            text=sentence.text,
+            findings=sentence.findings,
+        )
+        for number, sentence in enumerate(parsed.sentences, start=1)
+    )
+
+
+def parse_of(parsed: ParsedReport) -> Parse:
+    return Parse(coverage=parsed.coverage, unparsed=parsed.unparsed, contradictions=parsed.contradictions)
+
+
+def _section(name: str) -> SectionName:
+    if name == "findings":
+        return "findings"
+    return "impression" if name == "impression" else "other"

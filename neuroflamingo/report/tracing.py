@@ -1,0 +1,108 @@
+"""Ties sentences to places: which statements get an overlay, what it shows, and the pictures of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from neuroflamingo.report.evidence import locate, words_of
+from neuroflamingo.report.model import Evidence, Picture, Statement
+from neuroflamingo.report.native import native_view
+from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, picture_of_look, picture_of_slices
+
+if TYPE_CHECKING:
+    from neuroflamingo.writing import Written
+    from neuroflamingo_preprocessing.preparing import Prepared
+    from neuroflamingo_preprocessing.scan import Scan
+
+WHOLE = "all"
+
+
+class Shown(Protocol):
+    """A scan that can be drawn."""
+
+    @property
+    def scan(self) -> Scan: ...
+
+    @property
+    def prepared(self) -> Prepared: ...
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where one statement's attention went, on the scan that got most of it."""
+
+    statement: str
+    weights: Float[np.ndarray, " token"]
+    evidence: Evidence
+
+
+def trace(statements: Sequence[Statement], written: Written) -> tuple[tuple[Statement, ...], tuple[Trace, ...]]:
+    """Give evidence to the sentences of FINDINGS that state findings (of IMPRESSION, where FINDINGS states none).
+
+    A report without findings gets one overlay for its whole FINDINGS section, under the id `all`: there too the reader
+    should see where the model looked.
+    """
+    if written.looks is None or written.positions is None or not len(written.looks):
+        return tuple(statements), ()
+    traces = {}
+    for statement in _worth_showing(statements, written.text):
+        found = _trace_one(statement, written.looks, written.positions, written.boundaries)
+        if found is not None:
+            traces[statement.id] = (statement, found)
+    out = [
+        statement.model_copy(update={"evidence": traces[statement.id][1].evidence})
+        if statement.id in traces
+        else statement
+        for statement in statements
+    ]
+    if WHOLE in traces:
+        whole, found = traces[WHOLE]
+        out.insert(0, whole.model_copy(update={"evidence": found.evidence}))
+    return tuple(out), tuple(found for _, found in traces.values())
+
+
+def draw(taken: Sequence[Shown], traces: Sequence[Trace], written: Written) -> tuple[Picture, ...]:
+    """All pictures of a report; none for scans that are not volumes."""
+    pictures: list[Picture] = []
+    canvases = {}
+    for number, item in enumerate(taken):
+        if item.prepared.tensor.ndim != 4:
+            continue
+        canvases[number] = canvas_of(item.prepared.tensor[0], item.prepared.affine)
+        pictures += picture_of_slices(canvases[number], number)
+        native, outline = native_view(item.scan, item.prepared)
+        pictures += picture_of_alignment(native, outline, number)
+    for found in traces:
+        if found.evidence.scan in canvases and written.positions is not None:
+            canvas = canvases[found.evidence.scan]
+            pictures += picture_of_look(canvas, found.weights, written.positions, found.evidence, found.statement)
+    return tuple(pictures)
+
+
+def _worth_showing(statements: Sequence[Statement], text: str) -> list[Statement]:
+    for section in ("findings", "impression"):
+        stating = [item for item in statements if item.section == section and item.findings]
+        if stating:
+            return stating
+    body = [item for item in statements if item.section == "findings"]
+    if not body:
+        return []
+    start, end = min(item.start for item in body), max(item.end for item in body)
+    return [Statement(id=WHOLE, section="findings", start=start, end=end, text=text[start:end])]
+
+
+def _trace_one(
+    statement: Statement, looks: np.ndarray, positions: np.ndarray, boundaries: Sequence[int]
+) -> Trace | None:
+    words = words_of(boundaries, statement.start, statement.end)[: len(looks)]
+    if not words.any():
+        return None
+    by_scan = looks[words].mean(0)
+    scan = int(np.argmax(by_scan.sum(-1)))
+    evidence = locate(by_scan[scan], positions, scan, statement.findings)
+    return None if evidence is None else Trace(statement.id, by_scan[scan], evidence)

@@ -1,0 +1,182 @@
+"""Resampler and gated blocks between the frozen encoder and the frozen language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, LOBES, Finding, FindingClass, Side
+from neuroflamingo.findings.unreadable import unreadable_report
+from neuroflamingo.findings.wording import render_report
+from neuroflamingo.model import NeuroFlamingo
+from neuroflamingo.processing import NeuroFlamingoProcessor
+from neuroflamingo.training.encoder_stage import mirror
+from neuroflamingo.training.language_stage import BLANK_SHARE, IMAGE, encode_reports
+from neuroflamingo.training.loop import run_stage
+from neuroflamingo.training.readout import SIDES
+from neuroflamingo.training.settings import BridgeSettings
+from neuroflamingo.training.token_cache import TokenCache
+from neuroflamingo_encoders.contract import BrainEncoder
+
+FOCAL_SLOTS = len(FOCAL) * len(FOCAL_REGIONS) * len(SIDES)
+SLOTS = FOCAL_SLOTS + 2 * 3 + len(LOBES) * 2
+VALIDATION_BATCH = 64
+LONGEST = 260
+
+
+def presence_targets(findings: tuple[Finding, ...]) -> Tensor:
+    """Which findings there are, as 0 or 1 by (class, region, side), grade, and lobe and side of atrophy: `[95]`."""
+    out = torch.zeros(SLOTS)
+    for f in findings:
+        if f.kind in FOCAL:
+            place = FOCAL_REGIONS.index(f.region) * len(SIDES) + SIDES.index(f.side)  # type: ignore[arg-type]
+            out[FOCAL.index(f.kind) * len(FOCAL_REGIONS) * len(SIDES) + place] = 1
+        elif f.kind is FindingClass.ATROPHY:
+            for k, side in enumerate((Side.LEFT, Side.RIGHT)):
+                if f.side in (side, Side.BILATERAL):
+                    out[FOCAL_SLOTS + 6 + 2 * LOBES.index(f.region) + k] = 1  # type: ignore[arg-type]
+        else:
+            first = 0 if f.kind is FindingClass.WHITE_MATTER_LESIONS else 3
+            out[FOCAL_SLOTS + first + (f.grade or 1) - 1] = 1
+    return out
+
+
+class Bridge(nn.Module):
+    """The model in training with the auxiliary head, which is thrown away afterwards.
+
+    The head reads every latent and takes the smooth maximum, so a single latent may say that a finding is there.
+    """
+
+    def __init__(self, model: NeuroFlamingo, width: int) -> None:
+        super().__init__()
+        self.model = model
+        self.presence = nn.Linear(width, SLOTS)
+        nn.init.constant_(self.presence.bias, -7.5)
+
+    def presence_loss(self, latents: Tensor, targets: Tensor) -> Tensor:
+        logits = torch.logsumexp(self.presence(latents[:, 0]).float(), dim=1)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(targets)
+
+    def state_dict(self, *args, **kwargs):
+        """Without the frozen parts: they are on disk already."""
+        state = super().state_dict(*args, **kwargs)
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        return {name: value for name, value in state.items() if name in trained}
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):  # type: ignore[override]
+        own = dict(self.named_parameters())
+        wanted = {name for name, p in own.items() if p.requires_grad}
+        if strict and wanted != set(state_dict):
+            raise KeyError(f"trained parameters differ: {sorted(wanted ^ set(state_dict))[:5]}")
+        with torch.no_grad():
+            for name, value in state_dict.items():
+                own[name].copy_(value)
+        return nn.modules.module._IncompatibleKeys([], [])
+
+
+def assemble_bridge(
+    encoder: BrainEncoder,
+    language_model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: BridgeSettings,
+) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
+    """The untrained model of a recipe."""
+    resampler = {
+        "dim": encoder.card.output.width,
+        "depth": settings.resampler_depth,
+        "num_latents": settings.latents,
+        "heads": settings.heads,
+        "dim_head": settings.dim_head,
+    }
+    return NeuroFlamingo.assemble(
+        encoder,
+        language_model,
+        tokenizer,
+        cross_attn_every_n_layers=settings.every_n_layers,
+        resampler=resampler,
+        gate=float(np.arctanh(settings.gate)),
+        heads=settings.heads,
+        dim_head=settings.dim_head,
+    )
+
+
+@torch.no_grad()
+def write_texts(model: NeuroFlamingo, tokenizer: PreTrainedTokenizerFast, tokens: Tensor) -> list[str]:
+    """Greedy reports for ready tokens `[case, 1, token, width]`."""
+    image = tokenizer.convert_tokens_to_ids(IMAGE)
+    texts = []
+    for part in tokens.split(VALIDATION_BATCH):
+        ids = torch.full((len(part), 1), image, device=model.device)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            scan_tokens=part.to(model.device),
+            max_new_tokens=LONGEST,
+            do_sample=False,
+        )
+        texts += tokenizer.batch_decode(out, skip_special_tokens=True)
+    return texts
+
+
+def train_bridge(
+    folder: Path,
+    settings: BridgeSettings,
+    model: NeuroFlamingo,
+    tokenizer: PreTrainedTokenizerFast,
+    cache: TokenCache,
+    validation: TokenCache,
+    seed: int,
+    quiet: bool = False,
+) -> dict[str, float]:
+    """Train; the weights with the best full-finding F1 of parsed greedy reports are kept (never by loss)."""
+    from neuroflamingo.evaluation.scoring import score_reports
+
+    torch.manual_seed(seed)
+    device = model.device
+    bridge = Bridge(model, model.config.resampler["dim"]).to(device)
+    count = len(cache.pool)
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng([seed, 5, step])
+        chosen, flips = rng.integers(count, size=settings.batch), rng.integers(2, size=settings.batch)
+        truths = [
+            mirror(cache.pool[i].findings) if flip else cache.pool[i].findings
+            for i, flip in zip(chosen.tolist(), flips.tolist(), strict=True)
+        ]
+        wordings = rng.integers(2**31, size=settings.batch).tolist()
+        blank = rng.random(settings.batch) < BLANK_SHARE
+        truths = [() if none else t for t, none in zip(truths, blank, strict=True)]
+        reports = [
+            unreadable_report(w) if none else render_report(list(t), w)
+            for t, w, none in zip(truths, wordings, blank, strict=True)
+        ]
+        tokens = cache[flips, chosen]
+        tokens[torch.from_numpy(blank)] = cache.blank
+        batch = encode_reports(tokenizer, reports, settings.finding_weight)
+        ids, mask, labels, weights = (part.to(device) for part in batch)
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            scan_tokens=tokens.to(device),
+            labels=labels,
+            label_weights=weights,
+        )
+        presence = bridge.presence_loss(out.latents, torch.stack([presence_targets(t) for t in truths]).to(device))
+        figures = {"text": float(out.loss.detach()), "presence": float(presence.detach())}
+        return out.loss + settings.presence_weight * presence, figures
+
+    truth = [validation.pool[i].findings for i in range(len(validation.pool))]
+    plain = validation[np.zeros(len(truth), dtype=int), np.arange(len(truth))]
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        texts = write_texts(model, tokenizer, plain)
+        scores = score_reports(truth, texts)
+        keys = ("finding_f1", "full_finding_f1", "laterality_accuracy", "size_mae_mm", "hallucination_on_normals")
+        return {key: scores[key] or 0.0 for key in (*keys, "impression_agreement", "parse_coverage")}
+
+    return run_stage("bridge", folder, bridge, settings, loss_of, validate, "full_finding_f1", quiet=quiet)

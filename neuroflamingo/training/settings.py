@@ -1,0 +1,137 @@
+"""The configuration of a training run: frozen, checked as a whole, saved with the run."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PaintSettings(Section):
+    """Which cases are painted: `[first seed, count]` for each purpose; the ranges must not overlap."""
+
+    encoder: tuple[int, int] = (1_000_000, 10_000)
+    bridge: tuple[int, int] = (2_000_000, 5_000)
+    validation: tuple[int, int] = (3_000_000, 400)
+    test: tuple[int, int] = (4_000_000, 1_000)
+
+
+class LoopSettings(Section):
+    """One optimisation: AdamW, linear warm-up, cosine decay to zero."""
+
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    validate_every: int = 300
+    save_every: int = 150
+    precision: str = Field(default="bf16", pattern="^(bf16|fp32)$")
+
+
+class EncoderSettings(LoopSettings):
+    """Dense supervision of the encoder; cases are drawn from a window of the pool that grows while it is painted."""
+
+    first_window: int = 2_500
+    window_growth: float = 3.0
+    average: float = 0.998
+    """Decay of the moving average of the weights, which is what is kept."""
+
+
+class LanguageSettings(LoopSettings):
+    """The language model and its tokenizer, on rendered reports alone."""
+
+    vocabulary: int = 1024
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    feed_forward: int = 512
+
+
+class BridgeSettings(LoopSettings):
+    """Resampler and gated blocks between the frozen encoder and the frozen language model."""
+
+    resampler_depth: int = 2
+    latents: int = 32
+    heads: int = 8
+    dim_head: int = 64
+    every_n_layers: int = 1
+    gate: float = 0.5
+    """Where tanh(gate) starts; OpenFlamingo starts at 0."""
+    finding_weight: float = 4.0
+    """Loss weight of tokens inside finding-carrying words."""
+    presence_weight: float = 0.5
+    """Weight of the auxiliary loss that reads the findings off the latents."""
+
+
+class TrainSettings(Section):
+    """All stages of an embedded model."""
+
+    name: str
+    seed: int = 0
+    encoder_name: str = "tiny-t1w-cnn"
+    paint: PaintSettings = PaintSettings()
+    encoder: EncoderSettings
+    language: LanguageSettings
+    bridge: BridgeSettings
+
+
+def load_settings(path: str | Path, overrides: list[str] | None = None) -> TrainSettings:
+    """Read a YAML recipe and apply `--set a.b=c` overrides.
+
+    Raises:
+        NotFoundError: no such file.
+        ConfigError: every fault of the file in one message, unknown keys with the nearest spelling.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"there is no recipe {path}", hint="neuroflamingo train configs/tiny-t1w.yaml")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML", seen=str(error)) from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no settings", expected="keys and values", seen=type(data).__name__)
+    for override in overrides or []:
+        _apply(data, override)
+    try:
+        return TrainSettings.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path} has {error.error_count()} faults", seen=_faults(error)) from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override} is no assignment", expected="--set section.key=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {key}: {parent} is no section")
+    data[last] = yaml.safe_load(value)
+
+
+def _faults(error: ValidationError) -> str:
+    return "\n    ".join(_fault(e) for e in error.errors())
+
+
+def _fault(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg']} (seen: {error['input']!r})"
+    section: type[BaseModel] = TrainSettings
+    for part in error["loc"][:-1]:
+        section = section.model_fields[str(part)].annotation  # type: ignore[assignment]
+    near = difflib.get_close_matches(str(error["loc"][-1]), section.model_fields, 1)
+    return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")

@@ -1,0 +1,45 @@
+"""The benchmark's arithmetic and its place in the pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bench_generation as bench
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_ratio_is_the_peers_time_by_ours_per_round() -> None:
+    times = {
+        "neuroflamingo": bench.Times([1.0, 2.0, 4.0], [1.0] * 3),
+        "idefics": bench.Times([3.0, 4.0, 4.0], [2.0] * 3),
+    }
+    ours, peer = bench.rows_of(bench.CASES[0], times, {"neuroflamingo": 10.0, "idefics": None})
+    assert (ours["ratio_cpu"], ours["ratio_wall"], ours["cpu_s"]) == (2.0, 2.0, 2.0)
+    assert peer["ratio_cpu"] == 1.0
+    assert "| 2.00 / 2.00 | >= 1.6 |" in bench.table([ours, peer])
+    assert bench.table([ours, peer]).count("\n") == 3
+
+
+def test_writes_between_the_marks_and_nowhere_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n")
+    bench.write_between_marks(page, "new")
+    assert page.read_text() == f"before\n{bench.BEGIN}\nnew\n{bench.END}\nafter\n"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
+def test_pages_have_marks(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert text.count(bench.BEGIN) == 1 and text.count(bench.END) == 1
+
+
+def test_inputs_have_one_image_per_scan() -> None:
+    import torch
+
+    for case in bench.CASES:
+        inputs = bench.Inputs.of(case, "cpu", torch.float32)
+        assert (inputs.ids == bench.IMAGE_ID).sum(1).tolist() == [case.scans] * bench.BATCH
+        assert inputs.tokens.shape == (bench.BATCH, case.scans, bench.TOKENS, bench.WIDTH)
+        assert int(inputs.ids[:, 0].unique()) == bench.IMAGE_ID

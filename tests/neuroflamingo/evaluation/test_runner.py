@@ -1,0 +1,90 @@
+"""An evaluation comes with its controls, and they catch a model that does not look."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import neuroflamingo
+from neuroflamingo.evaluation.prepared_cases import EncodedCases, encode_cases
+from neuroflamingo.evaluation.runner import KEYS, TEST_SEED, Evaluation, evaluate, score_encoded
+from neuroflamingo_preprocessing.errors import NotFoundError, UsageError
+
+PUBLISHED = {
+    "finding_f1",
+    "full_finding_f1",
+    "laterality_accuracy",
+    "wrong_side_rate",
+    "region_accuracy",
+    "size_mae_mm",
+    "hallucination_on_normals",
+    "omission_rate",
+    "parse_coverage",
+}
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return neuroflamingo.load("tiny-t1w", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def encoded(opened) -> EncodedCases:
+    return encode_cases(range(TEST_SEED, TEST_SEED + 8), "icbm2009a", opened[0].encoder, processes=1)
+
+
+@pytest.fixture(scope="module")
+def evaluation(opened, encoded: EncodedCases) -> Evaluation:
+    return score_encoded(*opened, encoded)
+
+
+def test_json_has_the_published_keys_and_the_same_under_each_control(evaluation: Evaluation) -> None:
+    out = json.loads(json.dumps(evaluation.to_json()))
+    assert set(KEYS) == PUBLISHED and set(out) >= PUBLISHED
+    for control in ("blank", "other_patient", "mirrored", "constant"):
+        assert set(out[control]) == PUBLISHED
+    assert set(out["intervals"]) >= PUBLISHED and out["overlap"].keys() == {"bleu4", "rouge_l"}
+
+
+def test_table_is_never_without_the_controls(evaluation: Evaluation, tmp_path: Path) -> None:
+    table = evaluation.table()
+    for column in ("blank", "other patient", "mirrored", "constant", "readout", "95 %"):
+        assert column in table.splitlines()[0]
+    evaluation.write_csv(tmp_path / "cases.csv")
+    assert len((tmp_path / "cases.csv").read_text().splitlines()) > 8
+
+
+def test_the_model_looks_at_the_scan(evaluation: Evaluation) -> None:
+    """On eight cases: better than another patient's scan, nothing claimed on a blank one."""
+    assert (evaluation.real["finding_f1"] or 0) > (evaluation.other_patient["finding_f1"] or 0)
+    assert evaluation.blank["finding_f1"] == 0 and evaluation.blank["hallucination_on_normals"] in (0, None)
+
+
+def test_a_blind_model_is_exposed(opened, encoded: EncodedCases) -> None:
+    """Give every case the same tokens: the controls then score what the reports score."""
+    same = encoded.plain[:1].expand_as(encoded.plain)
+    blind = score_encoded(*opened, EncodedCases(encoded.truth, same, same, encoded.blank, []))
+    assert blind.real.values["finding_f1"] == blind.other_patient.values["finding_f1"]
+    assert blind.real.values["finding_f1"] <= (blind.constant.values["finding_f1"] or 0)
+
+
+def test_a_scan_that_cannot_be_prepared_is_counted_and_named(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neuroflamingo.evaluation import prepared_cases
+
+    def refuse(seeds, anatomy, encoder, processes):
+        yield from ((seed, UsageError("no scan here")) for seed in seeds)
+
+    monkeypatch.setattr(prepared_cases, "_volumes", refuse)
+    broken = encode_cases(range(TEST_SEED, TEST_SEED + 2), "icbm2009a", opened[0].encoder)
+    assert broken.failed == [(TEST_SEED, "no scan here"), (TEST_SEED + 1, "no scan here")]
+    assert torch.allclose(broken.plain[0], broken.blank, atol=1e-4)
+
+
+def test_one_case_or_an_unknown_head_is_refused(opened) -> None:
+    with pytest.raises(UsageError, match="two cases"):
+        evaluate(*opened, cases=1)
+    with pytest.raises((UsageError, NotFoundError), match="no head named 'colin27'"):
+        evaluate(*opened, cases=2, anatomy="colin27")

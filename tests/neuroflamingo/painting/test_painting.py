@@ -1,0 +1,138 @@
+"""Painted cases: what the truth says must be in the voxels, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neuroflamingo.findings.regions import region_of
+from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Region, Side, Signal
+from neuroflamingo.painting.anatomy import load_anatomy
+from neuroflamingo.painting.case import paint_case
+from neuroflamingo.painting.cases import draw_blueprint, draw_wishes
+from neuroflamingo.painting.lesions import measure
+from neuroflamingo.painting.rendering import OnGrid, Sampling, render_native, render_on_model_grid
+from neuroflamingo_preprocessing.template import grid_affine, load_template
+
+
+def wish(kind: FindingClass, side: Side, region: Region, size_mm: float) -> Finding:
+    return Finding(kind=kind, side=side, region=region, size_mm=size_mm)
+
+
+PLAIN = Sampling((2.0, 2.0, 2.0), (0, 1, 2), (False, False, False), np.eye(3), (1, 1, 1))
+
+
+def test_same_seed_gives_the_same_case_and_another_seed_another() -> None:
+    first, again, other = (paint_case(seed).on_model_grid() for seed in (7, 7, 8))
+    assert np.array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1
+
+
+def test_a_third_of_cases_or_more_are_normal_and_all_classes_occur() -> None:
+    drawn = [draw_wishes(np.random.default_rng(seed)) for seed in range(3000)]
+    assert np.mean([not wishes for wishes in drawn]) >= 0.3
+    assert {f.kind for wishes in drawn for f in wishes} == set(FindingClass)
+    focal = [sum(f.kind in FOCAL for f in wishes) for wishes in drawn]
+    assert set(focal) == {0, 1, 2, 3}
+    sizes = [f.size_mm for wishes in drawn for f in wishes if f.size_mm is not None]
+    assert 8 <= min(sizes) < 9 and 44 < max(sizes) <= 45
+
+
+@pytest.mark.parametrize("side", [Side.LEFT, Side.RIGHT])
+@pytest.mark.parametrize(
+    ("kind", "sign"), [(FindingClass.INFARCT, -1), (FindingClass.MASS, -1), (FindingClass.HEMATOMA, 1)]
+)
+def test_a_lesion_changes_the_signal_on_its_side(kind: FindingClass, sign: int, side: Side) -> None:
+    """The same head with and without the lesion differs where the truth says, in the direction it says."""
+    head = load_anatomy()
+    with_lesion = draw_blueprint(11, head, [wish(kind, side, Region.FRONTAL, 30.0)])
+    lesion, finding = with_lesion.lesions[0], with_lesion.findings[0]
+    changed = render_on_model_grid(with_lesion, head)
+    where = changed.lesions[FOCAL.index(kind)] > 0.5
+    index = np.argwhere(where)
+    world = index @ grid_affine()[:3, :3].T + grid_affine()[:3, 3]
+    assert (np.sign(world[:, 0]) == (-1 if side is Side.LEFT else 1)).mean() > 0.9
+    assert finding.signal == (Signal.LOW if sign < 0 else Signal.HIGH)
+    template = load_template()
+    white = where & (template.grid_white > 0.6)
+    difference = (changed.volume - template.grid_t1)[white].mean()
+    assert np.sign(difference) == sign and abs(difference) > 0.02 * lesion.contrast
+    assert np.linalg.norm(changed.centres[0] - world.mean(0)) < 8.0
+
+
+def test_truth_is_measured_from_what_is_painted() -> None:
+    """Side, region and longest diameter of the painted voxels agree with the finding, over many cases."""
+    head = load_anatomy()
+    checked = 0
+    for seed in range(40):
+        blueprint = draw_blueprint(seed, head)
+        for lesion, finding in zip(blueprint.lesions, blueprint.lesion_findings, strict=True):
+            size, points = measure(lesion, head, blueprint.to_head[:3, :3], samples=40)
+            assert abs(size - finding.size_mm) < 1.5 + 0.1 * finding.size_mm
+            assert (region_of(points.numpy()) == FOCAL_REGIONS.index(finding.region)).mean() > 0.5
+            if finding.side is not Side.MIDLINE:
+                assert (np.sign(points[:, 0].numpy()) == (-1 if finding.side is Side.LEFT else 1)).mean() > 0.85
+            checked += 1
+    assert checked >= 20
+
+
+def test_lesions_follow_tissue_and_are_no_ellipsoids() -> None:
+    head = load_anatomy()
+    blueprint = draw_blueprint(3, head, [wish(FindingClass.INFARCT, Side.LEFT, Region.PARIETAL, 35.0)])
+    _, points = measure(blueprint.lesions[0], head, np.eye(3), samples=40)
+    maps = head.coarse(points)
+    assert float((maps[1] + maps[2]).min()) > 0.3, "an infarct lies in tissue, not in fluid"
+    centred = points.numpy() - points.numpy().mean(0)
+    values, vectors = np.linalg.eigh(np.cov(centred.T))
+    radii = np.linalg.norm((centred @ vectors) / np.sqrt(5 * values), axis=1)
+    assert (radii > 1.05).mean() > 0.03, "an ellipsoid has no point outside its own ellipsoid of inertia"
+
+
+def test_a_mass_displaces_tissue_and_an_infarct_does_not() -> None:
+    head = load_anatomy()
+    import torch
+
+    for kind, moves in ((FindingClass.MASS, True), (FindingClass.INFARCT, False)):
+        lesion = draw_blueprint(5, head, [wish(kind, Side.RIGHT, Region.TEMPORAL, 30.0)]).lesions[0]
+        beside = torch.from_numpy(lesion.centre)[None] + torch.tensor([[0.0, 12.0, 0.0]])
+        assert (float((lesion.source(beside) - beside).norm()) > 1.0) == moves
+
+
+@pytest.mark.parametrize("grade", [1, 2, 3])
+def test_ventricles_and_white_matter_lesions_grow_with_the_grade(grade: int) -> None:
+    head = load_anatomy()
+
+    def painted(kind: FindingClass, region: Region, g: int) -> OnGrid:
+        wishes = [Finding(kind=kind, side=Side.BILATERAL, region=region, grade=g)] if g else []
+        return render_on_model_grid(draw_blueprint(21, head, wishes), head)
+
+    def fluid(g: int) -> float:
+        volume = painted(FindingClass.VENTRICULAR_ENLARGEMENT, Region.VENTRICLES, g).volume
+        x, y, z = (np.abs(np.indices(volume.shape)[i] * 3.0 + grid_affine()[i, 3]) for i in range(3))
+        return float((volume[(x < 30) & (z < 40) & (y < 60)] < 0.4).mean())
+
+    def lesions(g: int) -> float:
+        return float(painted(FindingClass.WHITE_MATTER_LESIONS, Region.WHITE_MATTER, g).lesions[3].sum())
+
+    assert fluid(grade) > fluid(grade - 1) * 1.05
+    assert lesions(grade) > lesions(grade - 1) * 1.3
+
+
+def test_native_scan_keeps_every_voxel_in_its_place() -> None:
+    """The same head stored with other axes, flips and tilt shows the same signal at the same world points."""
+    head = load_anatomy()
+    blueprint = draw_blueprint(31, head, [wish(FindingClass.HEMATOMA, Side.LEFT, Region.OCCIPITAL, 28.0)])
+    turned = Sampling((2.0, 2.0, 2.0), (2, 0, 1), (True, False, True), np.eye(3), (1, 1, 1))
+    one, affine_one = render_native(blueprint, head, PLAIN)
+    two, affine_two = render_native(blueprint, head, turned)
+    rng = np.random.default_rng(0)
+    index = np.stack([rng.integers(n, size=500) for n in one.shape], axis=1)
+    world = index @ affine_one[:3, :3].T + affine_one[:3, 3]
+    other = np.round((world - affine_two[:3, 3]) @ np.linalg.inv(affine_two[:3, :3]).T).astype(int)
+    assert np.allclose(one[tuple(index.T)], two[tuple(other.T)])
+    assert np.linalg.det(affine_one[:3, :3]) > 0 and affine_one.shape == (4, 4)
+
+
+def test_a_finding_that_has_no_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="no room for mass"):
+        paint_case(1, findings=[wish(FindingClass.MASS, Side.LEFT, Region.THALAMUS, 45.0)])

@@ -1,0 +1,124 @@
+"""The whole road in one call: what is written, where it came from, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import neuroflamingo
+from neuroflamingo.opened import OpenedModel, open_model
+from neuroflamingo.pipeline import write_report
+from neuroflamingo.provenance import sha256_of
+from neuroflamingo.report.model import Report
+from neuroflamingo_preprocessing import read_scan
+from neuroflamingo_preprocessing.errors import UsageError
+
+pytestmark = pytest.mark.usefixtures("aligned")
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_model: Path) -> OpenedModel:
+    return open_model(tiny_model, device="cpu")
+
+
+@pytest.fixture
+def report(opened: OpenedModel, head_file: Path) -> Report:
+    return write_report(head_file, model=opened)
+
+
+def test_a_scan_becomes_a_report(report: Report, written_report: str) -> None:
+    assert report.text == written_report
+    assert report.title == "sub-01_T1w"
+    assert [(finding.kind, finding.side, finding.size_mm) for finding in report.findings] == [
+        ("chronic infarct", "left", 24.0)
+    ]
+    assert report.parse.coverage == 1.0 and not report.parse.contradictions
+    shown = [statement for statement in report.statements if statement.evidence]
+    assert len(shown) == 1 and report.text[shown[0].start : shown[0].end] == shown[0].text
+    assert {picture.kind for picture in report.pictures} == {"seen", "look", "alignment"}
+    assert report.to_html().count("<img ") == len(report.pictures) == 18 + 3 + 3
+
+
+def test_provenance_is_complete_and_true(report: Report, head_file: Path, tiny_model: Path) -> None:
+    provenance = report.provenance
+    (scan,) = provenance.inputs
+    assert scan.sha256 == sha256_of(head_file) and scan.name == "sub-01_T1w.nii.gz"
+    assert scan.header["orientation"] == "LPS" and scan.spacing_mm == (2.0, 2.0, 2.0)
+    assert provenance.model.files["model.safetensors"] == sha256_of(tiny_model / "model.safetensors")
+    assert provenance.model.encoder == "tiny-t1w-cnn"
+    assert provenance.generation.strategy == "greedy" and provenance.generation.stopped == "end of report"
+    assert [step.name for step in report.geometry] == ["reorientation", "affine alignment", "resampling"]
+    assert {"read", "prepare", "encode and generate", "trace and draw"} <= set(provenance.timing)
+    assert str(head_file.parent) not in report.to_json()
+    assert {flag.name.split(":")[0] for flag in provenance.qc} >= {"alignment", "findings and impression agree"}
+    jsonschema.validate(
+        json.loads(report.to_json()), json.loads((files("neuroflamingo.report") / "report.schema.json").read_text())
+    )
+
+
+def test_the_same_call_gives_the_same_report(report: Report, opened: OpenedModel, head_file: Path) -> None:
+    again = write_report(head_file, model=opened)
+    vary = {"provenance", "methods"}
+    assert again.model_dump(exclude=vary) == report.model_dump(exclude=vary)
+    assert [picture.data for picture in again.pictures] == [picture.data for picture in report.pictures]
+
+
+def test_several_scans_and_examples_in_one_prompt(opened: OpenedModel, head_file: Path, written_report: str) -> None:
+    scan = read_scan(head_file)
+    report = write_report(
+        [scan, scan], model=opened, prompt="<image><image>", examples=[(scan, written_report)], pictures=False
+    )
+    roles = [record.role for record in report.provenance.inputs]
+    assert roles == ["scan", "scan", "example scan", "example report"]
+    assert report.provenance.generation.examples == 1
+    assert {step.scan for step in report.geometry} == {0, 1, 2}
+    assert all(statement.evidence is None or statement.evidence.scan < 2 for statement in report.statements)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "scans"), [("no scan here", 1), ("<image><image>", 1), ("<image>", 2), ("", 1), ("<image>", 0)]
+)
+def test_wrong_number_of_image_tokens_is_refused_before_any_work(prompt: str, scans: int) -> None:
+    with pytest.raises(UsageError, match="<image>") as caught:
+        write_report(["never-read.nii.gz"] * scans, model="never-loaded", prompt=prompt)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["", "  ", "a <image> b", "a<|endofchunk|>"])
+def test_examples_that_would_break_the_prompt_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="example"):
+        write_report("never-read.nii.gz", model="never-loaded", examples=[("x.nii.gz", text)])
+
+
+def test_a_cut_text_is_said_to_be_cut(opened: OpenedModel, head_file: Path) -> None:
+    report = write_report(head_file, model=opened, max_new_tokens=5, pictures=False)
+    assert report.provenance.generation.stopped == "token limit"
+    assert report.provenance.generation.new_tokens == 5
+    assert any("token limit" in warning for warning in report.warnings)
+
+
+def test_sampling_follows_the_seed_and_leaves_the_global_state_alone(opened: OpenedModel, head_file: Path) -> None:
+    import torch
+
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    texts = [
+        write_report(head_file, model=opened, temperature=5.0, seed=seed, max_new_tokens=20, pictures=False).text
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_stages_are_told(opened: OpenedModel, head_file: Path) -> None:
+    stages: list[str] = []
+    write_report(head_file, model=opened, progress=stages.append, pictures=False)
+    assert stages == ["reading", "aligning", "writing", "tracing and drawing"]
+
+
+def test_public_names() -> None:
+    assert neuroflamingo.write_report is write_report and neuroflamingo.Report is Report
