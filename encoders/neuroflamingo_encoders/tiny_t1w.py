@@ -1,8 +1,9 @@
-"""The embedded model's encoder: 3D convolutions that look at a head's difference from the template and from its mirror.
+"""The embedded model's encoder: 3D convolutions that look at how a head differs from the template and from its mirror.
 
-Own design. Two inputs made inside carry most of the signal: the residual to the template, and that residual minus
-its left-right mirror image (the template is symmetric). Three convolution stages (6, 12 and 24 mm) end in one token
-per 24 mm cell of the brain and six summary tokens; two attention layers let tokens compare notes.
+Own design. Three inputs made inside carry most of the signal: the residual to the template, that residual minus its
+left-right mirror image (the template is symmetric), and the standard score, which says how unusual a voxel is among
+heads at that place. Three convolution stages (6, 12 and 24 mm) end in one token per 24 mm cell of the brain and ten
+summary tokens, each pooled from cells by its own learnt map; two attention layers let tokens compare notes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,9 +25,14 @@ CELL = 8
 CELLS = (GRID_SHAPE[0] // CELL, GRID_SHAPE[1] // CELL, GRID_SHAPE[2] // CELL)
 BRAIN_CELLS = 202
 """Cells with more than 6 % brain."""
-SUMMARIES = 6
-"""Summary tokens: white matter, ventricles, then one for each lobe's volume."""
 FOCAL_CLASSES, REGIONS, SIDES, GRADES, LOBES = 3, 9, 3, 4, 4
+SUMMARIES = 2 + 2 * LOBES
+"""Summary tokens: white matter, ventricles, then the volume of each lobe's left and right."""
+CHANNELS = 4
+WIDTH6, WIDTH12 = 32, 80
+LEAST_SPREAD = 0.04
+FARTHEST_SCORE = 4.0
+"""Standard scores are cut off here, so that a bright artefact is no more than unusual."""
 
 
 class Block(nn.Module):
@@ -46,6 +52,17 @@ class Block(nn.Module):
 def _down(before: int, after: int, stride: int) -> nn.Sequential:
     conv = nn.Conv3d(before, after, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm3d(after), nn.ReLU())
+
+
+class _Place(nn.Module):
+    """Adds what is usual at each 12 mm cell of the grid."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.usual = nn.Parameter(torch.zeros(1, width, *(n // 4 for n in GRID_SHAPE)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.usual
 
 
 class Attention(nn.Module):
@@ -77,6 +94,7 @@ class Readout(NamedTuple):
         white_matter, ventricles: logits of grade 0 to 3, `[scan, 4]`.
         atrophy: logits of left, right per lobe, `[scan, 4, 2]`.
         occupancy: logits of lesion in 12 mm cells: three focal classes and white matter, `[scan, 4, 14, 16, 14]`.
+        fine_occupancy: the same in 6 mm cells, `[scan, 4, 28, 32, 28]`.
     """
 
     presence: Tensor
@@ -88,10 +106,11 @@ class Readout(NamedTuple):
     ventricles: Tensor
     atrophy: Tensor
     occupancy: Tensor
+    fine_occupancy: Tensor
 
 
 class TinyT1wEncoder(BrainEncoder):
-    """See the module. Tokens are `[batch, scan, cells + 6, 192]`; summary tokens come last and have no position.
+    """See the module. Tokens are `[batch, scan, cells + 10, 192]`; summary tokens come last and have no position.
 
     Args:
         card: the only one by default.
@@ -100,26 +119,45 @@ class TinyT1wEncoder(BrainEncoder):
     def __init__(self, card: EncoderCard = CARD) -> None:
         super().__init__(card)
         width = card.output.width
-        self.stage6 = nn.Sequential(_down(24, 40, 1), Block(40))
-        self.stage12 = nn.Sequential(_down(40, 96, 2), Block(96), Block(96))
-        self.stage24 = nn.Sequential(_down(96, width, 2), Block(width))
-        self.detail = nn.Linear(96, width)
+        self.stage6 = nn.Sequential(_down(8 * CHANNELS, WIDTH6, 1), _down(WIDTH6, WIDTH6, 1))
+        self.stage12 = nn.Sequential(_down(WIDTH6, WIDTH12, 2), _Place(WIDTH12), Block(WIDTH12), Block(WIDTH12))
+        self.stage24 = nn.Sequential(_down(WIDTH12, width, 2), Block(width))
+        self.detail = nn.Linear(WIDTH12, width)
         self.place = nn.Parameter(torch.randn(CELLS[0] * CELLS[1] * CELLS[2], width) * 0.02)
         self.summaries = nn.Parameter(torch.randn(SUMMARIES, width) * 0.02)
+        self.pooling = nn.Parameter(torch.zeros(SUMMARIES, BRAIN_CELLS))
         self.attention = nn.ModuleList([Attention(width, 6) for _ in range(2)])
         self.norm = nn.LayerNorm(width)
         self.focal_head = nn.Linear(width, FOCAL_CLASSES * (1 + 1 + 3 + REGIONS + SIDES))
         self.grade_heads = nn.ModuleList([nn.Linear(width, GRADES) for _ in range(2)])
-        self.lobe_head = nn.Linear(width, 2)
-        self.occupancy_head = nn.Conv3d(96, 4, 1)
-        nn.init.constant_(self.occupancy_head.bias, -3.0)  # type: ignore[arg-type]
+        self.lobe_head = nn.Linear(width, 1)
+        self.occupancy_head, self.fine_occupancy_head = nn.Conv3d(WIDTH12, 4, 1), nn.Conv3d(WIDTH6, 4, 1)
+        for head in (self.occupancy_head, self.fine_occupancy_head):
+            nn.init.constant_(head.bias, -3.0)  # type: ignore[arg-type]
         template, cells, centres = _template_tensors()
         self.register_buffer("template", template)
+        self.register_buffer("typical", template.clone())
+        self.register_buffer("spread", torch.ones_like(template))
         self.register_buffer("cells", cells)
         self.register_buffer("centres", centres)
         self.template: Tensor
+        self.typical: Tensor
+        self.spread: Tensor
         self.cells: Tensor
         self.centres: Tensor
+
+    @torch.no_grad()
+    def learn_typical(self, heads: Float[Tensor, "head x y z"]) -> None:
+        """Set what is typical at each place: median of heads and 1.4826 times their median absolute deviation.
+
+        Both are made symmetric, so that a head and its mirror image are judged alike. Lesions in some heads do no
+        harm, medians pass over them.
+        """
+        both = [heads.median(0).values]
+        both.append(1.4826 * (heads - both[0]).abs_().median(0).values)
+        typical, spread = ((part + part.flip(0)) / 2 for part in both)
+        self.typical.copy_(typical)
+        self.spread.copy_(spread.clamp(min=LEAST_SPREAD))
 
     def forward(self, x: Float[Tensor, "batch scan channel x y z"]) -> EncoderOutput:
         """Prepared heads to tokens.
@@ -128,23 +166,23 @@ class TinyT1wEncoder(BrainEncoder):
             x: `[batch, scan, 1, 56, 64, 56]`, as `match_to_template` leaves them.
         """
         batch = x.shape[0]
-        tokens, _ = self._tokens(rearrange(x, "b s c x y z -> (b s) c x y z"))
+        tokens, _, _ = self._tokens(rearrange(x, "b s c x y z -> (b s) c x y z"))
         places = torch.full((SUMMARIES, 3), float("nan"), device=x.device)
         positions = torch.cat([self.centres.to(x.device), places])
         return EncoderOutput(rearrange(tokens, "(b s) t w -> b s t w", b=batch), None, positions)
 
     def read(self, x: Float[Tensor, "scan channel x y z"]) -> Readout:
         """Direct readout by linear heads on the tokens: what the report should be able to say."""
-        tokens, middle = self._tokens(x)
-        return self.read_tokens(tokens, self.occupancy_head(middle))
+        tokens, middle, fine = self._tokens(x)
+        return self.read_tokens(tokens, self.occupancy_head(middle), self.fine_occupancy_head(fine))
 
-    def read_tokens(self, tokens: Float[Tensor, "scan token width"], occupancy: Tensor) -> Readout:
+    def read_tokens(self, tokens: Float[Tensor, "scan token width"], occupancy: Tensor, fine: Tensor) -> Readout:
         cells = len(self.cells)
         focal = rearrange(self.focal_head(tokens[:, :cells]), "s c (k f) -> s c k f", k=FOCAL_CLASSES)
         presence, size, offset, region, side = focal.split((1, 1, 3, REGIONS, SIDES), dim=-1)
         summary = tokens[:, cells:]
         white_matter, ventricles = (head(summary[:, i]) for i, head in enumerate(self.grade_heads))
-        atrophy = self.lobe_head(summary[:, 2:])
+        atrophy = rearrange(self.lobe_head(summary[:, 2:]), "s (lobe side) 1 -> s lobe side", side=2)
         return Readout(
             presence[..., 0] - 3.0,
             size[..., 0] + 3.0,
@@ -155,23 +193,30 @@ class TinyT1wEncoder(BrainEncoder):
             ventricles,
             atrophy,
             occupancy,
+            fine,
         )
 
-    def _tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens `[scan, cells + 6, width]` and the 12 mm features."""
-        head = x[:, 0]
-        inside = (self.template > 0).to(x.dtype)
-        residual = (head - self.template.to(x.dtype)) * inside * 3.0
-        channels = torch.stack([(head - 0.6) * inside, residual, residual - residual.flip(1)], dim=1)
-        patches = rearrange(channels, "s c (x a) (y b) (z d) -> s (c a b d) x y z", a=2, b=2, d=2)
-        middle = self.stage12(self.stage6(patches.contiguous(memory_format=torch.channels_last_3d)))
+    def _channels(self, head: Tensor) -> Tensor:
+        """The head, its residual to the template, that minus its mirror image, and its standard score."""
+        inside = (self.template > 0).to(head.dtype)
+        template, typical, spread = (part.to(head.dtype) for part in (self.template, self.typical, self.spread))
+        residual = (head - template) * inside * 3.0
+        score = ((head - typical) / spread).clamp(-FARTHEST_SCORE, FARTHEST_SCORE) * inside * 0.5
+        return torch.stack([(head - 0.6) * inside, residual, residual - residual.flip(1), score], dim=1)
+
+    def _tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens `[scan, cells + 10, width]`, the 12 mm and the 6 mm features."""
+        patches = rearrange(self._channels(x[:, 0]), "s c (x a) (y b) (z d) -> s (c a b d) x y z", a=2, b=2, d=2)
+        fine = self.stage6(patches.contiguous(memory_format=torch.channels_last_3d))
+        middle = self.stage12(fine)
         coarse = rearrange(self.stage24(middle), "s w x y z -> s (x y z) w")[:, self.cells]
         detail = rearrange(F.max_pool3d(middle, 2), "s w x y z -> s (x y z) w")[:, self.cells]
         tokens = coarse + self.detail(detail) + self.place[self.cells]
-        tokens = torch.cat([tokens, repeat(self.summaries, "t w -> s t w", s=len(x)).to(tokens.dtype)], dim=1)
+        summaries = self.summaries + self.pooling.softmax(1).to(tokens.dtype) @ tokens
+        tokens = torch.cat([tokens, summaries.to(tokens.dtype)], dim=1)
         for layer in self.attention:
             tokens = layer(tokens)
-        return self.norm(tokens), middle
+        return self.norm(tokens), middle, fine
 
 
 def _template_tensors() -> tuple[Tensor, Tensor, Tensor]:

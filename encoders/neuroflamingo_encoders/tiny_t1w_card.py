@@ -25,7 +25,7 @@ SCAN = ScanSpec(
 
 CARD = EncoderCard(
     name="tiny-t1w-cnn",
-    version="1",
+    version="2",
     summary="3D convolutions on a 3 mm T1-weighted head in MNI space; the embedded model's encoder",
     implementation="neuroflamingo_encoders.tiny_t1w:TinyT1wEncoder",
     scan=SCAN,
@@ -34,13 +34,13 @@ CARD = EncoderCard(
         Demand(what="skull stripping", level="done_here", note="by the template's brain mask, after alignment"),
         Demand(what="bias field correction", level="done_here", note="by the polynomial of match_to_template"),
     ),
-    # 202 of the 392 cells of 24 mm (those that hold brain; the module's positions say which), then six summary tokens.
+    # 202 of the 392 cells of 24 mm (those that hold brain; the module's positions say which), then ten summary tokens.
     output=OutputSpec(
         width=192,
-        tokens=208,
+        tokens=212,
         order=("x", "y", "z", "summary"),
         grid=TokenGrid(shape=(7, 8, 7), spacing_mm=(24.0, 24.0, 24.0), origin_mm=(-72.0, -102.0, -66.0)),
     ),
     weights=Weights(source="embedded", licence="Apache-2.0", commercial=True, redistribution=True, derivatives=True),
-    cost=Cost(parameters=4_403_633),
+    cost=Cost(parameters=4_175_176),
 )

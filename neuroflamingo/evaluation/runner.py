@@ -218,7 +218,7 @@ def _readout(model: NeuroFlamingo, encoded: EncodedCases) -> Scores | None:
     if not isinstance(model.encoder, TinyT1wEncoder) or stored is None:
         return None
     empty = torch.zeros(len(encoded.truth))
-    readout = model.encoder.cpu().read_tokens(encoded.plain[:, 0], empty)
+    readout = model.encoder.cpu().read_tokens(encoded.plain[:, 0], empty, empty)
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     thresholds = Thresholds(**values)
     return score_findings(encoded.truth, decode(readout, model.encoder.centres.cpu(), thresholds))

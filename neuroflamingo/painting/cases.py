@@ -26,6 +26,8 @@ from neuroflamingo.painting.lesions import BORDER_LATTICE, Lesion, measure
 
 NORMAL_SHARE = 0.34
 FOCAL_COUNTS = {0: 0.22, 1: 0.44, 2: 0.24, 3: 0.10}
+CROWDED_COUNTS = {2: 0.3, 3: 0.35, 4: 0.35}
+CROWDED_DIFFUSE = 0.35
 DIFFUSE_SHARE = {FindingClass.WHITE_MATTER_LESIONS: 0.28, FindingClass.VENTRICULAR_ENLARGEMENT: 0.24}
 ATROPHY_SHARE = 0.22
 SIZE_MM = (8.0, 45.0)
@@ -216,20 +218,25 @@ def _draw_focal_wish(rng: np.random.Generator) -> Finding:
     return Finding(kind=kind, side=side, region=region, size_mm=size)
 
 
-def draw_wishes(rng: np.random.Generator) -> list[Finding]:
-    """Findings a case should show: 34 % of cases none, otherwise 0 to 3 focal ones and the diffuse ones."""
-    if rng.random() < NORMAL_SHARE:
+def draw_wishes(rng: np.random.Generator, crowded: bool = False) -> list[Finding]:
+    """Findings a case should show: 34 % of cases none, otherwise 0 to 3 focal ones and the diffuse ones.
+
+    Args:
+        crowded: 2 to 4 focal findings and each diffuse one in 35 %, for teaching an encoder, never for testing.
+    """
+    if not crowded and rng.random() < NORMAL_SHARE:
         return []
     wishes: list[Finding] = []
+    counts = CROWDED_COUNTS if crowded else FOCAL_COUNTS
     while not wishes:
-        count = int(rng.choice(list(FOCAL_COUNTS), p=list(FOCAL_COUNTS.values())))
+        count = int(rng.choice(list(counts), p=list(counts.values())))
         wishes = [_draw_focal_wish(rng) for _ in range(count)]
         for kind, share in DIFFUSE_SHARE.items():
-            if rng.random() < share:
+            if rng.random() < (CROWDED_DIFFUSE if crowded else share):
                 region = Region.WHITE_MATTER if kind is FindingClass.WHITE_MATTER_LESIONS else Region.VENTRICLES
                 grade = int(rng.integers(1, 4))
                 wishes.append(Finding(kind=kind, side=Side.BILATERAL, region=region, grade=grade))
-        if rng.random() < ATROPHY_SHARE:
+        if rng.random() < (CROWDED_DIFFUSE if crowded else ATROPHY_SHARE):
             side = (Side.LEFT, Side.RIGHT, Side.BILATERAL)[rng.integers(3)]
             wishes.append(Finding(kind=FindingClass.ATROPHY, side=side, region=LOBES[rng.integers(4)]))
     return wishes
@@ -263,7 +270,9 @@ def _draw_atrophy(rng: np.random.Generator, findings: list[Finding]) -> dict[int
     }
 
 
-def draw_blueprint(seed: int, anatomy: Anatomy, wishes: list[Finding] | None = None) -> Blueprint:
+def draw_blueprint(
+    seed: int, anatomy: Anatomy, wishes: list[Finding] | None = None, crowded: bool = False
+) -> Blueprint:
     """Draw a whole case; `wishes` fixes the findings (place, side and size are then as asked, or it fails).
 
     Raises:
@@ -271,7 +280,7 @@ def draw_blueprint(seed: int, anatomy: Anatomy, wishes: list[Finding] | None = N
     """
     rng = np.random.default_rng(seed)
     asked = wishes is not None
-    wishes = draw_wishes(rng) if wishes is None else list(wishes)
+    wishes = draw_wishes(rng, crowded) if wishes is None else list(wishes)
     to_head = draw_pose(rng)
     lesions, painted = _place(rng, anatomy, to_head, [w for w in wishes if w.kind in FOCAL], asked)
     diffuse = [w for w in wishes if w.kind not in FOCAL]

@@ -11,14 +11,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, LOBES, Finding, FindingClass, Side
-from neuroflamingo.training.loop import run_stage
+from neuroflamingo.training.loop import finished, run_stage
 from neuroflamingo.training.pool import CasePool
+from neuroflamingo.training.precision import autocast
 from neuroflamingo.training.readout import CELL_MM, SIDES, Thresholds, choose_thresholds, decode
 from neuroflamingo.training.settings import EncoderSettings
 from neuroflamingo_encoders.tiny_t1w import Readout, TinyT1wEncoder
 
 HEAT_SIGMA_MM = 9.0
 NEAR_MM = 22.0
+TYPICAL_HEADS = 256
+"""Heads of the pool from which the encoder learns what is typical at each place."""
 MIRRORED = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
 
 
@@ -36,7 +39,7 @@ class Targets:
     white_matter: Tensor
     ventricles: Tensor
     atrophy: Tensor
-    occupancy: Tensor
+    fine_occupancy: Tensor
 
     def to(self, device: str) -> Targets:
         return Targets(**{name: value.to(device) for name, value in vars(self).items()})
@@ -47,8 +50,8 @@ def mirror(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return tuple(f.model_copy(update={"side": MIRRORED.get(f.side, f.side)}) for f in findings)  # type: ignore[arg-type]
 
 
-def build_targets(cases: list[tuple[tuple[Finding, ...], np.ndarray]], occupancy: Tensor, centres: Tensor) -> Targets:
-    """Targets from findings and lesion centres (grid mm) for cells at `centres` `[cell, 3]`."""
+def build_targets(cases: list[tuple[tuple[Finding, ...], np.ndarray]], fine: Tensor, centres: Tensor) -> Targets:
+    """Targets from findings, lesion centres (grid mm) and 6 mm occupancy for cells at `centres` `[cell, 3]`."""
     n, cells = len(cases), len(centres)
     shape = (n, cells, len(FOCAL))
     t = Targets(
@@ -62,7 +65,7 @@ def build_targets(cases: list[tuple[tuple[Finding, ...], np.ndarray]], occupancy
         torch.zeros(n, dtype=torch.long),
         torch.zeros(n, dtype=torch.long),
         torch.zeros(n, len(LOBES), 2),
-        occupancy,
+        fine,
     )
     for i, (findings, places) in enumerate(cases):
         focal = [f for f in findings if f.kind in FOCAL]
@@ -109,9 +112,7 @@ def dense_loss(readout: Readout, t: Targets) -> tuple[Tensor, dict[str, float]]:
     sides = F.cross_entropy(readout.side.float().flatten(0, 2), t.side.flatten(), reduction="none")
     sized = F.smooth_l1_loss(readout.size.float(), t.size, beta=0.1, reduction="none")
     moved = F.smooth_l1_loss(readout.offset.float(), t.offset, beta=0.2, reduction="none").sum(-1)
-    occupied = F.binary_cross_entropy_with_logits(
-        readout.occupancy.float(), t.occupancy, pos_weight=t.occupancy.new_tensor(4.0), reduction="none"
-    )
+    coarse_occupancy = F.avg_pool3d(t.fine_occupancy, 2)
     parts = {
         "presence": (hit.sum() + miss.sum()) / count,
         "size": 2.0 * (sized * weight).sum(),
@@ -120,11 +121,16 @@ def dense_loss(readout: Readout, t: Targets) -> tuple[Tensor, dict[str, float]]:
         "side": 0.3 * (sides * weight.flatten()).sum(),
         "white": 0.5 * F.cross_entropy(readout.white_matter.float(), t.white_matter),
         "ventricle": 0.5 * F.cross_entropy(readout.ventricles.float(), t.ventricles),
-        "atrophy": 4.0 * F.binary_cross_entropy_with_logits(readout.atrophy.float(), t.atrophy),
-        "occupancy": 8.0 * occupied.mean(),
+        "atrophy": 6.0 * F.binary_cross_entropy_with_logits(readout.atrophy.float(), t.atrophy),
+        "occupancy": 8.0 * _occupied(readout.occupancy, coarse_occupancy),
+        "fine": 8.0 * _occupied(readout.fine_occupancy, t.fine_occupancy),
     }
     total = torch.stack(list(parts.values())).sum()
     return total, {name: float(value.detach()) for name, value in parts.items()}
+
+
+def _occupied(logits: Tensor, share: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits.float(), share, pos_weight=share.new_tensor(4.0))
 
 
 def draw_batch(pool: CasePool, settings: EncoderSettings, seed: int, step: int):
@@ -153,11 +159,12 @@ def read_pool(encoder: TinyT1wEncoder, pool: CasePool, batch: int = 16) -> Reado
     """The encoder's readout of every case of a pool (no occupancy)."""
     parts = []
     device = encoder.template.device
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    with torch.no_grad(), autocast(device):
         for first in range(0, len(pool), batch):
             pool.wait(min(first + batch, len(pool)))
             x = torch.from_numpy(np.asarray(pool.volumes[first : first + batch], np.float32))[:, None]
-            parts.append(encoder.read(x.to(device))._replace(occupancy=torch.zeros(len(x))))
+            empty = torch.zeros(len(x))
+            parts.append(encoder.read(x.to(device))._replace(occupancy=empty, fine_occupancy=empty))
     return Readout(*(torch.cat(columns).float().cpu() for columns in zip(*parts, strict=True)))
 
 
@@ -180,6 +187,9 @@ def train_encoder(
     torch.manual_seed(seed)
     encoder = TinyT1wEncoder().to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     centres = encoder.centres.cpu()
+    if not finished(folder):
+        pool.wait(TYPICAL_HEADS)
+        encoder.learn_typical(torch.from_numpy(np.asarray(pool.volumes[:TYPICAL_HEADS], np.float32)).to(device))
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         x, cases, occupancy = draw_batch(pool, settings, seed, step)

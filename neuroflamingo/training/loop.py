@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from neuroflamingo.training.precision import autocast
 from neuroflamingo.training.progress import StageProgress
 from neuroflamingo.training.settings import LoopSettings
 from neuroflamingo_preprocessing.atomic import write_text_atomic
@@ -65,7 +66,7 @@ def run_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     best_path, state_path, done_path = (folder / n for n in ("best.safetensors", "state.safetensors", "done.json"))
-    if done_path.exists():
+    if finished(folder):
         module.load_state_dict(load_file(best_path))
         return json.loads(done_path.read_text())
     optimizer = _optimizer(module, settings, decay_of)
@@ -93,6 +94,11 @@ def run_stage(
     write_text_atomic(done_path, json.dumps(best), overwrite=True)
     state_path.unlink()
     return best
+
+
+def finished(folder: Path) -> bool:
+    """Whether the stage in this folder has ended."""
+    return (folder / "done.json").exists()
 
 
 def _keep_best(
@@ -123,8 +129,7 @@ def _step(step: int, module: nn.Module, optimizer: Any, settings: LoopSettings, 
     for group in optimizer.param_groups:
         group["lr"] = settings.learning_rate * _schedule(step, settings)
     module.train()
-    device = next(module.parameters()).device.type
-    with torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bf16"):
+    with autocast(next(module.parameters()).device, settings.precision):
         loss, figures = loss_of(step)
     if not torch.isfinite(loss):
         raise NeuroFlamingoError(

@@ -17,7 +17,7 @@ from neuroflamingo.findings.schema import Finding
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.template import GRID_SHAPE
 
-OCCUPANCY_SHAPE = (4, *(n // 4 for n in GRID_SHAPE))
+OCCUPANCY_SHAPE = (4, *(n // 2 for n in GRID_SHAPE))
 WAIT_S = 0.2
 
 
@@ -39,11 +39,17 @@ class PoolCase:
 class CasePool:
     """`count` cases with seeds from `first_seed` on; a killed run goes on where it stopped.
 
-    Volumes are float16 `[count, 56, 64, 56]`, occupancy of 12 mm cells by lesions is uint8 `[count, 4, 14, 16, 14]`.
+    Volumes are float16 `[count, 56, 64, 56]`, occupancy of 6 mm cells by lesions is uint8 `[count, 4, 28, 32, 28]`.
+
+    Args:
+        crowded: share of cases with many findings (`draw_wishes`); which ones depends on their seeds only.
     """
 
-    def __init__(self, folder: Path, first_seed: int, count: int, anatomy: str = "icbm2009a") -> None:
+    def __init__(
+        self, folder: Path, first_seed: int, count: int, anatomy: str = "icbm2009a", crowded: float = 0.0
+    ) -> None:
         self.folder, self.first_seed, self.count, self.anatomy = folder, first_seed, count, anatomy
+        self.crowded = crowded
         folder.mkdir(parents=True, exist_ok=True)
         self.volumes = self._map("volumes.f16", np.float16, GRID_SHAPE)
         self.occupancy = self._map("occupancy.u8", np.uint8, OCCUPANCY_SHAPE)
@@ -60,12 +66,9 @@ class CasePool:
                 os.truncate(file.fileno(), size)
         return np.memmap(path, dtype=dtype, mode="r+", shape=(self.count, *shape))
 
-    def start(self, nice: int = 5) -> CasePool:
+    def start(self) -> CasePool:
         """Paint what is missing in one background process."""
-        if self.done() < self.count:
-            arguments = (self.folder, self.first_seed, self.count, self.anatomy, nice)
-            self._painter = get_context("spawn").Process(target=_paint_all, args=arguments, daemon=True)
-            self._painter.start()
+        paint_in_background(self)
         return self
 
     def done(self) -> int:
@@ -103,32 +106,52 @@ class CasePool:
         return self.count
 
 
+def paint_in_background(*pools: CasePool) -> None:
+    """Paint what is missing in these pools, one after the other, in one background process."""
+    missing = [pool for pool in pools if pool.done() < pool.count]
+    if not missing:
+        return
+    arguments = [(p.folder, p.first_seed, p.count, p.anatomy, p.crowded) for p in missing]
+    painter = get_context("spawn").Process(target=_paint_all, args=(arguments,), daemon=True)
+    painter.start()
+    for pool in missing:
+        pool._painter = painter
+
+
 def _case(record: dict) -> PoolCase:
     findings = tuple(Finding.model_validate(f) for f in record["findings"])
     return PoolCase(record["seed"], findings, np.asarray(record["centres"], dtype=np.float32).reshape(-1, 3))
 
 
-def _paint_all(folder: Path, first_seed: int, count: int, anatomy_name: str, nice: int) -> None:
-    """The background painter: voxels first, then the line of truth."""
+def _paint_all(pools: list[tuple]) -> None:
+    """The background painter; it ends with the process that started it."""
     import torch
 
+    torch.set_num_threads(1)
+    parent = os.getppid()
+    for arguments in pools:
+        _paint_pool(CasePool(*arguments), parent)
+
+
+def _paint_pool(pool: CasePool, parent: int) -> None:
+    """Voxels first, then the line of truth."""
     from neuroflamingo.painting.anatomy import load_anatomy
     from neuroflamingo.painting.cases import draw_blueprint
     from neuroflamingo.painting.rendering import render_on_model_grid
 
-    os.nice(nice)
-    torch.set_num_threads(1)
-    pool, anatomy, parent = CasePool(folder, first_seed, count, anatomy_name), load_anatomy(anatomy_name), os.getppid()
-    with (folder / "truth.jsonl").open("r+b" if (folder / "truth.jsonl").exists() else "w+b") as file:
+    anatomy, path = load_anatomy(pool.anatomy), pool.folder / "truth.jsonl"
+    with path.open("r+b" if path.exists() else "w+b") as file:
         file.truncate(0 if not pool.done() else pool._read_bytes)
         file.seek(0, os.SEEK_END)
-        for index in range(pool.done(), count):
+        for index in range(pool.done(), pool.count):
             if os.getppid() != parent:
                 return
-            blueprint = draw_blueprint(first_seed + index, anatomy)
+            seed = pool.first_seed + index
+            crowded = np.random.default_rng([seed, 9]).random() < pool.crowded
+            blueprint = draw_blueprint(seed, anatomy, crowded=bool(crowded))
             case = render_on_model_grid(blueprint, anatomy)
             pool.volumes[index] = case.volume
-            blocks = case.lesions.reshape(4, *(n for size in OCCUPANCY_SHAPE[1:] for n in (size, 4)))
+            blocks = case.lesions.reshape(4, *(n for size in OCCUPANCY_SHAPE[1:] for n in (size, 2)))
             pool.occupancy[index] = np.round(255 * blocks.mean(axis=(2, 4, 6)).clip(0, 1))
             record = {
                 "seed": blueprint.seed,

@@ -17,7 +17,7 @@ from neuroflamingo.processing import NeuroFlamingoProcessor
 from neuroflamingo.training.bridge_stage import assemble_bridge, train_bridge
 from neuroflamingo.training.encoder_stage import train_encoder
 from neuroflamingo.training.language_stage import train_language_model
-from neuroflamingo.training.pool import CasePool
+from neuroflamingo.training.pool import CasePool, paint_in_background
 from neuroflamingo.training.readout import Thresholds
 from neuroflamingo.training.settings import TrainSettings, load_settings
 from neuroflamingo.training.token_cache import TokenCache, weights_digest
@@ -50,25 +50,25 @@ def train(
         shutil.rmtree(root)
     _own(root, settings)
 
-    def pool(purpose: str) -> CasePool:
-        return CasePool(root / "pools" / purpose, *getattr(settings.paint, purpose))
+    def pool(purpose: str, crowded: float = 0.0) -> CasePool:
+        return CasePool(root / "pools" / purpose, *getattr(settings.paint, purpose), crowded=crowded)
 
     def say(line: str) -> None:
         if not quiet:
             print(line, file=sys.stderr, flush=True)
 
-    validation = pool("validation").start()
-    encoder_pool = pool("encoder").start()
-    encoder, thresholds, read = train_encoder(
-        root / "encoder", settings.encoder, encoder_pool, validation, settings.seed, device, quiet
-    )
-    say(f"encoder readout on validation cases: {_line(read)}")
+    validation, encoder_pool, bridge_pool = pool("validation"), pool("encoder", settings.encoder.crowded), pool("bridge")
+    paint_in_background(validation, encoder_pool, bridge_pool)
     language_model, tokenizer, said = train_language_model(
         root / "language", settings.language, settings.seed, device, quiet
     )
     say(f"language model: {_line(said)}")
+    encoder, thresholds, read = train_encoder(
+        root / "encoder", settings.encoder, encoder_pool, validation, settings.seed, device, quiet
+    )
+    say(f"encoder readout on validation cases: {_line(read)}")
     encoder.freeze()
-    cache = TokenCache(root / "tokens" / "bridge", pool("bridge").start(), encoder, quiet)
+    cache = TokenCache(root / "tokens" / "bridge", bridge_pool, encoder, quiet)
     held_out = TokenCache(root / "tokens" / "validation", validation, encoder, quiet)
     torch.manual_seed(settings.seed)
     model, processor = assemble_bridge(encoder, language_model, tokenizer, settings.bridge)

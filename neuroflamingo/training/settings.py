@@ -19,7 +19,7 @@ class Section(BaseModel):
 class PaintSettings(Section):
     """Which cases are painted: `[first seed, count]` for each purpose; the ranges must not overlap."""
 
-    encoder: tuple[int, int] = (1_000_000, 10_000)
+    encoder: tuple[int, int] = (1_000_000, 6_000)
     bridge: tuple[int, int] = (2_000_000, 5_000)
     validation: tuple[int, int] = (3_000_000, 400)
     test: tuple[int, int] = (4_000_000, 1_000)
@@ -36,14 +36,17 @@ class LoopSettings(Section):
     clip_norm: float = 1.0
     validate_every: int = 300
     save_every: int = 150
-    precision: str = Field(default="bf16", pattern="^(bf16|fp32)$")
+    precision: str = Field(default="auto", pattern="^(auto|bf16|fp32)$")
+    """`auto` is bf16 where the hardware computes in it, fp32 elsewhere."""
 
 
 class EncoderSettings(LoopSettings):
     """Dense supervision of the encoder; cases are drawn from a window of the pool that grows while it is painted."""
 
-    first_window: int = 2_500
+    first_window: int = 600
     window_growth: float = 3.0
+    crowded: float = 0.75
+    """Share of the encoder's cases with many findings, so that it sees more lesions a head; no other pool has any."""
     average: float = 0.998
     """Decay of the moving average of the weights, which is what is kept."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neuroflamingo.training.pool import CasePool
+from neuroflamingo.training.precision import autocast
 from neuroflamingo.training.progress import StageProgress
 from neuroflamingo_encoders.contract import BrainEncoder
 from neuroflamingo_preprocessing.atomic import write_text_atomic
@@ -64,7 +65,7 @@ class TokenCache:
                 self.pool.wait(last)
                 x = self._volumes(first, last)
                 for mirrored, volume in enumerate((x, x.flip(3))):
-                    with torch.autocast(self.device.type, torch.bfloat16):
+                    with autocast(self.device):
                         tokens = encoder(volume.to(self.device)).tokens[:, 0]
                     self.tokens[mirrored, first:last] = tokens.float().cpu().numpy()
                 progress.update(last, {"loss": 0.0})

@@ -64,7 +64,7 @@ def test_every_parameter_but_the_heads_gets_a_gradient_through_the_tokens(encode
     encoder.zero_grad()
     encoder(heads(1)).tokens.square().sum().backward()
     without = {n for n, p in encoder.named_parameters() if p.grad is None}
-    assert {n.split(".")[0] for n in without} == {"focal_head", "grade_heads", "lobe_head", "occupancy_head"}
+    assert {n.split(".")[0] for n in without} == {"focal_head", "grade_heads", "lobe_head", "occupancy_head", "fine_occupancy_head"}
 
 
 def test_other_shapes_are_refused(encoder: TinyT1wEncoder) -> None:

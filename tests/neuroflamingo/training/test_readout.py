@@ -14,7 +14,7 @@ from neuroflamingo_encoders.tiny_t1w import Readout, TinyT1wEncoder
 
 
 def perfect_readout(cases: list[tuple[tuple[Finding, ...], np.ndarray]], centres: torch.Tensor) -> Readout:
-    t = build_targets(cases, torch.zeros(len(cases), 4, 1, 1, 1), centres)
+    t = build_targets(cases, torch.zeros(len(cases), 4, 2, 2, 2), centres)
     one_hot = torch.nn.functional.one_hot
     return Readout(
         presence=20 * t.peak - 10,
@@ -25,7 +25,8 @@ def perfect_readout(cases: list[tuple[tuple[Finding, ...], np.ndarray]], centres
         white_matter=10.0 * one_hot(t.white_matter, 4),
         ventricles=10.0 * one_hot(t.ventricles, 4),
         atrophy=20 * t.atrophy - 10,
-        occupancy=t.occupancy,
+        occupancy=t.fine_occupancy,
+        fine_occupancy=t.fine_occupancy,
     )
 
 
