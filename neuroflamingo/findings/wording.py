@@ -30,6 +30,20 @@ class RenderedReport:
     spans: tuple[tuple[int, int], ...]
 
 
+class _Habit(Random):
+    """Chooses as one reporter does: the same words for the same statement, negatives joined."""
+
+    def __init__(self, style: int) -> None:
+        super().__init__(0)
+        self.style = style
+
+    def choice(self, seq):
+        return seq[self.style % len(seq)]
+
+    def random(self) -> float:
+        return 0.0
+
+
 class _Page:
     """Text under construction with the spans in it."""
 
@@ -165,17 +179,18 @@ def _impression(page: _Page, findings: Sequence[Finding], random: Random) -> Non
         page.sentence(random.choice(phrases.IMPRESSIONS["diffuse" if diffuse else "place"]), _fields(finding, random))
 
 
-def render_report(findings: Sequence[Finding], seed: int) -> RenderedReport:
+def render_report(findings: Sequence[Finding], seed: int, style: int | None = None) -> RenderedReport:
     """Write the report of a finding list.
 
     Args:
         findings: any number, in any order; sizes are written in whole millimetres, unsaid attributes left out.
         seed: chooses the wordings; the same findings and seed always give the same text.
+        style: number of a house style, in which the same statement is always worded alike; the seed is then unused.
 
     Returns:
         The ASCII text (three lines, one a section) and the character ranges that carry findings.
     """
-    random = Random(seed)
+    random = Random(seed) if style is None else _Habit(style)
     ordered = report_order(list(findings))
     page = _Page()
     page.add(f"TECHNIQUE: {random.choice(phrases.TECHNIQUES)}\nFINDINGS:")

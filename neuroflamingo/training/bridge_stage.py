@@ -46,6 +46,15 @@ def presence_targets(findings: tuple[Finding, ...]) -> Tensor:
     return out
 
 
+def jitter_sizes(findings: tuple[Finding, ...], scale_mm: float, rng: np.random.Generator) -> list[Finding]:
+    """The findings with normal noise on their diameters, which stay at least 5 mm."""
+    noise = rng.normal(0.0, scale_mm, len(findings))
+    return [
+        f if f.size_mm is None else f.model_copy(update={"size_mm": max(5.0, f.size_mm + n)})
+        for f, n in zip(findings, noise.tolist(), strict=True)
+    ]
+
+
 class Bridge(nn.Module):
     """The model in training with the auxiliary head, which is thrown away afterwards.
 
@@ -148,12 +157,13 @@ def train_bridge(
             mirror(cache.pool[i].findings) if flip else cache.pool[i].findings
             for i, flip in zip(chosen.tolist(), flips.tolist(), strict=True)
         ]
-        wordings = rng.integers(2**31, size=settings.batch).tolist()
         blank = rng.random(settings.batch) < BLANK_SHARE
         truths = [() if none else t for t, none in zip(truths, blank, strict=True)]
         reports = [
-            unreadable_report(w) if none else render_report(list(t), w)
-            for t, w, none in zip(truths, wordings, blank, strict=True)
+            unreadable_report(settings.style)
+            if none
+            else render_report(jitter_sizes(t, settings.size_jitter_mm, rng), 0, settings.style)
+            for t, none in zip(truths, blank, strict=True)
         ]
         tokens = cache[flips, chosen]
         tokens[torch.from_numpy(blank)] = cache.blank

@@ -19,8 +19,8 @@ class Section(BaseModel):
 class PaintSettings(Section):
     """Which cases are painted: `[first seed, count]` for each purpose; the ranges must not overlap."""
 
-    encoder: tuple[int, int] = (1_000_000, 6_000)
-    bridge: tuple[int, int] = (2_000_000, 5_000)
+    encoder: tuple[int, int] = (1_000_000, 4_000)
+    bridge: tuple[int, int] = (2_000_000, 4_000)
     validation: tuple[int, int] = (3_000_000, 400)
     test: tuple[int, int] = (4_000_000, 1_000)
 
@@ -73,6 +73,11 @@ class BridgeSettings(LoopSettings):
     """Where tanh(gate) starts; OpenFlamingo starts at 0."""
     finding_weight: float = 4.0
     """Loss weight of tokens inside finding-carrying words."""
+    style: int = 0
+    """House style of the reports to imitate. A model that saw every wording would split the probability of a finding over
+    its wordings, and the likeliest single word would be the one that denies it."""
+    size_jitter_mm: float = 2.0
+    """Standard deviation of the noise on stated sizes: 18 and 20 mm are then near each other, not just two words."""
     presence_weight: float = 0.5
     """Weight of the auxiliary loss that reads the findings off the latents."""
 
