@@ -10,31 +10,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from neuroflamingo.media import KeysValues, Media, Plan, media_from_locations
 
 
-class FewRowsLinear(nn.Linear):
-    """`nn.Linear` that decodes small batches quickly on a CPU: for two or three rows it computes `(W x^T)^T`.
-
-    The same sum of products, which took a third of the time in that order (measured in float32 with MKL; with one row,
-    or more than three, nothing is gained).
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As `nn.Linear`."""
-        rows = input.numel() // self.in_features
-        if rows not in (2, 3) or not input.is_cpu or self.bias is not None or torch.is_grad_enabled():
-            return super().forward(input)
-        columns = self.weight @ input.reshape(rows, self.in_features).t()
-        # Contiguous: a transposed result would hand its strides down the residual stream, and the language model's own
-        # matrix products would round differently from the bare model's.
-        return columns.t().contiguous().reshape(*input.shape[:-1], self.out_features)
-
-
 def feed_forward(dim: int, mult: int = 4) -> nn.Sequential:
     """LayerNorm, then two bias-free matrices with an exact GELU between them; indices are part of checkpoints."""
     return nn.Sequential(
         nn.LayerNorm(dim),
-        FewRowsLinear(dim, dim * mult, bias=False),
+        nn.Linear(dim, dim * mult, bias=False),
         nn.GELU(),
-        FewRowsLinear(dim * mult, dim, bias=False),
+        nn.Linear(dim * mult, dim, bias=False),
     )
 
 
@@ -71,9 +53,9 @@ class MaskedCrossAttention(nn.Module):
         self.only_attend_immediate_media = only_attend_immediate_media
         inner = dim_head * heads
         self.norm = nn.LayerNorm(dim)
-        self.to_q = FewRowsLinear(dim, inner, bias=False)
+        self.to_q = nn.Linear(dim, inner, bias=False)
         self.to_kv = nn.Linear(dim_visual, inner * 2, bias=False)
-        self.to_out = FewRowsLinear(inner, dim, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
 
     def forward(
         self,

@@ -25,6 +25,8 @@ SEED = 1
 DECIMALS = 7
 HEAD_MM = 170.0  # from the crown downwards: what lies deeper is neck
 GOOD_START = 0.7  # correlation of the coarse stage above which no other start is tried
+INSIDE_SCALE = 0.85  # of a start that grows from inside the skull: others may take the scalp for the brain's edge
+GOOD_END = 0.6  # correlation of the last stage above which that start is taken
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,14 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
     """Find the 12-parameter affine that brings a head onto the template. Never mirrors: the determinant is positive.
 
     A similarity transform at 4 mm with blur, then an affine without, each by gradient descent on the correlation
-    inside the slightly dilated template brain. Other starting poses are tried only if the first ends poorly.
+    inside the slightly dilated template brain. Other starts are tried only if the first ends poorly: one that grows
+    from inside the skull without blur, then other poses.
     One thread and a fixed seed: the result depends neither on the number of cores nor on the run.
 
     Args:
         voxels: canonical orientation is not needed but saves nothing; any grid of at least 4 voxels an axis.
         affine: voxel to world, RAS mm.
     """
-    import SimpleITK as sitk
 
     template = _fixed()
     moving, moving_affine = _shrink(voxels, affine)
@@ -64,26 +66,56 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
     fine = _image(moving, moving_affine)
     centre = _head_centre(moving, moving_affine)
     best: tuple[float, sitk.Transform, bool] | None = None
+    inside: tuple[float, sitk.Transform] | None = None
     tried = 0
     for turn, offset in _starts():
-        start = sitk.Similarity3DTransform()
-        start.SetCenter(template.centre.tolist())
-        start.SetMatrix(turn.ravel().tolist())
-        start.SetTranslation((centre - template.centre + turn @ offset).tolist())
+        start = _similarity(centre + turn @ offset, turn)
         tried += 1
         value = _descend(template.coarse, template.ring, coarse, start, learning_rate=4.0, smallest_step=0.1)
         if best is None or value > best[0] + 1e-3:
             best = value, start, bool(np.trace(turn) < 1.5)
         if best[0] >= GOOD_START:
             break
+        if inside is None:
+            start = _similarity(centre, np.eye(3), INSIDE_SCALE)
+            tried += 1
+            _descend(template.fine, template.ring, fine, start, learning_rate=4.0, smallest_step=0.1)
+            inside = _refine(start, fine)
+            if inside[0] >= GOOD_END:
+                break
     assert best is not None
-    transform = sitk.AffineTransform(3)
-    transform.SetCenter(best[1].GetCenter())
-    transform.SetMatrix(best[1].GetMatrix())
-    transform.SetTranslation(best[1].GetTranslation())
-    correlation = _descend(template.fine, template.ring, fine, transform, learning_rate=1.0, smallest_step=0.02)
+    turned = best[2]
+    if inside is None or inside[0] < GOOD_END:
+        correlation, transform = _refine(best[1], fine)
+    if inside is not None and (inside[0] >= GOOD_END or inside[0] > correlation):
+        (correlation, transform), turned = inside, False
     # ITK's sums differ in the last bits with the number of cores; a tenth of a micrometre does not.
-    return Alignment(np.round(np.linalg.inv(_matrix(transform)), DECIMALS), correlation, tried, best[2])
+    return Alignment(np.round(np.linalg.inv(_matrix(transform)), DECIMALS), correlation, tried, turned)
+
+
+def _similarity(head_centre: NDArray[np.float64], turn: NDArray[np.float64], scale: float = 1.0) -> sitk.Transform:
+    """Template to scan: turned and scaled about the template brain's centre, which goes to the head's."""
+    import SimpleITK as sitk
+
+    centre = _fixed().centre
+    start = sitk.Similarity3DTransform()
+    start.SetCenter(centre.tolist())
+    start.SetMatrix((scale * turn).ravel().tolist())
+    start.SetTranslation((head_centre - centre).tolist())
+    return start
+
+
+def _refine(start: sitk.Transform, fine: sitk.Image) -> tuple[float, sitk.Transform]:
+    """The affine that a similarity transform leads to, and its correlation."""
+    import SimpleITK as sitk
+
+    transform = sitk.AffineTransform(3)
+    transform.SetCenter(start.GetCenter())
+    transform.SetMatrix(start.GetMatrix())
+    transform.SetTranslation(start.GetTranslation())
+    template = _fixed()
+    correlation = _descend(template.fine, template.ring, fine, transform, learning_rate=1.0, smallest_step=0.02)
+    return correlation, transform
 
 
 @dataclass(frozen=True)
