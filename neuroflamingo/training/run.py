@@ -57,7 +57,11 @@ def train(
         if not quiet:
             print(line, file=sys.stderr, flush=True)
 
-    validation, encoder_pool, bridge_pool = pool("validation"), pool("encoder", settings.encoder.crowded), pool("bridge")
+    validation, encoder_pool, bridge_pool = (
+        pool("validation"),
+        pool("encoder", settings.encoder.crowded),
+        pool("bridge"),
+    )
     paint_in_background(validation, encoder_pool, bridge_pool)
     language_model, tokenizer, said = train_language_model(
         root / "language", settings.language, settings.seed, device, quiet

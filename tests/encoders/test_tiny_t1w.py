@@ -64,9 +64,26 @@ def test_every_parameter_but_the_heads_gets_a_gradient_through_the_tokens(encode
     encoder.zero_grad()
     encoder(heads(1)).tokens.square().sum().backward()
     without = {n for n, p in encoder.named_parameters() if p.grad is None}
-    assert {n.split(".")[0] for n in without} == {"focal_head", "grade_heads", "lobe_head", "occupancy_head", "fine_occupancy_head"}
+    assert {n.split(".")[0] for n in without} == {
+        "focal_head",
+        "grade_heads",
+        "lobe_head",
+        "occupancy_head",
+        "fine_occupancy_head",
+    }
 
 
 def test_other_shapes_are_refused(encoder: TinyT1wEncoder) -> None:
     with pytest.raises(UsageError, match="tiny-t1w-cnn"):
         encoder(torch.zeros(1, 1, 1, 64, 64, 56))
+
+
+def test_typical_is_symmetric_and_passes_over_a_lesion() -> None:
+    torch.manual_seed(3)
+    encoder = TinyT1wEncoder().eval()
+    many = heads(15)[:, 0, 0]
+    many[0, 10:20, 30:40, 30:40] += 5.0
+    encoder.learn_typical(many)
+    assert torch.equal(encoder.typical, encoder.typical.flip(0)) and torch.equal(encoder.spread, encoder.spread.flip(0))
+    assert float(encoder.spread.min()) >= 0.04 and float(encoder.typical.max()) < 2.0
+    assert 0.05 < float(encoder.spread.median()) < 0.15, "the heads differ by a standard deviation of 0.1"

@@ -88,6 +88,22 @@ def test_deterministic_and_independent_of_order() -> None:
         assert len({render_report(findings, other).text for other in range(20)}) > 10
 
 
+@settings(deadline=None, max_examples=60)
+@given(finding_lists(), st.integers(0, 12))
+def test_a_house_style_reads_back_and_words_a_statement_always_alike(findings: list[Finding], style: int) -> None:
+    report = render_report(findings, 1, style)
+    assert report == render_report(findings, 2, style)
+    assert parse_report(report.text).findings == parse_report(render_report(findings, 1).text).findings
+
+
+def test_a_house_style_has_one_opening_for_what_is_there_and_another_for_what_is_not() -> None:
+    normal = render_report([], 0, 0).text
+    infarct = Finding(kind=FindingClass.INFARCT, side=Side.LEFT, region=Region.FRONTAL, size_mm=20)
+    ill = render_report([infarct], 0, 0).text
+    assert "FINDINGS: No infarct" in normal and "FINDINGS: There is a" in ill
+    assert len({render_report([infarct], 0, style).text for style in range(6)}) == 6
+
+
 def test_spans_cover_what_distinguishes_findings() -> None:
     """Spans are in order and apart, and hold every side, region, size, grade, class and negation word."""
     rng = random.Random(4)

@@ -38,6 +38,14 @@ def test_a_third_of_cases_or_more_are_normal_and_all_classes_occur() -> None:
     assert 8 <= min(sizes) < 9 and 44 < max(sizes) <= 45
 
 
+def test_crowded_cases_have_several_lesions_and_leave_the_others_as_they_are() -> None:
+    crowded = [draw_wishes(np.random.default_rng(seed), crowded=True) for seed in range(60)]
+    counts = [sum(f.kind in FOCAL for f in wishes) for wishes in crowded]
+    assert min(counts) == 2 and max(counts) == 4
+    assert draw_blueprint(4, load_anatomy("icbm2009a")).findings == paint_case(4).findings
+    assert draw_blueprint(4, load_anatomy("icbm2009a"), crowded=True).findings != paint_case(4).findings
+
+
 @pytest.mark.parametrize("side", [Side.LEFT, Side.RIGHT])
 @pytest.mark.parametrize(
     ("kind", "sign"), [(FindingClass.INFARCT, -1), (FindingClass.MASS, -1), (FindingClass.HEMATOMA, 1)]

@@ -1,0 +1,22 @@
+"""What the bridge is taught from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from neuroflamingo.findings.schema import Finding
+from neuroflamingo.training.bridge_stage import jitter_sizes
+
+
+def test_sizes_are_jittered_about_the_truth_and_nothing_else_is() -> None:
+    findings = (
+        Finding(kind="mass", side="left", region="insula", size_mm=12),
+        Finding(kind="ventricular enlargement", side="bilateral", region="lateral ventricles", grade=1),
+    )
+    rng = np.random.default_rng(0)
+    drawn = [jitter_sizes(findings, 2.0, rng) for _ in range(400)]
+    sizes = np.array([mass.size_mm for mass, _ in drawn], dtype=float)
+    assert abs(sizes.mean() - 12) < 0.4 and abs(sizes.std() - 2) < 0.3 and sizes.min() >= 5
+    for mass, ventricles in drawn:
+        assert mass.model_copy(update={"size_mm": 12}) == findings[0] and ventricles == findings[1]
+    assert jitter_sizes(findings, 0.0, rng) == list(findings)
