@@ -74,8 +74,8 @@ class BridgeSettings(LoopSettings):
     finding_weight: float = 4.0
     """Loss weight of tokens inside finding-carrying words."""
     style: int = 0
-    """House style of the reports to imitate. A model that saw every wording would split the probability of a finding over
-    its wordings, and the likeliest single word would be the one that denies it."""
+    """House style of the reports to imitate. A model that saw every wording would split the probability of a finding
+    over its wordings, and the likeliest single word would be the one that denies it."""
     size_jitter_mm: float = 2.0
     """Standard deviation of the noise on stated sizes: 18 and 20 mm are then near each other, not just two words."""
     presence_weight: float = 0.5

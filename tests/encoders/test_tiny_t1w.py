@@ -85,5 +85,5 @@ def test_typical_is_symmetric_and_passes_over_a_lesion() -> None:
     many[0, 10:20, 30:40, 30:40] += 5.0
     encoder.learn_typical(many)
     assert torch.equal(encoder.typical, encoder.typical.flip(0)) and torch.equal(encoder.spread, encoder.spread.flip(0))
-    assert float(encoder.spread.min()) >= 0.04 and float(encoder.typical.max()) < 2.0
+    assert float(encoder.spread.min()) > 0.0399 and float(encoder.typical.max()) < 2.0
     assert 0.05 < float(encoder.spread.median()) < 0.15, "the heads differ by a standard deviation of 0.1"
