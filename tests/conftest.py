@@ -23,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="folder of OpenFlamingo golden numbers (index.json and .safetensors); default: tests/parity/openflamingo",
     )
+    parser.addoption(
+        "--encoder-fixtures",
+        metavar="DIR",
+        default=None,
+        help="folder of encoders' golden numbers (NAME.json and .safetensors); default: tests/parity/encoders",
+    )
 
 
 def _stays_here(address: Any) -> bool:

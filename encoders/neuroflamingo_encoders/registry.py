@@ -20,7 +20,14 @@ ENTRY_POINT_GROUP = "neuroflamingo.encoders"
 
 # name -> where its card is: an EncoderCard, or a function that makes one from options. The card names the module.
 BUILT_IN = {
+    "brain-jepa-vitb": "neuroflamingo_encoders.published_cards:BRAIN_JEPA",
+    "brainlm-13m": "neuroflamingo_encoders.published_cards:BRAINLM_13M",
+    "brainlm-vitmae-111m": "neuroflamingo_encoders.published_cards:BRAINLM_111M",
+    "brainlm-vitmae-650m": "neuroflamingo_encoders.published_cards:BRAINLM_650M",
+    "brainmt": "neuroflamingo_encoders.published_cards:BRAINMT",
+    "neurostorm": "neuroflamingo_encoders.published_cards:NEUROSTORM",
     "precomputed": "neuroflamingo_encoders.precomputed_card:precomputed_card",
+    "swift": "neuroflamingo_encoders.published_cards:SWIFT",
     "tiny-t1w-cnn": "neuroflamingo_encoders.tiny_t1w_card:CARD",
 }
 
