@@ -40,7 +40,6 @@ def _brainlm(
         implementation=implementation,
         repository="https://github.com/vandijklab/BrainLM",
         commit="b591d88d0efffc0f059c73dfca1f293554795af1",
-        paper="https://openreview.net/forum?id=RwI7ZEfR27",
         citation="Ortega Caro et al. BrainLM: a foundation model for brain activity recordings. ICLR 2024.",
         scan=_parcels(424, 200, "A424", 0.735, Step.named("parcel_mean"), Step.named("robust_fixed")),
         demands=(_MNI_2MM, Demand(what="coordinates of A424_Coordinates.dat, by set_coordinates", level="required")),
@@ -138,7 +137,6 @@ NEUROSTORM = EncoderCard(
     implementation="neuroflamingo_encoders.swin4d:NeuroStormEncoder",
     repository="https://github.com/CUHK-AIM-Group/NeuroSTORM",
     commit="a8dc38f665b104fc7559404def44695c332b47b4",
-    paper="https://arxiv.org/abs/2506.11167",
     citation="Wang et al. Towards a general-purpose foundation model for fMRI analysis. 2025.",
     scan=_run_4d(
         RepetitionTime(seconds=0.8, tolerance=0.01, policy="resample"),
@@ -166,7 +164,6 @@ BRAINMT = EncoderCard(
     implementation="neuroflamingo_encoders.brainmt:BrainMtEncoder",
     repository="https://github.com/arunkumar-kannan/BrainMT-fMRI",
     commit="977e4864cd9e63b9b34cf696e0ef80c74472d86b",
-    paper="https://arxiv.org/abs/2506.22591",
     citation="Kannan et al. BrainMT: a hybrid Mamba-transformer for long-range dependencies in fMRI. 2025.",
     scan=ScanSpec(
         modality="volume4d",

@@ -175,6 +175,14 @@ def encoders_list(json: Json = False) -> None:
     list_all_encoders(as_json=json)
 
 
+@encoders.command("card")
+def encoders_card(name: Annotated[str, typer.Argument(help="as `encoders list` gives it")], json: Json = False) -> None:
+    """Everything about one encoder: input, preparation, output, licence in words, citation, cost."""
+    from neuroflamingo.cli.asking import show_card
+
+    show_card(name, as_json=json)
+
+
 @application.command()
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of an embedded model, or a folder.")],

@@ -1,8 +1,12 @@
-"""Verbs that only tell: `encoders list`, `inspect`, `doctor`."""
+"""Verbs that only tell: `encoders list`, `encoders card`, `inspect`, `doctor`."""
 
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.card import EncoderCard, Weights
 
 
 def list_all_encoders(*, as_json: bool) -> None:
@@ -22,10 +26,12 @@ def list_all_encoders(*, as_json: bool) -> None:
                 "name": card.name,
                 "version": card.version,
                 "summary": card.summary,
+                "modality": card.scan.modality,
                 "input": card.scan.describe(),
                 "tokens": card.output.tokens,
                 "width": card.output.width,
                 "parameters": card.cost.parameters,
+                "weights": _where(card.weights),
                 "licence": card.weights.licence,
                 "digest": card.digest,
             }
@@ -34,12 +40,72 @@ def list_all_encoders(*, as_json: bool) -> None:
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(f"{row['name']}\n  {row['summary']}")
+        print(f"{row['name']}" + (f" ({row['modality']})" if "modality" in row else "") + f"\n  {row['summary']}")
         if "input" in row:
             count = row["tokens"] if isinstance(row["tokens"], int) else f"({row['tokens']})"
             print(f"  {row['input']} -> {count} tokens of width {row['width']}; {row['parameters']:,} weights")
+            print(f"  weights: {row['weights']}; licence: {row['licence']}")
         elif row["needs"]:
             print(f"  needs {row['needs']}")
+
+
+def _where(weights: Weights) -> str:
+    """Where the weights are, in words."""
+    if weights.source == "embedded":
+        return "in the package, with the embedded model"
+    if weights.source == "none":
+        return "none published" if weights.licence.startswith("none") else "none needed"
+    return f"{weights.file} from {weights.source}" if weights.file else f"from {weights.source}"
+
+
+def _permits(weights: Weights) -> str:
+    """A licence's terms in words."""
+    terms = {
+        "commercial use": weights.commercial,
+        "redistribution": weights.redistribution,
+        "derivatives": weights.derivatives,
+    }
+    words = [name if permitted else f"no {name}" for name, permitted in terms.items()]
+    return ", ".join(words) + (", terms must be accepted first" if weights.gated else "")
+
+
+def show_card(name: str, *, as_json: bool) -> None:
+    """Everything that an encoder's card says."""
+    from neuroflamingo_encoders.registry import encoder_card
+
+    card = encoder_card(name)
+    if as_json:
+        print(json.dumps(card.model_dump(mode="json") | {"digest": card.digest}, indent=2))
+        return
+    for heading, words in _card_lines(card):
+        print(f"{heading:<14}{words}")
+
+
+def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
+    """Heading and words, line by line; a heading stands only before its first line."""
+    scan, output, rate = card.scan, card.output, card.scan.repetition_time
+    lines = [("name", f"{card.name}, version {card.version}"), ("summary", card.summary)]
+    lines += [("matches", f"{card.repository} at {card.commit}")] if card.repository else [("matches", "own design")]
+    lines += [(head, words) for head, words in (("paper", card.paper), ("cite", card.citation)) if words]
+    lines += [("input", scan.describe())]
+    lines += [("space", f"{scan.template}, {scan.spacing_mm} mm")] if scan.template and scan.spacing_mm else []
+    lines += [("time", f"{rate.seconds} s within {rate.tolerance} s, else {rate.policy}")] if rate else []
+    if scan.parcellation:
+        lines += [("parcels", f"{scan.parcellation.identifier}, {scan.parcellation.row_order}")]
+    steps = [step.name + (f" {dict(step.constants)}" if step.constants else "") for step in scan.steps]
+    lines += [("" if i else "preparation", f"{i + 1}. {step}") for i, step in enumerate(steps)]
+    demands = [f"{d.what} ({d.level.replace('_', ' ')}){': ' + d.note if d.note else ''}" for d in card.demands]
+    lines += [("" if i else "demands", words) for i, words in enumerate(demands)]
+    norm = "after the last norm" if output.normalised else "without a last norm"
+    token_class = "" if output.cls == "none" else f", class token {output.cls}"
+    lines += [
+        ("output", f"{output.tokens} tokens of width {output.width}, {' '.join(output.order)}{token_class}, {norm}")
+    ]
+    lines += [("weights", _where(card.weights)), ("licence", f"{card.weights.licence}: {_permits(card.weights)}")]
+    spent = [f"{card.cost.parameters:,} weights"]
+    spent += [f"{card.cost.gflop:g} GFLOP a scan"] if card.cost.gflop else []
+    spent += [f"{card.cost.cpu_seconds:g} s on one core"] if card.cost.cpu_seconds else []
+    return [*lines, ("cost", ", ".join(spent)), ("digest", card.digest)]
 
 
 def inspect_model(name: str, *, depth: int | None, as_json: bool) -> None:

@@ -329,6 +329,16 @@ class TestUsage:
 
 
 class TestTelling:
+    def test_encoders_card(self, capsys) -> None:
+        assert main(["encoders", "card", "brainlm-13m"]) == 0
+        words = capsys.readouterr().out
+        assert "no commercial use, redistribution, no derivatives" in words and "4241 tokens of width 512" in words
+        assert main(["encoders", "card", "swift", "--json"]) == 0
+        card = json.loads(capsys.readouterr().out)
+        assert card["name"] == "swift" and len(card["digest"]) == 64
+        assert main(["encoders", "card", "brainml"]) != 0
+        assert "brainlm-13m" in capsys.readouterr().err
+
     def test_encoders_list(self, capsys) -> None:
         assert main(["encoders", "list"]) == 0
         assert "tiny-t1w-cnn" in capsys.readouterr().out
