@@ -25,6 +25,7 @@ BUILT_IN = {
     "brainlm-vitmae-111m": "neuroflamingo_encoders.published_cards:BRAINLM_111M",
     "brainlm-vitmae-650m": "neuroflamingo_encoders.published_cards:BRAINLM_650M",
     "brainmt": "neuroflamingo_encoders.published_cards:BRAINMT",
+    "fc-baseline": "neuroflamingo_encoders.fc_baseline_card:fc_baseline_card",
     "neurostorm": "neuroflamingo_encoders.published_cards:NEUROSTORM",
     "precomputed": "neuroflamingo_encoders.precomputed_card:precomputed_card",
     "swift": "neuroflamingo_encoders.published_cards:SWIFT",

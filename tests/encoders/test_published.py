@@ -12,7 +12,7 @@ from neuroflamingo_encoders.brainlm import BrainLmEncoder
 from neuroflamingo_encoders.brainlm_vitmae import BrainLmVitMaeEncoder
 from neuroflamingo_encoders.brainmt import BrainMtEncoder
 from neuroflamingo_encoders.card import EncoderCard
-from neuroflamingo_encoders.registry import encoder_card
+from neuroflamingo_encoders.registry import build_encoder, encoder_card
 from neuroflamingo_encoders.swin4d import NeuroStormEncoder, SwiftEncoder
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
 from neuroflamingo_preprocessing.spec import Axis
@@ -118,3 +118,14 @@ def test_brainmt_pools_time_where_asked() -> None:
     torch.testing.assert_close(fewer[:, :, 1], tokens[:, :, 1:4].mean(2))
     with pytest.raises(UsageError, match="divisor of 6"):
         BrainMtEncoder(card, config, pooled_frames=4)
+
+
+def test_the_baseline_is_the_correlation_matrix() -> None:
+    import numpy as np
+
+    x = torch.randn(2, 1, 5, 40)
+    x[1, 0, 3] = 7.0  # a parcel without variance
+    tokens = build_encoder("fc-baseline", parcels=5)(x).tokens
+    expected = np.arctanh(np.corrcoef(x[0, 0].numpy()) - np.eye(5))
+    np.testing.assert_allclose(tokens[0, 0].numpy(), expected * (1 - np.eye(5)), atol=1e-5)
+    assert tokens.isfinite().all() and not tokens[1, 0, 3].any() and not tokens[1, 0, :, 3].any()

@@ -1,0 +1,29 @@
+"""`fc-baseline`: rows of the correlation matrix as tokens. An fMRI encoder that does not beat it adds nothing.
+
+Source: Brainmarks (MedARC 2026) finds plain functional connectivity hard to beat on subject-level traits.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
+from neuroflamingo_encoders.fc_baseline_card import fc_baseline_card
+
+
+class FcBaselineEncoder(BrainEncoder):
+    """Pearson correlations of each parcel with all parcels, Fisher transformed (a parcel with itself is 0)."""
+
+    def __init__(self, card: EncoderCard | None = None) -> None:
+        super().__init__(card or fc_baseline_card())
+
+    def forward(self, x: Float[Tensor, "batch scan parcel time"]) -> EncoderOutput:
+        """Tokens `[batch, scan, parcel, parcel]`; a parcel without variance correlates with nothing."""
+        series = x - x.mean(-1, keepdim=True)
+        series = series / series.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        matrix = series @ series.transpose(-1, -2)
+        diagonal = torch.eye(x.shape[2], dtype=torch.bool, device=x.device)
+        return EncoderOutput(matrix.clamp(-0.999999, 0.999999).atanh().masked_fill(diagonal, 0.0))
