@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHUNK = 4096
-"""Tokens that are scanned at once: bounds the memory of a long sequence."""
+CHUNK = 2**18
+"""Numbers of state that are held at once: bounds the memory of a long sequence, and fits a core's cache."""
 
 
 def selective_scan(
@@ -26,47 +26,27 @@ def selective_scan(
 ) -> Float[Tensor, "batch token inner"]:
     """`h_t = exp(dt_t a) h_{t-1} + dt_t b_t u_t` and `y_t = c_t . h_t`, in float32.
 
-    A chunk of n tokens is cut into about sqrt(n) stretches that are scanned side by side from zero; then each
-    stretch gets what the state before it adds. So there are 2 sqrt(n) steps on large tensors instead of n on small
-    ones, and never more than sqrt(n) states at once.
+    All that does not depend on the state before is computed for a chunk of tokens at once, so that a token costs a
+    single operation; the inner axis is last, which makes the product with c one of matrices.
 
     Args:
         a: negative.
         dt: positive.
-        chunk: tokens at once.
+        chunk: numbers of state (batch x inner x state) held at once; at least one token is.
     """
-    state = u.new_zeros(u.shape[0], *a.shape, dtype=torch.float32)
+    rates = a.float().T.contiguous()
+    state = u.new_zeros(u.shape[0], *rates.shape, dtype=torch.float32)
+    tokens = max(1, chunk // state.numel())
     out = []
-    for parts in zip(*(x.float().split(chunk, dim=1) for x in (u, dt, b, c)), strict=True):
-        y, state = _scan_chunk(*parts, a.float(), state)
-        out.append(y)
+    for u_part, dt_part, b_part, c_part in zip(*(x.float().split(tokens, dim=1) for x in (u, dt, b, c)), strict=True):
+        kept = torch.exp(dt_part[:, :, None] * rates)
+        fed = b_part[..., None] * (dt_part * u_part)[:, :, None]
+        states = []
+        for kept_now, fed_now in zip(kept.unbind(1), fed.unbind(1), strict=True):
+            state = torch.addcmul(fed_now, kept_now, state)
+            states.append(state)
+        out.append((c_part[:, :, None] @ torch.stack(states, dim=1))[:, :, 0])
     return torch.cat(out, dim=1).to(u.dtype)
-
-
-def _scan_chunk(u: Tensor, dt: Tensor, b: Tensor, c: Tensor, a: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One chunk from the state before it: its outputs and the state after it."""
-    length = u.shape[1]
-    steps = math.ceil(math.sqrt(length))
-    stretches = math.ceil(length / steps)
-    missing = stretches * steps - length  # filled up with tokens of dt 0, which change no state
-    u, dt, b, c = (F.pad(x, (0, 0, 0, missing)).unflatten(1, (stretches, steps)) for x in (u, dt, b, c))
-    elapsed = dt.cumsum(2)
-    own = u.new_zeros(u.shape[0], stretches, *a.shape)
-    from_own = []
-    for i in range(steps):
-        fed = (dt[:, :, i] * u[:, :, i])[..., None] * b[:, :, i, None, :]
-        own = torch.exp(dt[:, :, i, :, None] * a) * own + fed
-        from_own.append((own @ c[:, :, i, :, None])[..., 0])
-    before = []
-    for k in range(stretches):
-        before.append(state)
-        state = torch.exp(elapsed[:, k, -1, :, None] * a) * state + own[:, k]
-    entering = torch.stack(before, dim=1)
-    from_before = [
-        ((torch.exp(elapsed[:, :, i, :, None] * a) * entering) @ c[:, :, i, :, None])[..., 0] for i in range(steps)
-    ]
-    y = torch.stack(from_own, dim=2) + torch.stack(from_before, dim=2)
-    return y.flatten(1, 2)[:, :length], state
 
 
 class SelectiveScan(nn.Module):

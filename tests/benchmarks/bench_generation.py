@@ -13,7 +13,6 @@ import argparse
 import gc
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -265,16 +264,17 @@ def peak_memory_mb(name: str, case: Case, device: str, dtype: torch.dtype) -> fl
         before = torch.cuda.memory_allocated()
         work()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = _resident_kb()
+    before = _status_kb("VmRSS")
     work()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return (_status_kb("VmHWM") - before) / 2**10
 
 
-def _resident_kb() -> int:
+def _status_kb(key: str) -> int:
+    """VmRSS or VmHWM of this process; `ru_maxrss` would start at the peak of the process that started it."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{key}:"):
             return int(line.split()[1])
-    raise OSError("no VmRSS in /proc/self/status")
+    raise OSError(f"no {key} in /proc/self/status")
 
 
 def _memory_in_child(name: str, case: Case, arguments: argparse.Namespace) -> float | None:
