@@ -6,11 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from neuroflamingo_encoders.card import EncoderCard, Weights
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 def list_all_encoders(*, as_json: bool) -> None:
     """Name, input and output of every installed encoder, from the cards alone."""
+    from neuroflamingo_encoders.catalogue import where_in_words
     from neuroflamingo_encoders.registry import encoder_card, list_encoders
     from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 
@@ -31,7 +32,7 @@ def list_all_encoders(*, as_json: bool) -> None:
                 "tokens": card.output.tokens,
                 "width": card.output.width,
                 "parameters": card.cost.parameters,
-                "weights": _where(card.weights),
+                "weights": where_in_words(card.weights),
                 "licence": card.weights.licence,
                 "digest": card.digest,
             }
@@ -49,26 +50,6 @@ def list_all_encoders(*, as_json: bool) -> None:
             print(f"  needs {row['needs']}")
 
 
-def _where(weights: Weights) -> str:
-    """Where the weights are, in words."""
-    if weights.source == "embedded":
-        return "in the package, with the embedded model"
-    if weights.source == "none":
-        return "none published" if weights.licence.startswith("none") else "none needed"
-    return f"{weights.file} from {weights.source}" if weights.file else f"from {weights.source}"
-
-
-def _permits(weights: Weights) -> str:
-    """A licence's terms in words."""
-    terms = {
-        "commercial use": weights.commercial,
-        "redistribution": weights.redistribution,
-        "derivatives": weights.derivatives,
-    }
-    words = [name if permitted else f"no {name}" for name, permitted in terms.items()]
-    return ", ".join(words) + (", terms must be accepted first" if weights.gated else "")
-
-
 def show_card(name: str, *, as_json: bool) -> None:
     """Everything that an encoder's card says."""
     from neuroflamingo_encoders.registry import encoder_card
@@ -83,6 +64,8 @@ def show_card(name: str, *, as_json: bool) -> None:
 
 def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
     """Heading and words, line by line; a heading stands only before its first line."""
+    from neuroflamingo_encoders.catalogue import terms_in_words, where_in_words
+
     scan, output, rate = card.scan, card.output, card.scan.repetition_time
     lines = [("name", f"{card.name}, version {card.version}"), ("summary", card.summary)]
     lines += [("matches", f"{card.repository} at {card.commit}")] if card.repository else [("matches", "own design")]
@@ -101,7 +84,10 @@ def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
     lines += [
         ("output", f"{output.tokens} tokens of width {output.width}, {' '.join(output.order)}{token_class}, {norm}")
     ]
-    lines += [("weights", _where(card.weights)), ("licence", f"{card.weights.licence}: {_permits(card.weights)}")]
+    lines += [
+        ("weights", where_in_words(card.weights)),
+        ("licence", f"{card.weights.licence}: {terms_in_words(card.weights)}"),
+    ]
     spent = [f"{card.cost.parameters:,} weights"]
     spent += [f"{card.cost.gflop:g} GFLOP a scan"] if card.cost.gflop else []
     spent += [f"{card.cost.cpu_seconds:g} s on one core"] if card.cost.cpu_seconds else []

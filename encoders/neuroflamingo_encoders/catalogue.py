@@ -1,0 +1,83 @@
+"""`python -m neuroflamingo_encoders.catalogue PAGE`: the table of encoders in the docs, written from the cards."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from neuroflamingo_encoders.card import EncoderCard, Weights
+from neuroflamingo_encoders.registry import BUILT_IN, encoder_card
+from neuroflamingo_preprocessing.atomic import write_text_atomic
+
+BEGIN, END = "<!-- encoders:begin -->", "<!-- encoders:end -->"
+HEADINGS = {
+    "volume3d": "Structural volumes",
+    "volume4d": "fMRI runs",
+    "parcels": "fMRI parcel series",
+    "image2d": "Pictures: slices of a volume",
+    "sequence": "Sequences",
+    "tokens": "Ready tokens",
+}
+COLUMNS = ("encoder", "input", "tokens x width", "weights (millions)", "GFLOP", "where the weights are", "licence")
+
+
+def where_in_words(weights: Weights) -> str:
+    """Where the weights are."""
+    if weights.source == "embedded":
+        return "in the package, with the embedded model"
+    if weights.source == "none":
+        return "none published" if weights.licence.startswith("none") else "none needed"
+    return f"{weights.file} from {weights.source}" if weights.file else f"from {weights.source}"
+
+
+def terms_in_words(weights: Weights) -> str:
+    """What a licence permits."""
+    terms = {
+        "commercial use": weights.commercial,
+        "redistribution": weights.redistribution,
+        "derivatives": weights.derivatives,
+    }
+    words = [name if permitted else f"no {name}" for name, permitted in terms.items()]
+    return ", ".join(words) + (", terms must be accepted first" if weights.gated else "")
+
+
+def table() -> str:
+    """All encoders of the package as Markdown, one table a modality."""
+    cards = [encoder_card(name) for name in sorted(BUILT_IN)]
+    parts = []
+    for modality, heading in HEADINGS.items():
+        rows = [_row(card) for card in cards if card.scan.modality == modality]
+        if rows:
+            parts.append(
+                "\n".join([f"### {heading}", "", *_lines(COLUMNS), *("| " + " | ".join(r) + " |" for r in rows)])
+            )
+    return "\n\n".join(parts)
+
+
+def _lines(columns: tuple[str, ...]) -> tuple[str, str]:
+    return "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)
+
+
+def _row(card: EncoderCard) -> tuple[str, ...]:
+    axes = " x ".join(axis.describe() for axis in card.scan.axes)
+    return (
+        f"`{card.name}`",
+        axes,
+        f"{card.output.tokens} x {card.output.width}",
+        f"{card.cost.parameters / 1e6:.1f}" if card.cost.parameters else "none",
+        f"{card.cost.gflop:,.0f}" if card.cost.gflop else "",
+        where_in_words(card.weights),
+        f"{card.weights.licence}: {terms_in_words(card.weights)}",
+    )
+
+
+def written_into(page: str) -> str:
+    """The page with the table between its marks."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        path = Path(name)
+        write_text_atomic(path, written_into(path.read_text()), overwrite=True)
