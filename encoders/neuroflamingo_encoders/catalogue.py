@@ -59,7 +59,7 @@ def _lines(columns: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _row(card: EncoderCard) -> tuple[str, ...]:
-    axes = " x ".join(axis.describe() for axis in card.scan.axes)
+    axes = ", ".join(axis.describe().replace("=", " ") for axis in card.scan.axes)
     return (
         f"`{card.name}`",
         axes,
