@@ -65,9 +65,9 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
     coarse = _image(_blur(moving, moving_affine), moving_affine)
     fine = _image(moving, moving_affine)
     centre = _head_centre(moving, moving_affine)
-    best: tuple[float, sitk.Transform, bool] | None = None
-    inside: tuple[float, sitk.Transform] | None = None
     tried = 0
+    best: tuple[float, sitk.Similarity3DTransform, bool] | None = None
+    ends: list[tuple[float, sitk.AffineTransform, bool]] = []
     for turn, offset in _starts():
         start = _similarity(centre + turn @ offset, turn)
         tried += 1
@@ -76,24 +76,24 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
             best = value, start, bool(np.trace(turn) < 1.5)
         if best[0] >= GOOD_START:
             break
-        if inside is None:
+        if not ends:
             start = _similarity(centre, np.eye(3), INSIDE_SCALE)
             tried += 1
             _descend(template.fine, template.ring, fine, start, learning_rate=4.0, smallest_step=0.1)
-            inside = _refine(start, fine)
-            if inside[0] >= GOOD_END:
+            ends.append((*_refine(start, fine), False))
+            if ends[0][0] >= GOOD_END:
                 break
     assert best is not None
-    turned = best[2]
-    if inside is None or inside[0] < GOOD_END:
-        correlation, transform = _refine(best[1], fine)
-    if inside is not None and (inside[0] >= GOOD_END or inside[0] > correlation):
-        (correlation, transform), turned = inside, False
+    if not ends or ends[0][0] < GOOD_END:
+        ends.append((*_refine(best[1], fine), best[2]))
+    correlation, transform, turned = max(ends, key=lambda end: end[0])
     # ITK's sums differ in the last bits with the number of cores; a tenth of a micrometre does not.
     return Alignment(np.round(np.linalg.inv(_matrix(transform)), DECIMALS), correlation, tried, turned)
 
 
-def _similarity(head_centre: NDArray[np.float64], turn: NDArray[np.float64], scale: float = 1.0) -> sitk.Transform:
+def _similarity(
+    head_centre: NDArray[np.float64], turn: NDArray[np.float64], scale: float = 1.0
+) -> sitk.Similarity3DTransform:
     """Template to scan: turned and scaled about the template brain's centre, which goes to the head's."""
     import SimpleITK as sitk
 
@@ -105,7 +105,7 @@ def _similarity(head_centre: NDArray[np.float64], turn: NDArray[np.float64], sca
     return start
 
 
-def _refine(start: sitk.Transform, fine: sitk.Image) -> tuple[float, sitk.Transform]:
+def _refine(start: sitk.Similarity3DTransform, fine: sitk.Image) -> tuple[float, sitk.AffineTransform]:
     """The affine that a similarity transform leads to, and its correlation."""
     import SimpleITK as sitk
 
