@@ -13,8 +13,8 @@ EVERY_S = 30.0
 class StageProgress:
     """Progress of one stage on standard error: step, loss, seconds a step, time left, validation figures."""
 
-    def __init__(self, name: str, steps: int, start: int, quiet: bool = False) -> None:
-        self.name, self.steps, self.start, self.quiet = name, steps, start, quiet
+    def __init__(self, name: str, steps: int, start: int, quiet: bool = False, unit: str = "step") -> None:
+        self.name, self.steps, self.start, self.quiet, self.unit = name, steps, start, quiet, unit
         self.began = self.printed = time.monotonic()
         self.loss: float | None = None
         self.bar = None
@@ -36,18 +36,20 @@ class StageProgress:
             self.bar.stop()
 
     def update(self, step: int, figures: dict[str, float]) -> None:
-        loss = figures["loss"]
-        self.loss = loss if self.loss is None else 0.98 * self.loss + 0.02 * loss
+        """So many steps are done; the loss, where there is one among the figures, is shown smoothed."""
+        loss = figures.get("loss")
+        if loss is not None:
+            self.loss = loss if self.loss is None else 0.98 * self.loss + 0.02 * loss
+        shown = "" if self.loss is None else f"loss {self.loss:.3f}"
         if self.bar:
-            self.bar.update(self.task, completed=step, description=f"{self.name}  loss {self.loss:.3f}")
+            self.bar.update(self.task, completed=step, description=f"{self.name}  {shown}".rstrip())
         elif not self.quiet and (time.monotonic() - self.printed > EVERY_S or step == self.steps):
             self.printed = time.monotonic()
             each = (self.printed - self.began) / max(1, step - self.start)
             left = each * (self.steps - step) / 60
             parts = " ".join(f"{k} {v:.3f}" for k, v in figures.items() if k not in ("loss", "norm", "seconds"))
-            line = (
-                f"{self.name}: step {step}/{self.steps}, loss {self.loss:.3f}, {each:.2f} s/step, {left:.0f} min left"
-            )
+            words = [f"{self.name}: {self.unit} {step}/{self.steps}", *([shown] if shown else [])]
+            line = ", ".join([*words, f"{each:.2f} s/{self.unit}", f"{left:.0f} min left"])
             print(f"{line} {parts}".rstrip(), file=sys.stderr, flush=True)
 
     def note(self, step: int, figures: dict[str, float]) -> None:

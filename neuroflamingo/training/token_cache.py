@@ -59,7 +59,7 @@ class TokenCache:
 
     def _fill(self, encoder: BrainEncoder, quiet: bool) -> None:
         count = len(self.pool)
-        with torch.no_grad(), StageProgress("tokens", count, 0, quiet) as progress:
+        with torch.no_grad(), StageProgress("tokens", count, 0, quiet, unit="scan") as progress:
             for first in range(0, count, BATCH):
                 last = min(first + BATCH, count)
                 self.pool.wait(last)
@@ -68,7 +68,7 @@ class TokenCache:
                     with autocast(self.device):
                         tokens = encoder(volume.to(self.device)).tokens[:, 0]
                     self.tokens[mirrored, first:last] = tokens.float().cpu().numpy()
-                progress.update(last, {"loss": 0.0})
+                progress.update(last, {})
 
     def __getitem__(self, where: tuple[np.ndarray, np.ndarray]) -> Tensor:
         """Tokens `[batch, 1, token, width]` at (mirrored or not, case) index arrays."""
