@@ -58,17 +58,6 @@ def _where(weights: Weights) -> str:
     return f"{weights.file} from {weights.source}" if weights.file else f"from {weights.source}"
 
 
-def _permits(weights: Weights) -> str:
-    """A licence's terms in words."""
-    terms = {
-        "commercial use": weights.commercial,
-        "redistribution": weights.redistribution,
-        "derivatives": weights.derivatives,
-    }
-    words = [name if permitted else f"no {name}" for name, permitted in terms.items()]
-    return ", ".join(words) + (", terms must be accepted first" if weights.gated else "")
-
-
 def show_card(name: str, *, as_json: bool) -> None:
     """Everything that an encoder's card says."""
     from neuroflamingo_encoders.registry import encoder_card
@@ -83,6 +72,8 @@ def show_card(name: str, *, as_json: bool) -> None:
 
 def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
     """Heading and words, line by line; a heading stands only before its first line."""
+    from neuroflamingo_encoders.weights_store import permits
+
     scan, output, rate = card.scan, card.output, card.scan.repetition_time
     lines = [("name", f"{card.name}, version {card.version}"), ("summary", card.summary)]
     lines += [("matches", f"{card.repository} at {card.commit}")] if card.repository else [("matches", "own design")]
@@ -101,7 +92,7 @@ def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
     lines += [
         ("output", f"{output.tokens} tokens of width {output.width}, {' '.join(output.order)}{token_class}, {norm}")
     ]
-    lines += [("weights", _where(card.weights)), ("licence", f"{card.weights.licence}: {_permits(card.weights)}")]
+    lines += [("weights", _where(card.weights)), ("licence", f"{card.weights.licence}: {permits(card.weights)}")]
     spent = [f"{card.cost.parameters:,} weights"]
     spent += [f"{card.cost.gflop:g} GFLOP a scan"] if card.cost.gflop else []
     spent += [f"{card.cost.cpu_seconds:g} s on one core"] if card.cost.cpu_seconds else []
