@@ -27,11 +27,12 @@ LISTS = ("state_dict", "model_state_dict", "target_encoder", "encoder_ema", "mod
          "net", "module", "encoder", "backbone", "weights")  # fmt: skip
 """Where trainers keep their weights, the wanted one first where there are several."""
 NEVER = {"builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "runpy", "pty", "socket", "shutil",
-         "importlib", "ctypes", "pickle", "webbrowser", "operator", "functools", "pip", "commands"}  # fmt: skip
+         "importlib", "ctypes", "io", "_io", "code", "codecs", "pickle", "webbrowser", "operator", "functools", "pip", "commands"}  # fmt: skip
 """Modules whose names no checkpoint needs: such a file is an attack, and is refused as one."""
 HARMLESS = {"builtins.set", "builtins.frozenset", "builtins.object", "builtins.dict", "builtins.list",
             "builtins.complex", "builtins.slice", "builtins.range", "builtins.bytearray", "builtins.type",
             "builtins.int", "builtins.float", "builtins.str", "builtins.bool", "builtins.tuple"}  # fmt: skip
+MAPPINGS = ("collections.defaultdict",)
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 MAX_UNKNOWN = 200
 
@@ -46,6 +47,13 @@ class Inert:
 
     def __setstate__(self, state: Any) -> None:
         """Forget it."""
+
+
+class InertMapping:
+    """The same for classes whose objects are made with arguments and filled with items afterwards."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return OrderedDict()
 
 
 class Refused(Exception):
@@ -163,7 +171,7 @@ def _load(path: Path, skip_unknown: bool, unknown: list[str]) -> Any:
     import torch
 
     while True:
-        allowed: list[Any] = [(Inert, name) for name in unknown]
+        allowed: list[Any] = [(InertMapping if name in MAPPINGS else Inert, name) for name in unknown]
         try:
             with torch.serialization.safe_globals(allowed):
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -220,11 +228,12 @@ def _unknown_class(path: Path, name: str) -> Refused:
 
 
 def _cannot_open(path: Path, error: Exception) -> Refused:
-    first = str(error).strip().splitlines()
+    lines = str(error).strip().splitlines() or [""]
+    telling = next((line.strip() for line in lines if "error: " in line), lines[0])
     return Refused(
         f"{path.name} cannot be opened as weights",
         expected="a complete file that torch.save wrote, with tensors and plain containers",
-        seen=f"{type(error).__name__}: {first[-1] if first else ''}"[:300],
+        seen=f"{type(error).__name__}: {telling}"[:300],
         hint="copy or download it again",
     )
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -116,8 +117,11 @@ def verify(what: Sequence[str], *, encoder: str | None, as_json: bool) -> int:
     from neuroflamingo_encoders.weights_checking import verify_weights
 
     models = {model["name"]: model["path"] for model in _embedded_models()}
-    chosen = list(models) if not what else [item for item in what if item in models]
-    found = [_verify_model(models[name]) for name in chosen]
+    chosen = list(models.values())
+    if what:
+        models |= {name: path for path in chosen if (name := _encoder_in(path))}
+        chosen = list(dict.fromkeys(models[item] for item in what if item in models))
+    found = [_verify_model(path) for path in chosen]
     rest = [item for item in what if item not in models]
     if rest or not what:
         found += verify_weights(rest, encoder=encoder)
@@ -131,13 +135,16 @@ def verify(what: Sequence[str], *, encoder: str | None, as_json: bool) -> int:
 
 def _verify_model(path: str) -> Verified:
     """An embedded model's file: sane, and its encoder's part fits the encoder of this version."""
-    from pathlib import Path
-
     from neuroflamingo.encoding import ENCODER_PART
     from neuroflamingo_encoders.weights_checking import verify_file
 
-    described = json.loads((Path(path).parent / "config.json").read_text(encoding="utf-8")).get("encoder") or {}
-    return verify_file(Path(path), described.get("name"), part=ENCODER_PART)
+    return verify_file(Path(path), _encoder_in(path), part=ENCODER_PART)
+
+
+def _encoder_in(path: str) -> str | None:
+    """The name of the encoder that an embedded model holds."""
+    described = json.loads((Path(path).parent / "config.json").read_text(encoding="utf-8"))
+    return (described.get("encoder") or {}).get("name")
 
 
 def _report(item: Verified) -> list[str]:
