@@ -9,8 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, field_validator, model_serializer
-from pydantic import model_validator
+from pydantic import (
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from neuroflamingo_preprocessing.spec import Declared, ScanSpec
 

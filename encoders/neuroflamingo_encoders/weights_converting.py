@@ -119,7 +119,9 @@ def convert_weights(
 def _target(output: str | Path | None, card: EncoderCard | None, overwrite: bool) -> Path:
     if output is None and card is None:
         raise UsageError(
-            "where the converted weights go is not said", expected="-o OUT.safetensors, or --encoder NAME", seen="neither"
+            "where the converted weights go is not said",
+            expected="-o OUT.safetensors, or --encoder NAME",
+            seen="neither",
         )
     if output is None and card is not None:
         target = weights_folder(card.name) / f"{card.name}{READY}"

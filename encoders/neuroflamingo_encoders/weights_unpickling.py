@@ -156,9 +156,10 @@ def _check_container(path: Path) -> None:
             seen=", ".join(names[:5]) or "an empty zip",
             hint="unpack it and give the checkpoint inside",
         )
-    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(
-        e.file_size for e in entries
-    ) > 2 * path.stat().st_size:
+    if (
+        any(e.compress_type != zipfile.ZIP_STORED for e in entries)
+        or sum(e.file_size for e in entries) > 2 * path.stat().st_size
+    ):
         raise Refused(
             f"{path.name} is packed, which torch.save never does",
             expected="stored entries",
@@ -344,7 +345,9 @@ def _write(tensors: dict[str, Any], job: dict[str, Any]) -> None:
     try:
         save_file(plain, job["out"], metadata=job["metadata"])
     except (SafetensorError, ValueError, KeyError) as error:
-        raise Refused("the tensors cannot be written", seen=str(error), expected="numbers that safetensors knows") from error
+        raise Refused(
+            "the tensors cannot be written", seen=str(error), expected="numbers that safetensors knows"
+        ) from error
 
 
 if __name__ == "__main__":

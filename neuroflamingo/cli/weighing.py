@@ -27,7 +27,9 @@ def list_models_and_weights(*, as_json: bool) -> None:
         print(json.dumps({"models": models, "encoders": [asdict(row) for row in rows]}, indent=2))
         return
     for model in models:
-        print(f"{model['name']} (model)\n  in the package, {_size(model['bytes'])}; {model['licence']}\n  {model['path']}")
+        print(
+            f"{model['name']} (model)\n  in the package, {_size(model['bytes'])}; {model['licence']}\n  {model['path']}"
+        )
     for row in rows:
         print("\n".join(_lines(row)))
 
@@ -176,9 +178,15 @@ def convert(
         print(json.dumps(asdict(done), indent=2))
         return
     print(done.path)
-    print(f"{done.tensors} tensors from {done.chosen if done.chosen != '.' else 'the file itself'}, SHA-256 {done.sha256}")
+    print(
+        f"{done.tensors} tensors from {done.chosen if done.chosen != '.' else 'the file itself'}, SHA-256 {done.sha256}"
+    )
     others = [f"{key} ({count})" for key, count in done.found.items() if key != done.chosen]
-    print(*([f"other parts with tensors: {', '.join(others[:8])}"] if others else []), sep="\n", end="\n" if others else "")
+    print(
+        *([f"other parts with tensors: {', '.join(others[:8])}"] if others else []),
+        sep="\n",
+        end="\n" if others else "",
+    )
     for title, names in (("left out", done.left_out), ("objects passed over", done.unknown)):
         if names:
             print(f"{title}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else ""))

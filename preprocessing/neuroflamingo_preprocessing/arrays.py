@@ -1,4 +1,4 @@
-"""Ready arrays as an encoder takes them: `.npy`, `.npz` and parcel tables, for what cannot be prepared from scans yet."""
+"""Ready arrays as an encoder takes them: `.npy`, `.npz` and parcel tables, where scans are not prepared yet."""
 
 from __future__ import annotations
 

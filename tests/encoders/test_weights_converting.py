@@ -70,7 +70,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def offer(monkeypatch: pytest.MonkeyPatch, module: type[Net], **weights: Any) -> EncoderCard:
     base = precomputed_card(width=4)
-    rules = base.weights.model_copy(update={"source": "https://example.org/net", "strip_prefixes": ("model.",), **weights})
+    rules = base.weights.model_copy(
+        update={"source": "https://example.org/net", "strip_prefixes": ("model.",), **weights}
+    )
     fields = {"name": "net", "implementation": "here:Net", "weights": rules}
     card = base.model_copy(update=fields)
     load = registry._load

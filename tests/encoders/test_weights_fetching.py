@@ -253,7 +253,7 @@ class TestHub:
         offer(monkeypatch, "https://huggingface.co/lab/net")
         assert Path(fetch_weights("net").path).name == "model.safetensors", "the only safetensors file"
         offer(monkeypatch, "https://huggingface.co/lab/net", file="other")
-        with pytest.raises(ModelError, match="old/pytorch_model.bin(.|\n)*--file PATH"):
+        with pytest.raises(ModelError, match=r"old/pytorch_model\.bin(.|\n)*--file PATH"):
             fetch_weights("net")
 
     def test_gated(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def test_repetition_times() -> None:
         read_array(name, asked)
     assert read_array(name, asked, 0.72).repetition_time == 0.72
     assert read_array(saved(series(6, 10), "a.npz", repetition_time=0.8), asked).repetition_time == 0.8
-    with pytest.raises(ScanError, match="resample it to 0.735"):
+    with pytest.raises(ScanError, match=r"resample it to 0\.735"):
         read_array(name, asked, 2.0)
     lenient = spec("parcels", RATE.model_copy(update={"policy": "as_is"}), parcel=6, time=10)
     assert "was trained on" in read_array(name, lenient, 2.0).warnings[0]
