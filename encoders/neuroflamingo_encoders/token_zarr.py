@@ -98,7 +98,7 @@ def _fsync_all(folder: Path) -> None:
 
 
 def _rename(draft: Path, target: Path, overwrite: bool) -> None:
-    """A folder cannot be replaced in one step: the old one steps aside, and comes back if the new one cannot take over."""
+    """No folder is replaced in one step: the old one steps aside, and comes back if the new one cannot take over."""
     if not os.path.lexists(target):
         draft.rename(target)
         return

@@ -26,8 +26,9 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 LISTS = ("state_dict", "model_state_dict", "target_encoder", "encoder_ema", "model_ema", "ema", "model", "network",
          "net", "module", "encoder", "backbone", "weights")  # fmt: skip
 """Where trainers keep their weights, the wanted one first where there are several."""
-NEVER = {"builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "runpy", "pty", "socket", "shutil",
-         "importlib", "ctypes", "io", "_io", "code", "codecs", "pickle", "webbrowser", "operator", "functools", "pip", "commands"}  # fmt: skip
+NEVER = {"builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "runpy", "pty", "socket",
+         "shutil", "importlib", "ctypes", "io", "_io", "code", "codecs", "pickle", "webbrowser", "operator",
+         "functools", "pip", "commands"}  # fmt: skip
 """Modules whose names no checkpoint needs: such a file is an attack, and is refused as one."""
 HARMLESS = {"builtins.set", "builtins.frozenset", "builtins.object", "builtins.dict", "builtins.list",
             "builtins.complex", "builtins.slice", "builtins.range", "builtins.bytearray", "builtins.type",
