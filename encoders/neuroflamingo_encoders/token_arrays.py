@@ -104,4 +104,5 @@ def _foreign(arrays: dict[str, NDArray[Any]]) -> list[ScanTokens]:
     """Another program's arrays: `tokens`, perhaps with `mask` and `positions`, and nothing else."""
     if "tokens" not in arrays or set(arrays) - set(ARRAYS):
         raise ValueError(f"arrays named {', '.join(sorted(arrays)[:5])}; expected `tokens [token, width]`")
-    return [ScanTokens(**arrays)]
+    named: dict[str, Any] = dict(arrays)
+    return [ScanTokens(**named)]
