@@ -5,11 +5,18 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from neuroflamingo_preprocessing.spec import Declared, ScanSpec
 
@@ -103,7 +110,8 @@ class Weights(Declared):
 
     Attributes:
         source: `embedded`, `none` (nothing to load), or where they are offered.
-        file, sha256: file name and its hash, checked before loading.
+        file, sha256: file name (or folder of a hub repository) and the file's hash, checked before loading.
+        revision: commit of the hub repository that `file` is taken from; None: the newest, which is then named.
         strip_prefixes: taken off the front of key names, in order.
         allow_missing, allow_unexpected: the only key names that may differ.
         licence: SPDX identifier or the licence's name.
@@ -114,6 +122,7 @@ class Weights(Declared):
     source: str
     file: str | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     strip_prefixes: tuple[str, ...] = ()
     allow_missing: tuple[str, ...] = ()
     allow_unexpected: tuple[str, ...] = ()
@@ -122,6 +131,14 @@ class Weights(Declared):
     redistribution: bool
     derivatives: bool
     gated: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_unset_revision(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A card without a revision keeps the digest it had before there were revisions: saved models name it."""
+        declared = handler(self)
+        if self.revision is None:
+            declared.pop("revision", None)
+        return declared
 
 
 class Cost(Declared):

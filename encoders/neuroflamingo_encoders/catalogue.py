@@ -7,6 +7,7 @@ from pathlib import Path
 
 from neuroflamingo_encoders.card import EncoderCard, Weights
 from neuroflamingo_encoders.registry import BUILT_IN, encoder_card
+from neuroflamingo_encoders.weights_store import permits
 from neuroflamingo_preprocessing.atomic import write_text_atomic
 
 BEGIN, END = "<!-- encoders:begin -->", "<!-- encoders:end -->"
@@ -28,17 +29,6 @@ def where_in_words(weights: Weights) -> str:
     if weights.source == "none":
         return "none published" if weights.licence.startswith("none") else "none needed"
     return f"{weights.file} from {weights.source}" if weights.file else f"from {weights.source}"
-
-
-def terms_in_words(weights: Weights) -> str:
-    """What a licence permits."""
-    terms = {
-        "commercial use": weights.commercial,
-        "redistribution": weights.redistribution,
-        "derivatives": weights.derivatives,
-    }
-    words = [name if permitted else f"no {name}" for name, permitted in terms.items()]
-    return ", ".join(words) + (", terms must be accepted first" if weights.gated else "")
 
 
 def table() -> str:
@@ -67,7 +57,7 @@ def _row(card: EncoderCard) -> tuple[str, ...]:
         f"{card.cost.parameters / 1e6:.1f}" if card.cost.parameters else "none",
         f"{card.cost.gflop:,.0f}" if card.cost.gflop else "",
         where_in_words(card.weights),
-        f"{card.weights.licence}: {terms_in_words(card.weights)}",
+        f"{card.weights.licence}: {permits(card.weights)}",
     )
 
 

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from neuroflamingo_encoders.card import Cost, Demand, EncoderCard, OutputSpec, TokenGrid, Weights
-from neuroflamingo_preprocessing.errors import ModelError, UsageError
+from neuroflamingo_encoders.weights_fit import check_fit, own_names
+from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.spec import Axis, Parcellation, RepetitionTime, ScanSpec, Step
 
 __all__ = [
@@ -98,26 +99,9 @@ class BrainEncoder(nn.Module):
         Raises:
             ModelError: keys or shapes differ (exit 65).
         """
-        rules = self.card.weights
-        for prefix in rules.strip_prefixes:
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+        state = {name: state[key] for name, key in own_names(self.card.weights, state).items()}
         own = self.state_dict()
-        missing = sorted(set(own) - set(state) - set(rules.allow_missing))
-        unexpected = sorted(set(state) - set(own) - set(rules.allow_unexpected))
-        shapes = sorted(
-            f"{k}: {list(state[k].shape)}, not {list(own[k].shape)}"
-            for k in set(own) & set(state)
-            if own[k].shape != state[k].shape
-        )
-        if missing or unexpected or shapes:
-            faults = [("missing", missing), ("unexpected", unexpected), ("other shape", shapes)]
-            raise ModelError(
-                f"the weights do not fit the encoder '{self.card.name}'",
-                expected=f"{len(own)} tensors by this encoder's names and shapes",
-                seen="; ".join(f"{len(keys)} {word} ({', '.join(keys[:3])})" for word, keys in faults if keys),
-                hint="check that the file belongs to this encoder and version",
-                exit_code=65,
-            )
+        check_fit(self.card, {k: v.shape for k, v in own.items()}, {k: v.shape for k, v in state.items()})
         with torch.no_grad():
             self.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from neuroflamingo_encoders.card import Cost, Demand, EncoderCard, OutputSpec, Weights
 from neuroflamingo_preprocessing.spec import Axis, Parcellation, RepetitionTime, ScanSpec, Step
 
@@ -49,7 +51,7 @@ def _brainlm(
     )
 
 
-def _brainlm_weights(file: str, prefixes: tuple[str, ...] = (), **rules: tuple[str, ...]) -> Weights:
+def _brainlm_weights(file: str, prefixes: tuple[str, ...] = (), **rules: Any) -> Weights:
     return Weights(
         source="https://huggingface.co/vandijklab/brainlm",
         file=file,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.weights_fit import check_hash, sha256_of
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 
 if TYPE_CHECKING:
@@ -113,10 +113,29 @@ def build_encoder(name: str, weights: str | Path | None = None, **options: Any) 
         ModelError: unknown name; a module that does not import; weights of another hash, keys or shapes (exit 65).
         NotFoundError: no weight file there.
     """
+    card = encoder_card(name, **options)
+    encoder = _construct(card)
+    if weights is not None:
+        encoder.load_weights(_read_weights(card, Path(weights)))
+    return encoder.freeze()
+
+
+def outline(card: EncoderCard) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that the encoder is made of; the network takes no memory (meta device).
+
+    Raises:
+        ModelError: the module does not import, or is no encoder (exit 78).
+    """
+    import torch
+
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in _construct(card).state_dict().items()}
+
+
+def _construct(card: EncoderCard) -> BrainEncoder:
     from neuroflamingo_encoders.contract import BrainEncoder
 
-    card = encoder_card(name, **options)
-    encoder = _load(name, card.implementation)(card)
+    encoder = _load(card.name, card.implementation)(card)
     if not isinstance(encoder, BrainEncoder):
         raise ModelError(
             f"{card.implementation} is not an encoder",
@@ -125,9 +144,7 @@ def build_encoder(name: str, weights: str | Path | None = None, **options: Any) 
             hint="correct `implementation` in the card",
             exit_code=78,
         )
-    if weights is not None:
-        encoder.load_weights(_read_weights(card, Path(weights)))
-    return encoder.freeze()
+    return encoder
 
 
 def _load(name: str, dotted: str) -> Any:
@@ -168,7 +185,7 @@ def _card_from_options(name: str, make: Callable[..., Any], options: dict[str, A
 
 def _read_weights(card: EncoderCard, path: Path) -> dict[str, Any]:
     """Tensors of a safetensors file, after its hash was checked where the card declares one."""
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -177,24 +194,16 @@ def _read_weights(card: EncoderCard, path: Path) -> dict[str, Any]:
             expected=card.weights.file or "a safetensors file",
             hint="check the path",
         )
-    if card.weights.sha256:
-        with path.open("rb") as stream:
-            seen = hashlib.file_digest(stream, "sha256").hexdigest()
-        if seen != card.weights.sha256:
-            raise ModelError(
-                f"{path} is not the file that the card of '{card.name}' declares",
-                expected=f"SHA-256 {card.weights.sha256}",
-                seen=seen,
-                hint="fetch the file again",
-                exit_code=65,
-            )
     try:
+        with safe_open(path, "pt") as stream:
+            converted_from = (stream.metadata() or {}).get("converted_from_sha256")
+        check_hash(card, path, sha256_of(path), converted_from)
         return load_file(path)
     except SafetensorError as error:
         raise ModelError(
             f"{path} is not a safetensors file",
             expected="safetensors (pickles are never loaded)",
             seen=str(error),
-            hint="convert the checkpoint first",
+            hint="convert the checkpoint first: neuroflamingo models convert",
             exit_code=65,
         ) from error

@@ -37,6 +37,14 @@ encoders = typer.Typer(
     add_completion=False,
 )
 application.add_typer(encoders, name="encoders")
+models = typer.Typer(
+    cls=Verbs,
+    help="The weights of encoders: what is here, where it comes from, and on what terms.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+application.add_typer(models, name="models")
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
@@ -181,6 +189,114 @@ def encoders_card(name: Annotated[str, typer.Argument(help="as `encoders list` g
     from neuroflamingo.cli.asking import show_card
 
     show_card(name, as_json=json)
+
+
+@models.command("list")
+def models_list(json: Json = False) -> None:
+    """Name the embedded models and every encoder's weights: source, licence, and whether they are here."""
+    from neuroflamingo.cli.weighing import list_models_and_weights
+
+    list_models_and_weights(as_json=json)
+
+
+@models.command("fetch")
+def models_fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of an encoder.")],
+    file: Annotated[str | None, typer.Option("--file", help="Another file of its repository.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Another commit, tag or branch.")] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download an encoder's weights: the one command that uses the network. A broken download is gone on with."""
+    from neuroflamingo.cli.weighing import fetch
+
+    fetch(name, file=file, revision=revision, overwrite=overwrite, as_json=json, quiet=quiet)
+
+
+@models.command("verify")
+def models_verify(
+    what: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE]...", help="Default: all here.")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Whose weights the files must be.")] = None,
+    json: Json = False,
+) -> None:
+    """Check weight files: hash, header, names and shapes, numbers that are not finite. Exit code 1 if one is bad."""
+    from neuroflamingo.cli.weighing import verify
+
+    raise typer.Exit(verify(what or [], encoder=encoder, as_json=json))
+
+
+@models.command("convert")
+def models_convert(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .ckpt, .pt, .pth.tar, .bin or .safetensors file.")],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="OUT.safetensors; default: the encoder's own folder.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="Take its prefixes off and check names and shapes.")
+    ] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Where in the file the weights are.")] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option("--drop", help="Leave out tensors whose names begin so; may be repeated.")
+    ] = None,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Pass over objects that are not weights; none is ever run.")
+    ] = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Write a checkpoint's weights as safetensors. Nothing in the file is run."""
+    from neuroflamingo.cli.weighing import convert
+
+    convert(
+        file,
+        output,
+        encoder=encoder,
+        key=key,
+        drop=drop or [],
+        skip_unknown=skip_unknown,
+        overwrite=overwrite,
+        as_json=json,
+    )
+
+
+@application.command()
+def encode(
+    scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="See below.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="tokens.zarr, tokens.npz or tokens.safetensors.")],
+    weights: Annotated[str | None, typer.Option("--weights", help="A safetensors file.")] = None,
+    init: Annotated[str | None, typer.Option("--init", help="random: an untrained encoder, on purpose.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of --init random.", min=0)] = 0,
+    tr: Annotated[float | None, typer.Option("--tr", help="Seconds between frames of ready arrays.")] = None,
+    table: Annotated[
+        str | None, typer.Option("--table", help="Parcels' coordinates or gradients, for encoders that need them.")
+    ] = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the patch tokens of scans, with hashes, the geometry log and the tokens' places.
+
+    T1-weighted NIfTI files are prepared here. For fMRI runs and parcel series, whose preparation from files does not
+    exist yet, give ready arrays whose shape is the encoder's: .npy, .npz, or .tsv parcel tables (a line per frame).
+    """
+    from neuroflamingo.cli.weighing import encode_scans
+
+    code = encode_scans(
+        scans,
+        output,
+        encoder=encoder,
+        weights=weights,
+        init=init,
+        seed=seed,
+        device=device,
+        repetition_time=tr,
+        table=table,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    raise typer.Exit(code)
 
 
 @application.command()

@@ -64,7 +64,8 @@ def show_card(name: str, *, as_json: bool) -> None:
 
 def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
     """Heading and words, line by line; a heading stands only before its first line."""
-    from neuroflamingo_encoders.catalogue import terms_in_words, where_in_words
+    from neuroflamingo_encoders.catalogue import where_in_words
+    from neuroflamingo_encoders.weights_store import permits
 
     scan, output, rate = card.scan, card.output, card.scan.repetition_time
     lines = [("name", f"{card.name}, version {card.version}"), ("summary", card.summary)]
@@ -86,7 +87,7 @@ def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
     ]
     lines += [
         ("weights", where_in_words(card.weights)),
-        ("licence", f"{card.weights.licence}: {terms_in_words(card.weights)}"),
+        ("licence", f"{card.weights.licence}: {permits(card.weights)}"),
     ]
     spent = [f"{card.cost.parameters:,} weights"]
     spent += [f"{card.cost.gflop:g} GFLOP a scan"] if card.cost.gflop else []

@@ -36,7 +36,8 @@ _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""No command of this program uses the network, and progress is shown by the program itself."""
+"""No command but those of `_ONLINE` uses the network, and progress is shown by the program itself."""
+_ONLINE = (["models", "fetch"],)
 
 
 class Terminated(BaseException):
@@ -46,7 +47,8 @@ class Terminated(BaseException):
 def guarded(arguments: Sequence[str]) -> int:
     """Run the typer application and turn whatever happens into an exit code."""
     for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+        if list(arguments[:2]) not in _ONLINE or not name.endswith("_OFFLINE"):
+            os.environ.setdefault(name, value)
     previous = _listen(signal.SIGTERM, _terminate)
     try:
         from neuroflamingo.cli.app import application

@@ -29,14 +29,7 @@ def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False
     try:
         with open(temporary, "wb") as stream:
             stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, _mode_for(target))
-        if overwrite:
-            os.replace(temporary, target)
-        else:
-            _link_new(temporary, target)
-        _fsync_folder(target.parent)
+        _settle(temporary, target, overwrite)
     except OSError as error:
         raise OutputError(
             f"writing {target.name} failed",
@@ -48,6 +41,23 @@ def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+    return target
+
+
+def move_atomic(draft: str | Path, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Give a finished file in the same folder its name, as `write_bytes_atomic` does.
+
+    Raises:
+        OutputError: see there.
+    """
+    target = Path(path)
+    _refuse_unfit(target, overwrite)
+    try:
+        _settle(str(draft), target, overwrite)
+    except OSError as error:
+        raise OutputError(
+            f"writing {target.name} failed", seen=error.strerror or str(error), hint="free some space", exit_code=74
+        ) from error
     return target
 
 
@@ -104,6 +114,18 @@ def _cannot_create(target: Path, error: OSError) -> OutputError:
         seen=error.strerror or str(error),
         hint="choose another place with -o",
     )
+
+
+def _settle(temporary: str, target: Path, overwrite: bool) -> None:
+    """Bytes to the disk, then the name, then the folder's entry to the disk."""
+    with open(temporary, "r+b") as stream:
+        os.fsync(stream.fileno())
+    os.chmod(temporary, _mode_for(target))
+    if overwrite:
+        os.replace(temporary, target)
+    else:
+        _link_new(temporary, target)
+    _fsync_folder(target.parent)
 
 
 def _mode_for(target: Path) -> int:

@@ -1,0 +1,100 @@
+"""Whether a weight file is an encoder's: by its hash, and by the names and shapes of its tensors (no torch here)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from neuroflamingo_encoders.card import EncoderCard, Weights
+from neuroflamingo_preprocessing.errors import ModelError
+
+Shapes = Mapping[str, Sequence[int]]
+SHOWN = 3
+
+
+def own_names(rules: Weights, keys: Iterable[str]) -> dict[str, str]:
+    """The encoder's name of each tensor in a file to its name there: the card's prefixes taken off, in order.
+
+    Raises:
+        ModelError: two tensors of the file would get one name (exit 65).
+    """
+    names: dict[str, str] = {}
+    for key in keys:
+        name = key
+        for prefix in rules.strip_prefixes:
+            name = name.removeprefix(prefix)
+        if name in names:
+            raise ModelError(
+                f"two tensors of the file are '{name}' once the card's prefixes are taken off",
+                expected="one tensor for each name",
+                seen=f"{names[name]} and {key}",
+                hint="leave one of them out of the file",
+                exit_code=65,
+            )
+        names[name] = key
+    return names
+
+
+def misfits(rules: Weights, own: Shapes, seen: Shapes) -> list[str]:
+    """What is wrong, a sentence for each kind of fault; empty where the tensors fit.
+
+    Args:
+        rules: the card's, with the names that may be missing or surplus.
+        own: shapes of the encoder's tensors.
+        seen: shapes of the file's tensors under the encoder's names (see `own_names`).
+    """
+    missing = sorted(set(own) - set(seen) - set(rules.allow_missing))
+    unexpected = sorted(set(seen) - set(own) - set(rules.allow_unexpected))
+    shapes = sorted(
+        f"{name}: {list(seen[name])}, not {list(own[name])}"
+        for name in set(own) & set(seen)
+        if list(own[name]) != list(seen[name])
+    )
+    faults = (("missing", missing), ("unexpected", unexpected), ("other shape", shapes))
+    return [f"{len(names)} {word} ({', '.join(names[:SHOWN])})" for word, names in faults if names]
+
+
+def check_fit(card: EncoderCard, own: Shapes, seen: Shapes) -> None:
+    """Refuse tensors that are not this encoder's.
+
+    Raises:
+        ModelError: names or shapes differ beyond what the card allows (exit 65).
+    """
+    faults = misfits(card.weights, own, seen)
+    if faults:
+        raise ModelError(
+            f"the weights do not fit the encoder '{card.name}'",
+            expected=f"{len(own)} tensors by this encoder's names and shapes",
+            seen="; ".join(faults),
+            hint="check that the file belongs to this encoder and version",
+            exit_code=65,
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_hash(card: EncoderCard, path: Path, seen: str, converted_from: str | None = None) -> None:
+    """Refuse a file that is not the one the card declares; a card without a hash accepts any.
+
+    Args:
+        card: declares the hash of the published file.
+        path, seen: the file and its hash.
+        converted_from: for a file that `convert_weights` wrote, the hash of the file it was made from.
+
+    Raises:
+        ModelError: another hash (exit 65).
+    """
+    wanted = card.weights.sha256
+    if wanted and wanted not in (seen, converted_from):
+        raise ModelError(
+            f"{path} is not the file that the card of '{card.name}' declares",
+            expected=f"SHA-256 {wanted}",
+            seen=f"{seen}, converted from {converted_from}" if converted_from else seen,
+            hint="fetch the file again, with --overwrite",
+            exit_code=65,
+        )

@@ -1,0 +1,288 @@
+"""`encode`: scans to a file of patch tokens, with everything that says how they came to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError, ScanError, UsageError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders import BrainEncoder, EncoderCard
+    from neuroflamingo_encoders.token_files import ScanTokens
+
+ENCODER_PART = "encoder."
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What `encode` wrote.
+
+    Attributes:
+        path: the token file.
+        scans: how many scans are in it.
+        failures: those that are not, with their errors, in order.
+    """
+
+    path: Path
+    scans: int
+    failures: tuple[tuple[str, NeuroFlamingoError], ...]
+
+
+@dataclass(frozen=True)
+class _Road:
+    """All that each scan's way to its tokens has in common."""
+
+    encoder: BrainEncoder
+    device: str
+    repetition_time: float | None
+    failures: list[tuple[str, NeuroFlamingoError]]
+    progress: Callable[[str, int, int], None] | None
+
+
+def encode(
+    scans: Sequence[str | Path],
+    output: str | Path,
+    *,
+    encoder: str,
+    weights: str | Path | None = None,
+    init: Literal["random"] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    repetition_time: float | None = None,
+    table: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Encoded:
+    """Encode scans and write their tokens.
+
+    Args:
+        scans: NIfTI files for encoders of one 3D volume; ready arrays (`.npy`, `.npz`, `.tsv`) for all.
+        output: ends in `.zarr`, `.npz` or `.safetensors`.
+        encoder: as `list_encoders` gives it.
+        weights: a safetensors file; None: the embedded model's, or the one in the encoder's folder.
+        init: `random` for an untrained encoder, on purpose.
+        seed: of the random initialisation.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        repetition_time: seconds between frames of ready arrays, where the encoder asks for one.
+        table: a table that is no weight but that the encoder needs: parcels' coordinates, functional gradients.
+        overwrite: replace an existing output.
+        progress: called with the scan's name, its number from 1, and how many there are.
+
+    Raises:
+        NeuroFlamingoError: unknown encoder, no weights (exit 69), weights that do not fit (65), an output that cannot
+            be written (73); for a single scan, or if all fail, that scan's own error.
+    """
+    from neuroflamingo.loading import pick_device
+    from neuroflamingo_encoders.token_files import check_token_target, describe_tokens, write_tokens
+
+    target = check_token_target(output, overwrite=overwrite)
+    for scan in scans:
+        if not Path(scan).exists():
+            raise NotFoundError(f"there is no file {scan}", expected="a scan or a ready array", hint="check the path")
+    place = pick_device(device)
+    module, origin = load_encoder(encoder, weights, init=init, seed=seed)
+    if table is not None or _wants_table(module):
+        origin["table"] = _set_table(module, table)
+    road = _Road(module.to(place), place, repetition_time, [], progress)
+    about = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
+    tokens = _all_tokens(scans, road)
+    try:
+        first = next(tokens)
+    except StopIteration:
+        raise road.failures[0][1] from None
+    count = write_tokens(target, _chained(first, tokens), about, overwrite=overwrite)
+    return Encoded(target, count, tuple(road.failures))
+
+
+def load_encoder(
+    name: str, weights: str | Path | None = None, *, init: Literal["random"] | None = None, seed: int = 0
+) -> tuple[BrainEncoder, dict[str, Any]]:
+    """An encoder with its weights, frozen, and where these came from.
+
+    Raises:
+        ModelError: no weights here and `init` not given (exit 69), or they do not fit (exit 65).
+        UsageError: both weights and `init`.
+    """
+    import torch
+
+    from neuroflamingo_encoders.registry import build_encoder, encoder_card
+    from neuroflamingo_encoders.weights_fit import sha256_of
+    from neuroflamingo_encoders.weights_store import find_weights, how_to_get
+
+    card = encoder_card(name)
+    if init is not None and weights is not None:
+        raise UsageError("both weights and --init were given", expected="one of them")
+    if init is not None or not card.cost.parameters:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = build_encoder(name)
+        return module, {"init": "random", "seed": seed} if card.cost.parameters else {"init": "no weights needed"}
+    if weights is None and card.weights.source == "embedded":
+        return _embedded_encoder(card)
+    path = find_weights(name) if weights is None else Path(weights)
+    if path is None:
+        raise ModelError(
+            f"the weights of '{name}' are not here",
+            expected=f"--weights FILE.safetensors ({card.weights.licence}), or --init random",
+            hint=how_to_get(card),
+        )
+    module = build_encoder(name, path)
+    return module, {"file": path.name, "sha256": sha256_of(path), "licence": card.weights.licence}
+
+
+def embedded_weights(card: EncoderCard) -> Path:
+    """The weight file of the embedded model whose encoder this is.
+
+    Raises:
+        ModelError: no embedded model has it (exit 69), or only with another card (exit 65).
+    """
+    from neuroflamingo.loading import MODELS, list_models
+
+    others = []
+    for model in list_models():
+        described = json.loads((MODELS / model / "config.json").read_text(encoding="utf-8")).get("encoder") or {}
+        if described.get("digest") == card.digest:
+            return MODELS / model / "model.safetensors"
+        others += [model] if described.get("name") == card.name else []
+    raise ModelError(
+        f"no embedded model holds the weights of '{card.name}'",
+        expected=f"one with the card's digest {card.digest}",
+        seen=f"{', '.join(others)} with another card" if others else "none with this encoder",
+        hint="--init random, or --weights FILE",
+        exit_code=65 if others else 69,
+    )
+
+
+def _embedded_encoder(card: EncoderCard) -> tuple[BrainEncoder, dict[str, Any]]:
+    from safetensors import safe_open
+
+    from neuroflamingo_encoders.registry import build_encoder
+    from neuroflamingo_encoders.weights_fit import sha256_of
+
+    path = embedded_weights(card)
+    module = build_encoder(card.name)
+    with safe_open(path, "pt") as stream:
+        names = [name for name in stream.keys() if name.startswith(ENCODER_PART)]  # noqa: SIM118
+        state = {name.removeprefix(ENCODER_PART): stream.get_tensor(name) for name in names}
+    module.load_weights(state)
+    origin = {"model": path.parent.name, "file": path.name, "sha256": sha256_of(path), "part": ENCODER_PART}
+    return module, origin | {"licence": card.weights.licence}
+
+
+def _wants_table(module: Any) -> bool:
+    return hasattr(module, "set_coordinates") or hasattr(module, "set_gradient")
+
+
+def _set_table(module: Any, table: str | Path | None) -> dict[str, Any]:
+    """Give the encoder the table that its card demands; gives the table's name and hash."""
+    import numpy as np
+    import torch
+
+    from neuroflamingo_encoders.weights_fit import sha256_of
+
+    demands = [d.what for d in module.card.demands if ", by set_" in d.what]
+    name = demands[0].partition(", by ")[0] if demands else "no table"
+    if table is None or not _wants_table(module):
+        raise UsageError(
+            f"the encoder '{module.card.name}' needs {name}" if _wants_table(module) else "this encoder takes no table",
+            expected="--table FILE" if _wants_table(module) else "no --table",
+            hint=f"see {module.card.repository}" if _wants_table(module) else "leave --table out",
+        )
+    path = Path(table)
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", expected=name, hint="check the path")
+    try:
+        text = path.read_text(encoding="utf-8").replace(",", " ").splitlines()
+        rows = np.array([line.split() for line in text if line.strip()], dtype=np.float32)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise ScanError(f"{path.name} is no table of numbers", seen=str(error)[:200], hint="check the file") from error
+    if hasattr(module, "set_coordinates"):
+        module.set_coordinates(torch.from_numpy(rows[:, -3:]))  # a column of labels may stand before X Y Z
+    else:
+        module.set_gradient(torch.from_numpy(rows))
+    return {"file": path.name, "sha256": sha256_of(path)}
+
+
+def _all_tokens(scans: Sequence[str | Path], road: _Road) -> Iterator[ScanTokens]:
+    """Tokens of one scan after the other; a scan that fails is noted and passed over."""
+    for number, scan in enumerate(scans, start=1):
+        name = Path(scan).name
+        if road.progress:
+            road.progress(name, number, len(scans))
+        try:
+            yield _tokens(Path(scan), road)
+        except NeuroFlamingoError as failure:
+            road.failures.append((name, failure))
+
+
+def _chained(first: ScanTokens, rest: Iterator[ScanTokens]) -> Iterator[ScanTokens]:
+    yield first
+    yield from rest
+
+
+def _tokens(path: Path, road: _Road) -> ScanTokens:
+    import torch
+
+    from neuroflamingo_encoders.token_files import ScanTokens
+
+    prepared, about = _prepare(path, road)
+    with torch.inference_mode():
+        output = road.encoder(torch.from_numpy(prepared)[None, None].to(road.device))
+    tokens = output.tokens[0, 0].float().cpu()
+    if not bool(tokens.isfinite().all()):
+        raise ModelError(
+            f"the encoder gives numbers that are not finite for {path.name}",
+            hint="check the weights: neuroflamingo models verify",
+            exit_code=65,
+        )
+    return ScanTokens(
+        tokens=tokens.numpy(),
+        mask=None if output.mask is None else output.mask[0, 0].cpu().numpy(),
+        positions=None if output.positions is None else output.positions.float().cpu().numpy(),
+        about=about,
+    )
+
+
+def _prepare(path: Path, road: _Road) -> tuple[Any, Mapping[str, Any]]:
+    """The tensor of one scan, and what is to be said of it."""
+    from neuroflamingo.provenance import printable
+    from neuroflamingo_preprocessing.arrays import is_array_file, read_array
+
+    spec = road.encoder.card.scan
+    name = printable(path.name)
+    if is_array_file(path):
+        ready = read_array(path, spec, road.repetition_time)
+        source = {"name": name, "sha256": ready.sha256, "bytes": ready.bytes, "kind": "ready array"}
+        about = {"name": name, "input": source, "geometry": [], "warnings": list(ready.warnings)}
+        return ready.tensor, about | {"repetition_time_s": ready.repetition_time}
+    if spec.modality != "volume3d" or len(spec.channels) != 1:
+        raise UsageError(
+            f"{name}: scans are not prepared for '{road.encoder.card.name}' yet",
+            expected=f"a ready array (.npy, .npz or .tsv): {spec.describe()}",
+            seen=path.suffix or "no ending",
+            hint="prepare it as `neuroflamingo encoders card` says, and save it with numpy.save",
+        )
+    from neuroflamingo_preprocessing import prepare, read_scan
+
+    scan = read_scan(path)
+    prepared = prepare(scan, spec)
+    source = {"name": name, "sha256": scan.provenance.sha256, "bytes": path.stat().st_size, "kind": "NIfTI"}
+    source |= {"header_sha256": scan.provenance.header_sha256, "header": dict(scan.provenance.header)}
+    return prepared.tensor, {
+        "name": name,
+        "input": source,
+        "geometry": [step.as_dict() for step in prepared.geometry],
+        "scan_to_template": prepared.scan_to_template.tolist(),
+        "quality": {"correlation": prepared.quality.correlation, "coverage": prepared.quality.coverage},
+        "warnings": list(prepared.warnings),
+    }
+
+
+def _software() -> dict[str, Any]:
+    from neuroflamingo.provenance import software
+
+    return software().model_dump(mode="json")

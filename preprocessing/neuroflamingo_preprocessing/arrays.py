@@ -1,0 +1,187 @@
+"""Ready arrays as an encoder takes them: `.npy`, `.npz` and parcel tables, where scans are not prepared yet."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.spec import ScanSpec
+
+ENDINGS = (".npy", ".npz", ".tsv")
+NAMES = ("data", "series", "volume")
+MAX_TABLE_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class ReadyArray:
+    """A prepared scan that came as an array.
+
+    Attributes:
+        tensor: float32, the axes of the spec.
+        sha256, bytes: of the file.
+        repetition_time: seconds between frames, None where there are none.
+        warnings: what was odd but usable.
+    """
+
+    tensor: NDArray[np.float32]
+    sha256: str
+    bytes: int
+    repetition_time: float | None
+    warnings: tuple[str, ...]
+
+
+def is_array_file(path: str | Path) -> bool:
+    """Whether the ending is one of a ready array."""
+    return Path(path).suffix.lower() in ENDINGS
+
+
+def read_array(path: str | Path, spec: ScanSpec, repetition_time: float | None = None) -> ReadyArray:
+    """Read an array that was prepared elsewhere; its shape must be the one that the encoder declares.
+
+    `.npy`: the array, without the channel axis if that is 1. `.npz`: the same under `data` (or its only array), and
+    `repetition_time` in seconds. `.tsv`: a parcel series, one line a frame, one column a parcel, with or without a
+    line of names. Nothing is cut, padded, turned or resampled here, and no pickle is read.
+
+    Args:
+        path: the file.
+        spec: `card.scan` of the encoder.
+        repetition_time: seconds between frames; where the encoder asks for one, here or in the npz file.
+
+    Raises:
+        NotFoundError: no such file.
+        ScanError: a pickle, damaged, not numbers, another shape, another repetition time (exit 65).
+        UsageError: a repetition time is asked for and was not given.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", expected=" or ".join(ENDINGS), hint="check the path")
+    raw = path.read_bytes()
+    try:
+        values, inside = _parse(raw, path.suffix.lower(), spec)
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ScanError(
+            f"{path.name} cannot be read as an array",
+            expected="numbers, without pickles",
+            seen=str(error)[:300],
+            hint="save it again with numpy.save, or as a table",
+        ) from error
+    tensor = _fitted(values, spec, path.name)
+    seconds, warnings = _check_time(inside if repetition_time is None else repetition_time, spec, path.name)
+    return ReadyArray(tensor, hashlib.sha256(raw).hexdigest(), len(raw), seconds, warnings)
+
+
+def _parse(raw: bytes, ending: str, spec: ScanSpec) -> tuple[NDArray[Any], float | None]:
+    if ending == ".tsv":
+        if [axis.name for axis in spec.axes] != ["parcel", "time"]:
+            raise ValueError(f"a table, but the encoder takes {spec.describe()}")
+        return _table(raw).T, None
+    if ending == ".npy":
+        return _array(raw), None
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+        if claimed > 64 * len(raw) + 2**20:
+            raise ValueError(f"{len(raw):,} bytes claim to be {claimed:,}")
+        arrays = {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in archive.infolist()}
+    seconds = arrays.pop("repetition_time", None)
+    named = [name for name in NAMES if name in arrays] or list(arrays)
+    if len(named) != 1:
+        raise ValueError(f"arrays named {', '.join(arrays) or '(none)'}; expected one, `data`")
+    return arrays[named[0]], None if seconds is None else float(seconds)
+
+
+def _array(raw: bytes) -> NDArray[Any]:
+    """One `.npy`, whose header is believed only as far as its bytes go."""
+    stream = io.BytesIO(raw)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if dtype.hasobject:
+        raise ValueError("it holds a pickle")
+    if size > len(raw):
+        raise ValueError(f"its header claims {size:,} bytes, {len(raw):,} are there")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _table(raw: bytes) -> NDArray[np.float64]:
+    """`[frame, parcel]` of a tab-separated table, with or without a line of names; `n/a` is refused like any word."""
+    if len(raw) > MAX_TABLE_BYTES:
+        raise ValueError(f"a table of {len(raw):,} bytes")
+    lines = [line for line in raw.decode("utf-8").splitlines() if line.strip()]
+    rows = [line.split("\t") for line in lines]
+    if rows and not _is_number(rows[0][0]):
+        rows = rows[1:]
+    widths = {len(row) for row in rows}
+    if len(widths) != 1:
+        raise ValueError("no lines of numbers" if not rows else f"lines of {min(widths)} to {max(widths)} columns")
+    return np.array(rows, dtype=np.float64)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _fitted(values: NDArray[Any], spec: ScanSpec, name: str) -> NDArray[np.float32]:
+    """float32 with the spec's axes, or a refusal that says which way it would have fitted."""
+    if values.dtype.kind not in "fiu":
+        raise ScanError(f"{name} holds no numbers", expected="floating-point or whole numbers", seen=str(values.dtype))
+    channel = next((i for i, axis in enumerate(spec.axes) if axis.name == "channel" and axis.size == 1), None)
+    fitting = values
+    if channel is not None and values.ndim == len(spec.axes) - 1:
+        fitting = np.expand_dims(values, channel)
+    if not spec.accepts(fitting.shape):
+        turned = spec.accepts(values.shape[::-1])
+        raise ScanError(
+            f"{name} has another shape than the encoder takes",
+            expected=spec.describe(),
+            seen=f"{values.ndim} axes {list(values.shape)}",
+            hint="turn it round: the axes are in the reverse order" if turned else "prepare it as the card says",
+        )
+    with np.errstate(over="ignore"):
+        tensor = np.ascontiguousarray(fitting, dtype=np.float32)
+    if not np.isfinite(tensor).all():
+        share = 1 - float(np.isfinite(tensor).mean())
+        raise ScanError(
+            f"{name} holds values that are not finite",
+            expected="finite numbers",
+            seen=f"{share:.2%} are not",
+            hint="set parcels and voxels without data to 0",
+        )
+    return tensor
+
+
+def _check_time(seconds: float | None, spec: ScanSpec, name: str) -> tuple[float | None, tuple[str, ...]]:
+    wanted = spec.repetition_time
+    if wanted is None:
+        return seconds, ()
+    if seconds is None:
+        raise UsageError(
+            f"the repetition time of {name} is not known",
+            expected=f"{wanted.seconds} s within {wanted.tolerance} s, else {wanted.policy.replace('_', ' ')}",
+            hint=f"--tr {wanted.seconds}, if that is so",
+        )
+    if not (np.isfinite(seconds) and seconds > 0):
+        raise UsageError(f"a repetition time of {seconds} s", expected="seconds above 0")
+    if abs(seconds - wanted.seconds) <= wanted.tolerance:
+        return seconds, ()
+    if wanted.policy == "as_is":
+        return seconds, (f"repetition time {seconds} s, the encoder was trained on {wanted.seconds} s",)
+    raise ScanError(
+        f"{name} has another repetition time than the encoder takes",
+        expected=f"{wanted.seconds} s within {wanted.tolerance} s",
+        seen=f"{seconds} s",
+        hint=f"resample it to {wanted.seconds} s first",
+    )
