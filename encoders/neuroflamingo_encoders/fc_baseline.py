@@ -5,6 +5,8 @@ Source: Brainmarks (MedARC 2026) finds plain functional connectivity hard to bea
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +21,11 @@ class FcBaselineEncoder(BrainEncoder):
 
     def __init__(self, card: EncoderCard | None = None) -> None:
         super().__init__(card or fc_baseline_card())
+
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """12 parcels."""
+        return cls(card.shrunk({"parcel": 12}, width=12, tokens=12))
 
     def forward(self, x: Float[Tensor, "batch scan parcel time"]) -> EncoderOutput:
         """Tokens `[batch, scan, parcel, parcel]`; a parcel without variance correlates with nothing."""
