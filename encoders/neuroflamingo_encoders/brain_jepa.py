@@ -155,7 +155,7 @@ class BrainJepaEncoder(BrainEncoder):
         Raises:
             UsageError: the gradient table was not given.
         """
-        if not bool(self.gradient.isfinite().all()):
+        if not self.gradient.is_meta and not bool(self.gradient.isfinite().all()):
             raise UsageError(
                 "Brain-JEPA lacks its gradient table",
                 expected=f"encoder.set_gradient(table) with shape {list(self.gradient_shape)}",

@@ -225,7 +225,7 @@ class BrainLmEncoder(BrainEncoder):
         Raises:
             UsageError: the coordinates were not given.
         """
-        if not bool(self.xyz.isfinite().all()):
+        if not self.xyz.is_meta and not bool(self.xyz.isfinite().all()):
             raise UsageError(
                 "BrainLM lacks the coordinates of its parcels",
                 expected=f"encoder.set_coordinates(table) with shape [{self.parcels}, 3]",

@@ -118,7 +118,7 @@ class BrainLmVitMaeEncoder(BrainEncoder):
         Raises:
             UsageError: the coordinates were not given.
         """
-        if int(self.order[0]) < 0:
+        if not self.order.is_meta and int(self.order[0]) < 0:
             raise UsageError(
                 "BrainLM lacks the coordinates of its parcels",
                 expected=f"encoder.set_coordinates(table) with shape [{self.parcels}, 3]",
