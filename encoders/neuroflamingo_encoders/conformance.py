@@ -10,13 +10,18 @@ import contextlib
 import difflib
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from neuroflamingo_encoders import conformance_declared, conformance_numbers, conformance_order
-from neuroflamingo_encoders import conformance_scans, conformance_weights
+from neuroflamingo_encoders import (
+    conformance_declared,
+    conformance_numbers,
+    conformance_order,
+    conformance_scans,
+    conformance_weights,
+)
 from neuroflamingo_encoders.conformance_subject import Check, Failed, NotApplicable, Source, Subject
 from neuroflamingo_preprocessing.errors import UsageError
 

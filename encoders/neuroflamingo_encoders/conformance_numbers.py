@@ -119,7 +119,9 @@ def bfloat16(subject: Subject) -> str:
     near[(exact.norm(dim=-1) < 1e-3) & (output.norm(dim=-1) < 1e-2)] = 1.0  # a token of zeros points nowhere
     worst = int(near.argmin())
     if float(near[worst]) < COSINE:
-        raise Failed(f"cosine {float(near[worst]):.4f} between token {worst} in bfloat16 and float32 (at least {COSINE})")
+        raise Failed(
+            f"cosine {float(near[worst]):.4f} between token {worst} in bfloat16 and float32 (at least {COSINE})"
+        )
     return f"smallest cosine {float(near[worst]):.5f}"
 
 

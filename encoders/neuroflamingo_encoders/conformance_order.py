@@ -52,7 +52,9 @@ def _by_position(subject: Subject, positions: Tensor, axes: Sequence[str]) -> st
         if float(extent["xyz".index(name)]) == 0.0:
             continue
         _judge(name, {other: float(move[i]) for i, other in enumerate("xyz")})
-    return "answers move with the input: " + _told({name: float(move["xyz".index(name)]) for name, move in moves.items()})
+    return "answers move with the input: " + _told(
+        {name: float(move["xyz".index(name)]) for name, move in moves.items()}
+    )
 
 
 def _by_order(subject: Subject, axes: list[str]) -> str:
@@ -84,7 +86,9 @@ def _by_order(subject: Subject, axes: list[str]) -> str:
 
 def _judge(name: str, moves: dict[str, float]) -> None:
     own = moves[name]
-    furthest = max((abs(move), other) for other, move in moves.items() if other != name) if len(moves) > 1 else (0.0, "")
+    furthest = (
+        max((abs(move), other) for other, move in moves.items() if other != name) if len(moves) > 1 else (0.0, "")
+    )
     if own <= -LEAST_MOVE:
         raise Failed(f"moving up {name} in the input moves the answer down {name}: the axis is mirrored")
     if furthest[0] > max(abs(own), LEAST_MOVE):

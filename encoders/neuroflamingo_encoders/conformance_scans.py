@@ -84,7 +84,9 @@ def geometry(subject: Subject) -> str:
     return f"arrives within {worst:.2f} mm"
 
 
-def _stored_ball(place: np.ndarray, shape: np.ndarray, affine: np.ndarray, stretch: float, flips: tuple[int, ...]) -> Scan:
+def _stored_ball(
+    place: np.ndarray, shape: np.ndarray, affine: np.ndarray, stretch: float, flips: tuple[int, ...]
+) -> Scan:
     """A scan that covers the grid, with a Gaussian ball at `place` (mm), in other spacing and axis directions."""
     counts = np.ceil(shape / stretch).astype(int) + 4
     directions = affine[:3, :3] * stretch * np.array(flips)

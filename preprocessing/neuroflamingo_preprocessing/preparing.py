@@ -32,7 +32,16 @@ from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.template import GRID_SHAPE, load_template
 
-__all__ = ["CORRELATION_WARN", "COVERAGE_WARN", "Prepared", "Quality", "ScanSource", "check_spec", "prepare", "prepare_many"]
+__all__ = [
+    "CORRELATION_WARN",
+    "COVERAGE_WARN",
+    "Prepared",
+    "Quality",
+    "ScanSource",
+    "check_spec",
+    "prepare",
+    "prepare_many",
+]
 
 GEOMETRIC_STEPS = ("affine_alignment", "gaussian_antialias", "linear_resampling")
 INTENSITY_STEPS = ("match_to_template", "template_mask")
