@@ -42,7 +42,8 @@ def write_encoder_project(name: str, folder: str | Path | None = None, *, overwr
         OutputError: the folder exists, or cannot be written (exit 73).
     """
     module, target = check_name(name), Path(folder if folder is not None else name)
-    words = {"name": name, "module": module, "encoder": "".join(part.title() for part in name.split("-")) + "Encoder"}
+    title = "".join(part.title() for part in name.split("-"))
+    words = {"name": name, "module": module, "encoder": f"{title.removesuffix('Encoder')}Encoder"}
     files = {
         file.format(module=module): Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words)
         for template, file in FILES.items()
