@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from neuroflamingo_encoders import (
     conformance_declared,
     conformance_numbers,
@@ -116,7 +118,7 @@ def check_encoder(
     printed = io.StringIO()
     began = time.perf_counter()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), _own_random_numbers():
             subject = Subject.of(encoder, fixtures)
             expected = dict(subject.type.known_deviations) | expected
         _refuse_unknown(expected, checks)
@@ -127,7 +129,7 @@ def check_encoder(
     yield CheckResult("card.builds", 1, "passed", subject.describe(), time.perf_counter() - began)
     for check in checks:
         began = time.perf_counter()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), _own_random_numbers():
             status, message = _run(check, subject)
         if check.name in expected and status in ("failed", "passed"):
             status, message = _as_expected(status, message, expected[check.name])
@@ -138,6 +140,14 @@ def check_encoder(
 def failures(results: Iterable[CheckResult]) -> list[str]:
     """What failed, one line each: `assert not failures(check_encoder(MyEncoder))` is a whole test."""
     return [str(result) for result in results if not result.fine]
+
+
+@contextlib.contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """The same ones in every run, and the caller's stay where they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def _run(check: Check, subject: Subject) -> tuple[Status, str]:

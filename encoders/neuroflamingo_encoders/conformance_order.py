@@ -8,6 +8,7 @@ their positions in millimetres where the module gives some, else by the card's t
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -135,14 +136,19 @@ def _centroid(answer: Tensor, places: Tensor) -> Tensor:
 
 
 def _lattices(count: int, sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Shapes with so many places, no axis longer than the input's, those of even steps first."""
+    """Shapes with so many places, none longer than the input's, as many axes as possible cut and cut evenly."""
     ranges = [[n for n in range(1, size + 1) if count % n == 0] for size in sizes[:-1]]
     found = []
     for head in itertools.product(*ranges):
-        rest, odd = divmod(count, torch.Size(head).numel())
+        rest, odd = divmod(count, math.prod(head))
         if not odd and 1 <= rest <= sizes[-1]:
             found.append((*head, rest))
-    return sorted(found, key=lambda shape: sum(size % n != 0 for size, n in zip(sizes, shape, strict=True)))
+
+    def rank(shape: tuple[int, ...]) -> tuple[int, int]:
+        uneven = sum(size % n != 0 for size, n in zip(sizes, shape, strict=True))
+        return shape.count(1), uneven
+
+    return [shape for shape in found if rank(shape) == min(map(rank, found))]
 
 
 def _told(moves: dict[str, float]) -> str:

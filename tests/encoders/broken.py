@@ -299,12 +299,10 @@ EXPECTED: dict[type[BrainEncoder], set[str]] = {
     DropsWhenTheParentTrains: {"determinism.parent_trains"},
     StaysOpen: {"freezing.no_gradient", "freezing.step_changes_nothing", "freezing.unfreeze"},
     CountsItsCalls: {"freezing.step_changes_nothing"},
-    DoublePrecision: {"shapes.smallest", "device.bfloat16"},
     LoadsHalfAFile: LOADING,
     LoadsThenComplains: LOADING - {"loading.other_architecture"},
     DividesByTheSpread: {"preparation.zeros", "preparation.constant"},
-    WritesIntoItsInput: {"determinism.input_untouched"},
-    LeavesATensorBehind: {"device.moves"},
+    LeavesATensorBehind: {"device.moves", "device.bfloat16"},
     NeedsManyDigits: {"device.bfloat16"},
     ForgetsATable: {"parity.reload"},
     TakesAnything: {"shapes.refuses_others", "preparation.nan", "preparation.infinite"},
@@ -322,6 +320,8 @@ EXPECTED: dict[type[BrainEncoder], set[str]] = {
 AT_LEAST: dict[type[BrainEncoder], set[str]] = {
     ShufflesAtRandom: {"determinism.repeatable", "batch.alone_or_together"},
     TooWide: {"shapes.smallest"},
+    DoublePrecision: {"shapes.smallest", "device.bfloat16"},
+    WritesIntoItsInput: {"determinism.input_untouched"},
     GivesABareTensor: {"shapes.smallest", "determinism.repeatable"},
     IgnoresTheScan: {"order.every_part_counts", *ORDER},
 }

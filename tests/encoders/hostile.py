@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PLUG_IN = '''
+PLUG_IN = """
 {before}
 import torch
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
@@ -18,7 +18,7 @@ CARD = precomputed_card(width=4, tokens=3).model_copy(
 class Hostile(BrainEncoder):
     def forward(self, x):
         {forward}
-'''
+"""
 
 # name -> what stands before the card, what forward does
 HOSTILE = {

