@@ -76,7 +76,7 @@ def test_every_group_has_a_broken_encoder() -> None:
 
 
 def test_tokens_that_tell_nothing_are_found_end_to_end() -> None:
-    with pytest.raises(conformance.Failed, match="chance is 0.69"):
+    with pytest.raises(conformance.Failed, match=r"chance is 0\.69"):
         _check("end_to_end.learns").run(Subject.of(broken.IgnoresTheScan))
 
 
@@ -114,7 +114,7 @@ def test_expected_failures_need_a_reason_and_a_failure() -> None:
     assert [r.name for r in failed] == list(reason) and "take it off the list" in failed[0].message
     with pytest.raises(UsageError, match="has no reason"):
         list(conformance.check_encoder(broken.Sound, expected_failures={"order.tokens_follow": " "}))
-    with pytest.raises(UsageError, match="did you mean order.tokens_follow"):
+    with pytest.raises(UsageError, match=r"did you mean order\.tokens_follow"):
         list(conformance.check_encoder(broken.Sound, expected_failures={"order.token_follow": "why"}))
 
 
