@@ -53,7 +53,7 @@ def test_all_recipes_are_shipped(names: set[str]) -> None:
     assert {f"neuroflamingo/{name}" for name in recipes_here} <= names
 
 
-@pytest.mark.parametrize("folder", ["neuroflamingo/models", "neuroflamingo/report"])
+@pytest.mark.parametrize("folder", ["neuroflamingo/models", "neuroflamingo/report", "neuroflamingo/templates"])
 def test_package_data_is_shipped(names: set[str], folder: str) -> None:
     here = files_under(ROOT / folder)
     assert here, f"{folder} is empty"

@@ -9,6 +9,7 @@ shuffled; the attention matrix is never stored.
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 from einops import rearrange
@@ -194,6 +195,15 @@ class BrainLmEncoder(BrainEncoder):
         self.register_buffer("xyz", torch.full((self.parcels, 3), float("nan")))
         self.xyz: Tensor
 
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """6 parcels by 40 frames, patches of 10, width 16."""
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32, "conv_kernel_size": 5}
+        config = sizes | {"num_brain_voxels": 6, "timepoint_patching_size": 10}
+        encoder = cls(card.shrunk({"parcel": 6, "time": 40}, width=16, tokens=1 + 6 * 4), config)
+        encoder.set_coordinates(torch.linspace(-1.0, 1.0, 18).view(6, 3))
+        return encoder
+
     def set_coordinates(self, xyz: Float[Tensor, "parcel 3"]) -> None:
         """Give the parcels' places in whole millimetres, rows in the order of the parcels.
 
@@ -215,7 +225,7 @@ class BrainLmEncoder(BrainEncoder):
         Raises:
             UsageError: the coordinates were not given.
         """
-        if not bool(self.xyz.isfinite().all()):
+        if not self.xyz.is_meta and not bool(self.xyz.isfinite().all()):
             raise UsageError(
                 "BrainLM lacks the coordinates of its parcels",
                 expected=f"encoder.set_coordinates(table) with shape [{self.parcels}, 3]",

@@ -83,6 +83,15 @@ class BrainLmVitMaeEncoder(BrainEncoder):
         self.register_buffer("order", torch.full((parcels,), -1))
         self.order: Tensor
 
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """6 parcels by 12 frames on a picture of 24 x 24, patches of 3, width 16."""
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        small = card.shrunk({"parcel": 6, "time": 12}, width=16, tokens=1 + 2 * 4)
+        encoder = cls(small, sizes | {"image_size": 24, "patch_size": 3}, parcels=6, frames=12)
+        encoder.set_coordinates(torch.arange(18.0).view(6, 3))
+        return encoder
+
     def _touched(self, length: int) -> range:
         """Rows (or columns) of patches that touch data."""
         before = (self.side - length) // 2
@@ -109,7 +118,7 @@ class BrainLmVitMaeEncoder(BrainEncoder):
         Raises:
             UsageError: the coordinates were not given.
         """
-        if int(self.order[0]) < 0:
+        if not self.order.is_meta and int(self.order[0]) < 0:
             raise UsageError(
                 "BrainLM lacks the coordinates of its parcels",
                 expected=f"encoder.set_coordinates(table) with shape [{self.parcels}, 3]",
@@ -122,7 +131,8 @@ class BrainLmVitMaeEncoder(BrainEncoder):
     def forward(self, x: Float[Tensor, "batch scan parcel time"]) -> EncoderOutput:
         """Tokens `[batch, scan, token, width]` after the last norm, class token first."""
         picture = self.picture(rearrange(x, "b s v t -> (b s) v t")).expand(-1, 3, -1, -1)
-        rising = torch.arange((self.side // self.patch) ** 2, device=x.device, dtype=picture.dtype)
+        # Float32 whatever the picture is: bfloat16 has no numbers between 256 and 258, and ties would be shuffled.
+        rising = torch.arange((self.side // self.patch) ** 2, device=x.device, dtype=torch.float32)
         tokens = self.vit(picture, noise=rising.expand(len(picture), -1)).last_hidden_state[:, self.kept]
         return EncoderOutput(rearrange(tokens, "(b s) t w -> b s t w", b=len(x)))
 

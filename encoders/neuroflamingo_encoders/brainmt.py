@@ -7,6 +7,8 @@ class token alone; time may be pooled before the resampler; stem widths are argu
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
@@ -152,6 +154,12 @@ class BrainMtEncoder(BrainEncoder):
         self.blocks = nn.ModuleList([AttentionBlock(width, c["num_heads"]) for _ in range(c["depth"][1])])
         self.norm, self.mlp = nn.LayerNorm(width), FeedForward(width)  # one of each, shared by all blocks
         self.head = nn.Linear(width, c["num_classes"])  # in the published files; tokens do not pass it
+
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """4 frames of 48 x 32 x 32 voxels, 3 x 2 x 2 places, width 32."""
+        sizes = {"num_frames": 4, "grid": (3, 2, 2), "embed_dim": 32, "stem_in_dim": 4, "stem_dim": 8, "depth": (1, 1)}
+        return cls(card.shrunk({"time": 4, "y": 48, "x": 32, "z": 32}, width=32, tokens=1 + 12 * 4), sizes)
 
     def stem(self, frames: Float[Tensor, "frame 1 y x z"]) -> Float[Tensor, "frame width h w d"]:
         """The convolutions, frame by frame."""

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from neuroflamingo_preprocessing.spec import Declared, ScanSpec
+from neuroflamingo_preprocessing.spec import Axis, Declared, ScanSpec
 
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -192,3 +192,29 @@ class EncoderCard(Declared):
         if isinstance(self.output.tokens, str):
             evaluate_formula(self.output.tokens, {axis.name: axis.size or 64 for axis in self.scan.axes})
         return self
+
+    def shrunk(
+        self, axes: Mapping[str, int], *, width: int | None = None, tokens: int | str | None = None
+    ) -> EncoderCard:
+        """The card of a small instance of the same architecture, for checks and tests; it belongs to no weights.
+
+        Args:
+            axes: new sizes by axis name; a token grid in space is dropped, since it holds for the full size only.
+            width, tokens: of the small instance's output; None: as they are.
+
+        Raises:
+            ValueError: an axis that the card does not have.
+        """
+        unknown = sorted(set(axes) - {axis.name for axis in self.scan.axes})
+        if unknown:
+            raise ValueError(f"'{self.name}' has no axis {', '.join(unknown)}")
+        sizes = tuple(Axis(name=a.name, size=axes[a.name]) if a.name in axes else a for a in self.scan.axes)
+        changes: dict[str, Any] = {"grid": None} if axes else {}
+        changes |= {"width": width} if width else {}
+        changes |= {"tokens": tokens} if tokens else {}
+        return self.model_copy(
+            update={
+                "scan": self.scan.model_copy(update={"axes": sizes}),
+                "output": self.output.model_copy(update=changes),
+            }
+        )

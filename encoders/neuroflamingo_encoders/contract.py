@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from neuroflamingo_encoders.card import Cost, Demand, EncoderCard, OutputSpec, TokenGrid, Weights
 from neuroflamingo_encoders.weights_fit import check_fit, own_names
-from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.spec import Axis, Parcellation, RepetitionTime, ScanSpec, Step
 
 __all__ = [
@@ -55,6 +56,18 @@ def _check_batch(encoder: nn.Module, arguments: tuple[Any, ...]) -> None:
             seen=f"shape {list(shape)}",
             hint="prepare the scan with this encoder's card.scan",
         )
+    x: Tensor = arguments[0]
+    if x.is_floating_point() and not x.is_meta and not bool(x.isfinite().all()):
+        raise ScanError(
+            f"the batch for the encoder '{encoder.card.name}' holds numbers that are not finite",
+            expected="finite numbers only",
+            seen=f"{int((~x.isfinite()).sum()):,} of {x.numel():,} are NaN or infinite",
+            hint="prepare the scan again, or fill what was not measured with the card's fill value",
+        )
+
+
+def _finite(tensor: Tensor) -> bool:
+    return tensor.is_meta or not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 class BrainEncoder(nn.Module):
@@ -62,14 +75,32 @@ class BrainEncoder(nn.Module):
 
     A subclass takes its card as the only required constructor argument (or none, if it has one card) and implements
     `forward(x: [batch, scan, *card.scan.axes]) -> EncoderOutput`, deterministic in eval mode and independent of what
-    else is in the batch. Shapes are checked against the card before `forward` runs.
+    else is in the batch. Shapes are checked against the card before `forward` runs, and NaN is refused.
+
+    Two optional hooks serve the checks (`conformance`): `tiny` for encoders too large to check at full size, `example`
+    for those whose input is not plain numbers. A small encoder needs neither.
     """
+
+    known_deviations: ClassVar[Mapping[str, str]] = {}
+    """Checks that this encoder is known to fail, with the reason; the checks name them and fail if they pass."""
 
     def __init__(self, card: EncoderCard) -> None:
         super().__init__()
         self.card = card
         self.frozen = False
         self.register_forward_pre_hook(_check_batch)
+
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """An instance that any CPU can check in seconds: same code, `card.shrunk(...)` sizes, side tables filled.
+
+        By default the full size. Its weights are those of its initialisation; checks change them by a rule.
+        """
+        return cls(card)
+
+    def example(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """A batch of this shape to run checks on; by default normal random numbers."""
+        return torch.randn(tuple(shape), generator=generator)
 
     def forward(self, x: Float[Tensor, "batch scan *axes"]) -> EncoderOutput:
         """Encode a batch; see the class."""
@@ -97,11 +128,22 @@ class BrainEncoder(nn.Module):
         """Load a state dict by the card's key rules; any other missing or left-over key is an error.
 
         Raises:
-            ModelError: keys or shapes differ (exit 65).
+            ModelError: keys or shapes differ, or numbers are not finite (exit 65). Nothing is loaded then.
         """
         state = {name: state[key] for name, key in own_names(self.card.weights, state).items()}
         own = self.state_dict()
         check_fit(self.card, {k: v.shape for k, v in own.items()}, {k: v.shape for k, v in state.items()})
+        # A table that may be missing may also be there unfilled, which is all NaN.
+        required = (k for k in set(own) & set(state) if k not in self.card.weights.allow_missing)
+        broken = sorted(k for k in required if not _finite(state[k]))
+        if broken:
+            raise ModelError(
+                f"the weights of the encoder '{self.card.name}' are not all finite",
+                expected="numbers",
+                seen=f"NaN or infinity in {len(broken)} tensors ({', '.join(broken[:3])})",
+                hint="fetch or convert the file again",
+                exit_code=65,
+            )
         with torch.no_grad():
             self.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
         return self

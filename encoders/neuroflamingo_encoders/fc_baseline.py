@@ -5,6 +5,8 @@ Source: Brainmarks (MedARC 2026) finds plain functional connectivity hard to bea
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,10 +22,19 @@ class FcBaselineEncoder(BrainEncoder):
     def __init__(self, card: EncoderCard | None = None) -> None:
         super().__init__(card or fc_baseline_card())
 
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """12 parcels."""
+        return cls(card.shrunk({"parcel": 12}, width=12, tokens=12))
+
     def forward(self, x: Float[Tensor, "batch scan parcel time"]) -> EncoderOutput:
-        """Tokens `[batch, scan, parcel, parcel]`; a parcel without variance correlates with nothing."""
-        series = x - x.mean(-1, keepdim=True)
-        series = series / series.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        """Tokens `[batch, scan, parcel, parcel]`; a parcel without variance correlates with nothing.
+
+        Computed in float32 at least: in bfloat16 a correlation of 0.999 is 1, whose transform is infinite.
+        """
+        series = x.to(torch.promote_types(x.dtype, torch.float32))
+        series = series - series.mean(-1, keepdim=True)
+        series = series / series.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(series.dtype).tiny)
         matrix = series @ series.transpose(-1, -2)
         diagonal = torch.eye(x.shape[2], dtype=torch.bool, device=x.device)
-        return EncoderOutput(matrix.clamp(-0.999999, 0.999999).atanh().masked_fill(diagonal, 0.0))
+        return EncoderOutput(matrix.clamp(-0.999999, 0.999999).atanh().masked_fill(diagonal, 0.0).to(x.dtype))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,6 +17,11 @@ class PrecomputedEncoder(BrainEncoder):
 
     def __init__(self, card: EncoderCard | None = None) -> None:
         super().__init__(card or precomputed_card())
+
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """Width 16."""
+        return cls(card.shrunk({"width": 16}, width=16))
 
     def forward(self, x: Float[Tensor, "batch scan token width"]) -> EncoderOutput:
         """The tokens as they came, `[batch, scan, token, width]`; all real, without positions."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.weights_fit import check_hash, sha256_of
-from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.contract import BrainEncoder
@@ -37,27 +37,24 @@ def _plug_ins() -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=ENTRY_POINT_GROUP))
 
 
-def _table() -> dict[str, str]:
-    """All encoders: name to the dotted string of the card; a name that two sources claim is refused."""
-    table = dict(BUILT_IN)
-    owners = dict.fromkeys(BUILT_IN, "neuroflamingo itself")
+def _table() -> dict[str, dict[str, str]]:
+    """All encoders: name to owner to the dotted string of the card. A name that two owners claim has two entries."""
+    table = {name: {"neuroflamingo itself": dotted} for name, dotted in BUILT_IN.items()}
     for point in _plug_ins():
         owner = f"the package {point.dist.name}" if point.dist else point.value
-        if point.name in table:
-            raise ModelError(
-                f"two encoders are named '{point.name}'",
-                expected="one package per encoder name",
-                seen=f"{owners[point.name]} and {owner}",
-                hint="uninstall one of them, or rename the plug-in's entry point",
-                exit_code=78,
-            )
-        table[point.name], owners[point.name] = point.value, owner
+        owners = table.setdefault(point.name, {})
+        owners[owner if owner not in owners else f"{owner} ({point.value})"] = point.value
     return table
 
 
 def list_encoders() -> tuple[str, ...]:
-    """Names of all encoders that can be built, sorted. Imports none of them."""
+    """Names of all encoders, sorted. Imports none of them; what is wrong with one is told when it is asked for."""
     return tuple(sorted(_table()))
+
+
+def is_plug_in(name: str) -> bool:
+    """Whether an encoder comes from another package, so that anything may happen when it is imported."""
+    return name not in BUILT_IN
 
 
 def encoder_card(name: str, **options: Any) -> EncoderCard:
@@ -68,7 +65,8 @@ def encoder_card(name: str, **options: Any) -> EncoderCard:
         options: for encoders whose card depends on them, for instance `precomputed` with `width=768`.
 
     Raises:
-        ModelError: unknown name (the nearest ones are named), a plug-in that gives no card (exit 78).
+        ModelError: unknown name (the nearest ones are named); a name that two packages claim, a plug-in that gives no
+            card (exit 78).
     """
     table = _table()
     if name not in table:
@@ -79,7 +77,16 @@ def encoder_card(name: str, **options: Any) -> EncoderCard:
             seen=name,
             hint=f"did you mean {' or '.join(near)}?" if near else "see `neuroflamingo encoders list`",
         )
-    card = _load(name, table[name])
+    owners, (dotted, *others) = list(table[name]), table[name].values()
+    if others:
+        raise ModelError(
+            f"{len(owners)} encoders are named '{name}'",
+            expected="one package per encoder name",
+            seen=" and ".join(owners),
+            hint="uninstall all but one of them, or rename a plug-in's entry point",
+            exit_code=78,
+        )
+    card = load_dotted(name, dotted)
     if not isinstance(card, EncoderCard):
         card = _card_from_options(name, card, options)
     elif options:
@@ -95,7 +102,7 @@ def encoder_card(name: str, **options: Any) -> EncoderCard:
             f"the encoder '{name}' has a card of another name",
             expected=name,
             seen=card.name,
-            hint=f"give the entry point or the card in {table[name]} the other's name",
+            hint=f"give the entry point or the card in {dotted} the other's name",
             exit_code=78,
         )
     return card
@@ -116,7 +123,7 @@ def build_encoder(name: str, weights: str | Path | None = None, **options: Any) 
     card = encoder_card(name, **options)
     encoder = _construct(card)
     if weights is not None:
-        encoder.load_weights(_read_weights(card, Path(weights)))
+        encoder.load_weights(read_weights(card, Path(weights)))
     return encoder.freeze()
 
 
@@ -135,7 +142,7 @@ def outline(card: EncoderCard) -> dict[str, tuple[int, ...]]:
 def _construct(card: EncoderCard) -> BrainEncoder:
     from neuroflamingo_encoders.contract import BrainEncoder
 
-    encoder = _load(card.name, card.implementation)(card)
+    encoder = load_dotted(card.name, card.implementation)(card)
     if not isinstance(encoder, BrainEncoder):
         raise ModelError(
             f"{card.implementation} is not an encoder",
@@ -147,11 +154,16 @@ def _construct(card: EncoderCard) -> BrainEncoder:
     return encoder
 
 
-def _load(name: str, dotted: str) -> Any:
+def load_dotted(name: str, dotted: str) -> Any:
+    """What `package.module:attribute` names, for the encoder `name`.
+
+    Raises:
+        ModelError: the module cannot be imported, whatever it raises, or lacks the attribute (exit 78).
+    """
     module, _, attribute = dotted.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except Exception as error:  # a plug-in may raise anything while it is imported; the user must learn which one
+    except (Exception, SystemExit) as error:  # a plug-in may raise anything; the user must learn which one it was
         raise ModelError(
             f"the encoder '{name}' cannot be imported",
             expected=f"{attribute or 'an attribute'} in the module {module}",
@@ -164,11 +176,13 @@ def _load(name: str, dotted: str) -> Any:
 def _card_from_options(name: str, make: Callable[..., Any], options: dict[str, Any]) -> EncoderCard:
     try:
         card = make(**options)
-    except (TypeError, ValueError) as error:
+    except NeuroFlamingoError:
+        raise
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"the card of the encoder '{name}' cannot be made",
             expected="options that its card function takes",
-            seen=str(error),
+            seen=f"{type(error).__name__}: {error}",
             hint="see encoders/README.md",
             exit_code=78,
         ) from error
@@ -183,8 +197,13 @@ def _card_from_options(name: str, make: Callable[..., Any], options: dict[str, A
     return card
 
 
-def _read_weights(card: EncoderCard, path: Path) -> dict[str, Any]:
-    """Tensors of a safetensors file, after its hash was checked where the card declares one."""
+def read_weights(card: EncoderCard, path: Path) -> dict[str, Any]:
+    """Tensors of a safetensors file, after its hash was checked where the card declares one.
+
+    Raises:
+        NotFoundError: no such file.
+        ModelError: another hash, or a file that is cut off or no safetensors file (exit 65).
+    """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 

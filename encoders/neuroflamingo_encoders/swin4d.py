@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
+from typing import Self
 
 import torch
 from einops import rearrange
@@ -204,6 +205,13 @@ class Swin4DEncoder(BrainEncoder):
         if not scan:
             self.norm = nn.LayerNorm(width)  # in the published files, never applied
 
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """4 frames of 24 x 12 x 12 voxels, blocks of 3, one merge: 4 x 2 x 2 x 4 tokens of width 24."""
+        sizes = {"x": 24, "y": 12, "z": 12, "time": 4}
+        config = TINY | {"img_size": tuple(sizes.values())}
+        return cls(card.shrunk(sizes, width=24, tokens=64), config)
+
     def stages(self, x: Float[Tensor, "batch channel x y z time"]) -> list[Tensor]:
         """Output of every stage, `[batch, x, y, z, time, width]`."""
         x, out = self.patch_embed(x), []
@@ -228,6 +236,17 @@ class NeuroStormEncoder(Swin4DEncoder):
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
         super().__init__(card, config, scan=True)
 
+
+TINY = {
+    "patch_size": (3, 3, 3, 1),
+    "embed_dim": 12,
+    "depths": (2, 2),
+    "num_heads": (2, 2),
+    "window_size": (2, 2, 2, 2),
+    "first_window_size": (2, 2, 2, 2),
+    "last_layer_full_MSA": False,
+}
+"""The layout of the instances that checks run on."""
 
 RELEASED = {
     "img_size": (96, 96, 96, 20),

@@ -299,6 +299,38 @@ def encode(
     raise typer.Exit(code)
 
 
+@encoders.command("check")
+def encoders_check(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A name of `encoders list`, or package.module:Class.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every installed encoder, each in a process of its own.")
+    ] = False,
+    fixtures: Annotated[str | None, typer.Option("--fixtures", help="Folder of golden cases to compare with.")] = None,
+    seconds: Annotated[float, typer.Option("--time-limit", help="Seconds for each encoder of --all.", min=1.0)] = 300.0,
+    json: Json = False,
+) -> None:
+    """Check that an encoder keeps the contract: eleven groups of checks, without weights. Exit code 1 if one fails."""
+    from neuroflamingo.cli.checking import check_encoders
+
+    raise typer.Exit(check_encoders(name, every=every, fixtures=fixtures, seconds=seconds, as_json=json))
+
+
+@encoders.command("new")
+def encoders_new(
+    name: Annotated[str, typer.Argument(help="Small letters, digits and -, for instance my-encoder.")],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Folder of the project; default: the name.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the project of a new encoder: it installs, is listed and passes `encoders check` as it is."""
+    from neuroflamingo.cli.checking import new_encoder
+
+    new_encoder(name, output, overwrite=overwrite)
+
+
 @application.command()
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of an embedded model, or a folder.")],

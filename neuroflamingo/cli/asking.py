@@ -12,15 +12,14 @@ if TYPE_CHECKING:
 def list_all_encoders(*, as_json: bool) -> None:
     """Name, input and output of every installed encoder, from the cards alone."""
     from neuroflamingo_encoders.catalogue import where_in_words
-    from neuroflamingo_encoders.registry import encoder_card, list_encoders
-    from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+    from neuroflamingo_encoders.survey import survey
 
     rows = []
-    for name in list_encoders():
-        try:
-            card = encoder_card(name)
-        except NeuroFlamingoError as failure:
-            rows.append({"name": name, "summary": failure.what, "needs": failure.expected or ""})
+    for entry in survey():
+        card, fault = entry.card, entry.fault
+        if card is None:
+            row = {"name": entry.name, "summary": fault.what, "seen": fault.seen, "try": fault.hint} if fault else {}
+            rows.append(row | ({"remark": entry.remark} if entry.remark else {}))
             continue
         rows.append(
             {
@@ -36,6 +35,7 @@ def list_all_encoders(*, as_json: bool) -> None:
                 "licence": card.weights.licence,
                 "digest": card.digest,
             }
+            | ({"remark": entry.remark} if entry.remark else {})
         )
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -46,8 +46,9 @@ def list_all_encoders(*, as_json: bool) -> None:
             count = row["tokens"] if isinstance(row["tokens"], int) else f"({row['tokens']})"
             print(f"  {row['input']} -> {count} tokens of width {row['width']}; {row['parameters']:,} weights")
             print(f"  weights: {row['weights']}; licence: {row['licence']}")
-        elif row["needs"]:
-            print(f"  needs {row['needs']}")
+        for word in ("seen", "try", "remark"):
+            if row.get(word):
+                print(f"  {word}: {row[word]}")
 
 
 def show_card(name: str, *, as_json: bool) -> None:

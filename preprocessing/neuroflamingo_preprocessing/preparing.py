@@ -32,7 +32,16 @@ from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.template import GRID_SHAPE, load_template
 
-__all__ = ["CORRELATION_WARN", "COVERAGE_WARN", "Prepared", "Quality", "ScanSource", "prepare", "prepare_many"]
+__all__ = [
+    "CORRELATION_WARN",
+    "COVERAGE_WARN",
+    "Prepared",
+    "Quality",
+    "ScanSource",
+    "check_spec",
+    "prepare",
+    "prepare_many",
+]
 
 GEOMETRIC_STEPS = ("affine_alignment", "gaussian_antialias", "linear_resampling")
 INTENSITY_STEPS = ("match_to_template", "template_mask")
@@ -78,7 +87,7 @@ def prepare(scan: Scan, spec: ScanSpec) -> Prepared:
         ScanError: the scan cannot be aligned, or shows too little of the brain (exit 65).
         ModelError: the card asks for a step or a grid that this version does not know (exit 65).
     """
-    _check_spec(spec)
+    check_spec(spec)
     clock = _Clock()
     warnings = [*scan.provenance.warnings, *_look_at(scan, spec)]
     voxels, affine = to_canonical(scan.voxels, scan.affine)
@@ -156,7 +165,12 @@ class _Clock:
         self.seconds[name], self._last = now - self._last, now
 
 
-def _check_spec(spec: ScanSpec) -> None:
+def check_spec(spec: ScanSpec) -> None:
+    """Refuse a declaration that `prepare` cannot follow.
+
+    Raises:
+        ModelError: several channels or no 3D volume, unknown steps, another grid than the steps need (exit 65).
+    """
     if spec.modality != "volume3d" or len(spec.channels) != 1:
         raise ModelError(
             "this encoder's input cannot be prepared from one scan file",

@@ -117,10 +117,14 @@ def test_listing_survives_a_broken_plug_in_which_is_named_when_used(monkeypatch:
     assert "no_such_module_anywhere" in str(caught.value)
 
 
-def test_two_encoders_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_encoders_of_one_name_are_refused_and_the_others_still_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, precomputed="elsewhere:CARD")
-    with pytest.raises(ModelError, match="two encoders are named 'precomputed'"):
-        list_encoders()
+    assert list_encoders() == tuple(sorted(BUILT_IN))
+    for ask in (encoder_card, build_encoder):
+        with pytest.raises(ModelError, match="2 encoders are named 'precomputed'") as caught:
+            ask("precomputed")
+        assert "neuroflamingo itself and elsewhere:CARD" in str(caught.value.seen)
+    assert build_encoder("fc-baseline", parcels=3).card.output.width == 3
 
 
 def test_cards_under_another_name_and_no_cards_are_refused(

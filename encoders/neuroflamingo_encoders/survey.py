@@ -1,0 +1,79 @@
+"""All cards, whatever the plug-ins do: one that raises, prints, hangs or takes another's name is named, not obeyed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.registry import encoder_card, is_plug_in, list_encoders
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError
+
+SECONDS = 30.0
+"""How long a plug-in may take to give its card; importing torch alone may take ten."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a name stands for.
+
+    Attributes:
+        name: as `list_encoders` gives it.
+        card: None if it cannot be had.
+        fault: why not.
+        remark: what is odd although there is a card.
+    """
+
+    name: str
+    card: EncoderCard | None = None
+    fault: NeuroFlamingoError | None = None
+    remark: str = ""
+
+
+def survey(seconds: float = SECONDS) -> Iterator[Entry]:
+    """Every encoder's card or what is wrong with it, sorted by name; plug-ins get `seconds` each."""
+    for name in list_encoders():
+        yield _ask_with_care(name, seconds) if is_plug_in(name) else _ask(name)
+
+
+def _ask(name: str) -> Entry:
+    try:
+        return Entry(name, encoder_card(name))
+    except NeuroFlamingoError as fault:
+        return Entry(name, fault=fault)
+
+
+def _ask_with_care(name: str, seconds: float) -> Entry:
+    """In a thread, since an import cannot be interrupted; one that hangs is left behind and ends with the program."""
+    answers: list[Entry] = []
+
+    def ask() -> None:
+        try:
+            answers.append(_ask(name))
+        except BaseException as error:
+            answers.append(Entry(name, fault=_fault(name, f"{type(error).__name__}: {error}")))
+
+    printed = io.StringIO()
+    thread = threading.Thread(target=ask, daemon=True, name=f"card of {name}")
+    with contextlib.redirect_stdout(printed):
+        thread.start()
+        thread.join(seconds)
+    if not answers:
+        return Entry(name, fault=_fault(name, f"no card after {seconds:g} s"))
+    if said := printed.getvalue().strip():
+        remark = f"prints to standard output when it is imported: {said.splitlines()[0]!r}"
+        return Entry(name, answers[0].card, answers[0].fault, remark)
+    return answers[0]
+
+
+def _fault(name: str, seen: str) -> ModelError:
+    return ModelError(
+        f"the encoder '{name}' does not give its card",
+        expected="an EncoderCard, at once",
+        seen=seen,
+        hint="uninstall the plug-in, or tell its author",
+        exit_code=78,
+    )
