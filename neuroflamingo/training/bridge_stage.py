@@ -46,11 +46,13 @@ def presence_targets(findings: tuple[Finding, ...]) -> Tensor:
     return out
 
 
-def jitter_sizes(findings: tuple[Finding, ...], scale_mm: float, rng: np.random.Generator) -> list[Finding]:
-    """The findings with normal noise on their diameters, which stay at least 5 mm."""
-    noise = rng.normal(0.0, scale_mm, len(findings))
+def stated_sizes(
+    findings: tuple[Finding, ...], jitter_mm: float, step_mm: float, rng: np.random.Generator
+) -> list[Finding]:
+    """The findings with diameters as a report states them: with normal noise, rounded to steps, one step at least."""
+    noise = rng.normal(0.0, jitter_mm, len(findings))
     return [
-        f if f.size_mm is None else f.model_copy(update={"size_mm": max(5.0, f.size_mm + n)})
+        f if f.size_mm is None else f.model_copy(update={"size_mm": step_mm * max(1, round((f.size_mm + n) / step_mm))})
         for f, n in zip(findings, noise.tolist(), strict=True)
     ]
 
@@ -162,7 +164,7 @@ def train_bridge(
         reports = [
             unreadable_report(settings.style)
             if none
-            else render_report(jitter_sizes(t, settings.size_jitter_mm, rng), 0, settings.style)
+            else render_report(stated_sizes(t, settings.size_jitter_mm, settings.size_step_mm, rng), 0, settings.style)
             for t, none in zip(truths, blank, strict=True)
         ]
         tokens = cache[flips, chosen]

@@ -78,6 +78,8 @@ class BridgeSettings(LoopSettings):
     over its wordings, and the likeliest single word would be the one that denies it."""
     size_jitter_mm: float = 2.0
     """Standard deviation of the noise on stated sizes: 18 and 20 mm are then near each other, not just two words."""
+    size_step_mm: float = Field(default=5.0, gt=0)
+    """Sizes are stated in such steps: a language model has a word for each number, and each has to be learnt."""
     presence_weight: float = 0.5
     """Weight of the auxiliary loss that reads the findings off the latents."""
 
