@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -56,6 +58,11 @@ def _check_batch(encoder: nn.Module, arguments: tuple[Any, ...]) -> None:
         )
 
 
+def _not_allowed(keys: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
+    """Keys that no pattern of the card lets pass, sorted."""
+    return sorted(key for key in keys if not any(fnmatchcase(key, pattern) for pattern in patterns))
+
+
 class BrainEncoder(nn.Module):
     """Base of all encoders: prepared scans in, patch tokens out.
 
@@ -102,8 +109,8 @@ class BrainEncoder(nn.Module):
         for prefix in rules.strip_prefixes:
             state = {key.removeprefix(prefix): value for key, value in state.items()}
         own = self.state_dict()
-        missing = sorted(set(own) - set(state) - set(rules.allow_missing))
-        unexpected = sorted(set(state) - set(own) - set(rules.allow_unexpected))
+        missing = _not_allowed(set(own) - set(state), rules.allow_missing)
+        unexpected = _not_allowed(set(state) - set(own), rules.allow_unexpected)
         shapes = sorted(
             f"{k}: {list(state[k].shape)}, not {list(own[k].shape)}"
             for k in set(own) & set(state)
