@@ -17,7 +17,7 @@ from neuroflamingo_encoders.intensity import constants, positions, scale_intensi
 
 
 class Vit3dEncoder(BrainEncoder):
-    """Volumes to tokens after the last norm: patches in the order of the card's axes, a class token first if it has one.
+    """Volumes to tokens after the last norm: patches in the order of the card's axes, after a class token if declared.
 
     Args:
         card: declares channels, sizes, and by `network` the patch, depth, heads, mlp, projection and intensity.
