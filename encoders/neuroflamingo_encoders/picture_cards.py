@@ -237,22 +237,33 @@ def _siglip(name: str, summary: str, sizes: dict[str, Any], slicing: dict[str, A
 
 
 def open_clip_card(
-    model: str = "ViT-B-32", side: int = 224, patch: int = 32, width: int = 768, **slicing: Any
+    model: str = "ViT-B-32",
+    side: int = 224,
+    patch: int = 32,
+    width: int = 768,
+    colours: Literal["openai", "half"] = "openai",
+    **slicing: Any,
 ) -> EncoderCard:
     """The vision tower of any model that open_clip knows by name; needs `pip install 'neuroflamingo[clip]'`.
 
     Args:
         model: open_clip's name. For OpenAI's weights it must end in `-quickgelu`.
         side, patch, width: of that model; they are checked when it is built.
+        colours: what pictures are normalised by, `half` (mean and deviation 0.5) for SigLIP. No file tells.
         slicing: as for `clip_tower_card`.
+
+    Raises:
+        ValueError: no such colours.
     """
+    if colours not in ("openai", "half"):
+        raise ValueError("colours is 'openai' or 'half'")
     known = model.removesuffix("-quickgelu") == "ViT-B-32"
     return _card(
         "open-clip",
         "slices of a volume, or pictures, the vision tower of any open_clip model; needs the extra `clip`",
         "open_clip_tower:OpenClipTower",
         {"model": model, "side": side, "patch": patch, "width": width, "quick_gelu": model.endswith("-quickgelu")},
-        _OPENAI,
+        _OPENAI if colours == "openai" else _HALVES,
         slicing,
         weights=restricted_weights(
             "unknown: that of your file (code MIT)",

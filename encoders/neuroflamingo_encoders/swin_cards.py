@@ -9,8 +9,8 @@ from neuroflamingo_encoders.volume_cards import SIDES, UNIT, lattice, restricted
 from neuroflamingo_preprocessing.spec import Step
 
 TINY: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
-    "brainsegfounder": ({"x": 32, "y": 64, "z": 32}, {"width": 96, "depth": 1}),
-    "swinunetr-encoder": ({"x": 32, "y": 64, "z": 32}, {"width": 96, "depth": 1}),
+    "brainsegfounder": ({"x": 32, "y": 48, "z": 16}, {"width": 48, "depth": 1}),
+    "swinunetr-encoder": ({"x": 32, "y": 48, "z": 16}, {"width": 48, "depth": 1}),
 }
 """As `volume_cards.TINY`."""
 
