@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroflamingo_encoders.contract import EncoderCard
 from neuroflamingo_encoders.pictures import PictureEncoder
@@ -50,7 +50,9 @@ def _build(name: str) -> Any:
 class OpenClipTower(PictureEncoder):
     """`patch_tokens` as OpenFlamingo takes them: of the last layer, without class token and last norm.
 
-    Towers that open_clip takes from timm give what timm's `forward_features` gives.
+    Newer releases of open_clip norm the patch tokens too, older ones the class token alone; so that a name means the
+    same tokens with all of them, the norm is taken out (differs from upstream). Towers that open_clip takes from timm
+    give what timm's `forward_features` gives, its own norm included.
 
     Raises:
         ModelError: open_clip cannot be imported, an unknown name, a tower without patch tokens, or of other sizes.
@@ -62,6 +64,7 @@ class OpenClipTower(PictureEncoder):
         self.visual = _build(s["model"])
         if hasattr(self.visual, "output_tokens"):
             self.visual.output_tokens = True
+            self.visual.ln_post = nn.Identity()
         elif not hasattr(self.visual, "trunk"):
             raise ModelError(
                 f"the tower of '{s['model']}' gives no patch tokens",

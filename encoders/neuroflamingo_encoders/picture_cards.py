@@ -270,6 +270,7 @@ def open_clip_card(
             "none",
             strip_prefixes=("module.",),
             allow_unexpected=(
+                "visual.ln_post.*",
                 "transformer.*",
                 "text.*",
                 "token_embedding.*",
@@ -281,7 +282,7 @@ def open_clip_card(
                 "attn_mask",
             ),
         ),
-        parameters=87_849_216 if known else 0,  # 0: not counted
+        parameters=87_847_680 if known else 0,  # 0: not counted
         normalised=False,
         repository="https://github.com/mlfoundations/open_clip",
         citation="Ilharco et al. OpenCLIP. 2021.",

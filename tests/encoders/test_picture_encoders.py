@@ -228,12 +228,11 @@ assert tokens.shape == (1, 2, 2 * 49, 768) and tokens.isfinite().all()
 
 own = ClipTower(encoder_card("clip-tower", quick_gelu=False, **policy)).freeze()
 names = [("visual.conv1", "embeddings.patch_embedding"), ("visual.ln_pre", "pre_layrnorm"),
-    ("visual.ln_post", "post_layernorm"),
     ("visual.transformer.resblocks", "encoder.layers"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
     ("attn.out_proj", "self_attn.out_proj"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
     ("visual.class_embedding", "embeddings.class_embedding"),
     ("visual.positional_embedding", "embeddings.position_embedding.weight")]
-state = {}
+state = {key: value for key, value in own.state_dict().items() if "post_layernorm" in key}
 for key, value in tower.state_dict().items():
     if key == "visual.proj":
         continue
@@ -248,6 +247,7 @@ own.load_weights(state)
 torch.testing.assert_close(own(x).tokens, tokens, rtol=1e-3, atol=1e-4)
 
 whole = {"module." + key: value for key, value in tower.state_dict().items()} | {"text_projection": torch.zeros(1)}
+whole["module.visual.ln_post.bias"] = torch.zeros(768)
 tower.load_weights(whole)
 for model, words in (("RN50", "no patch tokens"), ("ViT-B-16", "other sizes"), ("hf-hub:a/b", "no model named")):
     try:
