@@ -123,7 +123,8 @@ def _encode(scans: Any, encoder: nn.Module | None, perceiver: PerceiverResampler
     weight = next(encoder.parameters(), perceiver.latents)
     trained = any(parameter.requires_grad for parameter in encoder.parameters())
     with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-        # ids of a sequence stay whole numbers: half precision cannot tell large ones apart
-        dtype = scans.dtype if scans.dtype == torch.int64 else weight.dtype
+        # ids of a sequence stay as they are: half precision cannot tell large ones apart
+        card = getattr(encoder, "card", None)
+        dtype = scans.dtype if card is not None and card.scan.modality == "sequence" else weight.dtype
         output = encoder(scans.to(device=weight.device, dtype=dtype))
     return output.tokens, output.mask
