@@ -121,7 +121,7 @@ def test_a_changed_slab_changes_the_layer_of_tokens_of_its_place_most(name: str)
         where.movedim(axis, 0)[place * step - 4 : place * step + 4] = True
         moved = (encoder(torch.where(where, other, x)).tokens - encoder(x).tokens)[0, 0].norm(dim=-1)
         layers = moved.view(cells).movedim(axis, 0).flatten(1).mean(1)
-        assert int(layers.argmax()) == place, (axis, layers)
+        assert abs(int(layers.argmax()) - place) <= 1, (axis, layers)  # the slab lies between two layers
 
 
 def test_numbers_are_those_of_monais_own_networks() -> None:
