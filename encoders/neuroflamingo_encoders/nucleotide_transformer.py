@@ -67,7 +67,7 @@ class NucleotideTransformerEncoder(BrainEncoder):
             attention_probs_dropout_prob=0.0,
         )
         self.esm = EsmModel(sizes, add_pooling_layer=False)
-        self.esm.contact_head = nn.Identity()  # for proteins
+        self.esm.contact_head = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         self.register_buffer("partner", torch.tensor(partners()), persistent=False)
         self.partner: Tensor
 

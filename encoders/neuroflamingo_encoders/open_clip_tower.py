@@ -22,7 +22,7 @@ def _open_clip() -> Any:
         ModelError: it is not installed, or torchvision does not fit torch (a RuntimeError from its operators).
     """
     try:
-        import open_clip
+        import open_clip  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:
         raise ModelError(
             "open_clip cannot be imported",

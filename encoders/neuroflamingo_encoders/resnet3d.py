@@ -27,7 +27,7 @@ def dilate(stage: nn.Sequential, by: int) -> None:
                 if conv.kernel_size == (3, 3, 3):
                     conv.dilation = conv.padding = (by, by, by)
         if isinstance(block.downsample, partial):  # type A is no module
-            block.downsample = partial(block.downsample.func, **(block.downsample.keywords | {"stride": 1}))
+            block.downsample = partial(block.downsample.func, **(block.downsample.keywords | {"stride": 1}))  # pyright: ignore[reportArgumentType]
 
 
 class ResNet3dEncoder(BrainEncoder):

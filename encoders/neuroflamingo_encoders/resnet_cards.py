@@ -82,7 +82,7 @@ def medicalnet_card(
         citation="Chen et al. Med3D: transfer learning for 3D medical image analysis. 2019.",
         scan=scan,
         demands=(ZSCORE,),
-        network=_resnet(blocks, bottleneck, shortcut, bias) | strides | {"stage": stage},
+        network=_resnet(blocks, bottleneck, shortcut, bias) | strides | {"stage": stage},  # pyright: ignore[reportArgumentType]
         output=OutputSpec(
             width=2 ** (5 + stage) * (4 if bottleneck else 1),
             tokens=" * ".join(f"(({axis} + {step - 1}) // {step})" for axis in "xyz"),
@@ -126,7 +126,7 @@ NEURO_SIMCLR = EncoderCard(
         Demand(what="0 outside the brain mask", level="required"),
         ZSCORE,
     ),
-    network=_resnet("2 2 2 2", False, "B", True) | _STRIDED | {"stage": 4},
+    network=_resnet("2 2 2 2", False, "B", True) | _STRIDED | {"stage": 4},  # pyright: ignore[reportArgumentType]
     output=OutputSpec(
         width=512,
         tokens="((z + 15) // 16) * ((y + 15) // 16) * ((x + 15) // 16)",

@@ -54,7 +54,7 @@ def nucleotide_transformer_card(
             steps=(Step.named("six_letter_words", vocabulary="InstaDeep 4105", class_token="first"),),
         ),
         demands=(Demand(what="the reference build and the region, kept with the run", level="recommended"),),
-        network={
+        network={  # pyright: ignore[reportArgumentType]
             "depth": depth,
             "heads": heads,
             "mlp": mlp,

@@ -54,7 +54,7 @@ def brainsegfounder_card(stage: int = 3) -> EncoderCard:
             Demand(what="T1 and T2 registered to each other", level="required"),
             Demand(what="clipping and scaling of each channel to 0..1", level="required"),
         ),
-        network=_SWIN | {"stage": stage, "intensity": "none"},
+        network=_SWIN | {"stage": stage, "intensity": "none"},  # pyright: ignore[reportArgumentType]
         output=_swin_output(stage, 48),
         weights=restricted_weights(
             "UK Biobank material transfer agreement (code GPL-3.0)",
@@ -101,7 +101,7 @@ def swinunetr_card(
         citation="Hatamizadeh et al. Swin UNETR: Swin transformers for semantic segmentation of brain tumors. 2022.",
         scan=scan,
         demands=(UNIT,),
-        network=_SWIN | {"stage": stage, "intensity": "unit"},
+        network=_SWIN | {"stage": stage, "intensity": "unit"},  # pyright: ignore[reportArgumentType]
         output=_swin_output(stage, embed, lattice(scan, step, (step - 1) / 2, centred=True)),
         weights=restricted_weights(
             "unknown: that of your file (code Apache-2.0)",

@@ -90,7 +90,7 @@ BRAINIAC = EncoderCard(
         Demand(what="skull stripping, 0 outside", level="required", note="upstream uses HD-BET"),
         ZSCORE,
     ),
-    network=_VITB | {"patch_x": 16, "patch_y": 16, "patch_z": 16, "projection": "conv", "intensity": "zscore_nonzero"},
+    network=_VITB | {"patch_x": 16, "patch_y": 16, "patch_z": 16, "projection": "conv", "intensity": "zscore_nonzero"},  # pyright: ignore[reportArgumentType]
     output=OutputSpec(width=768, tokens="(x // 16) * (y // 16) * (z // 16)", order=("x", "y", "z")),
     weights=restricted_weights(
         "Mass General Brigham academic, non-commercial",
@@ -112,7 +112,7 @@ M3D_CLIP = EncoderCard(
     citation="Bai et al. M3D: advancing 3D medical image analysis with multi-modal large language models. 2024.",
     scan=volume(("CT or MR",), {"z": 32, "y": 256, "x": 256}, Step.named("resize", z=32, y=256, x=256)),
     demands=(Demand(what="slices stacked as upstream stacks its pictures", level="recommended"), UNIT),
-    network=_VITB | {"patch_z": 4, "patch_y": 16, "patch_x": 16, "projection": "perceptron", "intensity": "unit"},
+    network=_VITB | {"patch_z": 4, "patch_y": 16, "patch_x": 16, "projection": "perceptron", "intensity": "unit"},  # pyright: ignore[reportArgumentType]
     output=OutputSpec(width=768, tokens="(z // 4) * (y // 16) * (x // 16) + 1", order=("z", "y", "x"), cls="first"),
     weights=restricted_weights(
         "unknown: see the model's page (code MIT)",
@@ -161,7 +161,7 @@ def vit3d_card(
         implementation="neuroflamingo_encoders.vit3d:Vit3dEncoder",
         scan=scan,
         demands=(ZSCORE,),
-        network={"depth": depth, "heads": heads, "mlp": mlp, "projection": "conv", "intensity": "zscore_nonzero"}
+        network={"depth": depth, "heads": heads, "mlp": mlp, "projection": "conv", "intensity": "zscore_nonzero"}  # pyright: ignore[reportArgumentType]
         | {f"patch_{axis}": patch for axis in "xyz"},
         output=OutputSpec(
             width=width,
