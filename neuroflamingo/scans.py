@@ -45,7 +45,7 @@ class ScanInputs:
             raise UsageError("both scans and scan_tokens were given", expected="one of them")
         given = self.scans if self.scans is not None else self.scan_tokens
         assert given is not None
-        if given.ndim < 4 or len(given) != batch:
+        if given.ndim < (4 if self.scans is None else 3) or len(given) != batch:
             raise UsageError(
                 "the scans do not fit the text",
                 expected=f"a batch of {batch}: [batch, scan, token, width], or [batch, scan, ...] as the encoder asks",
@@ -123,5 +123,8 @@ def _encode(scans: Any, encoder: nn.Module | None, perceiver: PerceiverResampler
     weight = next(encoder.parameters(), perceiver.latents)
     trained = any(parameter.requires_grad for parameter in encoder.parameters())
     with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-        output = encoder(scans.to(device=weight.device, dtype=weight.dtype))
+        # ids of a sequence stay as they are: half precision cannot tell large ones apart
+        card = getattr(encoder, "card", None)
+        dtype = scans.dtype if card is not None and card.scan.modality == "sequence" else weight.dtype
+        output = encoder(scans.to(device=weight.device, dtype=dtype))
     return output.tokens, output.mask

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from neuroflamingo_preprocessing.spec import Axis, Declared, ScanSpec
+from neuroflamingo_preprocessing.spec import Axis, Constants, Declared, ScanSpec
 
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -113,7 +113,7 @@ class Weights(Declared):
         file, sha256: file name (or folder of a hub repository) and the file's hash, checked before loading.
         revision: commit of the hub repository that `file` is taken from; None: the newest, which is then named.
         strip_prefixes: taken off the front of key names, in order.
-        allow_missing, allow_unexpected: the only key names that may differ.
+        allow_missing, allow_unexpected: the only key names that may differ, by name or as a pattern with `*`.
         licence: SPDX identifier or the licence's name.
         commercial, redistribution, derivatives: what the licence permits.
         gated: whether terms must be accepted before the download.
@@ -161,6 +161,7 @@ class EncoderCard(Declared):
         paper, citation: to be printed in the methods text.
         scan: the input.
         demands: what must have been done before.
+        network: constants of the network that no tensor's shape tells (strides, tapped stage, activation, slices).
         output, weights, cost: see there.
         trainable: parts (parameter name prefixes) that may be trained; everything is frozen by default.
     """
@@ -175,10 +176,17 @@ class EncoderCard(Declared):
     citation: str | None = None
     scan: ScanSpec
     demands: tuple[Demand, ...] = ()
+    network: Constants = ()
     output: OutputSpec
     weights: Weights
     cost: Cost
     trainable: tuple[str, ...] = ()
+
+    def _digested(self) -> dict[str, Any]:
+        plain = super()._digested()
+        if not self.network:  # cards that were in saved models before there was this field keep their digest
+            del plain["network"]
+        return plain
 
     @field_validator("summary")
     @classmethod

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from neuroflamingo_encoders.card import Cost, Demand, EncoderCard, OutputSpec, TokenGrid, Weights
-from neuroflamingo_encoders.weights_fit import check_fit, own_names
+from neuroflamingo_encoders.weights_fit import check_fit, not_allowed, own_names
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.spec import Axis, Parcellation, RepetitionTime, ScanSpec, Step
 
@@ -134,8 +134,8 @@ class BrainEncoder(nn.Module):
         own = self.state_dict()
         check_fit(self.card, {k: v.shape for k, v in own.items()}, {k: v.shape for k, v in state.items()})
         # A table that may be missing may also be there unfilled, which is all NaN.
-        required = (k for k in set(own) & set(state) if k not in self.card.weights.allow_missing)
-        broken = sorted(k for k in required if not _finite(state[k]))
+        required = not_allowed(set(own) & set(state), self.card.weights.allow_missing)
+        broken = [k for k in required if not _finite(state[k])]
         if broken:
             raise ModelError(
                 f"the weights of the encoder '{self.card.name}' are not all finite",

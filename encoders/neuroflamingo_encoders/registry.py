@@ -21,15 +21,31 @@ ENTRY_POINT_GROUP = "neuroflamingo.encoders"
 # name -> where its card is: an EncoderCard, or a function that makes one from options. The card names the module.
 BUILT_IN = {
     "brain-jepa-vitb": "neuroflamingo_encoders.published_cards:BRAIN_JEPA",
+    "brainiac-vitb": "neuroflamingo_encoders.volume_cards:BRAINIAC",
     "brainlm-13m": "neuroflamingo_encoders.published_cards:BRAINLM_13M",
     "brainlm-vitmae-111m": "neuroflamingo_encoders.published_cards:BRAINLM_111M",
     "brainlm-vitmae-650m": "neuroflamingo_encoders.published_cards:BRAINLM_650M",
     "brainmt": "neuroflamingo_encoders.published_cards:BRAINMT",
+    "brainsegfounder": "neuroflamingo_encoders.swin_cards:brainsegfounder_card",
+    "clip-tower": "neuroflamingo_encoders.picture_cards:clip_tower_card",
+    "clip-vit-l14": "neuroflamingo_encoders.picture_cards:clip_vit_l14_card",
     "fc-baseline": "neuroflamingo_encoders.fc_baseline_card:fc_baseline_card",
+    "m3d-clip": "neuroflamingo_encoders.volume_cards:M3D_CLIP",
+    "medicalnet-resnet10": "neuroflamingo_encoders.resnet_cards:MEDICALNET_10",
+    "medicalnet-resnet18": "neuroflamingo_encoders.resnet_cards:MEDICALNET_18",
+    "medicalnet-resnet34": "neuroflamingo_encoders.resnet_cards:MEDICALNET_34",
+    "medicalnet-resnet50": "neuroflamingo_encoders.resnet_cards:MEDICALNET_50",
+    "neuro-simclr-resnet18": "neuroflamingo_encoders.resnet_cards:NEURO_SIMCLR",
     "neurostorm": "neuroflamingo_encoders.published_cards:NEUROSTORM",
+    "nucleotide-transformer": "neuroflamingo_encoders.sequence_cards:nucleotide_transformer_card",
+    "open-clip": "neuroflamingo_encoders.picture_cards:open_clip_card",
     "precomputed": "neuroflamingo_encoders.precomputed_card:precomputed_card",
+    "siglip-so400m": "neuroflamingo_encoders.picture_cards:siglip_so400m_card",
+    "siglip-tower": "neuroflamingo_encoders.picture_cards:siglip_tower_card",
     "swift": "neuroflamingo_encoders.published_cards:SWIFT",
+    "swinunetr-encoder": "neuroflamingo_encoders.swin_cards:swinunetr_card",
     "tiny-t1w-cnn": "neuroflamingo_encoders.tiny_t1w_card:CARD",
+    "vit3d": "neuroflamingo_encoders.volume_cards:vit3d_card",
 }
 
 

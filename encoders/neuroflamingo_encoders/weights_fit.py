@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from neuroflamingo_encoders.card import EncoderCard, Weights
@@ -36,6 +37,11 @@ def own_names(rules: Weights, keys: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def not_allowed(keys: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Keys that no pattern of the card lets pass, sorted."""
+    return sorted(key for key in keys if not any(fnmatchcase(key, pattern) for pattern in patterns))
+
+
 def misfits(rules: Weights, own: Shapes, seen: Shapes) -> list[str]:
     """What is wrong, a sentence for each kind of fault; empty where the tensors fit.
 
@@ -44,8 +50,8 @@ def misfits(rules: Weights, own: Shapes, seen: Shapes) -> list[str]:
         own: shapes of the encoder's tensors.
         seen: shapes of the file's tensors under the encoder's names (see `own_names`).
     """
-    missing = sorted(set(own) - set(seen) - set(rules.allow_missing))
-    unexpected = sorted(set(seen) - set(own) - set(rules.allow_unexpected))
+    missing = not_allowed(set(own) - set(seen), rules.allow_missing)
+    unexpected = not_allowed(set(seen) - set(own), rules.allow_unexpected)
     shapes = sorted(
         f"{name}: {list(seen[name])}, not {list(own[name])}"
         for name in set(own) & set(seen)

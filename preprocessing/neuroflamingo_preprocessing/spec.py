@@ -26,8 +26,11 @@ class Declared(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 of the declaration: changes with any constant, never with the order of keys or the machine."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        text = json.dumps(self._digested(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _digested(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
 
 
 def _sorted_pairs(value: Any) -> Any:

@@ -56,16 +56,18 @@ def test_listing_and_cards_need_no_torch() -> None:
         "import sys\n"
         "from neuroflamingo_encoders.registry import list_encoders, encoder_card\n"
         "print(*(encoder_card(name).name for name in list_encoders()))\n"
-        "assert not {'torch', 'scipy', 'nilearn', 'SimpleITK'} & set(sys.modules), sorted(sys.modules)\n"
+        "heavy = {'torch', 'scipy', 'nilearn', 'SimpleITK', 'monai', 'transformers'}\n"
+        "assert not heavy & set(sys.modules), sorted(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == sorted(BUILT_IN)
 
 
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"open-clip"}))  # built in test_picture_encoders
 def test_every_built_in_encoder_builds_frozen_with_its_card(name: str) -> None:
-    encoder = build_encoder(name)
+    with torch.device("meta" if encoder_card(name).cost.parameters > 50_000_000 else "cpu"):
+        encoder = build_encoder(name)
     assert encoder.card == encoder_card(name)
     assert encoder.frozen and not encoder.training
     assert not any(p.requires_grad for p in encoder.parameters())

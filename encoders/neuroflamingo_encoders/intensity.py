@@ -1,0 +1,68 @@
+"""Scaling of intensities inside volume encoders, as their cards name it; doing it twice changes nothing."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_preprocessing.errors import ModelError, ScanError
+
+
+def zscore_nonzero(x: Float[Tensor, "n channel *axes"]) -> Tensor:
+    """Mean 0 and standard deviation 1 over the voxels that are not 0, which stay 0; a constant channel becomes 0."""
+    dims = tuple(range(2, x.ndim))
+    inside = x != 0
+    count = inside.sum(dims, keepdim=True).clamp(min=1)
+    centred = torch.where(inside, x - x.sum(dims, keepdim=True) / count, 0)
+    spread = (centred.square().sum(dims, keepdim=True) / count).sqrt()
+    return centred / spread.clamp(min=1e-6)
+
+
+def unit(x: Float[Tensor, "n channel *axes"]) -> Tensor:
+    """Smallest value to 0, largest to 1, in each channel; a constant channel becomes 0."""
+    dims = tuple(range(2, x.ndim))
+    low, high = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
+    return (x - low) / (high - low).clamp(min=1e-6)
+
+
+_BY_NAME = {"zscore_nonzero": zscore_nonzero, "unit": unit, "none": lambda x: x}
+
+
+def scale_intensity(x: Float[Tensor, "n channel *axes"], name: str) -> Tensor:
+    """The named scaling, computed in float32 and given back in the type of `x`.
+
+    Raises:
+        ScanError: values that are not finite.
+        ModelError: a name that is not known here.
+    """
+    if name not in _BY_NAME:
+        raise ModelError(
+            "the encoder's card asks for a scaling that is not known",
+            expected=", ".join(_BY_NAME),
+            seen=name,
+            hint="correct `intensity` in the card's network",
+            exit_code=65,
+        )
+    if not bool(x.isfinite().all()):
+        raise ScanError(
+            "the volume holds values that are not finite",
+            expected="numbers",
+            seen="NaN or infinity",
+            hint="replace them with 0 before encoding",
+        )
+    return _BY_NAME[name](x.float()).to(x.dtype)
+
+
+def constants(card: EncoderCard, config: dict | None) -> dict:
+    """What the card's `network` and width say, with `config` in place of what it names (tiny instances)."""
+    return {"width": card.output.width} | dict(card.network) | (config or {})
+
+
+def positions(card: EncoderCard, tokens: int, like: Tensor) -> Tensor | None:
+    """World positions of the card's grid `[token, 3]`, None if it declares none for so many tokens."""
+    grid = card.output.grid
+    if grid is None or len(grid.positions) != tokens:
+        return None
+    return torch.from_numpy(grid.positions).to(like.device)

@@ -1,0 +1,43 @@
+"""Tiny instances of the encoders that come from MONAI and transformers, by the sizes beside their cards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from neuroflamingo_encoders import picture_cards, resnet_cards, sequence_cards, swin_cards, volume_cards
+from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.contract import BrainEncoder
+from neuroflamingo_encoders.registry import _load, encoder_card
+
+VOLUMES = volume_cards.TINY | resnet_cards.TINY | swin_cards.TINY
+TINY = VOLUMES | picture_cards.TINY | sequence_cards.TINY
+
+
+def small_card(name: str, width: int, sizes: dict[str, int], **options: Any) -> EncoderCard:
+    """The registered card with other sizes and another width, without its grid."""
+    card = encoder_card(name, **options)
+    axes = tuple(
+        axis.model_copy(update={"size": sizes[axis.name], "minimum": None, "maximum": None})
+        if axis.name in sizes
+        else axis
+        for axis in card.scan.axes
+    )
+    scan = card.scan.model_copy(update={"axes": axes})
+    return card.model_copy(
+        update={"scan": scan, "output": card.output.model_copy(update={"width": width, "grid": None})}
+    )
+
+
+def small(name: str, seed: int = 0, sizes: dict[str, int] | None = None, **options: Any) -> BrainEncoder:
+    """A frozen tiny encoder, with random weights that a seed decides."""
+    axes, config = TINY[name]
+    card = small_card(name, config["width"], axes | (sizes or {}), **options)
+    torch.manual_seed(seed)
+    return _load(name, card.implementation)(card, config).freeze()
+
+
+def sizes_of(card: EncoderCard) -> dict[str, int]:
+    """Axis name to size."""
+    return {axis.name: axis.size or 0 for axis in card.scan.axes}
