@@ -68,11 +68,14 @@ def toy_model(subject: Subject) -> NeuroFlamingo:
 def two_scans(model: NeuroFlamingo, subject: Subject) -> dict[str, Tensor]:
     """Two rows of one scan each, and texts that differ in one word after it: w1 for the first, w2 for the second.
 
-    The second scan is of another contrast too, since noise alone is averaged away by large encoders.
+    The second scan is of another contrast too and brighter at one end: noise alone is averaged away by large encoders,
+    contrast alone by those that scale each scan.
     """
     scans = subject.input(2)
     if scans.is_floating_point():
-        scans[1] = 2 * scans[1] + 1
+        longest = max(range(1, scans.ndim - 1), key=lambda axis: scans.shape[axis + 1])
+        shape = [-1 if axis == longest else 1 for axis in range(scans.ndim - 1)]
+        scans[1] = 2 * scans[1] + 1 + torch.linspace(-4, 4, scans.shape[longest + 1]).reshape(shape)
     ids = torch.tensor([[model.config.image_token_id, 3, 1], [model.config.image_token_id, 3, 2]])
     labels = torch.full_like(ids, -100)
     labels[:, 2] = ids[:, 2]

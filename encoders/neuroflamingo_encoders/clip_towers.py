@@ -6,12 +6,25 @@ tokens are taken before the last norm (which upstream applies to the class token
 
 from __future__ import annotations
 
+from typing import Self
+
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from neuroflamingo_encoders.contract import EncoderCard
+from neuroflamingo_encoders.intensity import shrunk
+from neuroflamingo_encoders.picture_cards import TINY
 from neuroflamingo_encoders.pictures import PictureEncoder
+
+
+class _Tower(PictureEncoder):
+    """A tower of transformers, of any size."""
+
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """The published pictures and a network of one layer, see `TINY` beside the cards."""
+        return cls(*shrunk(card, TINY))
 
 
 def _sizes(settings: dict) -> dict:
@@ -27,7 +40,7 @@ def _sizes(settings: dict) -> dict:
     }
 
 
-class ClipTower(PictureEncoder):
+class ClipTower(_Tower):
     """CLIP: `patch_tokens` of the last layer, without the class token and without the last norm."""
 
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
@@ -39,7 +52,7 @@ class ClipTower(PictureEncoder):
         return self.vision_model(pixel_values=pictures).last_hidden_state[:, 1:]
 
 
-class SiglipTower(PictureEncoder):
+class SiglipTower(_Tower):
     """SigLIP: `patch_tokens` after the last norm; the pooling head is left out."""
 
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:

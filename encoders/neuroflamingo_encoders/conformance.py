@@ -122,6 +122,9 @@ def check_encoder(
             subject = Subject.of(encoder, fixtures)
             expected = dict(subject.type.known_deviations) | expected
         _refuse_unknown(expected, checks)
+    except NotApplicable as reason:
+        yield CheckResult("card.builds", 1, "not applicable", str(reason), time.perf_counter() - began)
+        return
     except Exception as failure:
         spent = time.perf_counter() - began
         yield CheckResult("card.builds", 1, "failed", _words(failure), spent)

@@ -45,8 +45,8 @@ def licence(subject: Subject) -> str:
     ]
     if blank:
         raise Failed(f"not filled in: {', '.join(blank)}")
-    if (card.repository is None) != (card.commit is None):
-        raise Failed("repository and commit belong together: a repository without a commit matches nothing")
+    if card.commit and not card.repository:
+        raise Failed("a commit without a repository names nothing")
     return f"{card.weights.licence}, weights: {card.weights.source}"
 
 

@@ -78,9 +78,9 @@ def neighbours(subject: Subject) -> str:
     """What lies in the next slot changes nothing: another scan, an extreme one, an empty (padded) one."""
     x = subject.input(2)
     expected = subject.encode(x).tokens[0]
-    others = {"another scan": subject.input(seed=7)[0], "an empty slot": torch.zeros_like(x[1])}
-    if x.is_floating_point():
-        others["an extreme scan"] = x[1] * FAR
+    others = {"another scan": subject.input(seed=7)[0]}
+    if x.is_floating_point():  # ids have no empty and no extreme value
+        others |= {"an empty slot": torch.zeros_like(x[1]), "an extreme scan": x[1] * FAR}
     worst = 0.0
     for how, other in others.items():
         tokens = subject.encode(torch.stack([x[0], other])).tokens[0]

@@ -48,7 +48,7 @@ def steps(subject: Subject) -> str:
         raise Failed(f"'{unfitted[0]}' has statistics of a training set, but none among its constants")
     if scan.modality == "tokens":
         raise NotApplicable("ready tokens need no preparation")
-    if scan.modality != "volume3d" or len(scan.channels) != 1:
+    if scan.modality != "volume3d" or len(scan.channels) != 1 or scan.spacing_mm is None or not scan.steps:
         raise NotApplicable(f"{scan.describe()} is not prepared from files yet: it comes as a ready tensor")
     from neuroflamingo_preprocessing.preparing import check_spec
 

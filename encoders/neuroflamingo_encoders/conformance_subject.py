@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import Axis, BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.registry import encoder_card, load_dotted
-from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.errors import ModelError, UsageError
 
 Source = str | type[BrainEncoder] | Callable[[], BrainEncoder]
 
@@ -91,7 +91,7 @@ class Subject:
         """A new instance in eval mode, neither frozen nor loaded; the same weights for the same seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            encoder = self._build()
+            encoder = self._built()
         if not isinstance(encoder, BrainEncoder):
             raise UsageError(
                 "what was built is not an encoder",
@@ -100,6 +100,14 @@ class Subject:
             )
         nudge(encoder, seed)
         return encoder.train(False)
+
+    def _built(self) -> BrainEncoder:
+        try:
+            return self._build()
+        except ModelError as failure:
+            if failure.exit_code != ModelError.exit_code:
+                raise
+            raise NotApplicable(f"what it needs is not installed: {failure.what} ({failure.hint})") from failure
 
     def frozen(self) -> BrainEncoder:
         """A frozen instance of its own, with the weights of all others: for checks that change what they check."""

@@ -60,6 +60,12 @@ def constants(card: EncoderCard, config: dict | None) -> dict:
     return {"width": card.output.width} | dict(card.network) | (config or {})
 
 
+def shrunk(card: EncoderCard, table: dict[str, tuple[dict[str, int], dict]]) -> tuple[EncoderCard, dict]:
+    """Card and config of a tiny instance, from the sizes beside the cards."""
+    axes, config = table[card.name]
+    return card.shrunk(axes, width=config["width"]), config
+
+
 def positions(card: EncoderCard, tokens: int, like: Tensor) -> Tensor | None:
     """World positions of the card's grid `[token, 3]`, None if it declares none for so many tokens."""
     grid = card.output.grid

@@ -8,6 +8,9 @@ multiple of six, the single letters then come first instead of last).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64
@@ -16,7 +19,8 @@ from transformers import EsmConfig, EsmModel
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
 from neuroflamingo_encoders.dna_tokens import CLASS, PADDING, partners
-from neuroflamingo_encoders.intensity import constants
+from neuroflamingo_encoders.intensity import constants, shrunk
+from neuroflamingo_encoders.sequence_cards import TINY
 from neuroflamingo_preprocessing.errors import UsageError
 
 
@@ -70,6 +74,17 @@ class NucleotideTransformerEncoder(BrainEncoder):
         self.esm.contact_head = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         self.register_buffer("partner", torch.tensor(partners()), persistent=False)
         self.partner: Tensor
+
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """A few thousand weights, see `TINY` beside the cards."""
+        return cls(*shrunk(card, TINY))
+
+    def example(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Ids of six-letter words behind the class token, none of them padding."""
+        ids = torch.randint(10, 4000, tuple(shape), generator=generator)
+        ids[..., 0] = CLASS
+        return ids
 
     def check(self, ids: Int64[Tensor, "n token"]) -> Bool[Tensor, "n token"]:
         """Which ids are no padding.

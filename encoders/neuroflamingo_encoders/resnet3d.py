@@ -8,14 +8,23 @@ shapes. The card says which one is built. The shortcut of type A passes no gradi
 from __future__ import annotations
 
 from functools import partial
+from typing import Self
 
 from einops import rearrange
 from jaxtyping import Float
 from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
 from neuroflamingo_encoders.intensity import constants, positions, scale_intensity
+from neuroflamingo_encoders.resnet_cards import TINY
+
+
+def shortcut_a(x: Tensor, planes: int, stride: int) -> Tensor:
+    """Every `stride`-th voxel, zeros in the channels that are missing; MONAI's own cannot be computed in bfloat16."""
+    kept = x.detach()[:, :, ::stride, ::stride, ::stride]
+    return F.pad(kept, (0, 0, 0, 0, 0, 0, 0, planes - x.shape[1]))
 
 
 def dilate(stage: nn.Sequential, by: int) -> None:
@@ -27,7 +36,7 @@ def dilate(stage: nn.Sequential, by: int) -> None:
                 if conv.kernel_size == (3, 3, 3):
                     conv.dilation = conv.padding = (by, by, by)
         if isinstance(block.downsample, partial):  # type A is no module
-            block.downsample = partial(block.downsample.func, **(block.downsample.keywords | {"stride": 1}))  # pyright: ignore[reportArgumentType]
+            block.downsample = partial(shortcut_a, planes=block.downsample.keywords["planes"], stride=1)  # pyright: ignore[reportArgumentType]
 
 
 class ResNet3dEncoder(BrainEncoder):
@@ -57,8 +66,19 @@ class ResNet3dEncoder(BrainEncoder):
         for number, layer in ((3, net.layer3), (4, net.layer4)):
             if c[f"dilation_{number}"] > 1:
                 dilate(layer, c[f"dilation_{number}"])
+        for first_block in (net.layer1[0], net.layer2[0], net.layer3[0], net.layer4[0]):
+            if isinstance(first_block.downsample, partial):
+                first_block.downsample = partial(
+                    shortcut_a, **{key: first_block.downsample.keywords[key] for key in ("planes", "stride")}
+                )  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         self.conv1, self.bn1, self.act, self.maxpool = net.conv1, net.bn1, net.act, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """See `TINY` beside the cards; twice as long, or an untrained deep network would look everywhere at once."""
+        axes, config = TINY[card.name]
+        return cls(card.shrunk({axis: 2 * size for axis, size in axes.items()}, width=config["width"]), config)
 
     def features(self, x: Float[Tensor, "n channel *sides"]) -> Float[Tensor, "n width *grid"]:
         """Output of the tapped stage; the stages after it are not run."""

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from neuroflamingo_encoders.card import Cost, Demand, EncoderCard, OutputSpec
 from neuroflamingo_encoders.volume_cards import SIDES, ZSCORE, free_weights, lattice, template_grid, volume
-from neuroflamingo_preprocessing.spec import Step
 
 TINY: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "medicalnet-resnet10": ({"x": 24, "y": 32, "z": 16}, {"width": 32}),
@@ -105,7 +104,6 @@ MEDICALNET_50 = partial(medicalnet_card, 50)
 _SIMCLR_SCAN = volume(
     ("T1w",),
     {"z": 150, "y": 192, "x": 192},
-    Step.named("crop", z_from=10, z_to=160, y_from=19, y_to=211, x_from=1, x_to=193),
     orientation="RAS",
     spacing_mm=(1.0, 1.0, 1.0),
     origin_mm=(-95.0, -113.0, -68.0),
@@ -124,6 +122,7 @@ NEURO_SIMCLR = EncoderCard(
     demands=(
         Demand(what="TurboPrep: rigid registration to MNI 2009c at 1 mm, intensity normalisation", level="required"),
         Demand(what="0 outside the brain mask", level="required"),
+        Demand(what="axes z y x, cropped to z 10..159, y 19..210, x 1..192", level="required"),
         ZSCORE,
     ),
     network=_resnet("2 2 2 2", False, "B", True) | _STRIDED | {"stage": 4},  # pyright: ignore[reportArgumentType]

@@ -14,7 +14,8 @@ from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
-from neuroflamingo_encoders.intensity import constants, positions, scale_intensity
+from neuroflamingo_encoders.intensity import constants, positions, scale_intensity, shrunk
+from neuroflamingo_encoders.swin_cards import TINY
 
 
 class Swin3dEncoder(BrainEncoder):
@@ -38,6 +39,11 @@ class Swin3dEncoder(BrainEncoder):
             num_heads=[c["heads"] * 2**i for i in range(4)],
             downsample=c["merging"],
         )
+
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """A few thousand weights, see `TINY` beside the cards."""
+        return cls(*shrunk(card, TINY))
 
     def forward(self, x: Float[Tensor, "batch scan channel *sides"]) -> EncoderOutput:
         """Tokens `[batch, scan, token, width]`, and positions where the card has a grid."""

@@ -6,6 +6,8 @@ upstream: all patch tokens are given (BrainIAC's own feature is the first patch 
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -13,7 +15,8 @@ from monai.networks.nets.vit import ViT
 from torch import Tensor, nn
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
-from neuroflamingo_encoders.intensity import constants, positions, scale_intensity
+from neuroflamingo_encoders.intensity import constants, positions, scale_intensity, shrunk
+from neuroflamingo_encoders.volume_cards import TINY
 
 
 class Vit3dEncoder(BrainEncoder):
@@ -43,6 +46,11 @@ class Vit3dEncoder(BrainEncoder):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, c["width"])) if card.output.cls == "first" else None
         for block in self.blocks:
             block.cross_attn = nn.Identity()  # some releases of MONAI fill it, none uses it here
+
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """A few thousand weights, see `TINY` beside the cards."""
+        return cls(*shrunk(card, TINY))
 
     def forward(self, x: Float[Tensor, "batch scan channel *sides"]) -> EncoderOutput:
         """Tokens `[batch, scan, token, width]`, and positions where the card has a grid."""

@@ -9,7 +9,7 @@ import torch
 from neuroflamingo_encoders import picture_cards, resnet_cards, sequence_cards, swin_cards, volume_cards
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder
-from neuroflamingo_encoders.registry import _load, encoder_card
+from neuroflamingo_encoders.registry import encoder_card, load_dotted
 
 VOLUMES = volume_cards.TINY | resnet_cards.TINY | swin_cards.TINY
 TINY = VOLUMES | picture_cards.TINY | sequence_cards.TINY
@@ -35,7 +35,7 @@ def small(name: str, seed: int = 0, sizes: dict[str, int] | None = None, **optio
     axes, config = TINY[name]
     card = small_card(name, config["width"], axes | (sizes or {}), **options)
     torch.manual_seed(seed)
-    return _load(name, card.implementation)(card, config).freeze()
+    return load_dotted(name, card.implementation)(card, config).freeze()
 
 
 def sizes_of(card: EncoderCard) -> dict[str, int]:

@@ -18,7 +18,7 @@ from neuroflamingo_encoders.clip_towers import ClipTower, SiglipTower
 from neuroflamingo_encoders.open_clip_tower import OpenClipTower
 from neuroflamingo_encoders.picture_cards import TINY
 from neuroflamingo_encoders.pictures import cut, slice_indices, to_square, to_unit
-from neuroflamingo_encoders.registry import _load, encoder_card
+from neuroflamingo_encoders.registry import encoder_card, load_dotted
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from tests.encoders.small import sizes_of, small
 
@@ -37,14 +37,14 @@ VOLUME = {"x": 16, "y": 24, "z": 16, "spacing_mm": 8.0, "slices": 4, "window": "
 def tower(name: str = "clip-tower", seed: int = 0, **options: Any) -> Any:
     card = encoder_card(name, **(SIZES | options))
     torch.manual_seed(seed)
-    return _load(name, card.implementation)(card).freeze()
+    return load_dotted(name, card.implementation)(card).freeze()
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_parameters_and_tokens_are_those_of_the_published_towers(name: str) -> None:
     card = encoder_card(name)
     with torch.device("meta"):
-        encoder = _load(name, card.implementation)(card)
+        encoder = load_dotted(name, card.implementation)(card)
     assert sum(p.numel() for p in encoder.parameters()) == PARAMETERS[name] == card.cost.parameters
     assert card.output.tokens == TOKENS[name]
     assert set(TINY) == set(PARAMETERS)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroflamingo_encoders.intensity import scale_intensity, unit, zscore_nonzero
-from neuroflamingo_encoders.registry import BUILT_IN, _load, encoder_card
+from neuroflamingo_encoders.registry import BUILT_IN, encoder_card, load_dotted
 from neuroflamingo_encoders.resnet3d import ResNet3dEncoder
 from neuroflamingo_encoders.vit3d import Vit3dEncoder
 from neuroflamingo_encoders.volume_cards import vit3d_card
@@ -55,7 +55,7 @@ def scan(name_or_card: Any, *lead: int, seed: int = 1) -> Tensor:
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_parameters_are_those_of_the_published_networks(name: str) -> None:
     card = encoder_card(name)
-    make = _load(name, card.implementation)
+    make = load_dotted(name, card.implementation)
     if "swin3d" in card.implementation:  # MONAI computes with numbers while it builds one
         encoder = make(card)
     else:
@@ -335,7 +335,7 @@ def test_a_mark_on_the_left_of_a_head_changes_the_token_whose_position_is_neares
     more |= {"medicalnet-resnet10": {"stage": 3}, "swinunetr-encoder": {"embed": 6, "stage": 2}}
     card = encoder_card(family, **sizes, **more[family])
     torch.manual_seed(0)
-    encoder = _load(family, card.implementation)(card).freeze()
+    encoder = load_dotted(family, card.implementation)(card).freeze()
     in_place = card.scan.model_copy(update={"steps": card.scan.steps[1:]})  # the head lies where it should
     plain, marked = (encoder(torch.from_numpy(prepare(head, in_place).tensor)[None, None]) for head in heads)
     assert plain.positions.shape == (plain.tokens.shape[2], 3) == (card.output.token_count(sizes_of(card)), 3)
