@@ -49,11 +49,14 @@ def _lines(columns: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _row(card: EncoderCard) -> tuple[str, ...]:
+    sizes = {axis.name: axis.size for axis in card.scan.axes if axis.size}
+    fixed = len(sizes) == len(card.scan.axes)
+    tokens = card.output.token_count(sizes) if fixed else card.output.tokens
     axes = ", ".join(axis.describe().replace("=", " ") for axis in card.scan.axes)
     return (
         f"`{card.name}`",
         axes,
-        f"{card.output.tokens} x {card.output.width}",
+        f"{tokens} x {card.output.width}",
         f"{card.cost.parameters / 1e6:.1f}" if card.cost.parameters else "none",
         f"{card.cost.gflop:,.0f}" if card.cost.gflop else "",
         where_in_words(card.weights),
