@@ -75,10 +75,10 @@ def offer(monkeypatch: pytest.MonkeyPatch, module: type[Net], **weights: Any) ->
     )
     fields = {"name": "net", "implementation": "here:Net", "weights": rules}
     card = base.model_copy(update=fields)
-    load = registry._load
+    load = registry.load_dotted
     answers = {"unused:unused": card, "here:Net": module}
     monkeypatch.setitem(registry.BUILT_IN, "net", "unused:unused")
-    monkeypatch.setattr(registry, "_load", lambda name, dotted: answers.get(dotted) or load(name, dotted))
+    monkeypatch.setattr(registry, "load_dotted", lambda name, dotted: answers.get(dotted) or load(name, dotted))
     return card
 
 

@@ -47,8 +47,8 @@ def offer(monkeypatch: pytest.MonkeyPatch, source: str, **weights: Any) -> Encod
     fields = {"name": "net", "weights": Weights(source=source, **(terms | weights))}
     card = precomputed_card(width=4).model_copy(update=fields)
     monkeypatch.setitem(registry.BUILT_IN, "net", "unused:unused")
-    load = registry._load
-    monkeypatch.setattr(registry, "_load", lambda name, dotted: card if name == "net" else load(name, dotted))
+    load = registry.load_dotted
+    monkeypatch.setattr(registry, "load_dotted", lambda name, dotted: card if name == "net" else load(name, dotted))
     return card
 
 
