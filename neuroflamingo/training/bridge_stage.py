@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,6 @@ FOCAL_SLOTS = len(FOCAL) * len(FOCAL_REGIONS) * len(SIDES)
 SLOTS = FOCAL_SLOTS + 2 * 3 + len(LOBES) * 2
 VALIDATION_BATCH = 64
 LONGEST = 260
-FINDING_BEGINS = " There"
 
 
 def presence_targets(findings: tuple[Finding, ...]) -> Tensor:
@@ -136,45 +134,6 @@ def write_texts(model: NeuroFlamingo, tokenizer: PreTrainedTokenizerFast, tokens
     return texts
 
 
-def score_texts(truth: list[tuple[Finding, ...]], texts: list[str]) -> dict[str, float]:
-    """The figures that are shown and chosen by during training."""
-    from neuroflamingo.evaluation.scoring import score_reports
-
-    scores = score_reports(truth, texts)
-    keys = ("finding_f1", "full_finding_f1", "laterality_accuracy", "size_mae_mm", "hallucination_on_normals")
-    return {key: scores[key] or 0.0 for key in (*keys, "impression_agreement", "parse_coverage")}
-
-
-def choose_bias(
-    model: NeuroFlamingo,
-    tokenizer: PreTrainedTokenizerFast,
-    settings: BridgeSettings,
-    validation: TokenCache,
-    say: Callable[[str], None],
-) -> dict[str, float]:
-    """How much likelier the word that begins a finding is made when a report is written; kept in the model.
-
-    A greedy text states what is likelier than not; the F1 of findings is best when less likely ones are stated too.
-    The bias with the best full-finding F1 on the validation cases becomes `sequence_bias` of the generation config.
-
-    Returns:
-        the bias and its figures.
-    """
-    truth = [validation.pool[i].findings for i in range(len(validation.pool))]
-    tokens = validation[np.zeros(len(truth), dtype=int), np.arange(len(truth))]
-    begin = tokenizer(FINDING_BEGINS, add_special_tokens=False)["input_ids"]
-    best: dict[str, float] = {}
-    for bias in settings.finding_biases:
-        model.generation_config.sequence_bias = [[begin, bias]] if bias else None  # pyright: ignore[reportOptionalMemberAccess]
-        figures = {"finding_bias": bias} | score_texts(truth, write_texts(model, tokenizer, tokens))
-        say("bias " + ", ".join(f"{key} {value:.3f}" for key, value in figures.items()))
-        if not best or figures["full_finding_f1"] > best["full_finding_f1"]:
-            best = figures
-    chosen = best["finding_bias"]
-    model.generation_config.sequence_bias = [[begin, chosen]] if chosen else None  # pyright: ignore[reportOptionalMemberAccess]
-    return best
-
-
 def train_bridge(
     folder: Path,
     settings: BridgeSettings,
@@ -186,6 +145,8 @@ def train_bridge(
     quiet: bool = False,
 ) -> dict[str, float]:
     """Train; the weights with the best full-finding F1 of parsed greedy reports are kept (never by loss)."""
+    from neuroflamingo.evaluation.scoring import score_reports
+
     torch.manual_seed(seed)
     device = model.device
     bridge = Bridge(model, model.config.resampler["dim"]).to(device)
@@ -225,6 +186,9 @@ def train_bridge(
     plain = validation[np.zeros(len(truth), dtype=int), np.arange(len(truth))]
 
     def validate(module: nn.Module) -> dict[str, float]:
-        return score_texts(truth, write_texts(model, tokenizer, plain))
+        texts = write_texts(model, tokenizer, plain)
+        scores = score_reports(truth, texts)
+        keys = ("finding_f1", "full_finding_f1", "laterality_accuracy", "size_mae_mm", "hallucination_on_normals")
+        return {key: scores[key] or 0.0 for key in (*keys, "impression_agreement", "parse_coverage")}
 
     return run_stage("bridge", folder, bridge, settings, loss_of, validate, "full_finding_f1", quiet=quiet)

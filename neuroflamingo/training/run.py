@@ -14,7 +14,7 @@ import torch
 from neuroflamingo.loading import pick_device
 from neuroflamingo.model import NeuroFlamingo
 from neuroflamingo.processing import NeuroFlamingoProcessor
-from neuroflamingo.training.bridge_stage import assemble_bridge, choose_bias, train_bridge
+from neuroflamingo.training.bridge_stage import assemble_bridge, train_bridge
 from neuroflamingo.training.encoder_stage import train_encoder
 from neuroflamingo.training.language_stage import train_language_model
 from neuroflamingo.training.pool import CasePool, paint_in_background
@@ -79,7 +79,6 @@ def train(
     model.to(device)  # type: ignore[arg-type]
     _check_encoder(model, cache)
     wrote = train_bridge(root / "bridge", settings.bridge, model, tokenizer, cache, held_out, settings.seed, quiet)
-    wrote |= choose_bias(model, tokenizer, settings.bridge, held_out, say)
     say(f"reports on validation cases: {_line(wrote)}")
     return save_model(root / "model", model, processor, settings, thresholds, {"encoder": read, "bridge": wrote})
 

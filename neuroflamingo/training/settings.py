@@ -80,8 +80,6 @@ class BridgeSettings(LoopSettings):
     """Standard deviation of the noise on stated sizes: 18 and 20 mm are then near each other, not just two words."""
     size_step_mm: float = Field(default=5.0, gt=0)
     """Sizes are stated in such steps: a language model has a word for each number, and each has to be learnt."""
-    finding_biases: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)
-    """Biases of the word that begins a finding from which the best one on validation cases is kept."""
     presence_weight: float = 0.5
     """Weight of the auxiliary loss that reads the findings off the latents."""
 
