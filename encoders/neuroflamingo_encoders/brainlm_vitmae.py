@@ -7,7 +7,7 @@ see only padding are left out unless asked for.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from einops import rearrange
@@ -73,7 +73,7 @@ class BrainLmVitMaeEncoder(BrainEncoder):
         keep_padding: bool = False,
     ) -> None:
         super().__init__(card)
-        sizes = (SIZES_650M if "650m" in card.name else SIZES_111M) | (config or {})
+        sizes: dict[str, Any] = (SIZES_650M if "650m" in card.name else SIZES_111M) | (config or {})
         sizes["image_size"] = sizes["image_size"][0] if isinstance(sizes["image_size"], list) else sizes["image_size"]
         self.vit = ViTMAEModel(ViTMAEConfig(**sizes, mask_ratio=0.0))
         self.side, self.patch, self.parcels, self.frames = sizes["image_size"], sizes["patch_size"], parcels, frames

@@ -92,7 +92,7 @@ def _stored_ball(
     directions = affine[:3, :3] * stretch * np.array(flips)
     centre = affine[:3, :3] @ ((shape - 1) / 2) + affine[:3, 3]
     origin = centre - directions @ ((counts - 1) / 2)
-    index = np.indices(counts).reshape(3, -1)
+    index = np.indices(counts.tolist()).reshape(3, -1)
     distance = ((directions @ index + (origin - place)[:, None]) ** 2).sum(0)
     stored = np.eye(4)
     stored[:3, :3], stored[:3, 3] = directions, origin

@@ -8,7 +8,7 @@ shapes. The card says which one is built. The shortcut of type A passes no gradi
 from __future__ import annotations
 
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from einops import rearrange
 from jaxtyping import Float
@@ -27,6 +27,13 @@ def shortcut_a(x: Tensor, planes: int, stride: int) -> Tensor:
     return F.pad(kept, (0, 0, 0, 0, 0, 0, 0, planes - x.shape[1]))
 
 
+def own_shortcut(block: Any, stride: int | None = None) -> None:
+    """Put `shortcut_a` in place of MONAI's type A, which is no module; other shortcuts stay."""
+    if isinstance(block.downsample, partial):
+        declared = block.downsample.keywords
+        block.downsample = partial(shortcut_a, planes=declared["planes"], stride=stride or declared["stride"])
+
+
 def dilate(stage: nn.Sequential, by: int) -> None:
     """Turn a stage of stride 2 into one of stride 1 whose 3 x 3 x 3 convolutions are dilated; no weight changes."""
     for block in stage:
@@ -35,8 +42,7 @@ def dilate(stage: nn.Sequential, by: int) -> None:
                 conv.stride = (1, 1, 1)
                 if conv.kernel_size == (3, 3, 3):
                     conv.dilation = conv.padding = (by, by, by)
-        if isinstance(block.downsample, partial):  # type A is no module
-            block.downsample = partial(shortcut_a, planes=block.downsample.keywords["planes"], stride=1)  # pyright: ignore[reportArgumentType]
+        own_shortcut(block, stride=1)
 
 
 class ResNet3dEncoder(BrainEncoder):
@@ -66,11 +72,8 @@ class ResNet3dEncoder(BrainEncoder):
         for number, layer in ((3, net.layer3), (4, net.layer4)):
             if c[f"dilation_{number}"] > 1:
                 dilate(layer, c[f"dilation_{number}"])
-        for first_block in (net.layer1[0], net.layer2[0], net.layer3[0], net.layer4[0]):
-            if isinstance(first_block.downsample, partial):
-                first_block.downsample = partial(
-                    shortcut_a, **{key: first_block.downsample.keywords[key] for key in ("planes", "stride")}
-                )  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+        for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+            own_shortcut(stage[0])
         self.conv1, self.bn1, self.act, self.maxpool = net.conv1, net.bn1, net.act, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
 
