@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made on first use; stamps in it make the second run quick.
 #   make demo    two reports on the embedded model: nilearn's real head, and the same head with a painted finding
-#   make test    the test suite          make bench    speed beside transformers' Idefics
+#   make test    the test suite          make bench    speed beside peers
 #   make lint    ruff                    make types    pyright                  make wheel    dist/*.whl
 PYTHON ?= python3
 VENV ?= .venv
@@ -37,6 +37,7 @@ test: $(FULL)
 
 bench: $(FULL)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_generation.py $(BENCH)
+	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_encoders.py $(BENCH_ENCODERS)
 
 lint: $(FULL)
 	@$(BIN)/ruff check .

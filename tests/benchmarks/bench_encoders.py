@@ -4,7 +4,7 @@ BrainLM 13M at full size with fused attention against softmax with the matrix wr
 against one token after another; and SwiFT and NeuroSTORM forward at 96 x 96 x 96 x 20. Weights are random, numbers of
 both sides are compared before anything is timed. Run by `make bench`, or:
 
-    python tests/benchmarks/bench_encoders.py --rounds 5 --json encoders.json --write docs/performance.md
+    python tests/benchmarks/bench_encoders.py --rounds 5 --json encoders.json --write docs/encoders.md
 """
 
 from __future__ import annotations
