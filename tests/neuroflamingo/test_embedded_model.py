@@ -46,7 +46,8 @@ def test_it_finds_most_of_what_is_painted(opened) -> None:
     texts = report(opened, *(torch.from_numpy(case.on_model_grid()) for case in cases))
     scores = score_reports([case.findings for case in cases], texts)
     assert scores["finding_f1"] > 0.4 and scores["laterality_accuracy"] > 0.7 and scores["parse_coverage"] > 0.97
-    assert len(set(texts)) > 20, "the report must depend on the scan"
+    abnormal = [text for case, text in zip(cases, texts, strict=True) if case.findings]
+    assert len(set(abnormal)) > 0.6 * len(abnormal), "the report must depend on the scan"
 
 
 def test_hematomas_change_side_with_the_mirror(opened) -> None:
