@@ -105,7 +105,7 @@ def measure(case: str, rounds: int) -> dict[str, Times]:
     jobs = {name: make() for name, make in SYSTEMS[case].items()}
     first, *others = [work() for work in jobs.values()]
     for other in others:
-        torch.testing.assert_close(first, other, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(first, other, atol=5e-4, rtol=5e-4)
     times = {name: Times() for name in jobs}
     for _ in range(rounds):
         for name, work in jobs.items():
