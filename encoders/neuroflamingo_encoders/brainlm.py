@@ -41,6 +41,21 @@ RELEASED = {
 """The sizes of `old_13M`."""
 
 
+def check_coordinates(xyz: Tensor, parcels: int) -> None:
+    """Refuse a table that is not finite millimetres `[parcel, 3]` (both layouts of BrainLM take one).
+
+    Raises:
+        UsageError: another shape, or numbers that are not finite.
+    """
+    if tuple(xyz.shape) != (parcels, 3) or not bool(xyz.isfinite().all()):
+        raise UsageError(
+            "these coordinates do not fit BrainLM",
+            expected=f"finite millimetres of shape [{parcels}, 3]",
+            seen=f"shape {list(xyz.shape)}",
+            hint="use columns X Y Z of A424_Coordinates.dat",
+        )
+
+
 class TimeTable(nn.Module):
     """Sine and cosine of the time patch, interleaved; the table is in some published files and not in others."""
 
@@ -210,13 +225,7 @@ class BrainLmEncoder(BrainEncoder):
         Raises:
             UsageError: another shape, or numbers that are not finite.
         """
-        if tuple(xyz.shape) != (self.parcels, 3) or not bool(xyz.isfinite().all()):
-            raise UsageError(
-                "these coordinates do not fit BrainLM",
-                expected=f"finite millimetres of shape [{self.parcels}, 3]",
-                seen=f"shape {list(xyz.shape)}",
-                hint="use columns X Y Z of A424_Coordinates.dat",
-            )
+        check_coordinates(xyz, self.parcels)
         self.xyz = xyz.to(self.xyz)
 
     def forward(self, x: Float[Tensor, "batch scan parcel time"]) -> EncoderOutput:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import ViTMAEConfig, ViTMAEModel
 
+from neuroflamingo_encoders.brainlm import check_coordinates
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
 from neuroflamingo_preprocessing.errors import UsageError
 
@@ -103,13 +104,7 @@ class BrainLmVitMaeEncoder(BrainEncoder):
         Raises:
             UsageError: another shape, or numbers that are not finite.
         """
-        if tuple(xyz.shape) != (self.parcels, 3) or not bool(xyz.isfinite().all()):
-            raise UsageError(
-                "these coordinates do not fit BrainLM",
-                expected=f"finite millimetres of shape [{self.parcels}, 3]",
-                seen=f"shape {list(xyz.shape)}",
-                hint="use columns X Y Z of A424_Coordinates.dat",
-            )
+        check_coordinates(xyz, self.parcels)
         self.order = xyz[:, 1].argsort(stable=True).to(self.order)
 
     def picture(self, signal: Float[Tensor, "batch parcel time"]) -> Float[Tensor, "batch 1 row column"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from neuroflamingo_encoders.contract import EncoderCard
-from neuroflamingo_encoders.intensity import shrunk
+from neuroflamingo_encoders.from_card import shrunk
 from neuroflamingo_encoders.picture_cards import TINY
 from neuroflamingo_encoders.pictures import PictureEncoder
 

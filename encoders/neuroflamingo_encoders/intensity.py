@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_preprocessing.errors import ModelError, ScanError
 
 
@@ -53,22 +52,3 @@ def scale_intensity(x: Float[Tensor, "n channel *axes"], name: str) -> Tensor:
             hint="replace them with 0 before encoding",
         )
     return _BY_NAME[name](x.float()).to(x.dtype)
-
-
-def constants(card: EncoderCard, config: dict | None) -> dict:
-    """What the card's `network` and width say, with `config` in place of what it names (tiny instances)."""
-    return {"width": card.output.width} | dict(card.network) | (config or {})
-
-
-def shrunk(card: EncoderCard, table: dict[str, tuple[dict[str, int], dict]]) -> tuple[EncoderCard, dict]:
-    """Card and config of a tiny instance, from the sizes beside the cards."""
-    axes, config = table[card.name]
-    return card.shrunk(axes, width=config["width"]), config
-
-
-def positions(card: EncoderCard, tokens: int, like: Tensor) -> Tensor | None:
-    """World positions of the card's grid `[token, 3]`, None if it declares none for so many tokens."""
-    grid = card.output.grid
-    if grid is None or len(grid.positions) != tokens:
-        return None
-    return torch.from_numpy(grid.positions).to(like.device)

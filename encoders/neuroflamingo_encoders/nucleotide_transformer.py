@@ -19,7 +19,7 @@ from transformers import EsmConfig, EsmModel
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
 from neuroflamingo_encoders.dna_tokens import CLASS, PADDING, partners
-from neuroflamingo_encoders.intensity import constants, shrunk
+from neuroflamingo_encoders.from_card import constants, shrunk
 from neuroflamingo_encoders.sequence_cards import TINY
 from neuroflamingo_preprocessing.errors import UsageError
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
-from neuroflamingo_encoders.intensity import constants
+from neuroflamingo_encoders.from_card import constants
 from neuroflamingo_preprocessing.errors import ScanError
 
 _COLOURS = ("red", "green", "blue")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
-from neuroflamingo_encoders.intensity import constants, positions, scale_intensity
+from neuroflamingo_encoders.from_card import constants, positions
+from neuroflamingo_encoders.intensity import scale_intensity
 from neuroflamingo_encoders.resnet_cards import TINY
 
 

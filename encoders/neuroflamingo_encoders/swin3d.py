@@ -14,7 +14,8 @@ from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
-from neuroflamingo_encoders.intensity import constants, positions, scale_intensity, shrunk
+from neuroflamingo_encoders.from_card import constants, positions, shrunk
+from neuroflamingo_encoders.intensity import scale_intensity
 from neuroflamingo_encoders.swin_cards import TINY
 
 

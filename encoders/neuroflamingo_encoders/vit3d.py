@@ -15,7 +15,8 @@ from monai.networks.nets.vit import ViT
 from torch import Tensor, nn
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
-from neuroflamingo_encoders.intensity import constants, positions, scale_intensity, shrunk
+from neuroflamingo_encoders.from_card import constants, positions, shrunk
+from neuroflamingo_encoders.intensity import scale_intensity
 from neuroflamingo_encoders.volume_cards import TINY
 
 

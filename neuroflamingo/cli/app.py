@@ -29,22 +29,17 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-encoders = typer.Typer(
-    cls=Verbs,
-    help="The encoders that turn scans into tokens.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    add_completion=False,
-)
-application.add_typer(encoders, name="encoders")
-models = typer.Typer(
-    cls=Verbs,
-    help="The weights of encoders: what is here, where it comes from, and on what terms.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    add_completion=False,
-)
-application.add_typer(models, name="models")
+
+
+def _group(name: str, help: str) -> typer.Typer:
+    """A group of verbs below the application."""
+    group = typer.Typer(cls=Verbs, help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+    application.add_typer(group, name=name)
+    return group
+
+
+encoders = _group("encoders", "The encoders that turn scans into tokens.")
+models = _group("models", "The weights of encoders: what is here, where it comes from, and on what terms.")
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]

@@ -70,7 +70,10 @@ def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
 
     scan, output, rate = card.scan, card.output, card.scan.repetition_time
     lines = [("name", f"{card.name}, version {card.version}"), ("summary", card.summary)]
-    lines += [("matches", f"{card.repository} at {card.commit}")] if card.repository else [("matches", "own design")]
+    if card.commit:
+        lines += [("matches", f"{card.repository} at {card.commit}")]
+    else:
+        lines += [("after", card.repository or "own design")]
     lines += [(head, words) for head, words in (("paper", card.paper), ("cite", card.citation)) if words]
     lines += [("input", scan.describe())]
     lines += [("space", f"{scan.template}, {scan.spacing_mm} mm")] if scan.template and scan.spacing_mm else []
