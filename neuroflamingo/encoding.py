@@ -48,6 +48,7 @@ def encode(
     output: str | Path,
     *,
     encoder: str,
+    options: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     init: Literal["random"] | None = None,
     seed: int = 0,
@@ -63,6 +64,7 @@ def encode(
         scans: NIfTI files for encoders of one 3D volume; ready arrays (`.npy`, `.npz`, `.tsv`) for all.
         output: ends in `.zarr`, `.npz` or `.safetensors`.
         encoder: as `list_encoders` gives it.
+        options: of the encoder's card, such as `{"slices": 12}` for a tower that looks at slices.
         weights: a safetensors file; None: the embedded model's, or the one in the encoder's folder.
         init: `random` for an untrained encoder, on purpose.
         seed: of the random initialisation.
@@ -84,7 +86,7 @@ def encode(
         if not Path(scan).exists():
             raise NotFoundError(f"there is no file {scan}", expected="a scan or a ready array", hint="check the path")
     place = pick_device(device)
-    module, origin = load_encoder(encoder, weights, init=init, seed=seed)
+    module, origin = load_encoder(encoder, weights, options=options, init=init, seed=seed)
     if table is not None or _wants_table(module):
         origin["table"] = _set_table(module, table)
     road = _Road(module.to(place), place, repetition_time, [], progress)
@@ -99,7 +101,12 @@ def encode(
 
 
 def load_encoder(
-    name: str, weights: str | Path | None = None, *, init: Literal["random"] | None = None, seed: int = 0
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    init: Literal["random"] | None = None,
+    seed: int = 0,
 ) -> tuple[BrainEncoder, dict[str, Any]]:
     """An encoder with its weights, frozen, and where these came from.
 
@@ -113,13 +120,14 @@ def load_encoder(
     from neuroflamingo_encoders.weights_fit import sha256_of
     from neuroflamingo_encoders.weights_store import find_weights, how_to_get
 
-    card = encoder_card(name)
+    options = options or {}
+    card = encoder_card(name, **options)
     if init is not None and weights is not None:
         raise UsageError("both weights and --init were given", expected="one of them")
     if init is not None or not card.cost.parameters:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = build_encoder(name)
+            module = build_encoder(name, **options)
         return module, {"init": "random", "seed": seed} if card.cost.parameters else {"init": "no weights needed"}
     if weights is None and card.weights.source == "embedded":
         return _embedded_encoder(card)
@@ -130,7 +138,7 @@ def load_encoder(
             expected=f"--weights FILE.safetensors ({card.weights.licence}), or --init random",
             hint=how_to_get(card),
         )
-    module = build_encoder(name, path)
+    module = build_encoder(name, path, **options)
     return module, {"file": path.name, "sha256": sha256_of(path), "licence": card.weights.licence}
 
 

@@ -94,7 +94,13 @@ class Storage(PreTrainedModel):
         return model, NeuroFlamingoProcessor(tokenizer, getattr(encoder, "card", None))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Write config, weights (safetensors) and the encoder's card into a folder; the processor saves itself."""
+        """Write config, weights (safetensors) and the encoder's card into a folder; the processor saves itself.
+
+        Raises:
+            ModelError: the encoder's name and options would not give this encoder again.
+        """
+        if self.config.encoder is not None:
+            _check_comes_back(self.config.encoder)
         super().save_pretrained(save_directory, **kwargs)
         if self.config.encoder is not None:
             text = json.dumps(self.config.encoder["card"], indent=2, ensure_ascii=False)
@@ -172,9 +178,22 @@ def _generation_config(
 
 def describe_encoder(encoder: BrainEncoder) -> dict[str, Any]:
     """What the config keeps of an encoder: enough to build it again and to see whether it is still the same."""
-    card = encoder.card
-    options = {"width": card.output.width} if card.name == "precomputed" else {}
-    return {"name": card.name, "options": options, "digest": card.digest, "card": card.model_dump(mode="json")}
+    plain = encoder.card.model_dump(mode="json")
+    return {"name": encoder.card.name, "options": plain["options"], "digest": encoder.card.digest, "card": plain}
+
+
+def _check_comes_back(description: dict[str, Any]) -> None:
+    """Refuse to save what could not be read: an encoder whose card was made or changed by hand."""
+    from neuroflamingo_encoders import encoder_card, list_encoders
+
+    name, options = description["name"], description["options"]
+    if name in list_encoders() and encoder_card(name, **options).digest != description["digest"]:
+        raise ModelError(
+            f"the encoder '{name}' could not be built again from what a saved model keeps of it",
+            expected=f"the card that encoder_card gives for '{name}' with {options or 'no options'}",
+            seen="another card",
+            hint=f"build it by name: build_encoder('{name}', option=value, ...)",
+        )
 
 
 def build_encoder_from_config(description: dict[str, Any]) -> BrainEncoder:

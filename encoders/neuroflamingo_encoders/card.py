@@ -164,6 +164,8 @@ class EncoderCard(Declared):
         network: constants of the network that no tensor's shape tells (strides, tapped stage, activation, slices).
         output, weights, cost: see there.
         trainable: parts (parameter name prefixes) that may be trained; everything is frozen by default.
+        options: what `encoder_card` was given beside the name; the registry fills it in, and a saved model asks for
+            the same again. No part of the digest: what the options change is in the card already.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -181,9 +183,11 @@ class EncoderCard(Declared):
     weights: Weights
     cost: Cost
     trainable: tuple[str, ...] = ()
+    options: Constants = ()
 
     def _digested(self) -> dict[str, Any]:
         plain = super()._digested()
+        del plain["options"]
         if not self.network:  # cards that were in saved models before there was this field keep their digest
             del plain["network"]
         return plain

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.weights_fit import check_hash, sha256_of
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
+from neuroflamingo_preprocessing.spec import Constant
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.contract import BrainEncoder
@@ -210,7 +211,21 @@ def _card_from_options(name: str, make: Callable[..., Any], options: dict[str, A
             hint="correct the entry point",
             exit_code=78,
         )
-    return card
+    return card.model_copy(update={"options": _plain(name, options)})
+
+
+def _plain(name: str, options: dict[str, Any]) -> tuple[tuple[str, Constant], ...]:
+    """Options as a card keeps them: sorted, without those left at None."""
+    given = {key: value for key, value in options.items() if value is not None}
+    odd = [f"{key}={value!r}" for key, value in given.items() if not isinstance(value, float | int | str | bool)]
+    if odd:
+        raise ModelError(
+            f"options of the encoder '{name}' cannot be kept with a model",
+            expected="numbers, words, true or false",
+            seen=", ".join(odd),
+            exit_code=78,
+        )
+    return tuple(sorted(given.items()))
 
 
 def read_weights(card: EncoderCard, path: Path) -> dict[str, Any]:

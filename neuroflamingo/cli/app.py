@@ -43,6 +43,10 @@ models = _group("models", "The weights of encoders: what is here, where it comes
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+CardOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="Of the encoder's card, such as slices=12; may come again."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
 Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a folder.")]
@@ -179,11 +183,15 @@ def encoders_list(json: Json = False) -> None:
 
 
 @encoders.command("card")
-def encoders_card(name: Annotated[str, typer.Argument(help="as `encoders list` gives it")], json: Json = False) -> None:
+def encoders_card(
+    name: Annotated[str, typer.Argument(help="as `encoders list` gives it")],
+    options: CardOptions = None,
+    json: Json = False,
+) -> None:
     """Everything about one encoder: input, preparation, output, licence in words, citation, cost."""
     from neuroflamingo.cli.asking import show_card
 
-    show_card(name, as_json=json)
+    show_card(name, options or (), as_json=json)
 
 
 @models.command("list")
@@ -260,6 +268,7 @@ def encode(
     scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="See below.")],
     encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
     output: Annotated[str, typer.Option("--output", "-o", help="tokens.zarr, tokens.npz or tokens.safetensors.")],
+    options: CardOptions = None,
     weights: Annotated[str | None, typer.Option("--weights", help="A safetensors file.")] = None,
     init: Annotated[str | None, typer.Option("--init", help="random: an untrained encoder, on purpose.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of --init random.", min=0)] = 0,
@@ -282,6 +291,7 @@ def encode(
         scans,
         output,
         encoder=encoder,
+        options=options or (),
         weights=weights,
         init=init,
         seed=seed,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from neuroflamingo_preprocessing.errors import UsageError
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
@@ -51,11 +54,37 @@ def list_all_encoders(*, as_json: bool) -> None:
                 print(f"  {word}: {row[word]}")
 
 
-def show_card(name: str, *, as_json: bool) -> None:
+def card_options(assignments: Sequence[str]) -> dict[str, Any]:
+    """`--option key=value` as an encoder's card takes them; values are read as in a recipe.
+
+    Raises:
+        UsageError: no assignment, or a key given twice.
+    """
+    import yaml
+
+    options: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.isidentifier() or key in options:
+            raise UsageError(
+                f"--option {assignment} {'comes twice' if key in options else 'is no assignment'}",
+                expected="--option key=value, each key once",
+                seen=assignment,
+            )
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(
+                f"--option {key} has no readable value", expected="a number, a word, true or false", seen=value
+            ) from error
+    return options
+
+
+def show_card(name: str, options: Sequence[str] = (), *, as_json: bool) -> None:
     """Everything that an encoder's card says."""
     from neuroflamingo_encoders.registry import encoder_card
 
-    card = encoder_card(name)
+    card = encoder_card(name, **card_options(options))
     if as_json:
         print(json.dumps(card.model_dump(mode="json") | {"digest": card.digest}, indent=2))
         return
@@ -70,6 +99,7 @@ def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
 
     scan, output, rate = card.scan, card.output, card.scan.repetition_time
     lines = [("name", f"{card.name}, version {card.version}"), ("summary", card.summary)]
+    lines += [("options", ", ".join(f"{key}={value}" for key, value in card.options))] if card.options else []
     if card.commit:
         lines += [("matches", f"{card.repository} at {card.commit}")]
     else:

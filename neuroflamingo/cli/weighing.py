@@ -199,6 +199,7 @@ def encode_scans(
     output: str,
     *,
     encoder: str,
+    options: Sequence[str],
     weights: str | None,
     init: str | None,
     seed: int,
@@ -209,6 +210,7 @@ def encode_scans(
     quiet: bool,
 ) -> int:
     """Encode scans into one file and print its path; 1 if some of several failed."""
+    from neuroflamingo.cli.asking import card_options
     from neuroflamingo.cli.failures import say_error
     from neuroflamingo.cli.progress import Progress
     from neuroflamingo.encoding import encode
@@ -223,6 +225,7 @@ def encode_scans(
             scans,
             output,
             encoder=encoder,
+            options=card_options(options),
             weights=weights,
             init=start,
             seed=seed,

@@ -195,6 +195,23 @@ class TestEncode:
         assert_connectivity(scan.tokens, np.load(good))
         assert scan.about["input"]["kind"] == "ready array"
 
+    def test_options_of_the_encoder(self, capsys) -> None:
+        np.save("head.npy", np.random.default_rng(0).random((12, 20, 16), dtype=np.float32))
+        options = {"side": 32, "patch": 16, "width": 48, "depth": 1, "heads": 2, "mlp": 64, "x": 12, "y": 20, "z": 16}
+        chosen = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
+        common = ("encode", "head.npy", "--encoder", "clip-tower", "--init", "random", "-q")
+        assert run(*common, *chosen, "--option", "slices=3", "--option", "axis=x", "-o", "a.npz") == 0
+        found = read_tokens("a.npz")
+        assert found.scans[0].tokens.shape == (3 * 2 * 2, 48)
+        assert found.about["card"]["options"] == options | {"slices": 3, "axis": "x"}
+        capsys.readouterr()
+        for option in ("slices", "slices=[1", "side=32"):
+            assert "--option" in refused(2, capsys, *common, *chosen, "--option", option, "-o", "b.npz")
+        for option, words in (("slicez=3", "slicez"), ("slices=99", "at most those there are"), ("low=[1]", "list")):
+            assert words in refused(78, capsys, *common, *chosen, "--option", option, "-o", "b.npz")
+        fixed = ("encode", "head.npy", "--encoder", "swift", "--init", "random", "--option", "side=3", "-o", "b.npz")
+        assert "takes no options" in refused(78, capsys, *fixed)
+
     def test_a_table_of_parcels(self) -> None:
         values = np.load(parcels())
         np.savetxt("a.tsv", values.T, delimiter="\t", header="\t".join(f"p{i}" for i in range(424)), comments="")

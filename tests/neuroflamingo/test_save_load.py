@@ -109,6 +109,27 @@ def with_buffers(width: int):
     return precomputed_card(width).model_copy(update={"implementation": f"{__name__}:WithBuffers"})
 
 
+def test_an_encoder_with_options_comes_back(tmp_path):
+    options = {"side": 32, "patch": 16, "width": WIDTH, "depth": 2, "heads": 2, "mlp": 64, "quick_gelu": False}
+    options |= {"slices": 2, "axis": "x", "high": 98.0, "x": 12, "y": 20, "z": 16}
+    encoder = build_encoder("clip-tower", **options)
+    model, processor = tiny_model(encoder=encoder)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, its_processor = load(tmp_path, "cpu")
+    assert again.encoder.card == encoder.card == its_processor.card and dict(again.encoder.card.options) == options
+    heads = torch.rand(1, 1, 1, 12, 20, 16)
+    assert torch.equal(again.encoder(heads).tokens, model.encoder(heads).tokens)
+
+
+def test_an_encoder_that_would_not_come_back_is_not_saved(tmp_path):
+    card = precomputed_card(WIDTH)  # made by hand: nothing tells a reader that the width is not the default
+    model, _ = tiny_model(encoder=WithBuffers(card))
+    with pytest.raises(ModelError, match=r"could not be built again .*\n.*\n.*\n.*build_encoder\('precomputed'"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_encoder_that_changed_is_refused(tmp_path):
     saved(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
