@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from neuroflamingo.encoder_input import ForEncoder, Preparation, prepare_for_encoder
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError, ScanError, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class _Road:
 
     encoder: BrainEncoder
     device: str
-    repetition_time: float | None
+    how: Preparation
     failures: list[tuple[str, NeuroFlamingoError]]
     progress: Callable[[str, int, int], None] | None
 
@@ -54,6 +55,10 @@ def encode(
     seed: int = 0,
     device: str = "auto",
     repetition_time: float | None = None,
+    atlas: str | Path | None = None,
+    scaling: str | Path | None = None,
+    raw: bool = False,
+    may_resample: bool = True,
     table: str | Path | None = None,
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
@@ -61,7 +66,8 @@ def encode(
     """Encode scans and write their tokens.
 
     Args:
-        scans: NIfTI files for encoders of one 3D volume; ready arrays (`.npy`, `.npz`, `.tsv`) for all.
+        scans: NIfTI files: a volume for encoders of one 3D volume, a run in MNI space for those of runs and, with
+            `atlas`, for those of parcels; arrays (`.npy`, `.npz`, `.tsv`) for all. A run gives a scan for each window.
         output: ends in `.zarr`, `.npz` or `.safetensors`.
         encoder: as `list_encoders` gives it.
         options: of the encoder's card, such as `{"slices": 12}` for a tower that looks at slices.
@@ -69,7 +75,11 @@ def encode(
         init: `random` for an untrained encoder, on purpose.
         seed: of the random initialisation.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        repetition_time: seconds between frames of ready arrays, where the encoder asks for one.
+        repetition_time: seconds between frames, where the files do not say it, or say two.
+        atlas: a label image, for runs into encoders of parcels.
+        scaling: a `RobustScaling` fitted on the training set, for encoders that scale by one.
+        raw: arrays are parcel series as measured, to be prepared as the card says; else they are taken as they are.
+        may_resample: False refuses a scan that would have to be interpolated, in space or in time.
         table: a table that is no weight but that the encoder needs: parcels' coordinates, functional gradients.
         overwrite: replace an existing output.
         progress: called with the scan's name, its number from 1, and how many there are.
@@ -89,7 +99,15 @@ def encode(
     module, origin = load_encoder(encoder, weights, options=options, init=init, seed=seed)
     if table is not None or _wants_table(module):
         origin["table"] = _set_table(module, table)
-    road = _Road(module.to(place), place, repetition_time, [], progress)
+    how = Preparation.of(
+        module.card.scan,
+        repetition_time=repetition_time,
+        atlas=atlas,
+        scaling=scaling,
+        raw=raw,
+        may_resample=may_resample,
+    )
+    road = _Road(module.to(place), place, how, [], progress)
     about = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
     tokens = _all_tokens(scans, road)
     try:
@@ -222,7 +240,8 @@ def _all_tokens(scans: Sequence[str | Path], road: _Road) -> Iterator[ScanTokens
         if road.progress:
             road.progress(name, number, len(scans))
         try:
-            yield _tokens(Path(scan), road)
+            for prepared in prepare_for_encoder(Path(scan), road.encoder.card, road.how):
+                yield _tokens(prepared, road)
         except NeuroFlamingoError as failure:
             road.failures.append((name, failure))
 
@@ -232,18 +251,17 @@ def _chained(first: ScanTokens, rest: Iterator[ScanTokens]) -> Iterator[ScanToke
     yield from rest
 
 
-def _tokens(path: Path, road: _Road) -> ScanTokens:
+def _tokens(prepared: ForEncoder, road: _Road) -> ScanTokens:
     import torch
 
     from neuroflamingo_encoders.token_files import ScanTokens
 
-    prepared, about = _prepare(path, road)
     with torch.inference_mode():
-        output = road.encoder(torch.from_numpy(prepared)[None, None].to(road.device))
+        output = road.encoder(torch.from_numpy(prepared.tensor)[None, None].to(road.device))
     tokens = output.tokens[0, 0].float().cpu()
     if not bool(tokens.isfinite().all()):
         raise ModelError(
-            f"the encoder gives numbers that are not finite for {path.name}",
+            f"the encoder gives numbers that are not finite for {prepared.about['name']}",
             hint="check the weights: neuroflamingo models verify",
             exit_code=65,
         )
@@ -251,43 +269,8 @@ def _tokens(path: Path, road: _Road) -> ScanTokens:
         tokens=tokens.numpy(),
         mask=None if output.mask is None else output.mask[0, 0].cpu().numpy(),
         positions=None if output.positions is None else output.positions.float().cpu().numpy(),
-        about=about,
+        about=prepared.about,
     )
-
-
-def _prepare(path: Path, road: _Road) -> tuple[Any, Mapping[str, Any]]:
-    """The tensor of one scan, and what is to be said of it."""
-    from neuroflamingo.provenance import printable
-    from neuroflamingo_preprocessing.arrays import is_array_file, read_array
-
-    spec = road.encoder.card.scan
-    name = printable(path.name)
-    if is_array_file(path):
-        ready = read_array(path, spec, road.repetition_time)
-        source = {"name": name, "sha256": ready.sha256, "bytes": ready.bytes, "kind": "ready array"}
-        about = {"name": name, "input": source, "geometry": [], "warnings": list(ready.warnings)}
-        return ready.tensor, about | {"repetition_time_s": ready.repetition_time}
-    if spec.modality != "volume3d" or len(spec.channels) != 1:
-        raise UsageError(
-            f"{name}: scans are not prepared for '{road.encoder.card.name}' yet",
-            expected=f"a ready array (.npy, .npz or .tsv): {spec.describe()}",
-            seen=path.suffix or "no ending",
-            hint="prepare it as `neuroflamingo encoders card` says, and save it with numpy.save",
-        )
-    from neuroflamingo_preprocessing import prepare, read_scan
-
-    scan = read_scan(path)
-    prepared = prepare(scan, spec)
-    source = {"name": name, "sha256": scan.provenance.sha256, "bytes": path.stat().st_size, "kind": "NIfTI"}
-    source |= {"header_sha256": scan.provenance.header_sha256, "header": dict(scan.provenance.header)}
-    return prepared.tensor, {
-        "name": name,
-        "input": source,
-        "geometry": [step.as_dict() for step in prepared.geometry],
-        "scan_to_template": prepared.scan_to_template.tolist(),
-        "quality": {"correlation": prepared.quality.correlation, "coverage": prepared.quality.coverage},
-        "warnings": list(prepared.warnings),
-    }
 
 
 def _software() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neuroflamingo_encoders.card import Cost, EncoderCard, OutputSpec, Weights
-from neuroflamingo_preprocessing.spec import Axis, ScanSpec
+from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 
 
 def fc_baseline_card(parcels: int = 424) -> EncoderCard:
@@ -13,7 +13,11 @@ def fc_baseline_card(parcels: int = 424) -> EncoderCard:
         version="1",
         summary="functional connectivity: each parcel's correlations with all parcels are its token",
         implementation="neuroflamingo_encoders.fc_baseline:FcBaselineEncoder",
-        scan=ScanSpec(modality="parcels", axes=(Axis(name="parcel", size=parcels), Axis(name="time", minimum=3))),
+        scan=ScanSpec(
+            modality="parcels",
+            axes=(Axis(name="parcel", size=parcels), Axis(name="time", minimum=3)),
+            steps=(Step.named("parcel_mean"),),
+        ),
         output=OutputSpec(width=parcels, tokens=parcels, order=("parcel",), normalised=False),
         weights=Weights(source="none", licence="Apache-2.0", commercial=True, redistribution=True, derivatives=True),
         cost=Cost(parameters=0),

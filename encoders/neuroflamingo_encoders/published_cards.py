@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 from neuroflamingo_encoders.card import Cost, Demand, EncoderCard, OutputSpec, Weights
 from neuroflamingo_preprocessing.spec import Axis, Parcellation, RepetitionTime, ScanSpec, Step
+
+_FSL_ORIGIN = (90.0, -126.0, -72.0)
+"""World place of voxel (0, 0, 0) of MNI152 at 2 mm as FSL stores it, 91 x 109 x 91 voxels from right to left."""
 
 _MNI_2MM = Demand(what="motion correction, denoising and registration to MNI at 2 mm", level="required")
 
@@ -32,9 +35,22 @@ def _parcels(count: int, frames: int, parcellation: str, seconds: float, *steps:
     )
 
 
+Normalisation = Literal["robust_fixed", "robust_as_published", "zscore_parcel"]
+
+
 def _brainlm(
-    name: str, summary: str, implementation: str, output: OutputSpec, weights: Weights, cost: Cost
+    name: str,
+    summary: str,
+    implementation: str,
+    output: OutputSpec,
+    weights: Weights,
+    cost: Cost,
+    *,
+    normalisation: Normalisation,
+    gain: float,
 ) -> EncoderCard:
+    if normalisation not in get_args(Normalisation) or not gain > 0:
+        raise ValueError(f"normalisation is one of {', '.join(get_args(Normalisation))}, gain above 0")
     return EncoderCard(
         name=name,
         version="1",
@@ -43,7 +59,14 @@ def _brainlm(
         repository="https://github.com/vandijklab/BrainLM",
         commit="b591d88d0efffc0f059c73dfca1f293554795af1",
         citation="Ortega Caro et al. BrainLM: a foundation model for brain activity recordings. ICLR 2024.",
-        scan=_parcels(424, 200, "A424", 0.735, Step.named("parcel_mean"), Step.named("robust_fixed")),
+        scan=_parcels(
+            424,
+            200,
+            "A424",
+            0.735,
+            Step.named("parcel_mean"),
+            Step(name=normalisation, constants={"gain": gain}, scope="run"),
+        ),
         demands=(_MNI_2MM, Demand(what="coordinates of A424_Coordinates.dat, by set_coordinates", level="required")),
         output=output,
         weights=weights,
@@ -64,42 +87,68 @@ def _brainlm_weights(file: str, prefixes: tuple[str, ...] = (), **rules: Any) ->
     )
 
 
-BRAINLM_13M = _brainlm(
-    "brainlm-13m",
-    "fMRI parcel series (A424, 200 frames) with coordinates, full attention; the published old_13M layout",
-    "neuroflamingo_encoders.brainlm:BrainLmEncoder",
-    OutputSpec(width=512, tokens=4241, order=("parcel", "time"), cls="first"),
-    _brainlm_weights(
-        "old_13M", allow_missing=("vit.embeddings.pos_embedding.pe", "xyz"), allow_unexpected=_decoder_keys(2)
-    ),
-    Cost(parameters=8_426_512, gflop=219.7),
-)
+def brainlm_13m_card(normalisation: Normalisation = "robust_fixed", gain: float = 7.0) -> EncoderCard:
+    """The published old_13M layout.
 
-BRAINLM_111M = _brainlm(
-    "brainlm-vitmae-111m",
-    "fMRI parcel series (A424, 200 frames) as a 432 x 432 picture, ViT-B",
-    "neuroflamingo_encoders.brainlm_vitmae:BrainLmVitMaeEncoder",
-    OutputSpec(width=768, tokens=352, order=("parcel", "time"), cls="first"),
-    _brainlm_weights("vitmae_111M", allow_missing=("order",)),
-    Cost(parameters=86_208_000, gflop=144.5),
-)
+    Which scaling its training used is not recorded. An independent sweep over reconstructions
+    (payman21/brainlm-interpretability) settled on robust-scaled input times 7, which is the default here.
 
-BRAINLM_650M = _brainlm(
-    "brainlm-vitmae-650m",
-    "fMRI parcel series (A424, 200 frames) as a 434 x 434 picture, ViT-H",
-    "neuroflamingo_encoders.brainlm_vitmae:BrainLmVitMaeEncoder",
-    OutputSpec(width=1280, tokens=466, order=("parcel", "time"), cls="first"),
-    _brainlm_weights("vitmae_650M", allow_missing=("order",)),
-    Cost(parameters=631_667_200, gflop=1363.5),
-)
+    Raises:
+        ValueError: another normalisation, or a gain that is not above 0.
+    """
+    return _brainlm(
+        "brainlm-13m",
+        "fMRI parcel series (A424, 200 frames) with coordinates, full attention; the published old_13M layout",
+        "neuroflamingo_encoders.brainlm:BrainLmEncoder",
+        OutputSpec(width=512, tokens=4241, order=("parcel", "time"), cls="first"),
+        _brainlm_weights(
+            "old_13M", allow_missing=("vit.embeddings.pos_embedding.pe", "xyz"), allow_unexpected=_decoder_keys(2)
+        ),
+        Cost(parameters=8_426_512, gflop=219.7),
+        normalisation=normalisation,
+        gain=gain,
+    )
 
 
-def _run_4d(policy: RepetitionTime, *steps: Step) -> ScanSpec:
+def brainlm_111m_card(normalisation: Normalisation = "robust_fixed", gain: float = 1.0) -> EncoderCard:
+    """The ViT-B on pictures of parcel series; `normalisation` and `gain` as for `brainlm_13m_card`."""
+    return _brainlm(
+        "brainlm-vitmae-111m",
+        "fMRI parcel series (A424, 200 frames) as a 432 x 432 picture, ViT-B",
+        "neuroflamingo_encoders.brainlm_vitmae:BrainLmVitMaeEncoder",
+        OutputSpec(width=768, tokens=352, order=("parcel", "time"), cls="first"),
+        _brainlm_weights("vitmae_111M", allow_missing=("order",)),
+        Cost(parameters=86_208_000, gflop=144.5),
+        normalisation=normalisation,
+        gain=gain,
+    )
+
+
+def brainlm_650m_card(normalisation: Normalisation = "robust_fixed", gain: float = 1.0) -> EncoderCard:
+    """The ViT-H on pictures of parcel series; `normalisation` and `gain` as for `brainlm_13m_card`."""
+    return _brainlm(
+        "brainlm-vitmae-650m",
+        "fMRI parcel series (A424, 200 frames) as a 434 x 434 picture, ViT-H",
+        "neuroflamingo_encoders.brainlm_vitmae:BrainLmVitMaeEncoder",
+        OutputSpec(width=1280, tokens=466, order=("parcel", "time"), cls="first"),
+        _brainlm_weights("vitmae_650M", allow_missing=("order",)),
+        Cost(parameters=631_667_200, gflop=1363.5),
+        normalisation=normalisation,
+        gain=gain,
+    )
+
+
+def _run_4d(policy: RepetitionTime, first: tuple[int, int, int], *steps: Step) -> ScanSpec:
+    """96 x 96 x 96 voxels of FSL's grid, from voxel `first` of it on: negative where it is padded."""
     axes = ("x", "y", "z")
+    right, back, low = (o + way * 2.0 * n for o, way, n in zip(_FSL_ORIGIN, (-1, 1, 1), first, strict=True))
     return ScanSpec(
         modality="volume4d",
         axes=(Axis(name="channel", size=1), *(Axis(name=a, size=96) for a in axes), Axis(name="time", size=20)),
-        orientation="RAS",
+        orientation="LAS",
+        spacing_mm=(2.0, 2.0, 2.0),
+        origin_mm=(right, back, low),
+        template="MNI152 6th generation",
         repetition_time=policy,
         steps=steps,
     )
@@ -116,8 +165,9 @@ SWIFT = EncoderCard(
     citation="Kim et al. SwiFT: Swin 4D fMRI transformer. NeurIPS 2023.",
     scan=_run_4d(
         RepetitionTime(seconds=0.8, tolerance=0.1, policy="as_is"),
+        (-3, 7, -3),
         Step(name="zscore_foreground", scope="run"),
-        Step.named("pad_or_crop_background"),
+        Step.named("to_grid"),
     ),
     demands=(_MNI_2MM,),
     output=OutputSpec(width=288, tokens=160, order=("x", "y", "z", "time"), normalised=False),
@@ -142,9 +192,11 @@ NEUROSTORM = EncoderCard(
     citation="Wang et al. Towards a general-purpose foundation model for fMRI analysis. 2025.",
     scan=_run_4d(
         RepetitionTime(seconds=0.8, tolerance=0.01, policy="resample"),
-        Step(name="zscore_brain", scope="run"),
+        (-2, 6, -2),
+        Step.named("to_grid"),
+        Step.named("clip_negative"),
+        Step(name="zscore_foreground", scope="run"),
         Step(name="symmetric_int8", scope="run"),
-        Step.named("middle_crop"),
     ),
     demands=(_MNI_2MM,),
     output=OutputSpec(width=288, tokens=160, order=("x", "y", "z", "time"), normalised=False),
@@ -176,9 +228,12 @@ BRAINMT = EncoderCard(
             Axis(name="x", size=91),
             Axis(name="z", size=91),
         ),
-        orientation="RAS",
+        orientation="LAS",
+        spacing_mm=(2.0, 2.0, 2.0),
+        origin_mm=_FSL_ORIGIN,
+        template="MNI152 6th generation",
         repetition_time=RepetitionTime(seconds=0.72, tolerance=0.1, policy="as_is"),
-        steps=(Step(name="zscore_foreground", scope="run"),),
+        steps=(Step(name="zscore_foreground", scope="run"), Step.named("to_grid")),
     ),
     demands=(_MNI_2MM,),
     output=OutputSpec(width=512, tokens=50401, order=("y", "x", "z", "time"), cls="first", normalised=False),

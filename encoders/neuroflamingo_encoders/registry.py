@@ -23,9 +23,9 @@ ENTRY_POINT_GROUP = "neuroflamingo.encoders"
 BUILT_IN = {
     "brain-jepa-vitb": "neuroflamingo_encoders.published_cards:BRAIN_JEPA",
     "brainiac-vitb": "neuroflamingo_encoders.volume_cards:BRAINIAC",
-    "brainlm-13m": "neuroflamingo_encoders.published_cards:BRAINLM_13M",
-    "brainlm-vitmae-111m": "neuroflamingo_encoders.published_cards:BRAINLM_111M",
-    "brainlm-vitmae-650m": "neuroflamingo_encoders.published_cards:BRAINLM_650M",
+    "brainlm-13m": "neuroflamingo_encoders.published_cards:brainlm_13m_card",
+    "brainlm-vitmae-111m": "neuroflamingo_encoders.published_cards:brainlm_111m_card",
+    "brainlm-vitmae-650m": "neuroflamingo_encoders.published_cards:brainlm_650m_card",
     "brainmt": "neuroflamingo_encoders.published_cards:BRAINMT",
     "brainsegfounder": "neuroflamingo_encoders.swin_cards:brainsegfounder_card",
     "clip-tower": "neuroflamingo_encoders.picture_cards:clip_tower_card",

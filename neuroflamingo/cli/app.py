@@ -272,7 +272,17 @@ def encode(
     weights: Annotated[str | None, typer.Option("--weights", help="A safetensors file.")] = None,
     init: Annotated[str | None, typer.Option("--init", help="random: an untrained encoder, on purpose.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of --init random.", min=0)] = 0,
-    tr: Annotated[float | None, typer.Option("--tr", help="Seconds between frames of ready arrays.")] = None,
+    tr: Annotated[
+        float | None, typer.Option("--tr", help="Seconds between frames, where the files do not say.")
+    ] = None,
+    atlas: Annotated[str | None, typer.Option("--atlas", help="Label image: a run's parcels.")] = None,
+    scaling: Annotated[
+        str | None, typer.Option("--scaling", help="Scaling of parcels fitted on a training set.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Arrays are parcel series as measured: prepare them too.")] = False,
+    no_resample: Annotated[
+        bool, typer.Option("--no-resample", help="Refuse what would have to be interpolated.")
+    ] = False,
     table: Annotated[
         str | None, typer.Option("--table", help="Parcels' coordinates or gradients, for encoders that need them.")
     ] = None,
@@ -282,8 +292,9 @@ def encode(
 ) -> None:
     """Write the patch tokens of scans, with hashes, the geometry log and the tokens' places.
 
-    T1-weighted NIfTI files are prepared here. For fMRI runs and parcel series, whose preparation from files does not
-    exist yet, give ready arrays whose shape is the encoder's: .npy, .npz, or .tsv parcel tables (a line per frame).
+    NIfTI files are prepared as the encoder's card says: T1-weighted heads, fMRI runs in MNI space, and with --atlas the
+    parcel series of such runs. Arrays (.npy, .npz, .tsv with a line per frame) are taken as they are, or as parcel
+    series to be prepared with --raw. A run gives its windows one after the other.
     """
     from neuroflamingo.cli.weighing import encode_scans
 
@@ -296,7 +307,13 @@ def encode(
         init=init,
         seed=seed,
         device=device,
-        repetition_time=tr,
+        preparation={
+            "repetition_time": tr,
+            "atlas": atlas,
+            "scaling": scaling,
+            "raw": raw,
+            "may_resample": not no_resample,
+        },
         table=table,
         overwrite=overwrite,
         quiet=quiet,

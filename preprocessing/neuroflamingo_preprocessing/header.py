@@ -26,6 +26,7 @@ class CheckedHeader:
 
     Attributes:
         shape: x, y, z.
+        frames: volumes, 1 for a single one.
         dtype: stored type, in the file's byte order.
         offset: first byte of the voxels.
         slope, inter: scaling of stored values.
@@ -35,6 +36,7 @@ class CheckedHeader:
     """
 
     shape: tuple[int, int, int]
+    frames: int
     dtype: np.dtype[Any]
     offset: int
     slope: float
@@ -46,21 +48,27 @@ class CheckedHeader:
     @property
     def data_bytes(self) -> int:
         """Bytes of voxels that the file must hold after the offset."""
+        return self.frames * self.frame_bytes
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one volume."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-def check_header(header: Any, name: str) -> CheckedHeader:
+def check_header(header: Any, name: str, *, run: bool = False) -> CheckedHeader:
     """Check a nibabel NIfTI-1 or NIfTI-2 header.
 
     Args:
         header: as parsed, not yet believed.
         name: the file, for messages.
+        run: a time series of volumes is wanted, not a single one.
 
     Raises:
         ScanError: anything that would make voxels, their place or their side uncertain.
     """
     warnings: list[str] = []
-    shape = _check_shape(header, name)
+    shape, frames = _check_shape(header, name, run)
     dtype = _check_dtype(header, name)
     offset = float(header["vox_offset"])
     smallest = int(header["sizeof_hdr"]) + 4
@@ -75,7 +83,7 @@ def check_header(header: Any, name: str) -> CheckedHeader:
     affine, source = _check_affine(header, shape, name, warnings)
     facts = {
         "format": "NIfTI-2" if int(header["sizeof_hdr"]) == 540 else "NIfTI-1",
-        "shape": " x ".join(map(str, shape)),
+        "shape": " x ".join(map(str, (*shape, frames) if run else shape)),
         "stored type": str(dtype),
         "units": UNIT_NAME[int(header["xyzt_units"]) % 8],
         "sform": CODE_NAME[int(header["sform_code"])],
@@ -83,10 +91,10 @@ def check_header(header: Any, name: str) -> CheckedHeader:
         "affine from": source,
         "orientation": orientation_codes(affine),
     }
-    return CheckedHeader(shape, dtype, int(offset), slope, inter, affine, facts, tuple(warnings))
+    return CheckedHeader(shape, frames, dtype, int(offset), slope, inter, affine, facts, tuple(warnings))
 
 
-def _check_shape(header: Any, name: str) -> tuple[int, int, int]:
+def _check_shape(header: Any, name: str, run: bool) -> tuple[tuple[int, int, int], int]:
     dim = [int(n) for n in header["dim"]]
     count = dim[0]
     if not 1 <= count <= 7 or min(dim[1 : count + 1]) < 1:
@@ -100,21 +108,28 @@ def _check_shape(header: Any, name: str) -> tuple[int, int, int]:
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     seen = " x ".join(map(str, sizes))
-    if len(sizes) > 3:
+    if run and len(sizes) != 4:
+        raise ScanError(
+            f"{name} is no time series",
+            expected="a run of at least two 3D volumes",
+            seen=seen,
+            hint="give the fMRI run (its name often ends in _bold.nii.gz)",
+        )
+    if len(sizes) > 3 and not run:
         raise ScanError(
             f"{name} holds {int(np.prod(sizes[3:], dtype=object))} volumes",
             expected="one 3D volume",
             seen=seen,
             hint="extract one volume first, or give the T1-weighted scan instead of the time series",
         )
-    if len(sizes) < 3 or min(sizes) < 2:
+    if len(sizes) < 3 or min(sizes[:3]) < 2:
         raise ScanError(
             f"{name} is a single slice",
             expected="a 3D volume of a whole head",
             seen=f"a {len(sizes)}D picture, {seen}",
             hint="stack the slices of the series into one volume (dcm2niix does it)",
         )
-    voxels = int(np.prod(sizes, dtype=object))
+    voxels = int(np.prod(sizes[:3], dtype=object))
     if voxels > MAX_VOXELS:
         raise ScanError(
             f"{name}: the header claims {voxels:.3g} voxels",
@@ -122,7 +137,7 @@ def _check_shape(header: Any, name: str) -> tuple[int, int, int]:
             seen=seen,
             hint="a whole head has a few million voxels: the header is damaged, or resample the scan to 0.5 mm",
         )
-    return sizes[0], sizes[1], sizes[2]
+    return (sizes[0], sizes[1], sizes[2]), sizes[3] if run else 1
 
 
 def _check_dtype(header: Any, name: str) -> np.dtype[Any]:

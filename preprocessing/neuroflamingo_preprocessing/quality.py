@@ -65,7 +65,7 @@ def judge_alignment(found: Alignment, scan: Scan, warnings: list[str]) -> None:
         )
 
 
-def _brain_on_grid(spec: ScanSpec) -> NDArray[np.bool_]:
+def brain_on_grid(spec: ScanSpec) -> NDArray[np.bool_]:
     """The template's brain on the encoder's grid, `[x, y, z]`."""
     if on_template_grid(spec):
         return load_template().grid_mask
@@ -81,7 +81,7 @@ def _resampled_brain(shape: tuple[int, int, int], affine: tuple[float, ...]) -> 
 def judge_coverage(covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan, warnings: list[str]) -> float:
     if spec.template is None:
         return float(covered.mean())
-    coverage = float(covered[_brain_on_grid(spec)].mean())
+    coverage = float(covered[brain_on_grid(spec)].mean())
     if coverage < COVERAGE_REFUSE:
         raise ScanError(
             f"{name_of(scan)} shows only {coverage:.0%} of the brain",

@@ -49,7 +49,7 @@ def read_scan(path: str | Path) -> Scan:
             return _read(raw, path)
     except OSError as error:
         if isinstance(error, BROKEN_STREAM):
-            raise _truncated(path.name, str(error)) from error
+            raise truncated(path.name, str(error)) from error
         raise ScanError(
             f"{path} cannot be read", seen=str(error), hint="check its permissions", exit_code=74
         ) from error
@@ -62,14 +62,14 @@ def _read(raw: BufferedReader, path: Path) -> Scan:
     stream: Any = igzip.GzipFile(fileobj=raw) if packed else raw
     try:
         head = stream.read(544)
-        header = _parse(head, name)
+        header = parse_header(head, name)
         checked = check_header(header, name)
         if not packed and path.stat().st_size < checked.offset + checked.data_bytes:
             held = path.stat().st_size - checked.offset
-            raise _truncated(name, f"{max(held, 0)} of {checked.data_bytes} bytes of voxels")
+            raise truncated(name, f"{max(held, 0)} of {checked.data_bytes} bytes of voxels")
         stored = _read_voxels(stream, checked, name)
     except BROKEN_STREAM as error:
-        raise _truncated(name, str(error)) from error
+        raise truncated(name, str(error)) from error
     voxels, odd = _to_float(stored, checked, name)
     raw.seek(0)
     provenance = Provenance(
@@ -82,7 +82,7 @@ def _read(raw: BufferedReader, path: Path) -> Scan:
     return Scan(voxels=voxels, affine=checked.affine, modality=_modality(name), provenance=provenance)
 
 
-def _parse(head: bytes, name: str) -> Any:
+def parse_header(head: bytes, name: str) -> Any:
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -107,7 +107,7 @@ def _read_voxels(stream: Any, checked: CheckedHeader, name: str) -> NDArray[Any]
     while missing:
         chunk = stream.read(min(missing, CHUNK_BYTES))
         if not chunk:
-            raise _truncated(name, f"{buffer.tell()} of {checked.data_bytes} bytes of voxels")
+            raise truncated(name, f"{buffer.tell()} of {checked.data_bytes} bytes of voxels")
         buffer.write(chunk)
         missing -= len(chunk)
     if len(stream.read(SLACK_BYTES + 1)) > SLACK_BYTES:
@@ -120,7 +120,7 @@ def _read_voxels(stream: Any, checked: CheckedHeader, name: str) -> NDArray[Any]
     return np.frombuffer(buffer.getbuffer(), dtype=checked.dtype).reshape(checked.shape, order="F")
 
 
-def _truncated(name: str, seen: str) -> ScanError:
+def truncated(name: str, seen: str) -> ScanError:
     return ScanError(
         f"{name} is truncated or damaged",
         expected="a complete file",

@@ -131,7 +131,7 @@ class ScanSpec(Declared):
         modality: kind of input.
         axes: the tensor's axes after `batch scan`, in order, for instance channel, x, y, z.
         channels: meaning of each channel, for instance `("T1w",)`.
-        orientation: of the voxel axes, `RAS`.
+        orientation: of the voxel axes; `LAS` is how FSL's MNI152 at 2 mm is stored, which encoders of runs saw.
         spacing_mm, origin_mm: voxel size, and world position of the centre of voxel (0, 0, 0), in millimetres of
             the template space; both None where there is no grid.
         template: name of the template space.
@@ -143,7 +143,7 @@ class ScanSpec(Declared):
     modality: Modality
     axes: tuple[Axis, ...]
     channels: tuple[str, ...] = ()
-    orientation: Literal["RAS"] | None = None
+    orientation: Literal["RAS", "LAS"] | None = None
     spacing_mm: tuple[float, float, float] | None = None
     origin_mm: tuple[float, float, float] | None = None
     template: str | None = None
@@ -195,6 +195,8 @@ class ScanSpec(Declared):
                 exit_code=65,
             )
         affine = np.diag([*self.spacing_mm, 1.0])
+        if self.orientation == "LAS":
+            affine[0, 0] = -affine[0, 0]
         affine[:3, 3] = self.origin_mm
         return affine
 

@@ -1,0 +1,223 @@
+"""`read_run`: a 4D NIfTI file as an fMRI run that is read in blocks of frames; header first, as for single volumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from isal import igzip
+from jaxtyping import Float32, Float64
+from numpy.typing import NDArray
+
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.header import CheckedHeader, check_header
+from neuroflamingo_preprocessing.reading import BROKEN_STREAM, SLACK_BYTES, parse_header, truncated
+from neuroflamingo_preprocessing.scan import Provenance
+
+BLOCK_BYTES = 2**26  # of float32 voxels: some 18 frames at 2 mm
+MAX_SIDECAR_BYTES = 2**20
+TIME_UNIT = {8: 1.0, 16: 1e-3, 24: 1e-6}
+SAME_SECONDS = 0.005
+"""Sidecar and header may differ by so much: headers are often rounded to milliseconds."""
+PLAUSIBLE_SECONDS = (0.05, 30.0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An fMRI run on disk.
+
+    Attributes:
+        path: the file.
+        shape: voxels along x, y, z as stored.
+        frames: how many volumes.
+        affine: voxel index to world, RAS+ millimetres.
+        repetition_time: seconds between frames; None if nothing says.
+        provenance: see there.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    frames: int
+    affine: Float64[np.ndarray, "4 4"]
+    repetition_time: float | None
+    provenance: Provenance
+    _header: CheckedHeader
+
+    @property
+    def name(self) -> str:
+        """What messages call the run."""
+        return self.provenance.file or "the run"
+
+    def blocks(self, frames: int | None = None) -> Iterator[tuple[int, Float32[np.ndarray, "x y z frame"]]]:
+        """Blocks of volumes in order, each with the number of its first frame; the file is read once, from its start.
+
+        Voxels are scaled once to float32, Fortran order (each frame is contiguous); those that are no numbers are NaN.
+
+        Args:
+            frames: per block; None: as many as fit 64 MB.
+
+        Raises:
+            ScanError: the file is shorter or longer than its header says, or its compression is damaged.
+        """
+        header = self._header
+        voxels = int(np.prod(self.shape))
+        count = frames or max(1, BLOCK_BYTES // (4 * voxels))
+        with _voxel_stream(self.path, header) as stream:
+            for first in range(0, self.frames, count):
+                number = min(count, self.frames - first)
+                raw = stream.read(number * header.frame_bytes)
+                while len(raw) < number * header.frame_bytes:  # a decompressor may give less than was asked for
+                    more = stream.read(number * header.frame_bytes - len(raw))
+                    if not more:
+                        done = first * header.frame_bytes + len(raw)
+                        raise truncated(self.name, f"{done} of {header.data_bytes} bytes of voxels")
+                    raw += more
+                stored = np.frombuffer(raw, header.dtype).reshape((*self.shape, number), order="F")
+                yield first, _scaled(stored, header)
+            if len(stream.read(SLACK_BYTES + 1)) > SLACK_BYTES:
+                raise ScanError(
+                    f"{self.name} holds more than its header says",
+                    expected=f"{header.data_bytes} bytes of voxels",
+                    seen=f"more than {SLACK_BYTES} bytes after them",
+                    hint="the header is damaged: convert the run again from its source",
+                )
+
+
+def read_run(path: str | Path, repetition_time: float | None = None) -> Run:
+    """Read the header of a 4D NIfTI file, and what its sidecar says of time; voxels are read by `Run.blocks`.
+
+    The repetition time is the one given here, else the sidecar's (`NAME.json` beside the file), else the header's.
+    Where sidecar and header differ the run is refused, unless the time is given here.
+
+    Raises:
+        NotFoundError: no such file (exit 66).
+        ScanError: no NIfTI file, no time series, an untrustworthy header, two different repetition times (exit 65).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", expected="a 4D .nii or .nii.gz file", hint="check the path")
+    with path.open("rb") as raw:
+        digest = hashlib.file_digest(raw, "sha256").hexdigest()
+    with _opened(path) as stream:
+        head = stream.read(544)
+    header = parse_header(head, path.name)
+    checked = check_header(header, path.name, run=True)
+    warnings = list(checked.warnings)
+    seconds, source = _repetition_time(header, path, repetition_time, warnings)
+    facts = checked.facts | {"repetition time": "not stated" if seconds is None else f"{seconds:g} s, from {source}"}
+    provenance = Provenance(
+        file=path.name,
+        sha256=digest,
+        header_sha256=hashlib.sha256(head[: int(header["sizeof_hdr"])]).hexdigest(),
+        header=facts,
+        warnings=tuple(warnings),
+    )
+    return Run(path, checked.shape, checked.frames, checked.affine, seconds, provenance, checked)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file's bytes, decompressed; errors of the file system and of the compression are ours."""
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            yield igzip.GzipFile(fileobj=raw) if packed else raw
+    except BROKEN_STREAM as error:
+        raise truncated(path.name, str(error)) from error
+    except OSError as error:
+        raise ScanError(
+            f"{path} cannot be read", seen=str(error), hint="check its permissions", exit_code=74
+        ) from error
+
+
+@contextmanager
+def _voxel_stream(path: Path, header: CheckedHeader) -> Iterator[Any]:
+    with _opened(path) as stream:
+        stream.seek(header.offset)
+        yield stream
+
+
+def _scaled(stored: NDArray[Any], header: CheckedHeader) -> NDArray[np.float32]:
+    with np.errstate(all="ignore"):
+        voxels = stored.astype(np.float32)
+        if (header.slope, header.inter) != (1.0, 0.0):
+            voxels *= np.float32(header.slope)
+            voxels += np.float32(header.inter)
+    if not np.isfinite(voxels.sum(dtype=np.float64)):
+        voxels[~np.isfinite(voxels)] = np.nan
+    return voxels
+
+
+def _repetition_time(header: Any, path: Path, given: float | None, warnings: list[str]) -> tuple[float | None, str]:
+    """Seconds and where they come from."""
+    if given is not None:
+        return _plausible(given, path.name, "--tr"), "the user"
+    stated = _in_sidecar(path)
+    seen = _in_header(header)
+    if stated is None:
+        if seen is None:
+            return None, "nowhere"
+        if int(header["xyzt_units"]) & 0x38 not in TIME_UNIT:
+            stated_as = float(header["pixdim"][4])
+            warnings.append(f"the header states no unit of time; its {stated_as:g} is taken as {seen:g} s")
+        return _plausible(seen, path.name, "the header"), "the header"
+    stated = _plausible(stated, path.name, "the sidecar")
+    if seen is not None and abs(seen - stated) > SAME_SECONDS:
+        raise ScanError(
+            f"{path.name}: sidecar and header state two repetition times",
+            expected="one",
+            seen=f"{stated:g} s in {_sidecar(path).name}, {seen:g} s in the header",
+            hint=f"find out which is right, then --tr {stated:g} or --tr {seen:g}",
+        )
+    return stated, "the sidecar"
+
+
+def _in_header(header: Any) -> float | None:
+    """Seconds; None where the header leaves it at 0. Without a unit, hundreds are milliseconds."""
+    value = round(float(header["pixdim"][4]), 6)  # NIfTI-1 keeps it in single precision
+    if not np.isfinite(value) or value <= 0:
+        return None
+    unit = TIME_UNIT.get(int(header["xyzt_units"]) & 0x38)
+    return value * (unit or (1.0 if value < 100 else 1e-3))
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
+def _in_sidecar(path: Path) -> float | None:
+    file = _sidecar(path)
+    if not file.is_file():
+        return None
+    try:
+        if file.stat().st_size > MAX_SIDECAR_BYTES:
+            raise ValueError(f"{file.stat().st_size:,} bytes")
+        said = json.loads(file.read_text(encoding="utf-8"))
+        seconds = said.get("RepetitionTime") if isinstance(said, dict) else None
+        return None if seconds is None else float(seconds)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ScanError(
+            f"{file.name} cannot be read",
+            expected="a BIDS sidecar: JSON with RepetitionTime in seconds",
+            seen=str(error)[:200],
+            hint="correct or remove it, or give --tr",
+        ) from error
+
+
+def _plausible(seconds: float, name: str, source: str) -> float:
+    low, high = PLAUSIBLE_SECONDS
+    if not low <= seconds <= high:  # NaN too
+        raise ScanError(
+            f"{name}: {source} states an impossible repetition time",
+            expected=f"{low} to {high:g} s",
+            seen=f"{seconds:g} s",
+            hint="give the right one in seconds: --tr",
+        )
+    return seconds

@@ -1,0 +1,130 @@
+"""Parcel series: equal to nilearn's masker, on any lattice; atlases that are not the right one are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nilearn.maskers import NiftiLabelsMasker
+
+from neuroflamingo_preprocessing.errors import ScanError, UsageError
+from neuroflamingo_preprocessing.parcels import ParcelMeans, parcel_series, read_atlas
+from neuroflamingo_preprocessing.runs import Run, read_run
+from neuroflamingo_preprocessing.spec import Parcellation
+
+LAS = np.array([[-6.0, 0, 0, 78], [0, 6, 0, -112], [0, 0, 6, -70], [0, 0, 0, 1]])
+RAS = np.array([[6.0, 0, 0, -78], [0, 6, 0, -112], [0, 0, 6, -70], [0, 0, 0, 1]])
+FINE = np.array([[-5.0, 0, 0, 65], [0, 5, 0, -92], [0, 0, 5, -57], [0, 0, 0, 1]])
+OBLIQUE = nib.affines.from_matvec(6 * nib.eulerangles.euler2mat(0.1, -0.05, 0.08), (-74, -110, -66))
+SHAPE = (27, 33, 27)
+
+
+def labels(count: int = 30, gap: bool = False) -> np.ndarray:
+    """Blocks of labels in the middle of a volume."""
+    x, y, z = np.indices(SHAPE)
+    found = 1 + ((x // 4) * 49 + (y // 5) * 7 + z // 4) % count
+    found[(np.abs(np.indices(SHAPE) - np.array(SHAPE)[:, None, None, None] / 2) > 11).any(0)] = 0
+    if gap:
+        found[found == 4] = 0
+    return found.astype(np.int16)
+
+
+def save(path: Path, values: np.ndarray, affine: np.ndarray) -> Path:
+    image = nib.Nifti1Image(values, affine)
+    image.set_sform(affine, 4)
+    image.set_qform(affine, 4)
+    if values.ndim == 4:
+        image.header.set_zooms((*image.header.get_zooms()[:3], 2.0))
+        image.header.set_xyzt_units("mm", "sec")
+    image.to_filename(path)
+    return path
+
+
+def write_run(path: Path, affine: np.ndarray = LAS, dtype: Any = np.float32, frames: int = 6) -> Run:
+    rng = np.random.default_rng(1)
+    voxels = (8000 + 40 * np.arange(frames) + rng.normal(0, 300, (*SHAPE, frames))).astype(dtype)
+    return read_run(save(path, voxels, affine))
+
+
+def nilearn_series(run: Run, atlas: Path) -> np.ndarray:
+    masker = NiftiLabelsMasker(str(atlas), resampling_target="data", standardize=None, keep_masked_labels=False)
+    return masker.fit_transform(str(run.path)).T
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.float64])
+@pytest.mark.parametrize("count", [1, 7, 30, 90])
+def test_equal_to_nilearn_on_one_lattice(tmp_path: Path, dtype: Any, count: int) -> None:
+    run = write_run(tmp_path / "run.nii.gz", dtype=dtype)
+    path = save(tmp_path / "atlas.nii.gz", labels(count), LAS)
+    series, log, warnings = parcel_series(run, read_atlas(path))
+    assert log == [] and warnings == [] and series.dtype == np.float32
+    np.testing.assert_allclose(series, nilearn_series(run, path), rtol=1e-5)
+
+
+@pytest.mark.parametrize("affine", [RAS, OBLIQUE, FINE], ids=["mirrored", "oblique", "fine"])
+def test_equal_to_nilearn_where_the_atlas_lies_on_another_lattice(tmp_path: Path, affine: np.ndarray) -> None:
+    run = write_run(tmp_path / "run.nii.gz")
+    path = save(tmp_path / "atlas.nii.gz", labels(), affine)
+    series, (step,), _ = parcel_series(run, read_atlas(path))
+    assert step.interpolation == "nearest" and step.shape_after == SHAPE
+    np.testing.assert_allclose(series, nilearn_series(run, path), rtol=1e-5)
+    with pytest.raises(UsageError, match="resampling is forbidden"):
+        parcel_series(run, read_atlas(path), may_resample=False)
+
+
+def test_sides_follow_the_world_not_the_storage(tmp_path: Path) -> None:
+    """The same world stored from right to left and from left to right gives the same series."""
+    values = np.zeros((*SHAPE, 2), np.float32)
+    values[:13] = [100, 200]  # stored from right to left: the right half of the head
+    values[13:] = [1, 2]
+    sides = np.zeros(SHAPE, np.int16)
+    sides[5:12, 10:20, 10:20] = 2
+    sides[15:22, 10:20, 10:20] = 1
+    atlas = read_atlas(save(tmp_path / "atlas.nii", sides, LAS))
+    turned = save(tmp_path / "ras.nii", values[::-1], RAS)
+    for path in (save(tmp_path / "las.nii", values, LAS), turned):
+        series, _, _ = parcel_series(read_run(path), atlas)
+        np.testing.assert_allclose(series, [[1, 2], [100, 200]])
+
+
+def test_nan_is_left_out_and_empty_parcels_are_zero() -> None:
+    values = np.array([2, 5, 9], np.int32)
+    marks = np.array([2, 2, 5, 0, 0, 7], np.int32).reshape(6, 1, 1)
+    block = np.array([[1, np.nan], [3, 5], [np.nan, 4], [9, 9], [9, 9], [8, 8]], np.float32).reshape(6, 1, 1, 2)
+    means = ParcelMeans(marks, values)
+    np.testing.assert_array_equal(means(block), [[2, 5], [0, 4], [0, 0]])
+    assert means.voxels.tolist() == [2, 1, 0]
+    assert not ParcelMeans(np.zeros((6, 1, 1), np.int32), values)(block).any()
+
+
+def test_a_run_elsewhere_is_refused_and_one_that_misses_little_is_told(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.nii")
+    far = LAS.copy()
+    far[2, 3] += 170
+    with pytest.raises(ScanError, match="does not show the brain") as caught:
+        parcel_series(run, read_atlas(save(tmp_path / "far.nii", labels(), far)))
+    assert "MNI152NLin6Asym" in str(caught.value)
+    edge = labels(30)
+    edge[0, 0, 0] = 31
+    moved = LAS.copy()
+    moved[0, 3] += 6.0  # the lone voxel falls off
+    _, _, warnings = parcel_series(run, read_atlas(save(tmp_path / "edge.nii", edge, moved)))
+    assert warnings == ["1 parcels have no data and are 0: 31"]
+
+
+def test_atlases_that_are_not_the_right_one(tmp_path: Path) -> None:
+    good = save(tmp_path / "atlas.nii", labels(), LAS)
+    atlas = read_atlas(good, Parcellation(identifier="P30", row_order="ascending label"), 30)
+    assert atlas.values.tolist() == list(range(1, 31)) and atlas.name == "atlas.nii"
+    with pytest.raises(ScanError, match="label 4 missing"):
+        read_atlas(save(tmp_path / "gap.nii", labels(gap=True), LAS), parcels=30)
+    with pytest.raises(ScanError, match="another number of parcels"):
+        read_atlas(good, parcels=424)
+    with pytest.raises(ScanError, match="not the file"):
+        read_atlas(good, Parcellation(identifier="P30", row_order="ascending label", sha256="0" * 64), 30)
+    for name, values in {"maps.nii": labels() / 7, "signed.nii": -labels()}.items():
+        with pytest.raises(ScanError, match="no label image"):
+            read_atlas(save(tmp_path / name, values.astype(np.float32), LAS))

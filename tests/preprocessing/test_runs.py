@@ -1,0 +1,150 @@
+"""Runs: time is read once and never guessed in silence, voxels come in blocks, damaged files are refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.runs import read_run
+
+AFFINE = np.array([[-10.0, 0, 0, 70], [0, 10, 0, -90], [0, 0, 10, -60], [0, 0, 0, 1]])
+SHAPE = (14, 18, 12)
+
+
+def write(path: Path, frames: int = 7, tr: float = 2.0, unit: str = "sec", dtype: Any = np.int16, **how: Any) -> Path:
+    voxels = np.random.default_rng(0).integers(-500, 3000, (*SHAPE, frames)).astype(dtype)
+    image = nib.Nifti1Image(how.get("voxels", voxels), AFFINE)
+    image.set_sform(AFFINE, 4)
+    image.set_qform(AFFINE, 4)
+    image.header["pixdim"][4] = tr
+    image.header["xyzt_units"] = 2 + {"none": 0, "sec": 8, "msec": 16, "usec": 24, "hz": 32}[unit]
+    if "slope" in how:
+        image.header.set_slope_inter(*how["slope"])
+    image.to_filename(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["run.nii", "run.nii.gz"])
+@pytest.mark.parametrize("frames", [None, 1, 3, 100])
+def test_blocks_hold_what_nibabel_reads(tmp_path: Path, name: str, frames: int | None) -> None:
+    path = write(tmp_path / name, slope=(0.5, 3.0))
+    run = read_run(path)
+    assert (run.shape, run.frames, run.repetition_time) == (SHAPE, 7, 2.0) and np.array_equal(run.affine, AFFINE)
+    blocks = list(run.blocks(frames))
+    assert [first for first, _ in blocks] == list(range(0, 7, frames or 7))
+    whole = np.concatenate([block for _, block in blocks], axis=-1)
+    assert whole.dtype == np.float32 and np.array_equal(whole, nib.load(path).get_fdata(dtype=np.float32))
+    assert np.array_equal(next(run.blocks(2))[1], whole[..., :2])  # a second reading begins anew
+
+
+def test_values_that_are_no_numbers_are_nan(tmp_path: Path) -> None:
+    voxels = np.ones((*SHAPE, 3), np.float32)
+    voxels[1, 2, 3] = [np.nan, np.inf, -np.inf]
+    run = read_run(write(tmp_path / "run.nii", voxels=voxels))
+    ((_, block),) = run.blocks()
+    assert np.isnan(block[1, 2, 3]).all() and int(np.isnan(block).sum()) == 3
+
+
+# stated in the header (value, unit), in the sidecar, by the user -> seconds, or words of the refusal
+TIMES = [
+    (2.0, "sec", None, None, 2.0),
+    (2000.0, "msec", None, None, 2.0),
+    (735000.0, "usec", None, None, 0.735),
+    (0.8, "sec", 0.8, None, 0.8),
+    (0.8, "sec", 0.802, None, 0.802),  # the sidecar wins within rounding
+    (800.0, "msec", 0.8, None, 0.8),
+    (1.0, "sec", 0.8, None, "two repetition times"),
+    (800.0, "sec", 0.8, None, "two repetition times"),
+    (1.0, "sec", 0.8, 0.8, 0.8),  # the user has looked
+    (1.0, "sec", None, 2.5, 2.5),
+    (0.0, "sec", None, None, None),
+    (0.0, "sec", 2.2, None, 2.2),
+    (0.0, "sec", None, 2.2, 2.2),
+    (float("nan"), "sec", None, None, None),
+    (-2.0, "sec", None, None, None),
+    (2.0, "none", None, None, 2.0),
+    (2000.0, "none", None, None, 2.0),
+    (2.0, "hz", None, None, 2.0),
+    (2000.0, "sec", None, None, "impossible repetition time"),
+    (2.0, "msec", None, None, "impossible repetition time"),
+    (2.0, "sec", None, 0.0, "impossible repetition time"),
+    (2.0, "sec", None, float("nan"), "impossible repetition time"),
+    (2.0, "sec", 2000.0, None, "impossible repetition time"),
+]
+
+
+@pytest.mark.parametrize(("value", "unit", "sidecar", "given", "wanted"), TIMES)
+def test_the_repetition_time(
+    tmp_path: Path, value: float, unit: str, sidecar: float | None, given: float | None, wanted: Any
+) -> None:
+    path = write(tmp_path / "sub-01_task-rest_bold.nii.gz", tr=value, unit=unit)
+    if sidecar is not None:
+        (tmp_path / "sub-01_task-rest_bold.json").write_text(json.dumps({"RepetitionTime": sidecar}))
+    if isinstance(wanted, str):
+        with pytest.raises(ScanError, match=wanted) as caught:
+            read_run(path, given)
+        assert "--tr" in str(caught.value) and caught.value.exit_code == 65
+        return
+    run = read_run(path, given)
+    assert run.repetition_time == (None if wanted is None else pytest.approx(wanted, abs=1e-6))
+    guessed = any("no unit of time" in warning for warning in run.provenance.warnings)
+    assert guessed == (unit in ("none", "hz") and given is None and sidecar is None)
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "{", '{"RepetitionTime": "fast"}', "[" * 100_000, '{"RepetitionTime": [2]}']
+)
+def test_sidecars_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "run.nii")
+    (tmp_path / "run.json").write_text(text)
+    if text == "[1, 2]":
+        assert read_run(path).repetition_time == 2.0
+        return
+    with pytest.raises(ScanError, match=r"run\.json cannot be read"):
+        read_run(path)
+
+
+def test_damaged_and_lying_files(tmp_path: Path) -> None:
+    whole = write(tmp_path / "run.nii").read_bytes()
+    packed = gzip.compress(whole)
+    cases = {
+        "short.nii": (whole[:-100], "truncated"),
+        "short.nii.gz": (gzip.compress(whole[:-100]), "truncated"),
+        "cut.nii.gz": (packed[: len(packed) // 2], "truncated or damaged"),
+        "crc.nii.gz": (packed[:-8] + bytes(8), "truncated or damaged"),
+        "long.nii": (whole + bytes(2**20 + 1), "more than its header says"),
+    }
+    for name, (content, words) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ScanError, match=words):
+            for _ in read_run(tmp_path / name).blocks(2):
+                pass
+    with pytest.raises(NotFoundError):
+        read_run(tmp_path / "gone.nii")
+    (tmp_path / "words.nii").write_text("no scan")
+    with pytest.raises(ScanError, match="not a NIfTI file"):
+        read_run(tmp_path / "words.nii")
+    one = nib.Nifti1Image(np.ones(SHAPE, np.float32), AFFINE)
+    one.to_filename(tmp_path / "one.nii")
+    with pytest.raises(ScanError, match="is no time series"):
+        read_run(tmp_path / "one.nii")
+    five = nib.Nifti1Image(np.ones((*SHAPE, 2, 3), np.float32), AFFINE)
+    five.to_filename(tmp_path / "five.nii")
+    with pytest.raises(ScanError, match="is no time series"):
+        read_run(tmp_path / "five.nii")
+
+
+def test_nothing_that_could_name_a_patient_is_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.nii")
+    image = nib.load(path)
+    image.header["descrip"] = b"DOE^JANE 1970"
+    image.to_filename(tmp_path / "named.nii")
+    assert "DOE" not in repr(read_run(tmp_path / "named.nii").provenance)
+    assert str(tmp_path) not in repr(read_run(path).provenance)
