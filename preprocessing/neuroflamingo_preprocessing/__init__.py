@@ -7,22 +7,50 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.geometry import GeometryStep
+    from neuroflamingo_preprocessing.parcels import parcel_series, read_atlas
     from neuroflamingo_preprocessing.preparing import Prepared, prepare, prepare_many
     from neuroflamingo_preprocessing.reading import read_scan
+    from neuroflamingo_preprocessing.run_preparing import PreparedRun, prepare_run
+    from neuroflamingo_preprocessing.runs import Run, read_run
     from neuroflamingo_preprocessing.scan import Scan
+    from neuroflamingo_preprocessing.series import RobustScaling, prepare_series
     from neuroflamingo_preprocessing.spec import ScanSpec
 
 _HOME = {
     "GeometryStep": "geometry",
     "Prepared": "preparing",
+    "PreparedRun": "run_preparing",
+    "RobustScaling": "series",
+    "Run": "runs",
     "Scan": "scan",
     "ScanSpec": "spec",
+    "parcel_series": "parcels",
     "prepare": "preparing",
     "prepare_many": "preparing",
+    "prepare_run": "run_preparing",
+    "prepare_series": "series",
+    "read_atlas": "parcels",
+    "read_run": "runs",
     "read_scan": "reading",
 }
 
-__all__ = ["GeometryStep", "Prepared", "Scan", "ScanSpec", "prepare", "prepare_many", "read_scan"]
+__all__ = [
+    "GeometryStep",
+    "Prepared",
+    "PreparedRun",
+    "RobustScaling",
+    "Run",
+    "Scan",
+    "ScanSpec",
+    "parcel_series",
+    "prepare",
+    "prepare_many",
+    "prepare_run",
+    "prepare_series",
+    "read_atlas",
+    "read_run",
+    "read_scan",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from neuroflamingo_encoders.contract import BrainEncoder
 from neuroflamingo_encoders.fc_baseline import FcBaselineEncoder
 from neuroflamingo_encoders.fc_baseline_card import fc_baseline_card
 from neuroflamingo_encoders.registry import BUILT_IN, encoder_card
-from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.errors import ScanError, UsageError
 from tests.encoders import broken
 
 GOLDEN = Path(__file__).parent.parent / "parity" / "encoders"
@@ -99,6 +99,39 @@ def test_a_turned_preparation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformance_scans, "_stored_ball", turned)
     with pytest.raises(conformance.Failed, match="mm from its place"):
         _check("preparation.geometry").run(Subject.of(broken.Sound))
+
+
+def test_a_run_stored_on_the_wrong_side_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = conformance_scans._write_run
+    monkeypatch.setattr(conformance_scans, "_write_run", lambda path, voxels, affine: write(path, voxels[::-1], affine))
+    with pytest.raises(conformance.Failed, match="mm from its place"):
+        _check("preparation.geometry").run(Subject.of("swift"))
+
+
+@pytest.mark.parametrize("encoder", ["brainlm-13m", "swift", "medicalnet-resnet10"])
+def test_another_constant_is_found(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, check = Subject.of(encoder), _check("preparation.normalisation")
+    assert check.run(subject)
+    monkeypatch.setattr(conformance_scans, "STORED", (*conformance_scans.STORED[:-1], 9.0))
+    with pytest.raises(conformance.Failed, match="makes"):
+        check.run(subject)
+
+
+@pytest.mark.parametrize(("encoder", "policy"), [("brainlm-13m", "as_is"), ("swift", "resample"), ("swift", "refuse")])
+def test_a_repetition_time_treated_otherwise_is_found(
+    encoder: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, check = Subject.of(encoder), _check("preparation.time_and_parcels")
+    assert check.run(subject)
+    true = conformance_scans.target_seconds
+
+    def otherwise(seconds, scan, *rest):
+        rate = scan.repetition_time.model_copy(update={"policy": policy})
+        return true(seconds, scan.model_copy(update={"repetition_time": rate}), *rest)
+
+    monkeypatch.setattr(conformance_scans, "target_seconds", otherwise)
+    with pytest.raises((conformance.Failed, ScanError)):
+        check.run(subject)
 
 
 def test_other_golden_numbers_fail(tmp_path: Path) -> None:

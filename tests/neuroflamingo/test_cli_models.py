@@ -255,7 +255,9 @@ class TestEncode:
         assert "3 axes" in refused(65, capsys, "encode", "run.npy", "--encoder", "swift", "--tr", "0.8", *common)
         np.save("head.npy", np.zeros((56, 64, 56, 2), np.float32))
         assert "4 axes" in refused(65, capsys, "encode", "head.npy", "--encoder", "tiny-t1w-cnn", *common)
-        assert "ready array" in refused(2, capsys, "encode", str(head_file), "--encoder", "swift", *common)
+        assert "is no time series" in refused(65, capsys, "encode", str(head_file), "--encoder", "swift", *common)
+        refusal = refused(2, capsys, "encode", str(head_file), "--encoder", "fc-baseline", "-o", "a.npz", "-q")
+        assert "--atlas LABELS.nii.gz" in refusal and "--raw" in refusal
 
     def test_bad_paths_are_refused_before_the_work(self, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
         monkeypatch.setattr(encoding, "load_encoder", lambda *_, **__: pytest.fail("the long work began"))
@@ -272,8 +274,8 @@ class TestEncode:
             encode(["gone.npy"], "a.npz", encoder="fc-baseline")
         with pytest.raises(ScanError):
             encode([parcels(3)], "a.npz", encoder="fc-baseline")
-        with pytest.raises(UsageError):
-            encode([head_file], "a.npz", encoder="swift", init="random")
+        with pytest.raises(UsageError, match="no atlas"):
+            encode([head_file], "a.npz", encoder="fc-baseline")
         with pytest.raises(ModelError):
             encode([head_file], "a.npz", encoder="swfit")
         assert not Path("a.npz").exists()
