@@ -174,6 +174,26 @@ def paint(
     paint_scans(cases, seed, output, overwrite=overwrite, quiet=quiet)
 
 
+@application.command("check-scan")
+def check_scan(
+    scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="NIfTI files.")],
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="Check for this one; default: the embedded model's, for volumes.")
+    ] = None,
+    tr: Annotated[
+        float | None, typer.Option("--tr", help="Seconds between frames, where the files do not say.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what each scan is, what would be done to it, and what is wrong with it.
+
+    Nothing is written. The exit code is 65 if one of them cannot be used.
+    """
+    from neuroflamingo.cli.asking import check_scans
+
+    raise typer.Exit(check_scans(scans, encoder, tr, as_json=json))
+
+
 @encoders.command("list")
 def encoders_list(json: Json = False) -> None:
     """Name every encoder that is installed."""

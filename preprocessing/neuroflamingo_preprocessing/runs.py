@@ -121,6 +121,20 @@ def read_run(path: str | Path, repetition_time: float | None = None) -> Run:
     return Run(path, checked.shape, checked.frames, checked.affine, seconds, provenance, checked)
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether a NIfTI file claims more than one volume; nothing else of its header is believed.
+
+    Raises:
+        NotFoundError, ScanError: no file, or no NIfTI file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint="check the path")
+    with _opened(path) as stream:
+        dim = [int(n) for n in parse_header(stream.read(544), path.name)["dim"]]
+    return dim[0] >= 4 and any(n > 1 for n in dim[4 : dim[0] + 1])
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The file's bytes, decompressed; errors of the file system and of the compression are ours."""

@@ -1,0 +1,212 @@
+"""`check_scan`: what a file is, what would be done to it for an encoder, what is odd, and whether it can be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroflamingo.provenance import printable
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+from neuroflamingo_preprocessing.geometry import Affine, GeometryStep
+from neuroflamingo_preprocessing.scan import Provenance
+from neuroflamingo_preprocessing.spec import Step
+
+DEFAULT_ENCODER = "tiny-t1w-cnn"
+WAYS = {"R": "left to right", "L": "right to left", "A": "back to front", "P": "front to back", "S": "up", "I": "down"}
+STILL = 1e-6
+"""Frames whose voxels differ by no more than this share of their spread are one frame stored twice."""
+
+
+@dataclass
+class ScanCheck:
+    """What there is to say about a scan file.
+
+    Attributes:
+        file: its name without the folder.
+        kind: `volume` or `run`; None where the header could not be read.
+        sha256, header: of the file, and the facts that are used of its header.
+        stored: the axes in words.
+        voxel_mm: sizes of a voxel along the stored axes.
+        encoder: which one it was checked for; None for a run without one.
+        steps: what would be done, in order.
+        quality: figures of the preparation or of the run.
+        warnings: what is odd but usable.
+        fault: why it cannot be used; None if it can.
+    """
+
+    file: str
+    kind: str | None = None
+    sha256: str | None = None
+    header: dict[str, str] = field(default_factory=dict)
+    stored: str | None = None
+    voxel_mm: list[float] = field(default_factory=list)
+    encoder: str | None = None
+    steps: list[str] = field(default_factory=list)
+    quality: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    fault: NeuroFlamingoError | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the scan can be used for the encoder."""
+        return self.fault is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        plain = {key: value for key, value in vars(self).items() if key != "fault"}
+        fault = self.fault
+        said = None if fault is None else {"what": fault.what, "expected": fault.expected, "seen": fault.seen}
+        return plain | {"usable": self.usable, "fault": said if fault is None else said | {"try": fault.hint}}  # type: ignore[operator]
+
+
+def check_scan(path: str | Path, encoder: str | None = None, repetition_time: float | None = None) -> ScanCheck:
+    """Read a scan and prepare it for an encoder, to see what would happen; nothing is written.
+
+    Args:
+        path: a NIfTI file.
+        encoder: as `list_encoders` gives it; None: the embedded model's for a volume, none for a run.
+        repetition_time: of a run, where the file does not say it.
+
+    Raises:
+        NotFoundError: no such file.
+        ModelError: no such encoder, or one that takes no files.
+    """
+    from neuroflamingo_encoders import encoder_card
+    from neuroflamingo_preprocessing.reading import read_scan
+    from neuroflamingo_preprocessing.runs import is_run
+
+    path = Path(path)
+    found = ScanCheck(printable(path.name))
+    card = encoder_card(encoder) if encoder else None
+    try:
+        if is_run(path):
+            found.kind = "run"
+            _check_run(path, card, repetition_time, found)
+        else:
+            card = card or encoder_card(DEFAULT_ENCODER)
+            found.kind, found.encoder = "volume", card.name
+            scan = read_scan(path)
+            _tell(scan.provenance, scan.affine, found)
+            _check_volume(scan, card, found)
+    except NeuroFlamingoError as fault:
+        if fault.exit_code in (66, 69):
+            raise
+        found.fault = fault
+    return found
+
+
+def _tell(provenance: Provenance, affine: Affine, found: ScanCheck) -> None:
+    found.voxel_mm = [round(float(mm), 3) for mm in np.linalg.norm(affine[:3, :3], axis=0)]
+    found.sha256, found.header = provenance.sha256, dict(provenance.header)
+    codes = provenance.header.get("orientation", "")
+    found.stored = f"{codes}: " + ", ".join(WAYS[code] for code in codes) if codes else None
+    found.warnings += provenance.warnings
+
+
+def _check_volume(scan: Any, card: Any, found: ScanCheck) -> None:
+    from neuroflamingo_preprocessing.preparing import GEOMETRIC_STEPS, prepare
+
+    prepared = prepare(scan, card.scan)
+    intensities = [_named(step) for step in card.scan.steps if step.name not in GEOMETRIC_STEPS]
+    found.steps = [*_words(prepared.geometry), *intensities]
+    found.quality = {"coverage": prepared.quality.coverage}
+    if prepared.quality.correlation is not None:
+        found.quality["correlation with the template"] = prepared.quality.correlation
+    found.warnings = list(prepared.warnings)
+
+
+def _check_run(path: Path, card: Any, repetition_time: float | None, found: ScanCheck) -> None:
+    from neuroflamingo_preprocessing.run_preparing import TO_GRID, prepare_run
+    from neuroflamingo_preprocessing.runs import read_run
+
+    run = read_run(path, repetition_time)
+    _tell(run.provenance, run.affine, found)
+    if card is not None and card.scan.modality == "volume4d":
+        found.encoder = card.name
+        prepared = prepare_run(run, card.scan)
+        placed = _words(prepared.geometry)
+        found.steps = [words for s in card.scan.steps for words in (placed if s.name == TO_GRID else [_named(s)])]
+        found.quality = {"coverage": prepared.quality.coverage, "tSNR": prepared.quality.tsnr}
+        found.quality["windows"] = len(prepared)
+        found.warnings = list(prepared.warnings)
+        return
+    if card is not None and card.scan.modality == "parcels":
+        from neuroflamingo_preprocessing.series import target_seconds
+
+        found.encoder = card.name
+        found.steps = [_named(step) for step in card.scan.steps]
+        target_seconds(run.repetition_time, card.scan, run.name, found.warnings)
+    elif card is not None:
+        from neuroflamingo_preprocessing.errors import ScanError
+
+        raise ScanError(
+            f"{run.name} is a run", expected=f"for '{card.name}': {card.scan.describe()}", seen="a 4D time series"
+        )
+    _look_at_frames(run, found)
+
+
+def _look_at_frames(run: Any, found: ScanCheck) -> None:
+    """One pass over the run: lost voxels, frames without change, temporal signal-to-noise ratio."""
+    total, squares = np.zeros(run.shape), np.zeros(run.shape)
+    lost, flat, repeated = 0, [], []
+    before = None
+    for first, block in run.blocks():
+        lost += int(np.isnan(block).sum())
+        np.nan_to_num(block, copy=False)
+        for index in range(block.shape[-1]):
+            frame = block[..., index]
+            spread = float(frame.std())
+            if spread == 0:
+                flat.append(first + index)
+            elif before is not None and float(np.abs(frame - before).max()) <= STILL * spread:
+                repeated.append(first + index)
+            before = frame.copy()
+        total += block.sum(axis=-1, dtype=np.float64)
+        squares += np.square(block, dtype=np.float64).sum(axis=-1)
+    mean = total / run.frames
+    spread = np.sqrt(np.maximum(squares / run.frames - mean**2, 0))
+    bright = (mean > 0.2 * np.percentile(mean, 98)) & (spread > 0)
+    found.quality["tSNR"] = float(np.median(mean[bright] / spread[bright])) if bright.any() else 0.0
+    if lost:
+        found.warnings.append(f"{lost} voxels are no numbers and count as background")
+    for frames, words in ((flat, "hold one value in all voxels"), (repeated, "are the frame before stored again")):
+        if frames:
+            found.warnings.append(f"{len(frames)} of {run.frames} frames {words}, the first is number {frames[0]}")
+
+
+def _words(log: list[GeometryStep]) -> list[str]:
+    return [f"{step.name}: {step.reason}; interpolation {step.interpolation}" for step in log]
+
+
+def _named(step: Step) -> str:
+    constants = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in step.constants)
+    return step.name.replace("_", " ") + (f" ({constants})" if constants else "")
+
+
+def as_lines(found: ScanCheck) -> list[str]:
+    """For people."""
+    rows: list[tuple[str, str]] = []
+    if found.kind:
+        facts = found.header
+        rows.append(
+            ("what", ", ".join([f"a {found.kind}", *(facts[k] for k in ("shape", "stored type") if k in facts)]))
+        )
+    rows += [("stored", found.stored)] if found.stored else []
+    rows += [(key, found.header[key]) for key in ("units", "repetition time") if key in found.header]
+    if "sform" in found.header:
+        rows.append(("place", f"from the {found.header['affine from']}; " + _codes(found.header)))
+    rows += [("for", found.encoder)] if found.encoder else []
+    rows += [("" if i else "would be done", f"{i + 1}. {step}") for i, step in enumerate(found.steps)]
+    quality = [f"{name} {value:.3g}" for name, value in found.quality.items()]
+    rows += [("quality", ", ".join(quality))] if quality else []
+    rows += [("" if i else "odd", warning) for i, warning in enumerate(found.warnings)]
+    rows.append(("result", "can be used" if found.usable else "cannot be used"))
+    lines = [found.file, *(f"  {head:<17}{words}" for head, words in rows)]
+    return lines if found.usable else [*lines, *(f"  {line}" for line in str(found.fault).splitlines())]
+
+
+def _codes(header: dict[str, str]) -> str:
+    return ", ".join(f"{kind} {header[kind]}" for kind in ("sform", "qform"))

@@ -1,0 +1,92 @@
+"""`check-scan`: plain words and JSON about what a file is, what would be done, what is wrong; nothing is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neuroflamingo.cli import main
+from neuroflamingo.scan_check import check_scan
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+
+LAS = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -126], [0, 0, 6, -72], [0, 0, 0, 1]])
+
+
+def write(path: Path, values: np.ndarray, tr: float = 2.0, codes: tuple[int, int] = (4, 4)) -> Path:
+    image = nib.Nifti1Image(values, LAS)
+    image.set_sform(LAS, codes[0])
+    image.set_qform(LAS, codes[1])
+    if values.ndim == 4:
+        image.header.set_zooms((6.0, 6.0, 6.0, tr))
+        image.header.set_xyzt_units("mm", "sec")
+    image.to_filename(path)
+    return path
+
+
+def frames(count: int = 12) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    still = rng.uniform(500, 1500, (31, 37, 31, 1))
+    return (still + rng.normal(0, 10, (31, 37, 31, count))).astype(np.float32)
+
+
+def test_a_head(head_file: Path, aligned: None, capsys) -> None:
+    before = sorted(head_file.parent.iterdir())
+    assert main(["check-scan", str(head_file)]) == 0
+    text = capsys.readouterr().out
+    for words in ("a volume, ", "mm\n", "tiny-t1w-cnn", "1. ", "match to template", "can be used", "correlation"):
+        assert words in text
+    assert main(["check-scan", str(head_file), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["usable"] and found["fault"] is None and found["file"] == head_file.name
+    assert len(found["sha256"]) == 64 and len(found["voxel_mm"]) == 3
+    assert str(head_file.parent) not in json.dumps(found) and sorted(head_file.parent.iterdir()) == before
+
+
+def test_a_run(tmp_path: Path, capsys) -> None:
+    values = frames()
+    path = write(tmp_path / "bold.nii.gz", values)
+    found = check_scan(path)
+    assert found.usable and found.kind == "run" and found.encoder is None and found.warnings == []
+    assert found.stored == "LAS: right to left, back to front, up" and found.voxel_mm == [6.0, 6.0, 6.0]
+    assert found.quality["tSNR"] == pytest.approx(100, rel=0.1)
+    values[3, 3, 3, 5] = np.nan
+    values[..., 7] = 5.0
+    values[..., 10] = values[..., 9]
+    odd = check_scan(write(tmp_path / "odd.nii", values)).warnings
+    assert odd[0].startswith("1 voxels are no numbers")
+    assert "1 of 12 frames hold one value in all voxels, the first is number 7" in odd
+    assert "1 of 12 frames are the frame before stored again, the first is number 10" in odd
+    assert main(["check-scan", str(path), "--encoder", "brainlm-13m"]) == 0
+    text = capsys.readouterr().out
+    assert "2. robust fixed (gain 7.0)" in text and "resampled in time from 2 s to 0.735 s" in text
+    assert main(["check-scan", str(path), "--encoder", "swift"]) == 65
+    text = capsys.readouterr().out
+    assert "cannot be used" in text and "at least 20 frames" in text
+
+
+def test_what_cannot_be_used(tmp_path: Path, head_file: Path, capsys) -> None:
+    silent = write(tmp_path / "silent.nii", frames(3)[..., 0], codes=(0, 0))
+    words = tmp_path / "words.nii"
+    words.write_text("no scan")
+    noise = write(tmp_path / "noise.nii", frames(3)[..., 0])
+    lying = write(tmp_path / "lying.nii", frames())
+    (tmp_path / "lying.json").write_text('{"RepetitionTime": 1.0}')
+    assert main(["check-scan", *map(str, (silent, words, noise, lying)), "--json"]) == 65
+    found = json.loads(capsys.readouterr().out)
+    said = [one["fault"]["what"] for one in found]
+    assert [one["usable"] for one in found] == [False] * 4 and [one["kind"] for one in found][:2] == ["volume", None]
+    for saw, wanted in zip(
+        said, ("left and right", "not a NIfTI", "cannot be aligned", "two repetition times"), strict=True
+    ):
+        assert wanted in saw
+    assert all(one["fault"]["try"] for one in found)
+    assert check_scan(lying, repetition_time=1.0).usable
+    assert not check_scan(write(tmp_path / "bold.nii", frames()), "tiny-t1w-cnn").usable
+    with pytest.raises(NotFoundError):
+        check_scan(tmp_path / "gone.nii")
+    with pytest.raises(ModelError):
+        check_scan(head_file, "tiny-t1w-cm")
