@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,18 @@ class Preparation:
             scaling=None if scaling is None else RobustScaling.load(scaling),
             **how,
         )
+
+    def at(self, repetition_time: float) -> Preparation:
+        """The same with another repetition time."""
+        return replace(self, repetition_time=repetition_time)
+
+    def changes(self) -> dict[str, Any]:
+        """What of it changes the tensors, as plain data: part of their address in a store."""
+        used = self.scaling
+        scaling = used and hashlib.sha256(used.median.tobytes() + used.spread.tobytes()).hexdigest()
+        atlas = self.atlas and self.atlas.sha256
+        said = {"repetition_time": self.repetition_time, "atlas": atlas, "scaling": scaling, "raw": self.raw or None}
+        return {key: value for key, value in said.items() if value is not None}
 
 
 def prepare_for_encoder(path: Path, card: EncoderCard, how: Preparation) -> Iterator[ForEncoder]:

@@ -47,6 +47,11 @@ CardOptions = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="KEY=VALUE", help="Of the encoder's card, such as slices=12; may come again."),
 ]
+Tr = Annotated[float | None, typer.Option("--tr", help="Seconds between frames, where the files do not say.")]
+AtlasFile = Annotated[str | None, typer.Option("--atlas", help="Label image: a run's parcels.")]
+ScalingFile = Annotated[str | None, typer.Option("--scaling", help="Scaling of parcels fitted on a training set.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Arrays are parcel series as measured: prepare them too.")]
+NoResample = Annotated[bool, typer.Option("--no-resample", help="Refuse what would have to be interpolated.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
 Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a folder.")]
@@ -174,15 +179,71 @@ def paint(
     paint_scans(cases, seed, output, overwrite=overwrite, quiet=quiet)
 
 
+@application.command()
+def prepare(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A scan, a folder, a BIDS dataset or a manifest.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the store.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
+    options: CardOptions = None,
+    nprocs: Annotated[int, typer.Option("--nprocs", help="Scans at a time; 0: one for each core.", min=0)] = 0,
+    participants: Annotated[
+        list[str] | None, typer.Option("--participant-label", help="01 or sub-01; commas, or again.")
+    ] = None,
+    sessions: Annotated[list[str] | None, typer.Option("--session-label", help="Likewise.")] = None,
+    tasks: Annotated[list[str] | None, typer.Option("--task-id", help="Likewise.")] = None,
+    runs: Annotated[list[str] | None, typer.Option("--run-id", help="Likewise.")] = None,
+    num_parts: Annotated[int | None, typer.Option("--num-parts", help="Job array: parts in all.", min=1)] = None,
+    part_id: Annotated[int | None, typer.Option("--part-id", help="Job array: this part, from 1.", min=1)] = None,
+    tr: Tr = None,
+    atlas: AtlasFile = None,
+    scaling: ScalingFile = None,
+    raw: Raw = False,
+    no_resample: NoResample = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all items that are there; damaged ones are made again.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, with estimates.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare scans as an encoder's card says, into a store; run again, it does what is missing.
+
+    A manifest is .jsonl or .csv with a line a scan: `scan` (relative to the manifest) and, if wanted,
+    `repetition_time`. In the store, log.jsonl has a line for each scan and summary.json the whole. Exit code 1 if some
+    scans failed.
+    """
+    from neuroflamingo.cli.storing import prepare_scans
+
+    code = prepare_scans(
+        source,
+        output,
+        encoder=encoder,
+        options=options or (),
+        processes=nprocs,
+        filters={"sub": participants, "ses": sessions, "task": tasks, "run": runs},
+        parts=(part_id, num_parts),
+        preparation={
+            "repetition_time": tr,
+            "atlas": atlas,
+            "scaling": scaling,
+            "raw": raw,
+            "may_resample": not no_resample,
+        },
+        verify=verify,
+        dry_run=dry_run,
+        as_json=json,
+        quiet=quiet,
+    )
+    raise typer.Exit(code)
+
+
 @application.command("check-scan")
 def check_scan(
     scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="NIfTI files.")],
     encoder: Annotated[
         str | None, typer.Option("--encoder", help="Check for this one; default: the embedded model's, for volumes.")
     ] = None,
-    tr: Annotated[
-        float | None, typer.Option("--tr", help="Seconds between frames, where the files do not say.")
-    ] = None,
+    tr: Tr = None,
     json: Json = False,
 ) -> None:
     """Say what each scan is, what would be done to it, and what is wrong with it.
@@ -292,17 +353,11 @@ def encode(
     weights: Annotated[str | None, typer.Option("--weights", help="A safetensors file.")] = None,
     init: Annotated[str | None, typer.Option("--init", help="random: an untrained encoder, on purpose.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of --init random.", min=0)] = 0,
-    tr: Annotated[
-        float | None, typer.Option("--tr", help="Seconds between frames, where the files do not say.")
-    ] = None,
-    atlas: Annotated[str | None, typer.Option("--atlas", help="Label image: a run's parcels.")] = None,
-    scaling: Annotated[
-        str | None, typer.Option("--scaling", help="Scaling of parcels fitted on a training set.")
-    ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Arrays are parcel series as measured: prepare them too.")] = False,
-    no_resample: Annotated[
-        bool, typer.Option("--no-resample", help="Refuse what would have to be interpolated.")
-    ] = False,
+    tr: Tr = None,
+    atlas: AtlasFile = None,
+    scaling: ScalingFile = None,
+    raw: Raw = False,
+    no_resample: NoResample = False,
     table: Annotated[
         str | None, typer.Option("--table", help="Parcels' coordinates or gradients, for encoders that need them.")
     ] = None,

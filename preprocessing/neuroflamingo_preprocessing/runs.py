@@ -122,7 +122,12 @@ def read_run(path: str | Path, repetition_time: float | None = None) -> Run:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a NIfTI file claims more than one volume; nothing else of its header is believed.
+    """Whether a NIfTI file claims more than one volume; see `look`."""
+    return any(n > 1 for n in look(path)[3:])
+
+
+def look(path: str | Path) -> tuple[int, ...]:
+    """The sizes that a NIfTI header claims; nothing else of it is looked at, and nothing believed.
 
     Raises:
         NotFoundError, ScanError: no file, or no NIfTI file.
@@ -132,7 +137,7 @@ def is_run(path: str | Path) -> bool:
         raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint="check the path")
     with _opened(path) as stream:
         dim = [int(n) for n in parse_header(stream.read(544), path.name)["dim"]]
-    return dim[0] >= 4 and any(n > 1 for n in dim[4 : dim[0] + 1])
+    return tuple(dim[1 : max(0, min(dim[0], 7)) + 1])
 
 
 @contextmanager
