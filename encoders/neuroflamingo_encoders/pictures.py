@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
 from neuroflamingo_encoders.from_card import constants
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import ScanError, UsageError
 
 _COLOURS = ("red", "green", "blue")
 
@@ -48,6 +50,31 @@ def to_square(pictures: Float[Tensor, "n count down across"], side: int) -> Tens
     above, left = (longest - down) // 2, (longest - across) // 2
     square = F.pad(pictures, (left, longest - across - left, above, longest - down - above))
     return F.interpolate(square, (side, side), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def slices_as_scans(volume: Float[Tensor, "n x y z"], card: EncoderCard) -> Float[Tensor, "n slice channel row column"]:
+    """The slices of volumes as scans of their own, each behind an `<image>` of its own.
+
+    A card's policy puts all slices of a volume behind one `<image>`, slice by slice, as frames are. These pictures are
+    for the same tower built with `slices=0`, which then gives the same tokens, one slice a scan.
+
+    Args:
+        volume: prepared, on the card's grid.
+        card: says axis, count, window and the picture's side.
+
+    Raises:
+        UsageError: the card takes pictures already.
+    """
+    s = constants(card, None)
+    if not s["slices"]:
+        raise UsageError(f"'{card.name}' takes pictures already", expected="a card with slices", seen="slices=0")
+    return _framed(volume.float(), s)
+
+
+def _framed(volume: Float[Tensor, "n x y z"], s: dict[str, Any]) -> Float[Tensor, "n slice channel row column"]:
+    """Grey pictures 0..1 of the slices that the policy names."""
+    planes = cut(to_unit(volume, s["window"], s["low"], s["high"]), s["axis"], s["slices"])
+    return to_square(planes, s["side"])[:, :, None].expand(-1, -1, len(_COLOURS), -1, -1)
 
 
 class PictureEncoder(BrainEncoder):
@@ -91,8 +118,7 @@ class PictureEncoder(BrainEncoder):
         if colour:
             raw = x[:, None]
         else:
-            planes = cut(to_unit(x[:, 0], s["window"], s["low"], s["high"]), s["axis"], s["slices"])
-            raw = to_square(planes, s["side"])[:, :, None].expand(-1, -1, 3, -1, -1)
+            raw = _framed(x[:, 0], s)
         return (raw - self.colour_mean.float()) / self.colour_std.float()
 
     def forward(self, x: Float[Tensor, "batch scan channel *sides"]) -> EncoderOutput:

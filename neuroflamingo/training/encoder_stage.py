@@ -187,7 +187,7 @@ def train_encoder(
     torch.manual_seed(seed)
     encoder = TinyT1wEncoder().to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     centres = encoder.centres.cpu()
-    if not finished(folder):
+    if not finished(folder) and not settings.start:
         pool.wait(TYPICAL_HEADS)
         encoder.learn_typical(torch.from_numpy(np.asarray(pool.volumes[:TYPICAL_HEADS], np.float32)).to(device))
 

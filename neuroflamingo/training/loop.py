@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from neuroflamingo.training.precision import autocast
 from neuroflamingo.training.progress import StageProgress
 from neuroflamingo.training.settings import LoopSettings
 from neuroflamingo_preprocessing.atomic import write_text_atomic
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
 
 
 class Average:
@@ -69,6 +70,8 @@ def run_stage(
     if finished(folder):
         module.load_state_dict(load_file(best_path))
         return json.loads(done_path.read_text())
+    if settings.start and not state_path.exists():
+        _start_from(settings.start, module)
     optimizer = _optimizer(module, settings, decay_of)
     ema = Average(module, average) if average else None
     start, best = _resume(state_path, module, optimizer, ema)
@@ -94,6 +97,25 @@ def run_stage(
     write_text_atomic(done_path, json.dumps(best), overwrite=True)
     state_path.unlink()
     return best
+
+
+def _start_from(path: str, module: nn.Module) -> None:
+    """Load the weights of another run, strictly."""
+    if not Path(path).is_file():
+        raise NotFoundError(
+            f"there are no weights to start from at {path}",
+            expected="best.safetensors of the same stage of another run",
+            hint="correct `start` in the recipe, or leave it out",
+        )
+    try:
+        module.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights to start from at {path} do not fit this stage",
+            expected="best.safetensors of the same stage of another run",
+            seen=" ".join(str(error).split())[:300],
+            exit_code=65,
+        ) from error
 
 
 def finished(folder: Path) -> bool:

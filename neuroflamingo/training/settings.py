@@ -38,6 +38,8 @@ class LoopSettings(Section):
     save_every: int = 150
     precision: str = Field(default="auto", pattern="^(auto|bf16|fp32)$")
     """`auto` is bf16 where the hardware computes in it, fp32 elsewhere."""
+    start: str | None = None
+    """Weights to go on from, such as `best.safetensors` of the same stage of an earlier run; None: random ones."""
 
 
 class EncoderSettings(LoopSettings):

@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from neuroflamingo_encoders.clip_towers import ClipTower, SiglipTower
 from neuroflamingo_encoders.open_clip_tower import OpenClipTower
 from neuroflamingo_encoders.picture_cards import TINY
-from neuroflamingo_encoders.pictures import cut, slice_indices, to_square, to_unit
+from neuroflamingo_encoders.pictures import cut, slice_indices, slices_as_scans, to_square, to_unit
 from neuroflamingo_encoders.registry import encoder_card, load_dotted
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from tests.encoders.small import sizes_of, small
@@ -48,6 +48,20 @@ def test_parameters_and_tokens_are_those_of_the_published_towers(name: str) -> N
     assert sum(p.numel() for p in encoder.parameters()) == PARAMETERS[name] == card.cost.parameters
     assert card.output.tokens == TOKENS[name]
     assert set(TINY) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", ["clip-tower", "siglip-tower"])
+def test_slices_as_frames_and_as_scans_give_the_same_tokens(name: str) -> None:
+    frames, scans = tower(name, **VOLUME), tower(name, slices=0)
+    scans.load_state_dict(frames.state_dict())
+    heads = torch.rand(2, 1, 1, 16, 24, 16)
+    pictures = slices_as_scans(heads[:, 0, 0], frames.card)
+    assert pictures.shape == (2, 4, 3, 32, 32)
+    one_each = scans(pictures).tokens
+    assert one_each.shape == (2, 4, 16, 16)
+    torch.testing.assert_close(one_each.reshape(2, 1, 64, 16), frames(heads).tokens, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match="takes pictures already"):
+        slices_as_scans(heads[:, 0, 0], scans.card)
 
 
 @pytest.mark.parametrize("name", sorted(TINY))
