@@ -115,10 +115,7 @@ class PictureEncoder(BrainEncoder):
                 seen=f"{float(x.min()):g} to {float(x.max()):g}",
                 hint="divide 8-bit pictures by 255; replace NaN by 0",
             )
-        if colour:
-            raw = x[:, None]
-        else:
-            raw = _framed(x[:, 0], s)
+        raw = x[:, None] if colour else _framed(x[:, 0], s)
         return (raw - self.colour_mean.float()) / self.colour_std.float()
 
     def forward(self, x: Float[Tensor, "batch scan channel *sides"]) -> EncoderOutput:

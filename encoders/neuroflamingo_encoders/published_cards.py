@@ -65,7 +65,7 @@ def _brainlm(
             "A424",
             0.735,
             Step.named("parcel_mean"),
-            Step(name=normalisation, constants={"gain": gain}, scope="run"),
+            Step(name=normalisation, constants=(("gain", gain),), scope="run"),
         ),
         demands=(_MNI_2MM, Demand(what="coordinates of A424_Coordinates.dat, by set_coordinates", level="required")),
         output=output,
