@@ -38,6 +38,7 @@ test: $(FULL)
 bench: $(FULL)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_generation.py $(BENCH)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_encoders.py $(BENCH_ENCODERS)
+	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_preparing.py $(BENCH_PREPARING)
 
 lint: $(FULL)
 	@$(BIN)/ruff check .

@@ -34,6 +34,8 @@ FORMAT, SCHEMA = "neuroflamingo-scan-store", 1
 CHUNK = 64
 MAX_META_BYTES = 2**24
 DRAFT = ".draft-"
+TEMPORARY = ".neuroflamingo-"
+"""How names of files begin that `atomic` is writing."""
 SPACE_AXES = ("x", "y", "z")
 
 
@@ -120,11 +122,12 @@ class ScanStore:
         """
         path = Path(path)
         head = {"format": FORMAT, "schema": SCHEMA, "encoder": encoder, "card": card_digest, "spec": spec_digest}
-        if path.is_dir() and not (path / "store.json").exists() and any(path.iterdir()):
+        others = sorted(p.name for p in path.iterdir() if not p.name.startswith(TEMPORARY)) if path.is_dir() else []
+        if others and not (path / "store.json").exists():  # asked last: another process may be making the store
             raise OutputError(
                 f"{path} holds something else",
                 expected="a new folder, or a scan store",
-                seen=", ".join(sorted(p.name for p in path.iterdir())[:3]),
+                seen=", ".join(others[:3]),
                 hint="choose another folder with -o",
             )
         try:

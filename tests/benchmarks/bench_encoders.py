@@ -9,21 +9,14 @@ both sides are compared before anything is timed. Run by `make bench`, or:
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from bench_generation import Times, _status_kb
+from comparing import Comparison
 from torch import Tensor
 
-BEGIN, END = "<!-- bench-encoders:begin -->", "<!-- bench-encoders:end -->"
 LENGTH, INNER, STATES = 10_000, 1024, 16  # BrainMT's widths
 GOALS = {"BrainLM 13M, 424 x 200": 1.5, "selective scan, 10,000 tokens": 5.0}
 
@@ -100,87 +93,11 @@ SYSTEMS: dict[str, dict[str, Callable[[], Callable[[], Tensor]]]] = {
 }
 
 
-def measure(case: str, rounds: int) -> dict[str, Times]:
-    """Interleaved rounds after one warm-up of each, whose numbers have to agree."""
-    jobs = {name: make() for name, make in SYSTEMS[case].items()}
-    first, *others = [work() for work in jobs.values()]
-    for other in others:
-        torch.testing.assert_close(first, other, atol=5e-4, rtol=5e-4)
-    times = {name: Times() for name in jobs}
-    for _ in range(rounds):
-        for name, work in jobs.items():
-            times[name].add(work, "cpu")
-    return times
-
-
-def peak_memory_mb(case: str, system: str) -> float:
-    """Peak memory of one call above what the built encoder and its input take; in a process of its own."""
-    work = SYSTEMS[case][system]()
-    before = _status_kb("VmRSS")
-    work()
-    return (_status_kb("VmHWM") - before) / 2**10
-
-
-def _memory_in_child(case: str, system: str) -> float:
-    command = [sys.executable, __file__, "--memory-of", case, system]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
-def rows_of(case: str, times: dict[str, Times]) -> list[dict[str, Any]]:
-    ours = times["neuroflamingo"]
-    rows = []
-    for name, measured in times.items():
-        ratios = [b / a for a, b in zip(ours.cpu, measured.cpu, strict=True)]
-        rows.append(
-            {
-                "case": case,
-                "system": name,
-                "cpu_s": statistics.median(measured.cpu),
-                "ratio": statistics.median(ratios) if len(times) > 1 else None,
-                "memory_mb": _memory_in_child(case, name),
-                "goal": GOALS.get(case) if name != "neuroflamingo" else None,
-            }
-        )
-    return rows
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| job | system | CPU s | peak memory, MB | times ours | goal |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        goal = f">= {row['goal']}" if row["goal"] else ""
-        cells = (row["case"], row["system"], f"{row['cpu_s']:.2f}", f"{row['memory_mb']:.0f}", ratio, goal)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="also write the figures")
-    parser.add_argument("--write", type=Path, nargs="+", default=[], help="pages to put it in, between their marks")
-    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        if options.memory_of:
-            print(peak_memory_mb(*options.memory_of))
-            return 0
-        rows = [row for case in SYSTEMS for row in rows_of(case, measure(case, options.rounds))]
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    text = f"{table(rows)}\n\n{options.rounds} interleaved rounds, medians, 1 thread, float32 on cpu; {versions}."
-    print(text)
-    for page in options.write:
-        before, rest = page.read_text().split(BEGIN)
-        page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows, "versions": versions}, indent=1))
-    return 0
+def agree(first: Tensor, other: Tensor) -> None:
+    torch.testing.assert_close(first, other, atol=5e-4, rtol=5e-4)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        sys.exit(Comparison(__file__, "bench-encoders", SYSTEMS, GOALS, agree, __doc__ or "").main())
