@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-
-class Verbs(TyperGroup):
-    """A group whose absent `--help` is False, not None: None would load pydantic, a tenth of a second, to check it."""
-
-    def get_help_option(self, ctx):
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.default = False
-        return option
-
+from neuroflamingo.cli.encoder_verbs import encoders, models
+from neuroflamingo.cli.options import (
+    AtlasFile,
+    CardOptions,
+    Device,
+    Json,
+    Model,
+    NoResample,
+    Overwrite,
+    Quiet,
+    Raw,
+    ScalingFile,
+    Tr,
+    Verbs,
+)
 
 application = typer.Typer(
     name="neuroflamingo",
@@ -29,32 +33,8 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _group(name: str, help: str) -> typer.Typer:
-    """A group of verbs below the application."""
-    group = typer.Typer(cls=Verbs, help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
-    application.add_typer(group, name=name)
-    return group
-
-
-encoders = _group("encoders", "The encoders that turn scans into tokens.")
-models = _group("models", "The weights of encoders: what is here, where it comes from, and on what terms.")
-
-Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
-CardOptions = Annotated[
-    list[str] | None,
-    typer.Option("--option", metavar="KEY=VALUE", help="Of the encoder's card, such as slices=12; may come again."),
-]
-Tr = Annotated[float | None, typer.Option("--tr", help="Seconds between frames, where the files do not say.")]
-AtlasFile = Annotated[str | None, typer.Option("--atlas", help="Label image: a run's parcels.")]
-ScalingFile = Annotated[str | None, typer.Option("--scaling", help="Scaling of parcels fitted on a training set.")]
-Raw = Annotated[bool, typer.Option("--raw", help="Arrays are parcel series as measured: prepare them too.")]
-NoResample = Annotated[bool, typer.Option("--no-resample", help="Refuse what would have to be interpolated.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
-Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
-Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a folder.")]
+application.add_typer(encoders, name="encoders")
+application.add_typer(models, name="models")
 
 
 def _version(wanted: bool) -> None:
@@ -255,95 +235,6 @@ def check_scan(
     raise typer.Exit(check_scans(scans, encoder, tr, as_json=json))
 
 
-@encoders.command("list")
-def encoders_list(json: Json = False) -> None:
-    """Name every encoder that is installed."""
-    from neuroflamingo.cli.asking import list_all_encoders
-
-    list_all_encoders(as_json=json)
-
-
-@encoders.command("card")
-def encoders_card(
-    name: Annotated[str, typer.Argument(help="as `encoders list` gives it")],
-    options: CardOptions = None,
-    json: Json = False,
-) -> None:
-    """Everything about one encoder: input, preparation, output, licence in words, citation, cost."""
-    from neuroflamingo.cli.asking import show_card
-
-    show_card(name, options or (), as_json=json)
-
-
-@models.command("list")
-def models_list(json: Json = False) -> None:
-    """Name the embedded models and every encoder's weights: source, licence, and whether they are here."""
-    from neuroflamingo.cli.weighing import list_models_and_weights
-
-    list_models_and_weights(as_json=json)
-
-
-@models.command("fetch")
-def models_fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of an encoder.")],
-    file: Annotated[str | None, typer.Option("--file", help="Another file of its repository.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Another commit, tag or branch.")] = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Download an encoder's weights: the one command that uses the network. A broken download is gone on with."""
-    from neuroflamingo.cli.weighing import fetch
-
-    fetch(name, file=file, revision=revision, overwrite=overwrite, as_json=json, quiet=quiet)
-
-
-@models.command("verify")
-def models_verify(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE]...", help="Default: all here.")] = None,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="Whose weights the files must be.")] = None,
-    json: Json = False,
-) -> None:
-    """Check weight files: hash, header, names and shapes, numbers that are not finite. Exit code 1 if one is bad."""
-    from neuroflamingo.cli.weighing import verify
-
-    raise typer.Exit(verify(what or [], encoder=encoder, as_json=json))
-
-
-@models.command("convert")
-def models_convert(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A .ckpt, .pt, .pth.tar, .bin or .safetensors file.")],
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="OUT.safetensors; default: the encoder's own folder.")
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option("--encoder", help="Take its prefixes off and check names and shapes.")
-    ] = None,
-    key: Annotated[str | None, typer.Option("--key", help="Where in the file the weights are.")] = None,
-    drop: Annotated[
-        list[str] | None, typer.Option("--drop", help="Leave out tensors whose names begin so; may be repeated.")
-    ] = None,
-    skip_unknown: Annotated[
-        bool, typer.Option("--skip-unknown", help="Pass over objects that are not weights; none is ever run.")
-    ] = False,
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
-    """Write a checkpoint's weights as safetensors. Nothing in the file is run."""
-    from neuroflamingo.cli.weighing import convert
-
-    convert(
-        file,
-        output,
-        encoder=encoder,
-        key=key,
-        drop=drop or [],
-        skip_unknown=skip_unknown,
-        overwrite=overwrite,
-        as_json=json,
-    )
-
-
 @application.command()
 def encode(
     scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="See below.")],
@@ -394,38 +285,6 @@ def encode(
         quiet=quiet,
     )
     raise typer.Exit(code)
-
-
-@encoders.command("check")
-def encoders_check(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="A name of `encoders list`, or package.module:Class.")
-    ] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Every installed encoder, each in a process of its own.")
-    ] = False,
-    fixtures: Annotated[str | None, typer.Option("--fixtures", help="Folder of golden cases to compare with.")] = None,
-    seconds: Annotated[float, typer.Option("--time-limit", help="Seconds for each encoder of --all.", min=1.0)] = 300.0,
-    json: Json = False,
-) -> None:
-    """Check that an encoder keeps the contract: eleven groups of checks, without weights. Exit code 1 if one fails."""
-    from neuroflamingo.cli.checking import check_encoders
-
-    raise typer.Exit(check_encoders(name, every=every, fixtures=fixtures, seconds=seconds, as_json=json))
-
-
-@encoders.command("new")
-def encoders_new(
-    name: Annotated[str, typer.Argument(help="Small letters, digits and -, for instance my-encoder.")],
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="Folder of the project; default: the name.")
-    ] = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Write the project of a new encoder: it installs, is listed and passes `encoders check` as it is."""
-    from neuroflamingo.cli.checking import new_encoder
-
-    new_encoder(name, output, overwrite=overwrite)
 
 
 @application.command()

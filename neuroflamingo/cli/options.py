@@ -1,0 +1,34 @@
+"""What the verbs share: the kind of group they are in, and the options that several of them take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+
+class Verbs(TyperGroup):
+    """A group whose absent `--help` is False, not None: None would load pydantic, a tenth of a second, to check it."""
+
+    def get_help_option(self, ctx):
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+CardOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="Of the encoder's card, such as slices=12; may come again."),
+]
+Tr = Annotated[float | None, typer.Option("--tr", help="Seconds between frames, where the files do not say.")]
+AtlasFile = Annotated[str | None, typer.Option("--atlas", help="Label image: a run's parcels.")]
+ScalingFile = Annotated[str | None, typer.Option("--scaling", help="Scaling of parcels fitted on a training set.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Arrays are parcel series as measured: prepare them too.")]
+NoResample = Annotated[bool, typer.Option("--no-resample", help="Refuse what would have to be interpolated.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
+Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a folder.")]
