@@ -126,7 +126,15 @@ def prepare_into_store(
     job = _Job(store.path, card, how)
     known, tasks = _seen_before(store), []
     for one in inputs:
-        task = _task(one, job)
+        try:
+            task = _task(one, job)
+        except OSError as error:  # a link of git-annex whose file was not fetched, say
+            name = printable(one.path.name)
+            words = (
+                f"{name} is not here ({error.strerror}); if it is a link of git-annex or DataLad, get its file first"
+            )
+            _note(summary, Made(name, "failed", error=words, exit_code=66), store, progress)
+            continue
         key = known.get(task.seen)
         if key is not None and key in store:
             _note(summary, Made(printable(one.path.name), "present", key), store, progress)

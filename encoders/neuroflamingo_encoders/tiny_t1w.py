@@ -119,7 +119,7 @@ class TinyT1wEncoder(BrainEncoder):
     def __init__(self, card: EncoderCard = CARD) -> None:
         super().__init__(card)
         width = card.output.width
-        self.stage6 = nn.Sequential(_down(8 * CHANNELS, WIDTH6, 1), _down(WIDTH6, WIDTH6, 1))
+        self.stage6 = nn.Sequential(_down(8 * CHANNELS, WIDTH6, 1), _down(WIDTH6, WIDTH6, 1), Block(WIDTH6))
         self.stage12 = nn.Sequential(_down(WIDTH6, WIDTH12, 2), _Place(WIDTH12), Block(WIDTH12), Block(WIDTH12))
         self.stage24 = nn.Sequential(_down(WIDTH12, width, 2), Block(width))
         self.detail = nn.Linear(WIDTH12, width)

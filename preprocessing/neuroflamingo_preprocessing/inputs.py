@@ -91,7 +91,7 @@ def _label(entity: str, value: str) -> str:
 def _in_folder(folder: Path, spec: ScanSpec) -> list[Input]:
     files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(SCANS) and not p.name.startswith("."))
     if not (folder / "dataset_description.json").is_file():
-        return [Input(p, entities_of(p)) for p in files if p.is_file()]
+        return [Input(p, entities_of(p)) for p in files if not p.is_dir()]
     suffix = _suffix(spec)
     aside = {"derivatives", "sourcedata", "code", "stimuli"}
     inside = [p for p in files if not aside & set(p.relative_to(folder).parts[:-1])]

@@ -119,6 +119,11 @@ def test_some_fail_and_the_others_are_made(place: Path, capsys) -> None:
     assert main([*COMMON, "--nprocs", "1", "-q", "--participant-label", "01"]) == 65
     assert main([*COMMON, "--nprocs", "1", "-q", "--participant-label", "sub-02,03"]) == 0
     assert summary()["scans"] == 2
+    (place / "ds/sub-01/func/sub-01_task-rest_bold.nii.gz").unlink()
+    (place / "ds/sub-01/func/sub-01_task-rest_bold.nii.gz").symlink_to("../../.git/annex/objects/gone")
+    capsys.readouterr()
+    assert main([*COMMON, "--nprocs", "1", "-q"]) == 1
+    assert "git-annex" in capsys.readouterr().err and (summary()["done"], summary()["present"]) == (0, 3)
     assert main([*COMMON, "-q", "--participant-label", "07"]) == 66
     assert "both 01 and sub-01" in capsys.readouterr().err
 
