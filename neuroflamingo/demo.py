@@ -17,7 +17,6 @@ from pathlib import Path
 
 from neuroflamingo.findings.schema import Finding, FindingClass, Region, Side, Signal
 
-SEED = 4_100_000
 PAINTED = Finding(kind=FindingClass.HEMATOMA, side=Side.LEFT, region=Region.FRONTAL, size_mm=34.0, signal=Signal.HIGH)
 _WIDTH = 100
 
@@ -36,19 +35,19 @@ def write_scans(folder: Path) -> list[Example]:
     import nibabel as nib
     from nilearn.datasets import load_mni152_template
 
-    from neuroflamingo.painting import paint_case
+    from neuroflamingo.painting.case import paint_into_head
     from neuroflamingo.painting.export import nifti_bytes
     from neuroflamingo_preprocessing.atomic import write_bytes_atomic, write_text_atomic
 
     folder.mkdir(parents=True, exist_ok=True)
     plain: nib.Nifti1Image = load_mni152_template(resolution=1)
-    case = paint_case(SEED, findings=[PAINTED])
+    case, scan = paint_into_head([PAINTED])
     examples = [
         Example(folder / "mni152_T1w.nii.gz", "the MNI152 T1 head, as nilearn ships it", ()),
         Example(folder / "painted_T1w.nii.gz", "the same head with one finding painted in", case.findings),
     ]
     write_bytes_atomic(examples[0].scan, _gzipped(plain), overwrite=True)
-    write_bytes_atomic(examples[1].scan, nifti_bytes(case), overwrite=True)
+    write_bytes_atomic(examples[1].scan, nifti_bytes(scan), overwrite=True)
     truth = [finding.model_dump(mode="json", exclude_none=True) for finding in case.findings]
     write_text_atomic(folder / "painted_truth.json", json.dumps(truth, indent=2) + "\n", overwrite=True)
     return examples

@@ -52,6 +52,22 @@ class Case:
         return render_on_model_grid(self.blueprint, self.anatomy).volume[None]
 
 
+def paint_into_head(findings: Iterable[Finding], seed: int = 0, anatomy: str = "icbm2009a") -> tuple[Case, Scan]:
+    """The head itself with findings painted in: its own pose, shape and contrast, no bias, at 1 mm, 1 % noise.
+
+    Args:
+        findings: as for `paint_case`, focal ones; the truth holds what was measured.
+        seed: of the lesions' shapes and of the noise.
+        anatomy: which head.
+
+    Raises:
+        ValueError: a finding has no room in its region.
+    """
+    head = load_anatomy(anatomy)
+    case = Case(draw_blueprint(seed, head, list(findings), still=True), head)
+    return case, case.scan(Sampling((1.0, 1.0, 1.0), (0, 1, 2), (False, False, False), np.eye(3), (1, 1, 1)))
+
+
 def paint_case(seed: int, anatomy: str = "icbm2009a", findings: Iterable[Finding] | None = None) -> Case:
     """Paint one case; the same seed gives the same case.
 

@@ -123,6 +123,15 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
     return Scanner((fluid, grey, white), rng.uniform(0.2, 1.0), noise, bias, bool(rng.random() < 0.4), skull_mm)
 
 
+TEMPLATE_SIGNAL = (0.28, 0.65, 0.82)
+"""Of fluid, grey and white matter in the template."""
+THE_TEMPLATES = Scanner(TEMPLATE_SIGNAL, 1.0, 0.01, torch.zeros(1, 1, 4, 4, 4), False, (2.0, 5.0, 5.0))
+
+
+def _push(rng: np.random.Generator, grade: int) -> float:
+    return float(rng.uniform(*VENTRICLE_PUSH_MM[grade]))
+
+
 def _border(rng: np.random.Generator) -> Tensor:
     lattice = rng.standard_normal((1, 1) + (BORDER_LATTICE,) * 3).astype(np.float32)
     return torch.from_numpy(lattice)
@@ -271,9 +280,13 @@ def _draw_atrophy(rng: np.random.Generator, findings: list[Finding]) -> dict[int
 
 
 def draw_blueprint(
-    seed: int, anatomy: Anatomy, wishes: list[Finding] | None = None, crowded: bool = False
+    seed: int, anatomy: Anatomy, wishes: list[Finding] | None = None, crowded: bool = False, still: bool = False
 ) -> Blueprint:
     """Draw a whole case; `wishes` fixes the findings (place, side and size are then as asked, or it fails).
+
+    Args:
+        crowded: many focal findings.
+        still: the head as it is: no pose, no warp, no wider ventricles or sulci, its own contrast, no bias, 1 % noise.
 
     Raises:
         ValueError: a finding asked for could not be placed.
@@ -281,7 +294,7 @@ def draw_blueprint(
     rng = np.random.default_rng(seed)
     asked = wishes is not None
     wishes = draw_wishes(rng, crowded) if wishes is None else list(wishes)
-    to_head = draw_pose(rng)
+    to_head = np.eye(4) if still else draw_pose(rng)
     lesions, painted = _place(rng, anatomy, to_head, [w for w in wishes if w.kind in FOCAL], asked)
     diffuse = [w for w in wishes if w.kind not in FOCAL]
     grades = {f.kind: f.grade or 0 for f in diffuse}
@@ -291,13 +304,13 @@ def draw_blueprint(
         findings=tuple(report_order(painted + diffuse)),
         lesions=tuple(lesions),
         lesion_findings=tuple(painted),
-        ventricle_push_mm=float(rng.uniform(*VENTRICLE_PUSH_MM[grades.get(FindingClass.VENTRICULAR_ENLARGEMENT, 0)])),
+        ventricle_push_mm=0.0 if still else _push(rng, grades.get(FindingClass.VENTRICULAR_ENLARGEMENT, 0)),
         white_matter_grade=grades.get(FindingClass.WHITE_MATTER_LESIONS, 0),
         white_matter_contrast=float(rng.uniform(0.35, 0.75)),
         white_matter_noise=Volume(_lattice(rng, 1, 7.0, 1.0), _lattice_affine(7.0)),
         atrophy=atrophy,
-        sulci=float(rng.uniform(0.0, 0.3)),
+        sulci=0.0 if still else float(rng.uniform(0.0, 0.3)),
         to_head=to_head,
-        warp=draw_warp(rng, rng.uniform(0.5, 1.2)),
-        scanner=draw_scanner(rng),
+        warp=draw_warp(rng, 0.0 if still else rng.uniform(0.5, 1.2)),
+        scanner=THE_TEMPLATES if still else draw_scanner(rng),
     )

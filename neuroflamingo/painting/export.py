@@ -11,15 +11,15 @@ import numpy as np
 
 from neuroflamingo.painting.case import Case, paint_case
 from neuroflamingo_preprocessing.atomic import write_bytes_atomic, write_text_atomic
+from neuroflamingo_preprocessing.scan import Scan
 
 SCHEMA = 1
 
 
-def nifti_bytes(case: Case) -> bytes:
-    """The scan as a gzipped NIfTI-1 of int16, sform and qform equal; the same case gives the same bytes."""
+def nifti_bytes(scan: Scan) -> bytes:
+    """A painted scan as a gzipped NIfTI-1 of int16, sform and qform equal; the same scan gives the same bytes."""
     import isal.igzip
 
-    scan = case.scan()
     largest = max(float(scan.voxels.max()), 1.0)
     voxels = np.round(scan.voxels * (32000.0 / largest)).astype(np.int16)
     image = nib.Nifti1Image(voxels, scan.affine)
@@ -48,7 +48,7 @@ def write_case(case: Case, folder: Path, *, overwrite: bool = False) -> Path:
     record = json.dumps(truth_record(case), indent=1)
     write_text_atomic(folder / f"{case.name}.json", record + "\n", overwrite=overwrite)
     write_text_atomic(folder / f"{case.name}.txt", case.text + "\n", overwrite=overwrite)
-    return write_bytes_atomic(folder / f"{case.name}_T1w.nii.gz", nifti_bytes(case), overwrite=overwrite)
+    return write_bytes_atomic(folder / f"{case.name}_T1w.nii.gz", nifti_bytes(case.scan()), overwrite=overwrite)
 
 
 def paint_cases(

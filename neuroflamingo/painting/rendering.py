@@ -13,13 +13,12 @@ from torch import Tensor
 
 from neuroflamingo.findings.schema import FindingClass
 from neuroflamingo.painting.anatomy import Anatomy
-from neuroflamingo.painting.cases import Blueprint, Scanner, rotation
+from neuroflamingo.painting.cases import TEMPLATE_SIGNAL, Blueprint, Scanner, rotation
 from neuroflamingo.painting.lesions import Lesion
 from neuroflamingo_preprocessing.intensity import match_to_template
 from neuroflamingo_preprocessing.template import GRID_SHAPE, grid_affine, load_template
 
 WHITE_MATTER_REACH_MM = {1: 4.0, 2: 7.5, 3: 13.0}
-TEMPLATE_SIGNAL = (0.28, 0.65, 0.82)
 VENTRICLE_DEPTH_MM = 2.5
 """Enlarging takes fluid from this far inside the ventricle, never from beyond its middle."""
 ATROPHY_MM = 9.0

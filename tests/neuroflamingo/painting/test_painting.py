@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from neuroflamingo.findings.regions import region_of
 from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.painting.anatomy import load_anatomy
-from neuroflamingo.painting.case import paint_case
+from neuroflamingo.painting.case import paint_case, paint_into_head
 from neuroflamingo.painting.cases import draw_blueprint, draw_wishes
 from neuroflamingo.painting.lesions import measure
 from neuroflamingo.painting.rendering import OnGrid, Sampling, render_native, render_on_model_grid
@@ -144,3 +145,23 @@ def test_native_scan_keeps_every_voxel_in_its_place() -> None:
 def test_a_finding_that_has_no_room_is_refused() -> None:
     with pytest.raises(ValueError, match="no room for mass"):
         paint_case(1, findings=[wish(FindingClass.MASS, Side.LEFT, Region.THALAMUS, 45.0)])
+
+
+def test_the_head_itself_with_one_finding_and_nothing_else() -> None:
+    wanted = Finding(kind=FindingClass.HEMATOMA, side=Side.LEFT, region=Region.FRONTAL, size_mm=34.0)
+    case, scan = paint_into_head([wanted])
+    (finding,) = case.findings
+    assert (finding.side, finding.region) == (Side.LEFT, Region.FRONTAL) and abs(finding.size_mm - 34) < 9
+    template = load_template()
+    place = np.linalg.inv(template.affine) @ scan.affine
+    index = np.moveaxis(np.indices(scan.voxels.shape), 0, -1) @ place[:3, :3].T + place[:3, 3]
+    plain = map_coordinates(template.t1 * template.mask, np.moveaxis(index, -1, 0), order=1)
+    world = np.moveaxis(np.indices(scan.voxels.shape), 0, -1) @ scan.affine[:3, :3].T + scan.affine[:3, 3]
+    (lesion,) = case.blueprint.lesions
+    far = np.linalg.norm(world - lesion.centre, axis=-1) > 70
+    brain = far & (plain > 0.2)
+    gain = float((scan.voxels[brain] * plain[brain]).sum() / (plain[brain] ** 2).sum())
+    assert np.corrcoef(scan.voxels[brain], plain[brain])[0, 1] > 0.97
+    assert np.median(np.abs(scan.voxels[brain] / gain - plain[brain])) < 0.03
+    again, same = paint_into_head([wanted])
+    assert np.array_equal(same.voxels, scan.voxels) and again.findings == case.findings
