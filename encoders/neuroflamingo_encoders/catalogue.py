@@ -1,11 +1,14 @@
-"""`python -m neuroflamingo_encoders.catalogue PAGE`: the table of encoders in the docs, written from the cards."""
+"""`python -m neuroflamingo_encoders.catalogue PAGE`: the docs' table and the rows of `listing`, from the cards."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from neuroflamingo_encoders.card import EncoderCard, Weights
+from neuroflamingo_encoders.listing import STORED
 from neuroflamingo_encoders.registry import BUILT_IN, encoder_card
 from neuroflamingo_encoders.weights_store import permits
 from neuroflamingo_preprocessing.atomic import write_text_atomic
@@ -29,6 +32,28 @@ def where_in_words(weights: Weights) -> str:
     if weights.source == "none":
         return "none published" if weights.licence.startswith("none") else "none needed"
     return f"{weights.file} from {weights.source}" if weights.file else f"from {weights.source}"
+
+
+def listed(card: EncoderCard) -> dict[str, Any]:
+    """What `encoders list` says of an encoder."""
+    return {
+        "name": card.name,
+        "version": card.version,
+        "summary": card.summary,
+        "modality": card.scan.modality,
+        "input": card.scan.describe(),
+        "tokens": card.output.tokens,
+        "width": card.output.width,
+        "parameters": card.cost.parameters,
+        "weights": where_in_words(card.weights),
+        "licence": card.weights.licence,
+        "digest": card.digest,
+    }
+
+
+def listing() -> str:
+    """The rows of all encoders of the package, as JSON."""
+    return json.dumps([listed(encoder_card(name)) for name in sorted(BUILT_IN)], indent=1) + "\n"
 
 
 def table() -> str:
@@ -71,6 +96,7 @@ def written_into(page: str) -> str:
 
 
 if __name__ == "__main__":
+    write_text_atomic(STORED, listing(), overwrite=True)
     for name in sys.argv[1:]:
         path = Path(name)
         write_text_atomic(path, written_into(path.read_text()), overwrite=True)

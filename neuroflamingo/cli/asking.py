@@ -14,32 +14,9 @@ if TYPE_CHECKING:
 
 def list_all_encoders(*, as_json: bool) -> None:
     """Name, input and output of every installed encoder, from the cards alone."""
-    from neuroflamingo_encoders.catalogue import where_in_words
-    from neuroflamingo_encoders.survey import survey
+    from neuroflamingo_encoders.listing import stored_rows
 
-    rows = []
-    for entry in survey():
-        card, fault = entry.card, entry.fault
-        if card is None:
-            row = {"name": entry.name, "summary": fault.what, "seen": fault.seen, "try": fault.hint} if fault else {}
-            rows.append(row | ({"remark": entry.remark} if entry.remark else {}))
-            continue
-        rows.append(
-            {
-                "name": card.name,
-                "version": card.version,
-                "summary": card.summary,
-                "modality": card.scan.modality,
-                "input": card.scan.describe(),
-                "tokens": card.output.tokens,
-                "width": card.output.width,
-                "parameters": card.cost.parameters,
-                "weights": where_in_words(card.weights),
-                "licence": card.weights.licence,
-                "digest": card.digest,
-            }
-            | ({"remark": entry.remark} if entry.remark else {})
-        )
+    rows = stored_rows() or _surveyed()
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -52,6 +29,20 @@ def list_all_encoders(*, as_json: bool) -> None:
         for word in ("seen", "try", "remark"):
             if row.get(word):
                 print(f"  {word}: {row[word]}")
+
+
+def _surveyed() -> list[dict[str, Any]]:
+    """The rows where there are plug-ins: what is wrong with one stands in its row."""
+    from neuroflamingo_encoders.catalogue import listed
+    from neuroflamingo_encoders.survey import survey
+
+    rows = []
+    for entry in survey():
+        fault = entry.fault
+        wrong = {"name": entry.name, "summary": fault.what, "seen": fault.seen, "try": fault.hint} if fault else {}
+        row = wrong if entry.card is None else listed(entry.card)
+        rows.append(row | ({"remark": entry.remark} if entry.remark else {}))
+    return rows
 
 
 def card_options(assignments: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from neuroflamingo.cli.options import CardOptions, Json, Overwrite, Quiet, Verbs
+from neuroflamingo.cli.options import CardOptions, Json, Overwrite, Quiet, Verb, Verbs
 
 
 def _group(help: str) -> typer.Typer:
@@ -18,7 +18,7 @@ encoders = _group("The encoders that turn scans into tokens.")
 models = _group("The weights of encoders: what is here, where it comes from, and on what terms.")
 
 
-@encoders.command("list")
+@encoders.command("list", cls=Verb)
 def encoders_list(json: Json = False) -> None:
     """Name every encoder that is installed."""
     from neuroflamingo.cli.asking import list_all_encoders

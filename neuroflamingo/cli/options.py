@@ -5,17 +5,25 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 
-class Verbs(TyperGroup):
-    """A group whose absent `--help` is False, not None: None would load pydantic, a tenth of a second, to check it."""
+class _Quick:
+    """An absent `--help` is False, not None: None would load pydantic, a tenth of a second, to check it."""
 
     def get_help_option(self, ctx):
-        option = super().get_help_option(ctx)
+        option = super().get_help_option(ctx)  # type: ignore[misc]
         if option is not None:
             option.default = False
         return option
+
+
+class Verbs(_Quick, TyperGroup):
+    """A group that starts quickly."""
+
+
+class Verb(_Quick, TyperCommand):
+    """A command that starts quickly."""
 
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]

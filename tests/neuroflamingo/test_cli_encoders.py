@@ -53,6 +53,13 @@ class TestList:
         words = capsys.readouterr().out
         assert "h-raises\n  the encoder 'h-raises' cannot be imported\n  seen: RuntimeError: no licence key" in words
 
+    def test_the_package_alone_is_listed_without_reading_a_card(self) -> None:
+        code = "import sys; from neuroflamingo.cli import main; main(['encoders', 'list']); print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        *words, modules = done.stdout.splitlines()
+        assert not {"pydantic", "numpy", "torch", "neuroflamingo_encoders.registry"} & set(modules.split())
+        assert {line.split(" ")[0] for line in words if line and line[0] != " "} == set(BUILT_IN)
+
     def test_a_name_taken_from_the_package_itself_is_named(self, site: Path, capsys) -> None:
         hostile._distribution(site, "thief", "swift = thief:CARD")
         assert main(["encoders", "list", "--json"]) == 0
