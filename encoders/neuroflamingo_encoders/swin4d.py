@@ -46,8 +46,12 @@ def _out_of_windows(x: Tensor, window: Size, grid: Size) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _mask(grid: Size, window: Size, shift: Size) -> Tensor:
-    """`[window, token, token]`: -100 between tokens that lie together only because the grid was rolled."""
-    label = torch.zeros(1, *grid, 1)
+    """`[window, token, token]`: -100 between tokens that lie together only because the grid was rolled.
+
+    Kept on the CPU, whatever device a caller builds under: one made under `torch.device("meta")` would stay in the
+    cache without values.
+    """
+    label = torch.zeros(1, *grid, 1, device="cpu")
     cuts = [
         (slice(-w), slice(-w, -s), slice(-s, None)) if s else (slice(None),) for w, s in zip(window, shift, strict=True)
     ]

@@ -13,7 +13,7 @@ from neuroflamingo_encoders.brainlm_vitmae import BrainLmVitMaeEncoder
 from neuroflamingo_encoders.brainmt import BrainMtEncoder
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.registry import build_encoder, encoder_card
-from neuroflamingo_encoders.swin4d import NeuroStormEncoder, SwiftEncoder
+from neuroflamingo_encoders.swin4d import NeuroStormEncoder, SwiftEncoder, _mask
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
 from neuroflamingo_preprocessing.spec import Axis
 
@@ -103,6 +103,14 @@ def test_a_moved_block_of_voxels_changes_the_token_of_its_place_most(module: Any
     changed[..., 6:, :6, :6, 0] += 3.0  # x high, y and z low, the first frame: token ((1 * 2 + 0) * 2 + 0) * 2 + 0
     moved = (encoder(changed).tokens - encoder(x).tokens)[0, 0].norm(dim=-1)
     assert len(moved) == 2 * 2 * 2 * 2 and int(moved.argmax()) == 8
+
+
+def test_a_mask_first_made_under_meta_keeps_its_values() -> None:
+    _mask.cache_clear()
+    with torch.device("meta"):
+        mask = _mask((4, 4, 4, 4), (2, 2, 2, 2), (1, 1, 1, 1))
+    assert mask.device.type == "cpu" and set(mask.unique().tolist()) == {-100.0, 0.0}
+    assert _mask((4, 4, 4, 4), (2, 2, 2, 2), (1, 1, 1, 1)) is mask
 
 
 def test_brainmt_pools_time_where_asked() -> None:
