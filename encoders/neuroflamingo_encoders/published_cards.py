@@ -112,29 +112,27 @@ def brainlm_13m_card(normalisation: Normalisation = "robust_fixed", gain: float 
 
 def brainlm_111m_card(normalisation: Normalisation = "robust_fixed", gain: float = 1.0) -> EncoderCard:
     """The ViT-B on pictures of parcel series; `normalisation` and `gain` as for `brainlm_13m_card`."""
-    return _brainlm(
-        "brainlm-vitmae-111m",
-        "fMRI parcel series (A424, 200 frames) as a 432 x 432 picture, ViT-B",
-        "neuroflamingo_encoders.brainlm_vitmae:BrainLmVitMaeEncoder",
-        OutputSpec(width=768, tokens=352, order=("parcel", "time"), cls="first"),
-        _brainlm_weights("vitmae_111M", allow_missing=("order",)),
-        Cost(parameters=86_208_000, gflop=144.5),
-        normalisation=normalisation,
-        gain=gain,
-    )
+    output = OutputSpec(width=768, tokens=352, order=("parcel", "time"), cls="first")
+    cost = Cost(parameters=86_208_000, gflop=144.5)
+    return _brainlm_picture("111M", "432 x 432 picture, ViT-B", output, cost, normalisation=normalisation, gain=gain)
 
 
 def brainlm_650m_card(normalisation: Normalisation = "robust_fixed", gain: float = 1.0) -> EncoderCard:
     """The ViT-H on pictures of parcel series; `normalisation` and `gain` as for `brainlm_13m_card`."""
+    output = OutputSpec(width=1280, tokens=466, order=("parcel", "time"), cls="first")
+    cost = Cost(parameters=631_667_200, gflop=1363.5)
+    return _brainlm_picture("650M", "434 x 434 picture, ViT-H", output, cost, normalisation=normalisation, gain=gain)
+
+
+def _brainlm_picture(size: str, picture: str, output: OutputSpec, cost: Cost, **scaling: Any) -> EncoderCard:
     return _brainlm(
-        "brainlm-vitmae-650m",
-        "fMRI parcel series (A424, 200 frames) as a 434 x 434 picture, ViT-H",
+        f"brainlm-vitmae-{size.lower()}",
+        f"fMRI parcel series (A424, 200 frames) as a {picture}",
         "neuroflamingo_encoders.brainlm_vitmae:BrainLmVitMaeEncoder",
-        OutputSpec(width=1280, tokens=466, order=("parcel", "time"), cls="first"),
-        _brainlm_weights("vitmae_650M", allow_missing=("order",)),
-        Cost(parameters=631_667_200, gflop=1363.5),
-        normalisation=normalisation,
-        gain=gain,
+        output,
+        _brainlm_weights(f"vitmae_{size}", allow_missing=("order",)),
+        cost,
+        **scaling,
     )
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.listing import ENTRY_POINT_GROUP
 from neuroflamingo_encoders.weights_fit import check_hash, sha256_of
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
 from neuroflamingo_preprocessing.spec import Constant
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.contract import BrainEncoder
-
-ENTRY_POINT_GROUP = "neuroflamingo.encoders"
 
 # name -> where its card is: an EncoderCard, or a function that makes one from options. The card names the module.
 BUILT_IN = {

@@ -131,7 +131,7 @@ class ScanSpec(Declared):
         modality: kind of input.
         axes: the tensor's axes after `batch scan`, in order, for instance channel, x, y, z.
         channels: meaning of each channel, for instance `("T1w",)`.
-        orientation: of the voxel axes; `LAS` is how FSL's MNI152 at 2 mm is stored, which encoders of runs saw.
+        orientation: of the voxel axes; `LAS` is how FSL stores MNI152, and published loaders take runs as stored.
         spacing_mm, origin_mm: voxel size, and world position of the centre of voxel (0, 0, 0), in millimetres of
             the template space; both None where there is no grid.
         template: name of the template space.
