@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
-from neuroflamingo_preprocessing.geometry import to_canonical
 from neuroflamingo_preprocessing.reading import read_scan
-from neuroflamingo_preprocessing.scan import Scan
 
 SHAPE = (30, 32, 28)
 AFFINE = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -100], [0, 0, 6, -70], [0, 0, 0, 1]])
@@ -54,36 +52,6 @@ def test_header_extensions_are_skipped(tmp_path: Path) -> None:
 
 def test_a_fourth_axis_of_one_is_no_series(write_nifti: Write) -> None:
     assert read_scan(write_nifti(voxels()[..., None], AFFINE)).voxels.shape == SHAPE
-
-
-def test_all_orientations_read_as_one_head(stored: tuple, stored_as: Callable[..., Scan], write_nifti: Write) -> None:
-    scan = Scan(voxels(np.float32), AFFINE)
-    other = stored_as(scan, *stored)
-    for codes in ((1, 0), (0, 1), (1, 1)):
-        image = nib.Nifti1Image(other.voxels, other.affine)  # type: ignore[attr-defined]
-        image.set_sform(other.affine, codes[0])
-        image.set_qform(other.affine, codes[1])
-        path = write_nifti(voxels(), AFFINE, "o.nii")
-        image.to_filename(path)
-        read = read_scan(path)
-        assert not read.provenance.warnings
-        seen, place = to_canonical(read.voxels, read.affine)
-        want, want_place = to_canonical(scan.voxels, scan.affine)
-        np.testing.assert_array_equal(seen, want)
-        np.testing.assert_allclose(place, want_place, atol=1e-4)
-
-
-@pytest.mark.parametrize(("units", "factor"), [(1, 1e-3), (2, 1.0), (3, 1e3), (0, 1.0)])
-def test_units(write_nifti: Write, units: int, factor: float) -> None:
-    def change(header: Any) -> None:
-        header["xyzt_units"] = units
-        for row in ("srow_x", "srow_y", "srow_z"):
-            header[row] = header[row] * factor
-        header["pixdim"][1:4] *= factor
-        header["qform_code"] = 0
-
-    scan = read_scan(write_nifti(voxels(), AFFINE, change=change))
-    np.testing.assert_allclose(scan.affine, AFFINE, rtol=1e-5)
 
 
 def test_provenance_names_the_file_and_its_hash_but_no_folder_and_no_free_text(write_nifti: Write) -> None:
