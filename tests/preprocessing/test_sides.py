@@ -207,7 +207,7 @@ def test_units(stated: str, numbers: str, codes: tuple[int, int], original: Scan
     raw[123] = UNITS[stated][0] | 8  # seconds, which must not disturb
     path.write_bytes(raw)
     if UNITS[stated][1] != UNITS[numbers][1]:
-        with pytest.raises(ScanError, match="whole head|too large|usable affine") as caught:
+        with pytest.raises(ScanError, match=r"whole head|too large|usable affine") as caught:
             read_scan(path)
         assert caught.value.exit_code == 65 and caught.value.hint
         return
