@@ -110,14 +110,25 @@ def _read_voxels(stream: Any, checked: CheckedHeader, name: str) -> NDArray[Any]
             raise truncated(name, f"{buffer.tell()} of {checked.data_bytes} bytes of voxels")
         buffer.write(chunk)
         missing -= len(chunk)
-    if len(stream.read(SLACK_BYTES + 1)) > SLACK_BYTES:
+    refuse_excess(stream, checked, name)
+    return np.frombuffer(buffer.getbuffer(), dtype=checked.dtype).reshape(checked.shape, order="F")
+
+
+def refuse_excess(stream: Any, checked: CheckedHeader, name: str) -> None:
+    """Read on to the end: as much as a plane of voxels more means that one of the header's sizes is too small.
+
+    Raises:
+        ScanError: so much follows; the compression's own checksum does not fit.
+    """
+    x, y, _ = sorted(checked.shape)
+    most = min(SLACK_BYTES, x * y * checked.dtype.itemsize)
+    if len(stream.read(most)) >= most:
         raise ScanError(
             f"{name} holds more than its header says",
             expected=f"{checked.data_bytes} bytes of voxels",
-            seen=f"more than {SLACK_BYTES} bytes after them",
+            seen=f"{most} bytes or more after them",
             hint="the header is damaged: convert the scan again from its source",
         )
-    return np.frombuffer(buffer.getbuffer(), dtype=checked.dtype).reshape(checked.shape, order="F")
 
 
 def truncated(name: str, seen: str) -> ScanError:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.header import CheckedHeader, check_header
-from neuroflamingo_preprocessing.reading import BROKEN_STREAM, SLACK_BYTES, parse_header, truncated
+from neuroflamingo_preprocessing.reading import BROKEN_STREAM, parse_header, refuse_excess, truncated
 from neuroflamingo_preprocessing.scan import Provenance
 
 BLOCK_BYTES = 2**26  # of float32 voxels: some 18 frames at 2 mm
@@ -80,13 +80,7 @@ class Run:
                     raw += more
                 stored = np.frombuffer(raw, header.dtype).reshape((*self.shape, number), order="F")
                 yield first, _scaled(stored, header)
-            if len(stream.read(SLACK_BYTES + 1)) > SLACK_BYTES:
-                raise ScanError(
-                    f"{self.name} holds more than its header says",
-                    expected=f"{header.data_bytes} bytes of voxels",
-                    seen=f"more than {SLACK_BYTES} bytes after them",
-                    hint="the header is damaged: convert the run again from its source",
-                )
+            refuse_excess(stream, header, self.name)
 
 
 def read_run(path: str | Path, repetition_time: float | None = None) -> Run:
