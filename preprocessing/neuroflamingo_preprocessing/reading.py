@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.header import CheckedHeader, check_header
+from neuroflamingo_preprocessing.magic import name_content
 from neuroflamingo_preprocessing.scan import Provenance, Scan, ScanModality
 
 SLACK_BYTES = 2**20  # what may follow the voxels before a file counts as not being what its header says
@@ -90,12 +91,12 @@ def parse_header(head: bytes, name: str) -> Any:
     for size, kind, magic, start in ((348, Nifti1Header, b"n+1\0", 344), (540, Nifti2Header, b"n+2\0", 4)):
         if size in sizes and len(head) >= size and head[start : start + 4] == magic:
             return kind(head[:size], check=False)
-    paired = head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0"
+    seen, hint = name_content(head)
     raise ScanError(
         f"{name} is not a NIfTI file",
         expected="NIfTI-1 or NIfTI-2 in one file (.nii or .nii.gz)",
-        seen="the header half of a .hdr/.img pair" if paired else f"a file that begins with {head[:8]!r}",
-        hint="convert it: dcm2niix for DICOM, nibabel or FreeSurfer's mri_convert for others",
+        seen=seen,
+        hint=hint,
     )
 
 

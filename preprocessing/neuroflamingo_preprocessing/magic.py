@@ -1,0 +1,39 @@
+"""What a file is that is no NIfTI file: by its first bytes, so that the message can say what to do."""
+
+from __future__ import annotations
+
+CONVERT = "convert it: dcm2niix for DICOM, nibabel or FreeSurfer's mri_convert for others"
+UNPACK = "unpack it, or pack it with gzip"
+FETCH = "the content was never fetched: "
+
+_KNOWN: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"version https://git-lfs", "a pointer of git LFS", FETCH + "git lfs pull"),
+    (0, b"/annex/objects/", "a pointer of git-annex", FETCH + "datalad get, or git annex get"),
+    (0, b"\x1f\x8b", "a gzip file in a gzip file", "unpack it once"),
+    (0, b"BZh", "a bzip2 file", UNPACK),
+    (0, b"\xfd7zXZ", "an xz file", UNPACK),
+    (0, b"\x28\xb5\x2f\xfd", "a zstandard file", UNPACK),
+    (0, b"PK\x03\x04", "a zip archive", UNPACK),
+    (0, b"<!DOCTYPE", "a web page", "the download failed or asks for a login: fetch it again"),
+    (0, b"<html", "a web page", "the download failed or asks for a login: fetch it again"),
+    (128, b"DICM", "a DICOM file", "convert the series with dcm2niix"),
+    (0, b"\x89HDF", "an HDF5 file (MINC 2?)", CONVERT),
+    (344, b"ni1\0", "the header half of a .hdr/.img pair", CONVERT),
+    (4, b"ni2\0", "the header half of a .hdr/.img pair", CONVERT),
+)
+
+
+def name_content(head: bytes) -> tuple[str, str]:
+    """What the first bytes of a file look like, and one thing to try. No text of the file is repeated.
+
+    Args:
+        head: some 350 bytes, decompressed.
+    """
+    if not head:
+        return "no bytes at all", "copy or download it again"
+    if not head.strip(b"\0"):
+        return "zeros", "copy or download it again"
+    for place, magic, words, hint in _KNOWN:
+        if head[place : place + len(magic)] == magic:
+            return words, hint
+    return f"a file that begins with {head[:8]!r}", CONVERT
