@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroflamingo_encoders.token_files import ARRAYS, MAX_BYTES, ScanTokens
+from neuroflamingo_encoders.token_files import ARRAYS, MAX_BYTES, PACKED, SLACK_BYTES, ScanTokens
+from neuroflamingo_preprocessing.arrays import check_npy_header
 
 NAME = re.compile(rf"scans/(\d{{5}})/({'|'.join(ARRAYS)})")
 ABOUT = "about"
@@ -42,8 +43,9 @@ def read_npz(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
     """
     with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else _no_zip() as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        if sum(entry.file_size for entry in entries.values()) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES:,} bytes")
+        claimed = sum(entry.file_size for entry in entries.values())
+        if claimed > min(MAX_BYTES, PACKED * path.stat().st_size + SLACK_BYTES):
+            raise ValueError(f"{path.stat().st_size:,} bytes claim to be {claimed:,}")
         arrays = {name: _read_npy(archive, entry) for name, entry in entries.items()}
     about = arrays.pop(ABOUT, None)
     return _scans(arrays, None if about is None else about.astype(np.uint8, casting="equiv").tobytes())
@@ -56,12 +58,7 @@ def _no_zip() -> zipfile.ZipFile:
 def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
     """One array; its header is believed only as far as the entry's bytes go."""
     with archive.open(entry) as stream:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
-    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if dtype.hasobject or size > entry.file_size:
-        raise ValueError(f"{entry.filename} " + ("holds a pickle" if dtype.hasobject else f"claims {size:,} bytes"))
+        check_npy_header(stream, entry.file_size)
     with archive.open(entry) as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_preprocessing.arrays import BROKEN_ZIP
 from neuroflamingo_preprocessing.atomic import check_writable
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, UsageError
 
@@ -25,6 +26,8 @@ FORMAT, VERSION = "neuroflamingo tokens", 1
 ENDINGS = (".zarr", ".npz", ".safetensors")
 ARRAYS = ("tokens", "mask", "positions")
 MAX_BYTES = 2**36
+PACKED, SLACK_BYTES = 64, 2**20
+"""How many times its stored bytes an array may be, and what it may have besides: tokens hardly pack, a bomb does."""
 KINDS = {"tokens": ("float32", "float16", "float64"), "mask": ("bool",), "positions": ("float32", "float64")}
 
 
@@ -164,7 +167,7 @@ def read_tokens(path: str | Path, *, card: EncoderCard | None = None) -> TokenFi
         from neuroflamingo_encoders.token_arrays import read_safetensors as read
     try:
         scans, about = read(source)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, *BROKEN_ZIP) as error:
         raise damaged(source, f"{type(error).__name__}: {error}") from error
     return _checked(source, scans, about, card)
 

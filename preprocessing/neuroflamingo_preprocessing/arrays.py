@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +20,8 @@ from neuroflamingo_preprocessing.spec import ScanSpec
 
 ENDINGS = (".npy", ".npz", ".tsv")
 NAMES = ("data", "series", "volume")
-MAX_TABLE_BYTES = 2**28
+BROKEN_ZIP: Any = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)  # the last one: encrypted
+MAX_TABLE_BYTES, MAX_TABLE_CELLS = 2**26, 2**24
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,17 @@ def read_array(path: str | Path, spec: ScanSpec, repetition_time: float | None =
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(f"there is no file {path}", expected=" or ".join(ENDINGS), hint="check the path")
+    if path.suffix.lower() == ".tsv" and path.stat().st_size > MAX_TABLE_BYTES:
+        raise ScanError(
+            f"{path.name} is too large for a table",
+            expected=f"at most {MAX_TABLE_BYTES:,} bytes",
+            seen=f"{path.stat().st_size:,}",
+            hint="save it with numpy.save",
+        )
     raw = path.read_bytes()
     try:
         values, inside = _parse(raw, path.suffix.lower(), spec)
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, LookupError, *BROKEN_ZIP) as error:
         raise ScanError(
             f"{path.name} cannot be read as an array",
             expected="numbers, without pickles",
@@ -89,7 +100,8 @@ def _parse(raw: bytes, ending: str, spec: ScanSpec) -> tuple[NDArray[Any], float
         claimed = sum(entry.file_size for entry in archive.infolist())
         if claimed > 64 * len(raw) + 2**20:
             raise ValueError(f"{len(raw):,} bytes claim to be {claimed:,}")
-        arrays = {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in archive.infolist()}
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        arrays = {name: _array(_unpacked(archive, entry)) for name, entry in entries.items()}
     seconds = arrays.pop("repetition_time", None)
     named = [name for name in NAMES if name in arrays] or list(arrays)
     if len(named) != 1:
@@ -97,33 +109,54 @@ def _parse(raw: bytes, ending: str, spec: ScanSpec) -> tuple[NDArray[Any], float
     return arrays[named[0]], None if seconds is None else float(seconds)
 
 
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """As much as the directory says and no more: reading to the end would unpack a stream that lies about its size."""
+    with archive.open(entry) as stream:
+        return stream.read(entry.file_size)
+
+
 def _array(raw: bytes) -> NDArray[Any]:
     """One `.npy`, whose header is believed only as far as its bytes go."""
     stream = io.BytesIO(raw)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if dtype.hasobject:
-        raise ValueError("it holds a pickle")
-    if size > len(raw):
-        raise ValueError(f"its header claims {size:,} bytes, {len(raw):,} are there")
+    check_npy_header(stream, len(raw))
     stream.seek(0)
     return np.lib.format.read_array(stream, allow_pickle=False)
 
 
-def _table(raw: bytes) -> NDArray[np.float64]:
+def check_npy_header(stream: IO[bytes], most: int) -> None:
+    """Read the header of a `.npy` stream, and refuse what cannot be an array of at most so many bytes.
+
+    Raises:
+        ValueError: no such header, a pickle, or a size that is larger.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, dtype = read(stream)
+    except (MemoryError, RecursionError, tokenize.TokenError) as error:  # Python's parser, of nested brackets
+        raise ValueError("its header is no plain declaration of an array") from error
+    if dtype.hasobject:
+        raise ValueError("it holds a pickle")
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if size > most or min(shape, default=0) < 0:
+        raise ValueError(f"its header claims {size:,} bytes, {most:,} are there")
+
+
+def _table(raw: bytes) -> NDArray[np.float32]:
     """`[frame, parcel]` of a tab-separated table, with or without a line of names; `n/a` is refused like any word."""
-    if len(raw) > MAX_TABLE_BYTES:
-        raise ValueError(f"a table of {len(raw):,} bytes")
-    lines = [line for line in raw.decode("utf-8").splitlines() if line.strip()]
-    rows = [line.split("\t") for line in lines]
-    if rows and not _is_number(rows[0][0]):
-        rows = rows[1:]
-    widths = {len(row) for row in rows}
+    cells = raw.count(b"\t") + raw.count(b"\n")
+    if cells > MAX_TABLE_CELLS:
+        raise ValueError(f"a table of {cells:,} cells")
+    rows, widths = [], set()
+    for line in io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"):
+        words = line.rstrip("\r\n").split("\t") if line.strip() else []
+        if words and (rows or _is_number(words[0])):
+            with np.errstate(over="ignore"):  # to infinity, which is refused later
+                rows.append(np.array(words, dtype=np.float64).astype(np.float32))
+            widths.add(len(words))
     if len(widths) != 1:
         raise ValueError("no lines of numbers" if not rows else f"lines of {min(widths)} to {max(widths)} columns")
-    return np.array(rows, dtype=np.float64)
+    return np.stack(rows)
 
 
 def _is_number(word: str) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.spec import ScanSpec
@@ -19,7 +19,7 @@ ARRAYS = (".npy", ".npz", ".tsv")
 MANIFESTS = (".jsonl", ".csv")
 ENTITIES = {"sub": "participant", "ses": "session", "task": "task", "run": "run"}
 SUFFIX_OF = {"volume4d": "bold", "parcels": "bold"}
-MAX_MANIFEST_BYTES = 2**30
+MAX_MANIFEST_BYTES, MAX_LINE = 2**30, 2**20
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def _in_manifest(manifest: Path) -> list[Input]:
         path = manifest.parent / str(name)
         try:
             seconds = None if seconds in (None, "") else float(seconds)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            faults.append(f"line {number}: the repetition_time {seconds!r} is no number")
+        except (TypeError, ValueError, OverflowError):
+            faults.append(f"line {number}: the repetition_time {str(seconds)[:40]!r} is no number")
             continue
         if not name:
             faults.append(f"line {number}: no `scan`")
@@ -141,13 +141,26 @@ def _rows(manifest: Path):
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as stream:
             if manifest.suffix.lower() == ".csv":
-                yield from enumerate(csv.DictReader(stream), start=2)
+                yield from enumerate(csv.DictReader(_lines(stream, manifest.name)), start=2)
                 return
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(_lines(stream, manifest.name), start=1):
                 if line.strip():
                     yield number, _row(line)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ScanError(f"{manifest.name} cannot be read", expected="UTF-8 text", seen=str(error)) from error
+
+
+def _lines(stream: TextIO, name: str) -> Iterator[str]:
+    """Lines, none longer than a manifest's can be: nothing is gathered in memory until a line break comes."""
+    while line := stream.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            raise ScanError(
+                f"{name} cannot be read",
+                expected=f"lines of at most {MAX_LINE:,} characters",
+                seen="a longer one",
+                hint="a line a scan; check that this is the manifest",
+            )
+        yield line
 
 
 def _row(line: str) -> dict[str, Any] | str:

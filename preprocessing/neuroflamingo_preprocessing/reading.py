@@ -21,6 +21,8 @@ from neuroflamingo_preprocessing.scan import Provenance, Scan, ScanModality
 SLACK_BYTES = 2**20  # what may follow the voxels before a file counts as not being what its header says
 CHUNK_BYTES = 2**24
 MIN_FINITE_SHARE = 0.05
+MOST_DEFLATED = 1032  # a deflate stream cannot grow by more: two bits for 258 bytes (RFC 1951)
+BOMB_BYTES, BOMB_RATIO = 2**28, 500  # so large, and packed so well, there can be no picture in it
 SUFFIXES: dict[str, ScanModality] = {"t1w": "T1w", "t2w": "T2w", "flair": "FLAIR", "bold": "bold", "dwi": "dwi"}
 BROKEN_STREAM: Any = (EOFError, zlib.error, igzip_lib.IsalError, igzip.BadGzipFile)
 
@@ -65,9 +67,7 @@ def _read(raw: BufferedReader, path: Path) -> Scan:
         head = stream.read(544)
         header = parse_header(head, name)
         checked = check_header(header, name)
-        if not packed and path.stat().st_size < checked.offset + checked.data_bytes:
-            held = path.stat().st_size - checked.offset
-            raise truncated(name, f"{max(held, 0)} of {checked.data_bytes} bytes of voxels")
+        refuse_short(path, packed, checked)
         stored = _read_voxels(stream, checked, name)
     except BROKEN_STREAM as error:
         raise truncated(name, str(error)) from error
@@ -113,6 +113,29 @@ def _read_voxels(stream: Any, checked: CheckedHeader, name: str) -> NDArray[Any]
         missing -= len(chunk)
     refuse_excess(stream, checked, name)
     return np.frombuffer(buffer.getbuffer(), dtype=checked.dtype).reshape(checked.shape, order="F")
+
+
+def refuse_short(path: Path, packed: bool, checked: CheckedHeader) -> None:
+    """Refuse a header that claims more than a file of this size can hold, or zeros by the gigabyte, before it is read.
+
+    Raises:
+        ScanError: see above.
+    """
+    size = path.stat().st_size
+    if not packed:
+        if size < checked.offset + checked.data_bytes:
+            raise truncated(path.name, f"{max(size - checked.offset, 0)} of {checked.data_bytes} bytes of voxels")
+        return
+    if checked.data_bytes > MOST_DEFLATED * size:
+        raise truncated(path.name, f"{size} packed bytes, which cannot hold {checked.data_bytes} bytes of voxels")
+    held = checked.data_bytes + 4 * checked.data_bytes // checked.dtype.itemsize
+    if held > BOMB_BYTES and checked.data_bytes > BOMB_RATIO * size:
+        raise ScanError(
+            f"{path.name} holds no picture",
+            expected=f"voxels that gzip packs by less than {BOMB_RATIO} times",
+            seen=f"{checked.data_bytes} bytes of voxels in {size}",
+            hint="check how the file was written: nearly all of its voxels must be one value",
+        )
 
 
 def refuse_excess(stream: Any, checked: CheckedHeader, name: str) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.header import CheckedHeader, check_header
-from neuroflamingo_preprocessing.reading import BROKEN_STREAM, parse_header, refuse_excess, truncated
+from neuroflamingo_preprocessing.reading import BROKEN_STREAM, parse_header, refuse_excess, refuse_short, truncated
 from neuroflamingo_preprocessing.scan import Provenance
 
 BLOCK_BYTES = 2**26  # of float32 voxels: some 18 frames at 2 mm
@@ -99,9 +99,10 @@ def read_run(path: str | Path, repetition_time: float | None = None) -> Run:
     with path.open("rb") as raw:
         digest = hashlib.file_digest(raw, "sha256").hexdigest()
     with _opened(path) as stream:
-        head = stream.read(544)
+        head, packed = stream.read(544), isinstance(stream, igzip.GzipFile)
     header = parse_header(head, path.name)
     checked = check_header(header, path.name, run=True)
+    refuse_short(path, packed, checked)
     warnings = list(checked.warnings)
     seconds, source = _repetition_time(header, path, repetition_time, warnings)
     facts = checked.facts | {"repetition time": "not stated" if seconds is None else f"{seconds:g} s, from {source}"}
@@ -215,7 +216,7 @@ def _in_sidecar(path: Path) -> float | None:
         said = json.loads(file.read_text(encoding="utf-8"))
         seconds = said.get("RepetitionTime") if isinstance(said, dict) else None
         return None if seconds is None else float(seconds)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ScanError(
             f"{file.name} cannot be read",
             expected="a BIDS sidecar: JSON with RepetitionTime in seconds",

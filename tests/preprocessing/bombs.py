@@ -1,0 +1,406 @@
+"""Small files that claim or become much. Run as a script it opens each in a process of its own and says what it cost.
+
+Each maker writes into a folder and gives the call that must be refused; parents make the files, children open them.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import resource
+import struct
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from isal import igzip
+from nifti_by_hand import build, header_of
+
+from neuroflamingo_encoders.token_files import ScanTokens, read_tokens, write_tokens
+from neuroflamingo_preprocessing import find_inputs, prepare_run, read_run, read_scan
+from neuroflamingo_preprocessing.arrays import read_array
+from neuroflamingo_preprocessing.series import RobustScaling
+from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
+
+Call = Callable[[], Any]
+LIMIT_BYTES = 3 * 2**30  # of address space above what the process has: keeps a failure from taking the machine along
+AFFINE = np.array([[-5.0, 0, 0, 75], [0, 5, 0, -85], [0, 0, 5, -65], [0, 0, 0, 1]])
+SHAPE = (30, 34, 26)
+ZEROS = gzip.compress(bytes(2**24), 9)  # 16 MB in some 16 kB
+
+BOMBS: dict[str, Callable[[Path], Call]] = {}
+
+
+def bomb(make: Callable[[Path], Call]) -> Callable[[Path], Call]:
+    BOMBS[make.__name__] = make
+    return make
+
+
+def spec(modality: Any, **sizes: int) -> ScanSpec:
+    axes: Any = tuple(Axis(name=name, size=size) for name, size in sizes.items())  # pyright: ignore[reportArgumentType]
+    return ScanSpec(modality=modality, axes=axes)
+
+
+PARCELS = spec("parcels", parcel=6, time=10)
+GRID = spec("volume4d", channel=1, x=24, y=28, z=24, time=20).model_copy(
+    update={"spacing_mm": (8.0, 8.0, 8.0), "origin_mm": (-92.0, -124.0, -72.0), "steps": (Step.named("to_grid"),)}
+)
+
+
+# --- NIfTI ---------------------------------------------------------------------------------------------------------
+
+
+def nifti(version: int = 1, **fields: Any) -> bytes:
+    """51 kB, good but for the fields given."""
+    values = np.random.default_rng(0).integers(0, 100, SHAPE).astype(np.int16)
+    good = build(values, AFFINE, version=version, forms="sform", quaternion=((0, 0, 0), 1))
+    header = header_of(good).copy()
+    for name, value in fields.items():
+        header[name] = value
+    return header.tobytes() + good[header.dtype.itemsize :]
+
+
+def in_mm(size: float) -> dict[str, Any]:
+    """A head's width for large numbers of voxels."""
+    affine = np.diag([size, size, size])
+    return {"srow": np.hstack([affine, np.zeros((3, 1))]).ravel(), "pixdim": [1, size, size, size, 0, 0, 0, 0]}
+
+
+def scan(folder: Path, content: bytes, name: str = "head.nii", tail: int = 0) -> Call:
+    """A file to be read as a scan; `tail` gzip members of 16 MB of zeros follow."""
+    packed = igzip.compress(content, 1) if name.endswith(".gz") else content
+    with (folder / name).open("wb") as stream:
+        stream.write(packed)
+        for _ in range(tail):
+            stream.write(ZEROS)
+    return partial(read_scan, folder / name)
+
+
+@bomb
+def nifti_claims_2_tb(folder: Path) -> Call:
+    return scan(folder, nifti(dim=[3, 10_000, 10_000, 10_000, 1, 1, 1, 1], **in_mm(0.02)))
+
+
+@bomb
+def nifti_gz_claims_4_gb(folder: Path) -> Call:
+    return scan(folder, nifti(dim=[3, 800, 800, 800, 1, 1, 1, 1], datatype=64, bitpix=64, **in_mm(0.25)), "head.nii.gz")
+
+
+@bomb
+def nifti_gz_becomes_10_gb(folder: Path) -> Call:
+    return scan(folder, nifti(), "head.nii.gz", tail=640)
+
+
+@bomb
+def nifti_gz_claims_1_gb_of_zeros_and_has_them(folder: Path) -> Call:
+    claim = nifti(dim=[3, 512, 512, 512, 1, 1, 1, 1], datatype=64, bitpix=64, **in_mm(0.3))
+    return scan(folder, claim[:352], "head.nii.gz", tail=64)
+
+
+@bomb
+def gzip_in_gzip_in_gzip(folder: Path) -> Call:
+    return scan(folder, igzip.compress(ZEROS * 64, 3), "head.nii.gz")
+
+
+@bomb
+def header_offset_behind_10_gb(folder: Path) -> Call:
+    return scan(folder, nifti(vox_offset=2.0**33), "head.nii.gz", tail=640)
+
+
+@bomb
+def header_offset_of_16_mb_in_a_bomb(folder: Path) -> Call:
+    return scan(folder, nifti(vox_offset=2.0**24), "head.nii.gz", tail=640)
+
+
+for _name, _fields in {
+    "dims_overflow_64_bits": {"dim": [3, 2**32, 2**32, 2, 1, 1, 1, 1]},
+    "dims_overflow_to_a_small_number": {"dim": [3, 2**32 + 1, 2**32, 2**32, 1, 1, 1, 1]},
+    "dims_overflow_to_less_than_nothing": {"dim": [3, 2**62, 3, 3, 1, 1, 1, 1]},
+    "dims_of_seven_axes": {"dim": [7, 30, 34, 26, 32767, 32767, 32767, 32767]},
+    "offset_beyond_all_disks": {"vox_offset": 2**62},
+}.items():
+    BOMBS[_name] = partial(lambda fields, folder: scan(folder, nifti(2, **fields)), _fields)
+BOMBS["offset_of_no_number"] = lambda folder: scan(folder, nifti(vox_offset=np.float32(1e30)))
+
+
+@bomb
+def extension_of_2_gb(folder: Path) -> Call:
+    raw = nifti(vox_offset=352 + 32)
+    extension = struct.pack("<ii", 2**31 - 16, 6) + bytes(24)
+    return scan(folder, raw[:348] + b"\1\0\0\0" + extension + raw[352:])
+
+
+def run(folder: Path, frames: int, name: str = "run.nii") -> Call:
+    raw = nifti(2, dim=[4, *SHAPE, frames, 1, 1, 1], pixdim=[1, 5, 5, 5, 2, 0, 0, 0], xyzt_units=10)
+    (folder / name).write_bytes(igzip.compress(raw, 1) if name.endswith(".gz") else raw)
+    return lambda: prepare_run(read_run(folder / name), GRID)
+
+
+BOMBS["run_of_a_million_million_frames"] = lambda folder: run(folder, 2**40)
+BOMBS["run_gz_of_a_million_frames"] = lambda folder: run(folder, 10**6, "run.nii.gz")
+
+
+def sidecar(folder: Path, write: Callable[[Path], Any]) -> Call:
+    call = run(folder, 2)
+    raw = nifti(2, dim=[4, *SHAPE, 2, 1, 1, 1], pixdim=[1, 5, 5, 5, 2, 0, 0, 0], xyzt_units=10)
+    (folder / "run.nii").write_bytes(raw + raw[544:])
+    write(folder / "run.json")
+    return call
+
+
+def sparse(path: Path, size: int, head: bytes = b"") -> Path:
+    with path.open("wb") as stream:
+        stream.write(head)
+        stream.truncate(size)
+    return path
+
+
+DEEP = "[" * 900_000
+BOMBS["sidecar_of_10_gb"] = lambda folder: sidecar(folder, lambda path: sparse(path, 10**10))
+BOMBS["sidecar_nested"] = lambda folder: sidecar(folder, lambda path: path.write_text('{"RepetitionTime": ' + DEEP))
+BOMBS["sidecar_number"] = lambda folder: sidecar(
+    folder, lambda path: path.write_text('{"RepetitionTime": 1' + "0" * 4000 + "}")
+)
+
+
+# --- arrays and tables ---------------------------------------------------------------------------------------------
+
+
+def npy(text: str, body: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(text)) + text.encode() + body
+
+
+HUGE = "{'descr': '<f8', 'fortran_order': False, 'shape': (10000000, 10000000)}"
+NESTED = "{'descr': '<f8', 'fortran_order': False, 'shape': " + "-" * 8000 + "1}"
+UNCLOSED = "{'descr': " + "[" * 3000
+
+
+def array(folder: Path, name: str, content: bytes) -> Call:
+    (folder / name).write_bytes(content)
+    return partial(read_array, folder / name, PARCELS)
+
+
+BOMBS["npy_claims_800_tb"] = lambda folder: array(folder, "a.npy", npy(HUGE, bytes(51_000)))
+BOMBS["npy_header_nested"] = lambda folder: array(folder, "a.npy", npy(NESTED))
+BOMBS["npy_header_unclosed"] = lambda folder: array(folder, "a.npy", npy(UNCLOSED))
+BOMBS["npy_header_of_4_gb"] = lambda folder: array(folder, "a.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\xff{'descr'")
+
+
+def zeros_in_zip(folder: Path, name: str, entry: str, megabytes: int) -> Path:
+    body = npy(HUGE.replace("10000000, 10000000", f"{megabytes}, 131072"))
+    deflated = zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+    with deflated as archive, archive.open(entry, "w", force_zip64=True) as stream:
+        stream.write(body)
+        for _ in range(megabytes):
+            stream.write(bytes(2**20))
+    return folder / name
+
+
+@bomb
+def npz_becomes_300_mb(folder: Path) -> Call:
+    return partial(read_array, zeros_in_zip(folder, "a.npz", "data.npy", 300), PARCELS)
+
+
+@bomb
+def npz_with_a_lying_directory(folder: Path) -> Call:
+    """The central directory says 100 bytes, the stream is 300 MB."""
+    path = zeros_in_zip(folder, "a.npz", "data.npy", 300)
+    raw = bytearray(path.read_bytes())
+    place = raw.rindex(b"PK\x01\x02")
+    raw[place + 24 : place + 28] = struct.pack("<I", 100)
+    path.write_bytes(raw)
+    return partial(read_array, path, PARCELS)
+
+
+@bomb
+def npz_with_one_member_a_thousand_times(folder: Path) -> Call:
+    path = zeros_in_zip(folder, "a.npz", "data0000.npy", 8)
+    raw = path.read_bytes()
+    start, end = raw.rindex(b"PK\x01\x02"), raw.rindex(b"PK\x05\x06")
+    entries = [raw[start:end].replace(b"data0000", f"data{i:04}".encode()) for i in range(1000)]
+    last = bytearray(raw[end:])
+    last[8:16] = struct.pack("<HHI", 1000, 1000, len(b"".join(entries)))
+    path.write_bytes(raw[:start] + b"".join(entries) + last)
+    return partial(read_array, path, PARCELS)
+
+
+@bomb
+def table_of_10_gb(folder: Path) -> Call:
+    return partial(read_array, sparse(folder / "a.tsv", 10**10, b"1\t2\n"), PARCELS)
+
+
+@bomb
+def table_of_many_cells(folder: Path) -> Call:
+    (folder / "a.tsv").write_bytes(b"1\t" * 2**24 + b"1\n")
+    return partial(read_array, folder / "a.tsv", PARCELS)
+
+
+@bomb
+def table_of_32_mb_of_another_shape(folder: Path) -> Call:
+    (folder / "a.tsv").write_bytes((b"1.234567\t" * 999 + b"1\n") * (2**25 // 8993))
+    return partial(read_array, folder / "a.tsv", PARCELS)
+
+
+# --- manifests and scalings ----------------------------------------------------------------------------------------
+
+
+@bomb
+def manifest_of_one_line_of_1_gb(folder: Path) -> Call:
+    return partial(find_inputs, sparse(folder / "a.jsonl", 2**30, b'{"scan": "'), PARCELS)
+
+
+@bomb
+def csv_of_one_line_of_1_gb(folder: Path) -> Call:
+    return partial(find_inputs, sparse(folder / "a.csv", 2**30, b'scan,repetition_time\n"'), PARCELS)
+
+
+@bomb
+def csv_of_a_quoted_field_without_end(folder: Path) -> Call:
+    with (folder / "a.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerow(["scan"])
+        stream.write('"' + ("head.nii\n" * 10**6))
+    return partial(find_inputs, folder / "a.csv", PARCELS)
+
+
+@bomb
+def manifest_nested(folder: Path) -> Call:
+    (folder / "a.jsonl").write_text('{"scan": ' + DEEP)
+    return partial(find_inputs, folder / "a.jsonl", PARCELS)
+
+
+@bomb
+def manifest_number(folder: Path) -> Call:
+    (folder / "a.jsonl").write_text('{"scan": "a.nii", "repetition_time": 1' + "0" * 4000 + "}\n")
+    return partial(find_inputs, folder / "a.jsonl", PARCELS)
+
+
+@bomb
+def scaling_of_10_gb(folder: Path) -> Call:
+    return partial(RobustScaling.load, sparse(folder / "scaling.json", 10**10, b"{"))
+
+
+@bomb
+def scaling_nested(folder: Path) -> Call:
+    (folder / "scaling.json").write_text(DEEP)
+    return partial(RobustScaling.load, folder / "scaling.json")
+
+
+# --- token files ---------------------------------------------------------------------------------------------------
+
+
+@bomb
+def token_npz_becomes_300_mb(folder: Path) -> Call:
+    return partial(read_tokens, zeros_in_zip(folder, "t.npz", "tokens.npy", 300))
+
+
+@bomb
+def token_npz_header_nested(folder: Path) -> Call:
+    with zipfile.ZipFile(folder / "t.npz", "w") as archive:
+        archive.writestr("tokens.npy", npy(NESTED))
+    return partial(read_tokens, folder / "t.npz")
+
+
+@bomb
+def token_npz_about_nested(folder: Path) -> Call:
+    about = io.BytesIO()
+    np.save(about, np.frombuffer(DEEP.encode(), np.uint8))
+    with zipfile.ZipFile(folder / "t.npz", "w") as archive:
+        archive.writestr("about.npy", about.getvalue())
+    return partial(read_tokens, folder / "t.npz")
+
+
+def safetensors(folder: Path, header: bytes, length: int | None = None) -> Call:
+    raw = struct.pack("<Q", len(header) if length is None else length) + header + bytes(1000)
+    (folder / "t.safetensors").write_bytes(raw)
+    return partial(read_tokens, folder / "t.safetensors")
+
+
+BOMBS["safetensors_header_of_an_exabyte"] = lambda folder: safetensors(folder, b"{}", 2**60)
+BOMBS["safetensors_header_nested"] = lambda folder: safetensors(folder, b'{"a":' + DEEP.encode())
+BOMBS["safetensors_claims_800_tb"] = lambda folder: safetensors(
+    folder,
+    json.dumps({"tokens": {"dtype": "F32", "shape": [10**7, 2 * 10**7], "data_offsets": [0, 8 * 10**14]}}).encode(),
+)
+
+
+def store(folder: Path, change: Callable[[Path], Any]) -> Call:
+    write_tokens(folder / "t.zarr", [ScanTokens(np.ones((5, 4), np.float32))], {})
+    change(folder / "t.zarr" / "scans" / "00000" / "tokens" / "zarr.json")
+    return partial(read_tokens, folder / "t.zarr")
+
+
+def claim(path: Path) -> None:
+    told = json.loads(path.read_text())
+    told["shape"] = told["chunk_grid"]["configuration"]["chunk_shape"] = [10**7, 2 * 10**7]
+    path.write_text(json.dumps(told))
+
+
+BOMBS["zarr_json_claims_800_tb"] = lambda folder: store(folder, claim)
+BOMBS["zarr_json_of_10_gb"] = lambda folder: store(folder, lambda path: sparse(path, 10**10))
+BOMBS["zarr_json_nested"] = lambda folder: store(folder, lambda path: path.write_text(DEEP))
+
+
+# --- what each costs -----------------------------------------------------------------------------------------------
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held; a forked one begins with what its parent holds."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def held_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def cost(call: Call) -> dict[str, Any]:
+    """Error and cost of one call, in this process."""
+    address_space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (address_space + LIMIT_BYTES,) * 2)
+    before, started = held_bytes(), time.process_time()
+    try:
+        call()
+        error = None
+    except BaseException as caught:
+        error = caught
+    seconds = time.process_time() - started
+    said: dict[str, Any] = {"error": type(error).__name__, "exit": getattr(error, "exit_code", None)}
+    words = {key: getattr(error, key, None) for key in ("what", "expected", "seen", "hint")}
+    return said | words | {"bytes": peak_bytes() - before, "seconds": seconds}
+
+
+def cost_in_a_fork(call: Call) -> dict[str, Any]:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, json.dumps(cost(call)).encode()[:60_000])
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as stream:
+        told = stream.read()
+    os.waitpid(child, 0)
+    return json.loads(told) if told else {"error": "killed", "exit": None}
+
+
+def main(folder: Path) -> None:
+    found = {}
+    (folder / "good").mkdir()
+    scan(folder / "good", nifti())()  # so that no bomb pays for what is loaded with the first scan
+    for name, make in BOMBS.items():
+        place = folder / name
+        place.mkdir()
+        found[name] = cost_in_a_fork(make(place))
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
