@@ -363,7 +363,8 @@ def held_bytes() -> int:
 def cost(call: Call) -> dict[str, Any]:
     """Error and cost of one call, in this process."""
     address_space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (address_space + LIMIT_BYTES,) * 2)
+    most = address_space + LIMIT_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     before, started = held_bytes(), time.process_time()
     try:
         call()

@@ -148,7 +148,7 @@ def _qform(header: Any) -> np.ndarray:
 
 
 def build(
-    values: np.ndarray, affine: np.ndarray, *, version: int = 1, order: str = "<", forms: str = "both", quaternion: Any
+    values: np.ndarray, affine: np.ndarray, *, version: int = 1, order: Any = "<", forms: str = "both", quaternion: Any
 ) -> bytes:
     """A whole file: header, four bytes without extensions, voxels.
 

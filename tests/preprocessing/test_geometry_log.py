@@ -205,7 +205,12 @@ def lattices(draw: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     return affine, shape
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(lattices())
 def test_the_log_of_a_run_is_what_happened_to_its_voxels(tmp_path_factory: Any, lattice: Any) -> None:
     affine, shape = lattice
