@@ -39,7 +39,8 @@ def read_scan(path: str | Path) -> Scan:
     """
     path = Path(path)
     if not path.exists():
-        raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint="check the path")
+        hint = "fetch its content first: datalad get, or git annex get" if path.is_symlink() else "check the path"
+        raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint=hint)
     if not path.is_file():
         raise ScanError(
             f"{path} is not a file",

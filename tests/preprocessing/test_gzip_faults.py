@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from nifti_by_hand import build
 
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.reading import read_scan
 from neuroflamingo_preprocessing.runs import look, read_run
 
@@ -170,7 +170,7 @@ def others() -> Iterator[tuple[str, bytes, str]]:
     yield "annex", b"/annex/objects/SHA256E-s8321012--5fa21e3b0f8e4b2b6d7a.nii.gz\n", "git-annex"
     yield "LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 8321012\n", "git LFS"
     yield "json", b'{"PatientName": "Jane Doe"}', "begins with"
-    yield "DICOM", bytes(128) + b"DICM" + bytes(400), "a DICOM file"
+    yield "DICOM", bytes(128) + b"DICM" + bytes(400), "DICOM"
     yield "png", b"\x89PNG\r\n\x1a\n" + bytes(400), "begins with"
     yield "HDF5 (MINC 2)", b"\x89HDF\r\n\x1a\n" + bytes(600), "HDF5"
 
@@ -181,6 +181,13 @@ def test_other_files_under_a_scans_name(name: str, content: bytes, seen: str, tm
     error = refused(tmp_path, content, name, words="not a NIfTI|truncated or damaged")
     assert re.search(seen, str(error)), str(error)
     assert "Jane" not in str(error)
+
+
+def test_a_link_to_content_that_was_not_fetched(tmp_path: Path) -> None:
+    """As DataLad leaves the files of a dataset until they are asked for."""
+    (tmp_path / "head.nii.gz").symlink_to(".git/annex/objects/xx/yy/SHA256E-s8321012.nii.gz")
+    with pytest.raises(NotFoundError, match="datalad get"):
+        read_scan(tmp_path / "head.nii.gz")
 
 
 def test_there_are_enough_of_them() -> None:

@@ -14,7 +14,6 @@ from scipy.spatial.transform import Rotation
 
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError
 from neuroflamingo_preprocessing.geometry import apply, corners
-from neuroflamingo_preprocessing.header import SHEAR_WARN, ZOOM_WARN
 from neuroflamingo_preprocessing.reading import read_scan
 from neuroflamingo_preprocessing.runs import read_run
 from neuroflamingo_preprocessing.scan import Scan
@@ -22,6 +21,7 @@ from neuroflamingo_preprocessing.scan import Scan
 SHAPE = (44, 50, 40)
 SPACING = np.array([3.6, 3.2, 4.0])
 APART_MM = 1.0  # sform and qform that lie closer together than this are one place
+ZOOMS_APART, LEAN = 0.01, 0.002  # pixdim against the affine's columns; cosine between two of these
 KINDS = ("byte", "bit", "bytes", "field", "swapped field", "shift", "other order", "exchange", "nudge")
 PLACE = ["dim", "pixdim", "vox_offset", "quatern", "qoffset", "srow", "sform_code", "qform_code", "xyzt_units"]
 
@@ -112,10 +112,10 @@ def contradictions(told: Told) -> list[str]:
         found.append("two places")
     columns = told.affine[:3, :3]
     lengths = np.linalg.norm(columns, axis=0)
-    if np.abs(told.zooms / lengths - 1).max() > ZOOM_WARN:
+    if np.abs(told.zooms / lengths - 1).max() > ZOOMS_APART:
         found.append("two voxel sizes")
     cosines = np.abs((columns / lengths).T @ (columns / lengths))[np.triu_indices(3, 1)]
-    if cosines.max() > SHEAR_WARN:
+    if cosines.max() > LEAN:
         found.append("not at right angles")
     return found
 
