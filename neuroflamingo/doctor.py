@@ -27,7 +27,7 @@ class Check:
 
 def examine() -> list[Check]:
     """Everything that the main job needs, looked at without loading a model or touching the network."""
-    return [*_software(), *_devices(), *_places(), *_models()]
+    return [*_software(), *_extras(), *_devices(), *_places(), *_models()]
 
 
 def healthy(checks: list[Check]) -> bool:
@@ -68,6 +68,19 @@ def _software() -> list[Check]:
         hint = f"pip install '{name}{'>=' + needed if needed else ''}'"
         found.append(Check("software", name, value if fine or not version else f"{value}, too old", fine, hint))
     return found
+
+
+def _extras() -> list[Check]:
+    """What is not needed, but opens a door: nothing is wrong without it."""
+    from neuroflamingo_preprocessing.dicom_headers import require_dicom_extra
+    from neuroflamingo_preprocessing.errors import ScanError
+
+    try:
+        require_dicom_extra()
+    except ScanError as error:
+        return [Check("software", "dicom (extra)", f"{error.seen}; {error.hint}")]
+    found = ", ".join(f"{name} {installed_version(name)}" for name in ("pydicom", "dcm2niix"))
+    return [Check("software", "dicom (extra)", found)]
 
 
 def _requirements() -> list[tuple[str, str]]:

@@ -43,6 +43,7 @@ class Preparation:
     scaling: RobustScaling | None = None
     raw: bool = False
     may_resample: bool = True
+    series: int | None = None
 
     @classmethod
     def of(
@@ -71,12 +72,16 @@ class Preparation:
             **how,
         )
 
-    def at(self, repetition_time: float) -> Preparation:
-        """The same with another repetition time."""
-        return replace(self, repetition_time=repetition_time)
+    def at(self, repetition_time: float | None, series: int | None = None) -> Preparation:
+        """The same with what is said for one scan."""
+        said = {"repetition_time": repetition_time, "series": series}
+        return replace(self, **{key: value for key, value in said.items() if value is not None})  # type: ignore[arg-type]
 
     def changes(self) -> dict[str, Any]:
-        """What of it changes the tensors, as plain data: part of their address in a store."""
+        """What of it changes the tensors, as plain data: part of their address in a store.
+
+        The series is not: the hash of the input is that of its images.
+        """
         used = self.scaling
         scaling = used and hashlib.sha256(used.median.tobytes() + used.spread.tobytes()).hexdigest()
         atlas = self.atlas and self.atlas.sha256
@@ -127,7 +132,7 @@ def _from_volume(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEn
             expected="volumes are aligned to the template and interpolated once",
             hint="leave --no-resample out, or give a ready array",
         )
-    scan = read_scan(path)
+    scan = read_scan(path, how.series)
     prepared = prepare(scan, spec)
     about = _about(path, scan.provenance, prepared.geometry, prepared.warnings)
     about["scan_to_template"] = prepared.scan_to_template.tolist()
@@ -139,7 +144,7 @@ def _from_run(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEncod
     from neuroflamingo_preprocessing.run_preparing import prepare_run
     from neuroflamingo_preprocessing.runs import read_run
 
-    run = read_run(path, how.repetition_time)
+    run = read_run(path, how.repetition_time, how.series)
     prepared = prepare_run(run, spec, may_resample=how.may_resample)
     about = _about(path, run.provenance, prepared.geometry, prepared.warnings)
     about["repetition_time_s"] = run.repetition_time
@@ -160,7 +165,7 @@ def _from_parcels(path: Path, card: EncoderCard, how: Preparation) -> Iterator[F
             expected=f"--atlas LABELS.nii.gz ({wanted})",
             hint="or give a parcel series (.tsv, .npy) with --raw",
         )
-    run = read_run(path, how.repetition_time)
+    run = read_run(path, how.repetition_time, how.series)
     _refuse_resampling(run.repetition_time, spec, run.name, how)
     series, log, odd = parcel_series(run, how.atlas, may_resample=how.may_resample)
     windows, said = prepare_series(series, run.repetition_time, spec, run.name, how.scaling)
@@ -210,10 +215,17 @@ def _windows(windows: Iterable[Window], about: dict[str, Any]) -> Iterator[ForEn
 
 
 def _about(path: Path, provenance: Any, geometry: list[GeometryStep], warnings: Iterable[str]) -> dict[str, Any]:
-    source = {"name": _name(path), "sha256": provenance.sha256, "bytes": path.stat().st_size, "kind": "NIfTI"}
+    from neuroflamingo.provenance import printable
+
+    name = printable(provenance.file) if provenance.file else _name(path)
+    source = {"name": name, "sha256": provenance.sha256}
+    if provenance.header.get("format", "").startswith("DICOM"):
+        source["kind"] = "DICOM"
+    else:
+        source |= {"bytes": path.stat().st_size, "kind": "NIfTI"}
     source |= {"header_sha256": provenance.header_sha256, "header": dict(provenance.header)}
     return {
-        "name": _name(path),
+        "name": name,
         "input": source,
         "geometry": [step.as_dict() for step in geometry],
         "warnings": list(warnings),
@@ -222,5 +234,6 @@ def _about(path: Path, provenance: Any, geometry: list[GeometryStep], warnings: 
 
 def _name(path: Path) -> str:
     from neuroflamingo.provenance import printable
+    from neuroflamingo_preprocessing.dicom_files import shown_name
 
-    return printable(path.name)
+    return printable(shown_name(path))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from neuroflamingo.encoder_input import ForEncoder, Preparation, prepare_for_encoder
+from neuroflamingo_preprocessing.dicom_files import shown_name
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError, ScanError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def encode(
     seed: int = 0,
     device: str = "auto",
     repetition_time: float | None = None,
+    series: int | None = None,
     atlas: str | Path | None = None,
     scaling: str | Path | None = None,
     raw: bool = False,
@@ -66,8 +68,9 @@ def encode(
     """Encode scans and write their tokens.
 
     Args:
-        scans: NIfTI files: a volume for encoders of one 3D volume, a run in MNI space for those of runs and, with
-            `atlas`, for those of parcels; arrays (`.npy`, `.npz`, `.tsv`) for all. A run gives a scan for each window.
+        scans: NIfTI files, DICOM folders or zip archives: a volume for encoders of one 3D volume, a run in MNI space
+            for those of runs and, with `atlas`, for those of parcels; arrays (`.npy`, `.npz`, `.tsv`) for all. A run
+            gives a scan for each window.
         output: ends in `.zarr`, `.npz` or `.safetensors`.
         encoder: as `list_encoders` gives it.
         options: of the encoder's card, such as `{"slices": 12}` for a tower that looks at slices.
@@ -76,6 +79,7 @@ def encode(
         seed: of the random initialisation.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         repetition_time: seconds between frames, where the files do not say it, or say two.
+        series: of DICOM inputs; None: the one T1-weighted volume, or the one run.
         atlas: a label image, for runs into encoders of parcels.
         scaling: a `RobustScaling` fitted on the training set, for encoders that scale by one.
         raw: arrays are parcel series as measured, to be prepared as the card says; else they are taken as they are.
@@ -102,6 +106,7 @@ def encode(
     how = Preparation.of(
         module.card.scan,
         repetition_time=repetition_time,
+        series=series,
         atlas=atlas,
         scaling=scaling,
         raw=raw,
@@ -236,7 +241,7 @@ def _set_table(module: Any, table: str | Path | None) -> dict[str, Any]:
 def _all_tokens(scans: Sequence[str | Path], road: _Road) -> Iterator[ScanTokens]:
     """Tokens of one scan after the other; a scan that fails is noted and passed over."""
     for number, scan in enumerate(scans, start=1):
-        name = Path(scan).name
+        name = shown_name(scan)
         if road.progress:
             road.progress(name, number, len(scans))
         try:

@@ -49,6 +49,7 @@ def write_report(
     scan: Any,
     *,
     model: str | Path | OpenedModel = "tiny-t1w",
+    series: int | None = None,
     prompt: str | None = None,
     examples: Sequence[tuple[Any, str]] = (),
     seed: int = 0,
@@ -63,8 +64,9 @@ def write_report(
     """Write a report on a scan.
 
     Args:
-        scan: a NIfTI file or a `Scan`; a list of them for a prompt with as many `<image>`.
+        scan: a NIfTI file, a DICOM folder or archive, or a `Scan`; a list of them for a prompt with as many `<image>`.
         model: name of an embedded model, a folder, or what `open_model` gave (to load once for many scans).
+        series: of a DICOM scan; None: its one T1-weighted volume.
         prompt: text with one `<image>` per scan; None is `<image>` alone.
         examples: pairs of a scan and the report that belongs to it, shown before the prompt.
         seed: for sampling.
@@ -91,7 +93,7 @@ def write_report(
         tell("loading the model")
         with clock.stage("load model"):
             model = open_model(model, device=device)
-    taken = [_take(source, "scan", model, clock, tell) for source in scans]
+    taken = [_take(source, "scan", model, clock, tell, series) for source in scans]
     shown = [_take(source, "example scan", model, clock, tell) for source, _ in examples]
     tell("writing")
     with clock.stage("encode and generate"):
@@ -141,12 +143,19 @@ def _check_prompt(prompt: str, scans: list[Any], examples: Sequence[tuple[Any, s
             )
 
 
-def _take(source: Any, role: str, model: OpenedModel, clock: Stopwatch, tell: Callable[[str], None]) -> Taken:
+def _take(
+    source: Any,
+    role: str,
+    model: OpenedModel,
+    clock: Stopwatch,
+    tell: Callable[[str], None],
+    series: int | None = None,
+) -> Taken:
     from neuroflamingo_preprocessing import Scan, prepare, read_scan
 
     tell("reading" if role == "scan" else "reading an example")
     with clock.stage("read"):
-        scan = source if isinstance(source, Scan) else read_scan(source)
+        scan = source if isinstance(source, Scan) else read_scan(source, series)
     tell("aligning" if role == "scan" else "aligning an example")
     with clock.stage("prepare"):
         prepared = prepare(scan, model.scan_spec)

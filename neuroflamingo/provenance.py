@@ -16,9 +16,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from neuroflamingo_preprocessing.dicom_files import holds_dicom
+
 SCHEMA_VERSION = "1.0"
 INTENDED_USE = "research use only, not for diagnosis; machine-generated, not reviewed"
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "nibabel", "nilearn", "SimpleITK")
+
+
+DICOM = "<DICOM>"
+"""What stands for the name of a DICOM input."""
 
 
 class Record(BaseModel):
@@ -184,7 +190,8 @@ def printable(text: str) -> str:
 def redact(argument: str) -> str:
     """An argument without folder names: they often hold user names, sites and subject identifiers.
 
-    `SCAN=REPORT` pairs are redacted on both sides; options, prompts and plain names stay as they are.
+    `SCAN=REPORT` pairs are redacted on both sides; options, prompts and plain names stay as they are, but for the names
+    of DICOM folders, archives and files, which are often called after the patient.
     """
     argument = printable(argument)
     if "<image>" in argument or "\n" in argument:
@@ -194,6 +201,8 @@ def redact(argument: str) -> str:
 
 def _last_part(text: str) -> str:
     path = Path(text)
+    if holds_dicom(path):
+        return DICOM
     if text.startswith("~") or path.is_absolute() or ".." in path.parts:
         return f"<FOLDER>/{path.name}"
     return text

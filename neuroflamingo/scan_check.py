@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from neuroflamingo.provenance import printable
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep
-from neuroflamingo_preprocessing.scan import Provenance
+from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import Step
 
 DEFAULT_ENCODER = "tiny-t1w-cnn"
@@ -25,7 +26,8 @@ class ScanCheck:
     """What there is to say about a scan file.
 
     Attributes:
-        file: its name without the folder.
+        file: its name without the folder; of DICOM, often called after the patient, the number of the series.
+        series: those of a DICOM input, with what is known of each.
         kind: `volume` or `run`; None where the header could not be read.
         sha256, header: of the file, and the facts that are used of its header.
         stored: the axes in words.
@@ -47,6 +49,7 @@ class ScanCheck:
     steps: list[str] = field(default_factory=list)
     quality: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    series: list[dict[str, Any]] = field(default_factory=list)
     fault: NeuroFlamingoError | None = None
 
     @property
@@ -62,35 +65,33 @@ class ScanCheck:
         return plain | {"usable": self.usable, "fault": said if fault is None else said | {"try": fault.hint}}  # type: ignore[operator]
 
 
-def check_scan(path: str | Path, encoder: str | None = None, repetition_time: float | None = None) -> ScanCheck:
+def check_scan(
+    path: str | Path, encoder: str | None = None, repetition_time: float | None = None, series: int | None = None
+) -> ScanCheck:
     """Read a scan and prepare it for an encoder, to see what would happen; nothing is written.
 
     Args:
-        path: a NIfTI file.
+        path: a NIfTI file, or a DICOM folder, zip archive or file.
         encoder: as `list_encoders` gives it; None: the embedded model's for a volume, none for a run.
         repetition_time: of a run, where the file does not say it.
+        series: of a DICOM input; None: the T1-weighted volume, else the run.
 
     Raises:
         NotFoundError: no such file.
         ModelError: no such encoder, or one that takes no files.
     """
     from neuroflamingo_encoders import encoder_card
-    from neuroflamingo_preprocessing.reading import read_scan
-    from neuroflamingo_preprocessing.runs import is_run
+    from neuroflamingo_preprocessing.dicom_files import is_dicom_input, refuse_series, shown_name
 
     path = Path(path)
-    found = ScanCheck(printable(path.name))
+    found = ScanCheck(printable(shown_name(path)))
     card = encoder_card(encoder) if encoder else None
     try:
-        if is_run(path):
-            found.kind = "run"
-            _check_run(path, card, repetition_time, found)
+        if is_dicom_input(path):
+            _check_dicom(path, card, repetition_time, series, found)
         else:
-            card = card or encoder_card(DEFAULT_ENCODER)
-            found.kind, found.encoder = "volume", card.name
-            scan = read_scan(path)
-            _tell(scan.provenance, scan.affine, found)
-            _check_volume(scan, card, found)
+            refuse_series(path, series)
+            _check_nifti(path, card, repetition_time, found)
     except NeuroFlamingoError as fault:
         if fault.exit_code in (66, 69):
             raise
@@ -98,7 +99,33 @@ def check_scan(path: str | Path, encoder: str | None = None, repetition_time: fl
     return found
 
 
+def _check_nifti(path: Path, card: Any, repetition_time: float | None, found: ScanCheck) -> None:
+    from neuroflamingo_preprocessing.reading import read_scan
+    from neuroflamingo_preprocessing.runs import is_run, read_run
+
+    if is_run(path):
+        found.kind = "run"
+        _check_run(read_run(path, repetition_time), card, found)
+    else:
+        found.kind = "volume"
+        _check_volume(read_scan, path, card, found)
+
+
+def _check_dicom(path: Path, card: Any, repetition_time: float | None, series: int | None, found: ScanCheck) -> None:
+    from neuroflamingo_preprocessing.dicom import open_dicom
+
+    with open_dicom(path) as examination:
+        found.series = [one.as_dict() for one in examination.series]
+        runs = card is not None and card.scan.modality in ("volume4d", "parcels")
+        found.kind = "run" if runs else "volume" if card is not None else examination.kind(series)
+        if found.kind == "run":
+            _check_run(examination.run(series, repetition_time), card, found)
+        else:
+            _check_volume(examination.scan, series, card, found)
+
+
 def _tell(provenance: Provenance, affine: Affine, found: ScanCheck) -> None:
+    found.file = printable(provenance.file or found.file)
     found.voxel_mm = [round(float(mm), 3) for mm in np.linalg.norm(affine[:3, :3], axis=0)]
     found.sha256, found.header = provenance.sha256, dict(provenance.header)
     codes = provenance.header.get("orientation", "")
@@ -106,9 +133,14 @@ def _tell(provenance: Provenance, affine: Affine, found: ScanCheck) -> None:
     found.warnings += provenance.warnings
 
 
-def _check_volume(scan: Any, card: Any, found: ScanCheck) -> None:
+def _check_volume(read: Callable[[Any], Scan], what: Any, card: Any, found: ScanCheck) -> None:
+    from neuroflamingo_encoders import encoder_card
     from neuroflamingo_preprocessing.preparing import GEOMETRIC_STEPS, prepare
 
+    card = card or encoder_card(DEFAULT_ENCODER)
+    found.encoder = card.name
+    scan = read(what)
+    _tell(scan.provenance, scan.affine, found)
     prepared = prepare(scan, card.scan)
     intensities = [_named(step) for step in card.scan.steps if step.name not in GEOMETRIC_STEPS]
     found.steps = [*_words(prepared.geometry), *intensities]
@@ -118,11 +150,9 @@ def _check_volume(scan: Any, card: Any, found: ScanCheck) -> None:
     found.warnings = list(prepared.warnings)
 
 
-def _check_run(path: Path, card: Any, repetition_time: float | None, found: ScanCheck) -> None:
+def _check_run(run: Any, card: Any, found: ScanCheck) -> None:
     from neuroflamingo_preprocessing.run_preparing import TO_GRID, prepare_run
-    from neuroflamingo_preprocessing.runs import read_run
 
-    run = read_run(path, repetition_time)
     _tell(run.provenance, run.affine, found)
     if card is not None and card.scan.modality == "volume4d":
         found.encoder = card.name
@@ -189,6 +219,7 @@ def _named(step: Step) -> str:
 def as_lines(found: ScanCheck) -> list[str]:
     """For people."""
     rows: list[tuple[str, str]] = []
+    rows += [("" if i else "series", _words_of(one, found)) for i, one in enumerate(found.series)]
     if found.kind:
         facts = found.header
         rows.append(
@@ -206,6 +237,10 @@ def as_lines(found: ScanCheck) -> list[str]:
     rows.append(("result", "can be used" if found.usable else "cannot be used"))
     lines = [found.file, *(f"  {head:<17}{words}" for head, words in rows)]
     return lines if found.usable else [*lines, *(f"  {line}" for line in str(found.fault).splitlines())]
+
+
+def _words_of(series: dict[str, Any], found: ScanCheck) -> str:
+    return series["words"] + (" (this one)" if found.header.get("series") == str(series["number"]) else "")
 
 
 def _codes(header: dict[str, str]) -> str:

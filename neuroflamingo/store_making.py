@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
 from neuroflamingo.provenance import printable
 from neuroflamingo_preprocessing.atomic import write_text_atomic
+from neuroflamingo_preprocessing.dicom_files import folder_state, is_dicom_input
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
 from neuroflamingo_preprocessing.inputs import Input, find_inputs
 from neuroflamingo_preprocessing.scan_store import ScanStore, item_key
@@ -78,15 +79,14 @@ class _Job:
     card: EncoderCard
     how: Preparation
 
-    def for_scan(self, repetition_time: float | None) -> Preparation:
-        return self.how if repetition_time is None else self.how.at(repetition_time)
+    def for_scan(self, one: Input) -> Preparation:
+        return self.how.at(one.repetition_time, one.series)
 
 
 @dataclass(frozen=True)
 class _Task:
-    path: Path
+    scan: Input
     seen: str
-    repetition_time: float | None
 
 
 def prepare_into_store(
@@ -129,7 +129,7 @@ def prepare_into_store(
         try:
             task = _task(one, job)
         except OSError as error:  # a link of git-annex whose file was not fetched, say
-            name = printable(one.path.name)
+            name = printable(one.name)
             words = (
                 f"{name} is not here ({error.strerror}); if it is a link of git-annex or DataLad, get its file first"
             )
@@ -137,7 +137,7 @@ def prepare_into_store(
             continue
         key = known.get(task.seen)
         if key is not None and key in store:
-            _note(summary, Made(printable(one.path.name), "present", key), store, progress)
+            _note(summary, Made(printable(one.name), "present", key), store, progress)
         else:
             tasks.append(task)
     for task, made in _work_all(job, tasks, processes):
@@ -176,13 +176,15 @@ def drop_damaged(store: ScanStore, *, thorough: bool) -> list[str]:
 
 
 def _task(one: Input, job: _Job) -> _Task:
-    changes, stat = job.for_scan(one.repetition_time).changes(), one.path.stat()
-    words = [str(one.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino, changes, job.card.scan.digest]
+    how, stat = job.for_scan(one), one.path.stat()
+    words = [str(one.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino, how.changes(), job.card.scan.digest]
+    words += [folder_state(one.path)] if one.path.is_dir() else []
+    words += [how.series] if how.series is not None else []
     sidecar = one.path.with_name(one.path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
     if sidecar.is_file():
         words.append(sidecar.stat().st_mtime_ns)
     seen = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
-    return _Task(one.path, seen, one.repetition_time)
+    return _Task(one, seen)
 
 
 def _seen_before(store: ScanStore) -> dict[str, str]:
@@ -237,7 +239,7 @@ def _work_all(job: _Job, tasks: Sequence[_Task], processes: int) -> Iterator[tup
             try:
                 yield task, pool.submit(_work_there, task).result()
             except BrokenProcessPool:
-                yield task, Made(printable(task.path.name), "failed", error=LOST, exit_code=75)
+                yield task, Made(printable(task.scan.name), "failed", error=LOST, exit_code=75)
 
 
 LOST = "its worker died, alone with it too: most likely it needs more memory than there is"
@@ -264,17 +266,27 @@ def _work_there(task: _Task) -> Made:
     return _work(_JOB, task)
 
 
+def _digest(path: Path, modality: str, series: int | None) -> str:
+    """The hash of the input's bytes; of a DICOM input those of the series that is meant."""
+    if is_dicom_input(path):
+        from neuroflamingo_preprocessing.dicom import open_dicom
+
+        with open_dicom(path) as examination:
+            return examination.digest("bold" if modality in ("volume4d", "parcels") else "T1w", series)
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _work(job: _Job, task: _Task) -> Made:
     """Hash, prepare and store one file, in a worker."""
-    began, name = time.perf_counter(), printable(task.path.name)
+    began, name, path = time.perf_counter(), printable(task.scan.name), task.scan.path
     try:
-        with task.path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        store, how = ScanStore(job.store), job.for_scan(task.repetition_time)
+        store, how = ScanStore(job.store), job.for_scan(task.scan)
+        digest = _digest(path, job.card.scan.modality, how.series)
         key = item_key(digest, job.card.scan.digest, how.changes())
         if key in store:
             return Made(name, "present", key, time.perf_counter() - began)
-        windows = list(prepare_for_encoder(task.path, job.card, how))
+        windows = list(prepare_for_encoder(path, job.card, how))
         about = {k: v for k, v in windows[0].about.items() if k != "window"}
         about["windows"] = [one.about["window"] for one in windows if "window" in one.about]
         axes = [axis.name for axis in job.card.scan.axes]

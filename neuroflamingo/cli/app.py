@@ -18,6 +18,7 @@ from neuroflamingo.cli.options import (
     Quiet,
     Raw,
     ScalingFile,
+    Series,
     Tr,
     Verbs,
 )
@@ -60,7 +61,9 @@ def root(
 @application.command()
 def report(
     context: typer.Context,
-    scans: Annotated[list[str], typer.Argument(metavar="SCAN.nii.gz...", help="T1-weighted scans of whole heads.")],
+    scans: Annotated[
+        list[str], typer.Argument(metavar="SCAN...", help="T1-weighted heads: NIfTI, DICOM folders or zips.")
+    ],
     output: Annotated[
         str | None,
         typer.Option(
@@ -69,6 +72,7 @@ def report(
     ] = None,
     formats: Annotated[str | None, typer.Option("--format", help="Some of html,json,txt,prov.")] = None,
     model: Model = "tiny-t1w",
+    series: Series = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", help="Text with one <image> for each scan of a report; default <image>.")
     ] = None,
@@ -96,6 +100,7 @@ def report(
         output=output,
         formats=formats,
         model=model,
+        series=series,
         prompt=prompt,
         examples=example or [],
         device=device,
@@ -161,7 +166,9 @@ def paint(
 
 @application.command()
 def prepare(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A scan, a folder, a BIDS dataset or a manifest.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A scan, a folder (DICOM too), a BIDS dataset or a manifest.")
+    ],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder of the store.")],
     encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
     options: CardOptions = None,
@@ -175,6 +182,7 @@ def prepare(
     num_parts: Annotated[int | None, typer.Option("--num-parts", help="Job array: parts in all.", min=1)] = None,
     part_id: Annotated[int | None, typer.Option("--part-id", help="Job array: this part, from 1.", min=1)] = None,
     tr: Tr = None,
+    series: Series = None,
     atlas: AtlasFile = None,
     scaling: ScalingFile = None,
     raw: Raw = False,
@@ -204,6 +212,7 @@ def prepare(
         parts=(part_id, num_parts),
         preparation={
             "repetition_time": tr,
+            "series": series,
             "atlas": atlas,
             "scaling": scaling,
             "raw": raw,
@@ -219,11 +228,12 @@ def prepare(
 
 @application.command("check-scan")
 def check_scan(
-    scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="NIfTI files.")],
+    scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="NIfTI files, DICOM folders or zips.")],
     encoder: Annotated[
         str | None, typer.Option("--encoder", help="Check for this one; default: the embedded model's, for volumes.")
     ] = None,
     tr: Tr = None,
+    series: Series = None,
     json: Json = False,
 ) -> None:
     """Say what each scan is, what would be done to it, and what is wrong with it.
@@ -232,7 +242,7 @@ def check_scan(
     """
     from neuroflamingo.cli.asking import check_scans
 
-    raise typer.Exit(check_scans(scans, encoder, tr, as_json=json))
+    raise typer.Exit(check_scans(scans, encoder, tr, series, as_json=json))
 
 
 @application.command()
@@ -245,6 +255,7 @@ def encode(
     init: Annotated[str | None, typer.Option("--init", help="random: an untrained encoder, on purpose.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of --init random.", min=0)] = 0,
     tr: Tr = None,
+    series: Series = None,
     atlas: AtlasFile = None,
     scaling: ScalingFile = None,
     raw: Raw = False,
@@ -258,9 +269,9 @@ def encode(
 ) -> None:
     """Write the patch tokens of scans, with hashes, the geometry log and the tokens' places.
 
-    NIfTI files are prepared as the encoder's card says: T1-weighted heads, fMRI runs in MNI space, and with --atlas the
-    parcel series of such runs. Arrays (.npy, .npz, .tsv with a line per frame) are taken as they are, or as parcel
-    series to be prepared with --raw. A run gives its windows one after the other.
+    NIfTI files and DICOM folders or zips are prepared as the encoder's card says: T1-weighted heads, fMRI runs in MNI
+    space, and with --atlas the parcel series of such runs. Arrays (.npy, .npz, .tsv with a line per frame) are taken as
+    they are, or as parcel series to be prepared with --raw. A run gives its windows one after the other.
     """
     from neuroflamingo.cli.weighing import encode_scans
 
@@ -275,6 +286,7 @@ def encode(
         device=device,
         preparation={
             "repetition_time": tr,
+            "series": series,
             "atlas": atlas,
             "scaling": scaling,
             "raw": raw,

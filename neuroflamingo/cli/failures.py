@@ -84,10 +84,23 @@ def report_failure(failure: BaseException, arguments: Sequence[str] = ()) -> int
         return INPUT_OUTPUT
     place = _write_crash_file(failure, arguments)
     say_error(
-        f"internal error: {type(failure).__name__}: {failure}\n  expected: this is a bug of neuroflamingo, not of your "
-        f"input\n  seen: details in {place}\n  try: report it with that file (it holds no image data)"
+        f"internal error: {type(failure).__name__}: {unnamed(str(failure), arguments)}\n  expected: this is a bug of "
+        f"neuroflamingo, not of your input\n  seen: details in {place}\n  try: report it with that file (it holds no "
+        "image data)"
     )
     return INTERNAL
+
+
+def unnamed(text: str, arguments: Sequence[str]) -> str:
+    """Text in which folders are taken off the paths of arguments, and DICOM inputs have no name at all."""
+    from neuroflamingo.provenance import redact
+
+    words = {part for word in arguments for part in word.split("=") if len(part) > 1 and "\0" not in part}
+    for word in sorted(words, key=len, reverse=True):
+        for spelling in (str(Path(word).resolve()), word):
+            if redact(word) != word or spelling != word:
+                text = text.replace(spelling, redact(word))
+    return text
 
 
 def _out_of_memory(failure: BaseException) -> bool:
@@ -133,7 +146,7 @@ def _write_crash_file(failure: BaseException, arguments: Sequence[str]) -> str:
         f"Python {platform.python_version()}, {platform.platform()}",
         "command: neuroflamingo " + " ".join(redact(word) for word in arguments),
         "",
-        *traceback.format_exception(failure),
+        unnamed("".join(traceback.format_exception(failure)), arguments),
     ]
     name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     for folder in (home_folder() / "crashes", Path(tempfile.gettempdir())):

@@ -33,6 +33,9 @@ CardOptions = Annotated[
     typer.Option("--option", metavar="KEY=VALUE", help="Of the encoder's card, such as slices=12; may come again."),
 ]
 Tr = Annotated[float | None, typer.Option("--tr", help="Seconds between frames, where the files do not say.")]
+Series = Annotated[
+    int | None, typer.Option("--series", help="Of a DICOM input; check-scan lists them. Default: the one that fits.")
+]
 AtlasFile = Annotated[str | None, typer.Option("--atlas", help="Label image: a run's parcels.")]
 ScalingFile = Annotated[str | None, typer.Option("--scaling", help="Scaling of parcels fitted on a training set.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Arrays are parcel series as measured: prepare them too.")]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroflamingo_preprocessing.atomic import check_writable
+from neuroflamingo_preprocessing.dicom_files import is_dicom_input
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
 
 FORMATS = ("html", "json", "txt", "prov")
@@ -28,7 +29,9 @@ class Targets:
 
 
 def title_of(scan: str | Path) -> str:
-    """The scan's file name without folder and ending."""
+    """The scan's file name without folder and ending; `dicom` for DICOM, which is often called after the patient."""
+    if is_dicom_input(scan):
+        return "dicom"
     name = Path(scan).name
     for ending in _SCAN_ENDINGS:
         if name.lower().endswith(ending) and len(name) > len(ending):
@@ -61,12 +64,15 @@ def plan_targets(scans: Sequence[str], output: str | None, formats: tuple[str, .
 
     Without `output` the files `NAME.report.html`, `.report.json`, `.report.txt` and `NAME.prov.json` go to the working
     directory. A folder takes the same names. A file name gives its own ending's format, or with several formats its
-    stem gives their names. `-` gives JSON on standard output.
+    stem gives their names. `-` gives JSON on standard output. A DICOM input is named `dicom`; where there are several,
+    `dicom-2` is the second scan.
 
     Raises:
         UsageError: the name does not fit the formats or the number of reports.
     """
     titles = [title_of(scan) for scan in scans]
+    if titles.count("dicom") > 1:
+        titles = [f"dicom-{number}" if t == "dicom" else t for number, t in enumerate(titles, start=1)]
     if output == "-":
         if len(scans) != 1 or formats not in (None, ("json",)):
             raise UsageError(

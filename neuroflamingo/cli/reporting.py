@@ -29,6 +29,7 @@ def report_scans(
     output: str | None,
     formats: str | None,
     model: str,
+    series: int | None,
     prompt: str | None,
     examples: Sequence[str],
     device: str,
@@ -63,6 +64,7 @@ def report_scans(
                     report = write_report(
                         group if len(group) > 1 else group[0],
                         model=opened,
+                        series=series,
                         prompt=prompt,
                         examples=shown,
                         seed=seed,

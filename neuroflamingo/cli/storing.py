@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from neuroflamingo.cli.asking import card_options
 from neuroflamingo.cli.failures import say_error
@@ -52,7 +52,7 @@ def prepare_scans(
     how = Preparation.of(card.scan, **preparation)
     workers = processes or os.cpu_count() or 1
     if dry_run:
-        plan = estimate(source, output, card, wanted, part, workers)
+        plan = estimate(source, output, card, wanted, part, workers, how.series)
         print(json.dumps(plan, indent=2) if as_json else _plan_in_words(plan))
         return 0
     with Progress(quiet=quiet) as progress:
@@ -98,13 +98,15 @@ def estimate(
     filters: Mapping[str, tuple[str, ...]],
     part: tuple[int, int] | None,
     workers: int,
+    series: int | None = None,
 ) -> dict[str, Any]:
     """The plan of a run, with rough figures from the headers; nothing is written."""
     from neuroflamingo.store_making import share_of
     from neuroflamingo_preprocessing.inputs import find_inputs
 
     inputs = share_of(find_inputs(source, card.scan, filters), part)
-    looked = [_look(one.path) for one in inputs]
+    wanted: Literal["T1w", "bold"] = "bold" if card.scan.modality in ("volume4d", "parcels") else "T1w"
+    looked = [_look(one.path, wanted, one.series or series) for one in inputs]
     known = [one for one in looked if one is not None]
     shape = [axis.size or 0 for axis in card.scan.axes]
     window = next((axis.size for axis in card.scan.axes if axis.name == "time"), None)
@@ -125,14 +127,17 @@ def estimate(
         "memory_per_worker_mb": round((BASE_BYTES + 2 * largest) / 2**20),
         "store_mb_before_compression": round(out / 2**20, 1),
         "minutes": round(seconds / workers / 60, 1),
-        "first": [one.path.name for one in inputs[:SHOWN]],
+        "first": [one.name for one in inputs[:SHOWN]],
     }
 
 
-def _look(path: Path) -> tuple[int, int] | None:
+def _look(path: Path, wanted: Literal["T1w", "bold"], series: int | None) -> tuple[int, int] | None:
     """Voxels of a volume and how many volumes, from the header; None if that cannot be read, (0, 1) for arrays."""
+    from neuroflamingo_preprocessing.dicom_files import is_dicom_input
     from neuroflamingo_preprocessing.runs import look
 
+    if is_dicom_input(path):
+        return _look_at_dicom(path, wanted, series)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return 0, 1
     try:
@@ -140,6 +145,19 @@ def _look(path: Path) -> tuple[int, int] | None:
     except NeuroFlamingoError:
         return None
     return math.prod(sizes[:3]), math.prod(sizes[3:])
+
+
+def _look_at_dicom(path: Path, wanted: Literal["T1w", "bold"], series: int | None) -> tuple[int, int] | None:
+    from neuroflamingo_preprocessing.dicom import list_series
+    from neuroflamingo_preprocessing.dicom_series import choose_series
+
+    try:
+        chosen, _ = choose_series(list_series(path), wanted, series)
+    except NeuroFlamingoError as error:
+        if error.exit_code == 69:
+            raise
+        return None
+    return chosen.rows * chosen.columns * chosen.slices, chosen.volumes
 
 
 def _plan_in_words(plan: Mapping[str, Any]) -> str:

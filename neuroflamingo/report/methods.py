@@ -51,6 +51,12 @@ _NILEARN = Citation(
     text="Abraham A, et al. Machine learning for neuroimaging with scikit-learn. Front Neuroinform 8, 2014.",
     url="https://doi.org/10.3389/fninf.2014.00014",
 )
+_DCM2NIIX = Citation(
+    key="dcm2niix",
+    text="Li X, et al. The first step for neuroimaging data analysis: DICOM to NIfTI conversion. J Neurosci Methods "
+    "264, 2016.",
+    url="https://doi.org/10.1016/j.jneumeth.2016.03.001",
+)
 _SIMPLEITK = Citation(
     key="SimpleITK",
     text="Lowekamp BC, et al. The design of SimpleITK. Front Neuroinform 7, 2013.",
@@ -62,6 +68,8 @@ def methods_of(provenance: Provenance, encoder_citations: Sequence[Citation] = (
     """What was done in words; every sentence follows from a field of the provenance record."""
     registered = any("regist" in step.name.lower() or "align" in step.name.lower() for step in provenance.geometry)
     citations = list(_ALWAYS)
+    if any(record.header.get("format", "").startswith("DICOM") for record in provenance.inputs):
+        citations.append(_DCM2NIIX)
     if registered:
         citations += [_TEMPLATE, _NILEARN, _SIMPLEITK]
     citations += [citation for citation in encoder_citations if citation not in citations]
@@ -85,7 +93,9 @@ def _scans(provenance: Provenance) -> str:
         if "shape" in record.header
     )
     number = "One scan was" if len(scans) == 1 else f"{len(scans)} scans were"
-    return f"{number} read with NiBabel" + (f" ({shapes})." if shapes else ".")
+    tools = {record.header["converted by"] for record in scans if "converted by" in record.header}
+    converted = f", converted from DICOM by {', '.join(sorted(tools))}" if tools else ""
+    return f"{number} read with NiBabel{converted}" + (f" ({shapes})." if shapes else ".")
 
 
 def _preparation(provenance: Provenance, registered: bool) -> str:

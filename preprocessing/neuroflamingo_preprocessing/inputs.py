@@ -6,11 +6,12 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TextIO
 
+from neuroflamingo_preprocessing.dicom_files import is_dicom_input
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.spec import ScanSpec
 
@@ -30,11 +31,20 @@ class Input:
         path: the file.
         entities: BIDS entities of its name, such as `{"sub": "01", "task": "rest"}`.
         repetition_time: said by a manifest.
+        series: of a DICOM input, said by a manifest.
+        number: of a DICOM input among those found, from 1: its folder may be called after the patient.
     """
 
     path: Path
     entities: Mapping[str, str] = field(default_factory=dict)
     repetition_time: float | None = None
+    series: int | None = None
+    number: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages and records call it: the file's name, or `DICOM input 3`."""
+        return self.path.name if self.number is None else f"DICOM input {self.number}"
 
 
 def find_inputs(
@@ -44,11 +54,12 @@ def find_inputs(
 
     In a BIDS dataset (a folder with `dataset_description.json`) the images of the kind that the encoder takes are
     meant: `T1w` for a T1-weighted encoder, `bold` for one of runs; `derivatives` and `sourcedata` are left out, unless
-    the input is one of them. In another folder every NIfTI file is meant.
+    the input is one of them. In another folder every NIfTI file is meant; where there is none, every DICOM examination
+    and zip archive.
 
     Args:
         source: a file, a folder, or a manifest: `.jsonl` or `.csv` with `scan` (relative to the manifest) and, if
-            wanted, `repetition_time`.
+            wanted, `repetition_time` and `series` (of a DICOM folder or archive).
         spec: `card.scan` of the encoder.
         filters: entity to the labels wanted, with or without the entity's name: `{"sub": ("01", "sub-02")}`.
 
@@ -70,10 +81,17 @@ def find_inputs(
         found = _in_manifest(source)
     else:
         found = [Input(source, entities_of(source))]
+    found = _numbered(found)
     kept = [one for one in found if all(one.entities.get(e) in labels for e, labels in wanted.items())]
     if not kept:
         raise _nothing(source, spec, found, wanted)
     return kept
+
+
+def _numbered(found: list[Input]) -> list[Input]:
+    """DICOM inputs get numbers for names."""
+    dicom = {id(one): number for number, one in enumerate((o for o in found if is_dicom_input(o.path)), start=1)}
+    return [replace(one, number=dicom.get(id(one))) for one in found]
 
 
 def entities_of(path: Path) -> dict[str, str]:
@@ -91,11 +109,18 @@ def _label(entity: str, value: str) -> str:
 def _in_folder(folder: Path, spec: ScanSpec) -> list[Input]:
     files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(SCANS) and not p.name.startswith("."))
     if not (folder / "dataset_description.json").is_file():
-        return [Input(p, entities_of(p)) for p in files if not p.is_dir()]
+        nifti = [Input(p, entities_of(p)) for p in files if not p.is_dir()]
+        return nifti or _dicom_in(folder)
     suffix = _suffix(spec)
     aside = {"derivatives", "sourcedata", "code", "stimuli"}
     inside = [p for p in files if not aside & set(p.relative_to(folder).parts[:-1])]
     return [Input(p, entities_of(p)) for p in inside if re.search(rf"_{suffix}\.nii(\.gz)?$", p.name)]
+
+
+def _dicom_in(folder: Path) -> list[Input]:
+    from neuroflamingo_preprocessing.dicom import examinations
+
+    return [Input(path, entities_of(path)) for path in examinations(folder)]
 
 
 def _suffix(spec: ScanSpec) -> str:
@@ -109,18 +134,22 @@ def _in_manifest(manifest: Path) -> list[Input]:
             faults.append(f"line {number}: {row}")
             continue
         name, seconds = row.get("scan") or row.get("path"), row.get("repetition_time")
+        series = row.get("series")
         path = manifest.parent / str(name)
         try:
             seconds = None if seconds in (None, "") else float(seconds)  # type: ignore[arg-type]
         except (TypeError, ValueError, OverflowError):
             faults.append(f"line {number}: the repetition_time {str(seconds)[:40]!r} is no number")
             continue
+        if series not in (None, "") and not str(series).isdecimal():
+            faults.append(f"line {number}: the series {str(series)[:40]!r} is no number")
+            continue
         if not name:
             faults.append(f"line {number}: no `scan`")
-        elif not path.is_file():
+        elif not path.exists():
             faults.append(f"line {number}: there is no file {name}")
         else:
-            found.append(Input(path, entities_of(path), seconds))
+            found.append(Input(path, entities_of(path), seconds, int(series) if series not in (None, "") else None))
     if faults:
         more = f"\n    and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise ScanError(
@@ -176,7 +205,9 @@ def _nothing(source: Path, spec: ScanSpec, found: list[Input], wanted: Mapping[s
         bids = source.is_dir() and (source / "dataset_description.json").is_file()
         return NotFoundError(
             f"there are no scans in {source.name}",
-            expected=f"files *_{_suffix(spec)}.nii or .nii.gz of a BIDS dataset" if bids else "files *.nii or *.nii.gz",
+            expected=f"files *_{_suffix(spec)}.nii or .nii.gz of a BIDS dataset"
+            if bids
+            else "files *.nii or *.nii.gz, or DICOM",
             seen="none",
             hint="name the folder that holds them; a BIDS derivative is an input of its own"
             if bids

@@ -153,7 +153,7 @@ def parcel_series(
         )
     named = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
     warnings = [f"{len(empty)} parcels have no data and are 0: {named}"] if len(empty) else []
-    return series, log, warnings
+    return series, [*run.geometry, *log], warnings
 
 
 def _on_lattice_of(run: Run, atlas: Atlas, may_resample: bool) -> tuple[NDArray[np.int32], list[GeometryStep]]:

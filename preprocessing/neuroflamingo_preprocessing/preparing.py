@@ -91,7 +91,7 @@ def prepare(scan: Scan, spec: ScanSpec) -> Prepared:
     clock = _Clock()
     warnings = [*scan.provenance.warnings, *_look_at(scan, spec)]
     voxels, affine = to_canonical(scan.voxels, scan.affine)
-    log = _log_reorientation(scan, voxels, affine)
+    log = [*scan.geometry, *_log_reorientation(scan, voxels, affine)]
     scan_to_template, correlation = np.eye(4), None
     if spec.step("affine_alignment"):
         found = align(voxels, affine)
@@ -203,7 +203,8 @@ def check_spec(spec: ScanSpec) -> None:
 
 def _look_at(scan: Scan, spec: ScanSpec) -> list[str]:
     warnings = []
-    if scan.modality not in ("unknown", spec.channels[0]):
+    of_dicom = scan.provenance.header.get("format", "").startswith("DICOM")  # said when the series was chosen
+    if scan.modality not in ("unknown", spec.channels[0]) and not of_dicom:
         warnings.append(f"the file's name says {scan.modality}, but this encoder takes {spec.channels[0]}")
     if max(scan.spacing) > THICK_MM:
         warnings.append(f"slices are {max(scan.spacing):.1f} mm apart: small findings may be missed")

@@ -13,6 +13,7 @@ import numpy as np
 from isal import igzip, igzip_lib
 from numpy.typing import NDArray
 
+from neuroflamingo_preprocessing.dicom_files import is_dicom_input, refuse_series
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.header import CheckedHeader, check_header
 from neuroflamingo_preprocessing.magic import name_content
@@ -27,17 +28,29 @@ SUFFIXES: dict[str, ScanModality] = {"t1w": "T1w", "t2w": "T2w", "flair": "FLAIR
 BROKEN_STREAM: Any = (EOFError, zlib.error, igzip_lib.IsalError, igzip.BadGzipFile)
 
 
-def read_scan(path: str | Path) -> Scan:
-    """Read one volume from `.nii` or `.nii.gz` (NIfTI-1 or -2, either byte order, any orientation).
+def read_scan(path: str | Path, series: int | None = None) -> Scan:
+    """Read one volume from `.nii` or `.nii.gz` (NIfTI-1 or -2, either byte order, any orientation), or from DICOM.
 
     Voxels are read once in their stored type and scaled once to float32. The affine is the sform where its code is
-    above 0, else the qform; both are compared, and warnings say what was odd.
+    above 0, else the qform; both are compared, and warnings say what was odd. DICOM is a folder, a zip archive or one
+    enhanced file; see `dicom.open_dicom`.
+
+    Args:
+        path: of the scan.
+        series: of a DICOM input; None: its one T1-weighted volume.
 
     Raises:
         NotFoundError: no such file (exit 66).
+        UsageError: a series of a file that is no DICOM, or one that is not there.
         ScanError: not a NIfTI file, truncated, or a header or voxels that cannot be a whole head (exit 65).
     """
     path = Path(path)
+    if is_dicom_input(path):
+        from neuroflamingo_preprocessing.dicom import open_dicom
+
+        with open_dicom(path) as examination:
+            return examination.scan(series)
+    refuse_series(path, series)
     if not path.exists():
         hint = "fetch its content first: datalad get, or git annex get" if path.is_symlink() else "check the path"
         raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint=hint)

@@ -151,7 +151,7 @@ def prepare_run(run: Run, spec: ScanSpec, *, may_resample: bool = True) -> Prepa
     left = volumes.shape[-1] % length
     if left:
         warnings.append(f"the last {left} frames do not fill a window of {length} and are left out")
-    return PreparedRun(volumes, spec.grid_affine, [placed.log()], quality, tuple(warnings), spec)
+    return PreparedRun(volumes, spec.grid_affine, [*run.geometry, placed.log()], quality, tuple(warnings), spec)
 
 
 def _check_length(run: Run, length: int, target: float | None) -> None:

@@ -15,7 +15,9 @@ from isal import igzip
 from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 
+from neuroflamingo_preprocessing.dicom_files import is_dicom_input, refuse_series
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.geometry import GeometryStep
 from neuroflamingo_preprocessing.header import CheckedHeader, check_header
 from neuroflamingo_preprocessing.reading import BROKEN_STREAM, parse_header, refuse_excess, refuse_short, truncated
 from neuroflamingo_preprocessing.scan import Provenance
@@ -39,6 +41,7 @@ class Run:
         affine: voxel index to world, RAS+ millimetres.
         repetition_time: seconds between frames; None if nothing says.
         provenance: see there.
+        geometry: what reading did to the geometry (DICOM only).
     """
 
     path: Path
@@ -48,6 +51,8 @@ class Run:
     repetition_time: float | None
     provenance: Provenance
     _header: CheckedHeader
+    geometry: tuple[GeometryStep, ...] = ()
+    _kept: object = None  # of a temporary file: it goes when this goes
 
     @property
     def name(self) -> str:
@@ -83,8 +88,10 @@ class Run:
             refuse_excess(stream, header, self.name)
 
 
-def read_run(path: str | Path, repetition_time: float | None = None) -> Run:
+def read_run(path: str | Path, repetition_time: float | None = None, series: int | None = None) -> Run:
     """Read the header of a 4D NIfTI file, and what its sidecar says of time; voxels are read by `Run.blocks`.
+
+    A DICOM folder or zip archive is converted first: its one fMRI run, or the series of that number.
 
     The repetition time is the one given here, else the sidecar's (`NAME.json` beside the file), else the header's.
     Where sidecar and header differ the run is refused, unless the time is given here.
@@ -94,6 +101,12 @@ def read_run(path: str | Path, repetition_time: float | None = None) -> Run:
         ScanError: no NIfTI file, no time series, an untrustworthy header, two different repetition times (exit 65).
     """
     path = Path(path)
+    if is_dicom_input(path):
+        from neuroflamingo_preprocessing.dicom import open_dicom
+
+        with open_dicom(path) as examination:
+            return examination.run(series, repetition_time)
+    refuse_series(path, series)
     if not path.is_file():
         raise NotFoundError(f"there is no file {path}", expected="a 4D .nii or .nii.gz file", hint="check the path")
     with path.open("rb") as raw:

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from neuroflamingo_preprocessing.geometry import GeometryStep
+
 ScanModality = Literal["T1w", "T2w", "FLAIR", "bold", "dwi", "unknown"]
 
 
@@ -37,14 +39,16 @@ class Scan:
     Attributes:
         voxels: float32 `[x, y, z]`, finite, in the file's own units after its scaling.
         affine: voxel index to world, RAS+ millimetres.
-        modality: what the file's name says by the BIDS suffix, else `unknown`.
+        modality: what the file's name says by the BIDS suffix, or a DICOM header by its technique; else `unknown`.
         provenance: see there.
+        geometry: what reading did to the geometry (DICOM only).
     """
 
     voxels: Float32[np.ndarray, "x y z"]
     affine: Float64[np.ndarray, "4 4"]
     modality: ScanModality = "unknown"
     provenance: Provenance = field(default_factory=Provenance)
+    geometry: tuple[GeometryStep, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -1,0 +1,252 @@
+"""The DICOM files of a folder, a zip archive or a single file. No name in them is ever used: names name patients."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neuroflamingo_preprocessing.errors import ScanError, UsageError
+
+MAX_FILES = 100_000
+MAX_ARCHIVE_BYTES = 2**34
+"""All members together, unpacked."""
+MAX_RATIO, RATIO_FREE_BYTES = 100, 2**26
+"""Beyond 64 MB an archive may grow a hundredfold: real series shrink to a third or so, empty ones to a fiftieth."""
+MAX_DIRECTORY_BYTES = 2**24
+"""Of an archive's table of contents: 100,000 members with names of 100 letters."""
+CHUNK_BYTES = 2**20
+NOT_ARCHIVES_OF_SCANS = (".npz", ".zarr")
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+FIRST_ELEMENTS = {2: range(0, 3), 8: range(0, 0x19)}
+"""Group to elements that a DICOM file without preamble may begin with."""
+
+
+def is_dicom_input(path: str | Path) -> bool:
+    """Whether a path is to be read as DICOM: a folder (no zarr store), a zip archive, or a DICOM file."""
+    path = Path(path)
+    if path.is_dir():
+        return not any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
+    if path.suffix.lower() in NOT_ARCHIVES_OF_SCANS or not path.is_file():
+        return False
+    return _is_zip(path) or is_dicom_file(path)
+
+
+def refuse_series(path: Path, series: int | None) -> None:
+    """A series can only be asked of DICOM.
+
+    Raises:
+        UsageError: it is asked of another file.
+    """
+    if series is not None and path.exists():
+        raise UsageError(
+            f"{path.name} has no series {series}",
+            expected="a DICOM folder, zip archive or file",
+            seen="a file that is no DICOM",
+            hint="leave --series out",
+        )
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether a file begins as DICOM does, with or without preamble; False for what cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with path.open("rb") as stream:
+            return looks_like_dicom(stream.read(140))
+    except OSError:
+        return False
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """The same from a file's first 140 bytes."""
+    if head[128:132] == b"DICM":
+        return True
+    group, element = int.from_bytes(head[:2], "little"), int.from_bytes(head[2:4], "little")
+    explicit = re.fullmatch(rb"[A-Z]{2}", head[4:6]) is not None
+    return element in FIRST_ELEMENTS.get(group, ()) and (explicit or 0 < int.from_bytes(head[4:8], "little") <= 256)
+
+
+def shown_name(path: str | Path) -> str:
+    """What messages and records call an input: its file name, but of DICOM, often called after the patient, no name."""
+    return "DICOM input" if is_dicom_input(path) else Path(path).name
+
+
+def folder_state(folder: Path) -> str:
+    """A hash of the names, sizes and times of all files of a folder: another one where a file came, went or changed."""
+    words = []
+    for file in walk(folder):
+        stated = file.stat()
+        words.append(f"{file.relative_to(folder)}\0{stated.st_size}\0{stated.st_mtime_ns}")
+    return hashlib.sha256("\n".join(words).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def holds_dicom(path: str | Path, looked_at: int = 2000) -> bool:
+    """Whether a path is a zip or a DICOM file, or a folder with a DICOM file among its first `looked_at` files.
+
+    What is such an input is not named in any record: folders and archives are often called after patients.
+    """
+    try:
+        if not Path(path).is_dir():
+            return is_dicom_input(path)
+        return any(
+            is_dicom_file(file) or _is_zip(file) for _, file in zip(range(looked_at), walk(Path(path)), strict=False)
+        )
+    except (OSError, ValueError, ScanError):  # a NUL in the name; more files than are looked at
+        return False
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder in a fixed order; links to folders are not followed.
+
+    Raises:
+        ScanError: more than 100,000 files.
+    """
+    count = 0
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            count += 1
+            if count > MAX_FILES:
+                raise ScanError(
+                    "the folder holds too many files to look for one series in",
+                    expected=f"at most {MAX_FILES:,}",
+                    hint="name the folder of one examination",
+                )
+            yield Path(parent, name)
+
+
+@contextmanager
+def dicom_files(path: Path) -> Iterator[list[Path]]:
+    """The DICOM files of an input; an archive is unpacked for as long as the context is open.
+
+    `DICOMDIR` is left out: a series is what its images say, not what a list says about them.
+
+    Raises:
+        ScanError: none; an archive that is damaged, hostile or too large.
+    """
+    if path.is_dir():
+        found = [file for file in walk(path) if file.name.upper() != "DICOMDIR" and is_dicom_file(file)]
+        if not found:
+            raise _none_found("folder", path)
+        yield found
+    elif _is_zip(path):
+        with tempfile.TemporaryDirectory(prefix="neuroflamingo-dicom-") as place:
+            found = _unpack(path, Path(place))
+            if not found:
+                raise _none_found("archive", path)
+            yield found
+    else:
+        yield [path]
+
+
+def _none_found(what: str, path: Path) -> ScanError:
+    nifti = path.is_dir() and any(file.name.lower().endswith((".nii", ".nii.gz")) for file in walk(path))
+    return ScanError(
+        f"the {what} holds no DICOM files",
+        expected="a folder or zip archive of a DICOM series",
+        seen="NIfTI files" if nifti else None,
+        hint="name one scan inside it" if nifti else "check the path; other formats must be named file by file",
+    )
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return path.is_file() and stream.read(4) in ZIP_MAGIC
+    except OSError:
+        return False
+
+
+class _Frugal:
+    """A file that refuses to be read in huge pieces: `zipfile` reads a table of contents whole, whatever its size."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_DIRECTORY_BYTES:
+            raise _refused("its table of contents is too large", f"at most {MAX_DIRECTORY_BYTES:,} bytes", f"{size:,}")
+        return self._stream.read(size)
+
+
+def _unpack(path: Path, place: Path) -> list[Path]:
+    """Write the DICOM members under numbers; names of members are looked at, never used."""
+    try:
+        with path.open("rb") as raw, zipfile.ZipFile(_Frugal(raw)) as archive:  # type: ignore[arg-type]
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            limit = _check_members(members, archive.infolist(), path.stat().st_size)
+            found, written = [], 0
+            for number, member in enumerate(members):
+                with archive.open(member) as stream:
+                    head = stream.read(140)
+                    if head[:4] in ZIP_MAGIC:
+                        raise _refused("it holds another archive", "DICOM files", "a zip archive inside")
+                    if not looks_like_dicom(head) or member.filename.upper().endswith("DICOMDIR"):
+                        continue
+                    target = place / f"{number:06d}"
+                    written += _write(head, stream, target, limit - written)
+                    found.append(target)
+            return found
+    except ScanError:
+        raise
+    except OSError as error:
+        raise ScanError(
+            "the archive cannot be unpacked",
+            seen=error.strerror or "a damaged archive",
+            hint="free some space in the temporary folder (TMPDIR), or unpack it yourself and name the folder",
+            exit_code=74,
+        ) from None
+    except Exception:  # zipfile, zlib, lzma and bz2 raise many types; their words may hold the members' names
+        raise _refused("it is damaged or of an unknown kind", "a zip archive without password", None) from None
+
+
+def _check_members(members: list[zipfile.ZipInfo], everything: list[zipfile.ZipInfo], size: int) -> int:
+    """How many bytes may be unpacked."""
+    if len(members) > MAX_FILES:
+        raise _refused("it has too many members", f"at most {MAX_FILES:,}", f"{len(members):,}")
+    for member in everything:
+        name, mode = member.orig_filename.replace("\\", "/"), member.external_attr >> 16
+        if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name) or "\0" in name:
+            raise _refused("a member's name leads out of it", "relative names without ..", None)
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _refused("a member is a link or a device", "plain files", None)
+        if member.flag_bits & 1:
+            raise _refused("it is encrypted", "an archive without password", None)
+    limit = min(MAX_ARCHIVE_BYTES, max(RATIO_FREE_BYTES, MAX_RATIO * size))
+    claimed = sum(member.file_size for member in members)
+    if claimed > limit:
+        raise _refused("it would unpack to far more than it holds", f"at most {limit:,} bytes", f"{claimed:,}")
+    return limit
+
+
+def _write(head: bytes, stream: Any, target: Path, allowed: int) -> int:
+    """Write a member, counting what really comes; gives the bytes written."""
+    written, chunk = 0, head
+    with target.open("wb") as out:
+        while chunk:
+            written += len(chunk)
+            if written > allowed:
+                raise _refused("it unpacks to far more than it claims", f"at most {allowed:,} more bytes", None)
+            out.write(chunk)
+            chunk = stream.read(CHUNK_BYTES)
+    return written
+
+
+def _refused(why: str, expected: str, seen: str | None) -> ScanError:
+    return ScanError(
+        f"the archive is not unpacked: {why}",
+        expected=expected,
+        seen=seen,
+        hint="unpack it yourself, look at what is in it, and name the folder",
+    )

@@ -1,0 +1,344 @@
+"""DICOM headers: the few technical facts that are needed of each image; no name, date, number or free text is kept."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from neuroflamingo_preprocessing.errors import ScanError
+
+Form = Literal["classic", "enhanced", "mosaic"]
+Triple = tuple[float, float, float]
+LOWEST_PYDICOM = (3, 0, 2)  # older ones follow a DICOMDIR out of its folder
+DEFLATED = "1.2.840.10008.1.2.1.99"
+DIRECTORY = "1.2.840.10008.1.3.10"
+IMPLICIT = "1.2.840.10008.1.2"
+UNCOMPRESSED = {IMPLICIT, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
+COMPRESSED = {  # what dcm2niix unpacks
+    "1.2.840.10008.1.2.4.50": "JPEG",
+    "1.2.840.10008.1.2.4.57": "JPEG lossless",
+    "1.2.840.10008.1.2.4.70": "JPEG lossless",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS lossless",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 lossless",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+    "1.2.840.10008.1.2.5": "RLE",
+}
+MAKERS = (
+    "Siemens",
+    "GE",
+    "Philips",
+    "Canon",
+    "Toshiba",
+    "Hitachi",
+    "Fujifilm",
+    "UIH",
+    "Bruker",
+    "Hyperfine",
+    "Mindray",
+)
+# fmt: off
+TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber",
+    "Modality", "Manufacturer", "ImageType", "ScanningSequence", "SequenceVariant", "SequenceName",
+    "MRAcquisitionType", "RepetitionTime", "EchoTime", "InversionTime", "BodyPartExamined", "ContrastBolusAgent",
+    "ImagesInAcquisition", "ComplexImageComponent", "AcquisitionContrast", "DiffusionBValue", "EchoPulseSequence",
+    "EchoPlanarPulseSequence", "InversionRecovery", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "BitsAllocated", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+]
+# fmt: on
+FUNCTIONAL = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing",),
+    "FrameContentSequence": ("TemporalPositionIndex",),
+    "MRImageFrameTypeSequence": ("FrameType", "ComplexImageComponent", "AcquisitionContrast"),
+    "MRTimingAndRelatedParametersSequence": ("RepetitionTime",),
+    "MREchoSequence": ("EffectiveEchoTime",),
+    "MRModifierSequence": ("InversionRecovery", "InversionTimes"),
+    "MRDiffusionSequence": ("DiffusionBValue",),
+}
+"""Functional groups of an enhanced image, and what is taken from them."""
+# fmt: off
+ELSEWHERE = (
+    "SPINE", "NECK", "CHEST", "THORAX", "ABDOMEN", "PELVIS", "HIP", "KNEE", "ANKLE", "FOOT", "LEG", "ARM", "ELBOW",
+    "WRIST", "HAND", "SHOULDER", "EXTREMITY", "HEART", "BREAST", "LIVER", "PROSTATE", "UTERUS", "KIDNEY",
+)
+# fmt: on
+"""Parts of the body that are not the head."""
+MOSAIC_COUNT = 0x0019100A  # Siemens: images in a mosaic
+MOSAIC_GROUP = 0x00190010
+
+
+@dataclass(frozen=True)
+class Image:
+    """One slice, one frame of an enhanced image, or one mosaic.
+
+    Attributes:
+        file: where it lies.
+        frame: its number within the file, from 0.
+        order: in time among the images of one place: TemporalPositionIndex or InstanceNumber.
+        study, series, instance: identities, for grouping only.
+        number: SeriesNumber.
+        form: how it is stored.
+        modality: such as MR.
+        image_type: ImageType or FrameType, upper case.
+        sequence: ScanningSequence, or the like of an enhanced image, upper case.
+        sequence_name: the vendor's name of the pulse sequence.
+        three_d: acquired as a volume.
+        times: repetition, echo and inversion time in ms; None where not stated.
+        component: `magnitude`, `phase`, `real` or `imaginary`.
+        contrast: AcquisitionContrast of an enhanced image.
+        b_value: of diffusion.
+        head: False where the header names another part of the body.
+        agent: a contrast agent is stated.
+        announced: ImagesInAcquisition.
+        rows, columns: of the picture (of a mosaic: of one tile if that is stated, else of the whole).
+        tiles: slices in a mosaic; 1 for others.
+        spacing: down a column, along a row.
+        orientation, position: as DICOM has them, LPS mm; None where not stated.
+        maker: of a closed list.
+        syntax: transfer syntax UID.
+        cut: the file is shorter than its uncompressed pixels.
+        grey: one sample a pixel.
+    """
+
+    file: Path
+    frame: int
+    order: int
+    study: str
+    series: str
+    instance: str
+    number: int | None
+    form: Form
+    modality: str
+    image_type: tuple[str, ...]
+    sequence: frozenset[str]
+    sequence_name: str
+    three_d: bool
+    times: tuple[float | None, float | None, float | None]
+    component: str
+    contrast: str
+    b_value: float | None
+    head: bool
+    agent: bool
+    announced: int | None
+    rows: int
+    columns: int
+    tiles: int
+    spacing: tuple[float, float] | None
+    orientation: tuple[float, ...] | None
+    position: Triple | None
+    maker: str
+    syntax: str
+    cut: bool
+    grey: bool
+
+
+def require_dicom_extra() -> None:
+    """Say what to install where DICOM cannot be read.
+
+    Raises:
+        ScanError: the extra is not installed, or pydicom is older than 3.0.2 (exit 69).
+    """
+    seen = []
+    try:
+        import pydicom
+
+        version = tuple(int(part) for part in pydicom.__version__.split(".")[:3] if part.isdigit())
+        seen += [] if version >= LOWEST_PYDICOM else [f"pydicom {pydicom.__version__}"]
+    except ImportError:
+        seen.append("no pydicom")
+    try:
+        import dcm2niix  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError:
+        seen.append("no dcm2niix")
+    if seen:
+        raise ScanError(
+            "DICOM cannot be read here",
+            expected="pydicom 3.0.2 or newer, and dcm2niix",
+            seen=", ".join(seen),
+            hint="pip install 'neuroflamingo[dicom]'",
+            exit_code=69,
+        )
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """pydicom repeats values of the header in its warnings and its log: neither is let out."""
+    log = logging.getLogger("pydicom")
+    before = log.disabled
+    log.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
+
+
+def read_images(file: Path) -> list[Image]:
+    """The images of a DICOM file; none if it holds no picture or cannot be read."""
+    try:
+        data, start = _read(file)
+        if data is None or not data.get("Rows") or not data.get("Columns"):
+            return []
+        if "PerFrameFunctionalGroupsSequence" in data:
+            common = _Facts(data, file, start)
+            for shared in data.get("SharedFunctionalGroupsSequence") or ():
+                common = common.under(shared)
+            frames = data.PerFrameFunctionalGroupsSequence
+            return [common.under(frame).image("enhanced", number) for number, frame in enumerate(frames)]
+        facts = _Facts(data, file, start)
+        return [facts.image("mosaic" if "MOSAIC" in facts.words("ImageType") else "classic")]
+    except Exception:  # pydicom raises many types on damaged files, and their words repeat the header
+        return []
+
+
+def _read(file: Path) -> tuple[Any, int]:
+    """The data set without its pixels, and where these begin; None for what holds none."""
+    from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
+
+    with file.open("rb") as stream:
+        prefixed = stream.read(132)[128:] == b"DICM"
+    if prefixed and str(read_file_meta_info(file).get("TransferSyntaxUID", "")) == DEFLATED:
+        return None, 0  # pydicom would unpack all of it, whatever its size; dcm2niix cannot read it
+    with file.open("rb") as stream:
+        data = dcmread(
+            stream, stop_before_pixels=True, force=not prefixed, specific_tags=[*TAGS, MOSAIC_COUNT, MOSAIC_GROUP]
+        )
+        start = stream.tell()
+    return (None if data.get("SOPClassUID") == DIRECTORY else data), start
+
+
+class _Facts:
+    """Values by keyword, from the data set or from the functional groups of a frame, whichever is nearer."""
+
+    def __init__(self, data: Any, file: Path, start: int, nearer: dict[str, Any] | None = None) -> None:
+        self.data, self.file, self.start, self._nearer = data, file, start, nearer or {}
+
+    def under(self, group: Any) -> _Facts:
+        """The facts with those of a functional group before them."""
+        found = dict(self._nearer)
+        for sequence, keywords in FUNCTIONAL.items():
+            items = group.get(sequence)
+            if items:
+                found |= {keyword: items[0].get(keyword) for keyword in keywords if keyword in items[0]}
+        return _Facts(self.data, self.file, self.start, found)
+
+    def get(self, keyword: str) -> Any:
+        value = self._nearer.get(keyword)
+        value = self.data.get(keyword) if value is None else value
+        return None if value is None or value == "" else value
+
+    def words(self, keyword: str) -> tuple[str, ...]:
+        value = self.get(keyword)
+        if value is None:
+            return ()
+        return tuple(str(word).upper() for word in ([value] if isinstance(value, str) else value))
+
+    def word(self, keyword: str) -> str:
+        return next(iter(self.words(keyword)), "")
+
+    def numbers(self, *keywords: str, count: int) -> tuple[float, ...] | None:
+        """Finite numbers, or None where the value is not stated or not as many."""
+        import math
+
+        for keyword in keywords:
+            value = self.get(keyword)
+            if value is None:
+                continue
+            found = tuple(float(v) for v in (value if hasattr(value, "__iter__") else [value]))
+            if len(found) >= count and all(math.isfinite(v) for v in found):
+                return found[:count]
+        return None
+
+    def number(self, *keywords: str) -> float | None:
+        found = self.numbers(*keywords, count=1)
+        return None if found is None else found[0]
+
+    def image(self, form: Form, frame: int = 0) -> Image:
+        """What is kept."""
+        data, rows, columns = self.data, int(self.data.Rows), int(self.data.Columns)
+        types = self.words("FrameType") or self.words("ImageType")
+        meta = getattr(data, "file_meta", {})
+        syntax = str(meta.get("TransferSyntaxUID", "")) or IMPLICIT
+        part, frames = self.word("BodyPartExamined"), int(data.get("NumberOfFrames") or 1)
+        samples, bits = int(data.get("SamplesPerPixel") or 1), int(data.get("BitsAllocated") or 16)
+        tiles = self._tiles() if form == "mosaic" else 1
+        across = next(n for n in range(1, tiles + 1) if n * n >= tiles)
+        number, announced = self.number("SeriesNumber"), self.number("ImagesInAcquisition")
+        position = self.numbers("ImagePositionPatient", count=3)
+        spacing = self.numbers("PixelSpacing", count=2)
+        return Image(
+            file=self.file,
+            frame=frame,
+            order=int(self.number("TemporalPositionIndex", "InstanceNumber") or 0),
+            study=str(data.get("StudyInstanceUID", "")),
+            series=str(data.get("SeriesInstanceUID", "")),
+            instance=str(data.get("SOPInstanceUID", "")),
+            number=None if number is None else int(number),
+            form=form,
+            modality=self.word("Modality"),
+            image_type=types,
+            sequence=self._sequence(),
+            sequence_name=self.word("SequenceName"),
+            three_d=self.word("MRAcquisitionType") == "3D",
+            times=(
+                self.number("RepetitionTime"),
+                self.number("EffectiveEchoTime", "EchoTime"),
+                self.number("InversionTimes", "InversionTime"),
+            ),
+            component=self._component(types),
+            contrast=self.word("AcquisitionContrast"),
+            b_value=self.number("DiffusionBValue"),
+            head="HEAD" in part or not any(word in part for word in ELSEWHERE),
+            agent=bool(self.get("ContrastBolusAgent")),
+            announced=None if announced is None else int(announced),
+            rows=rows // across,
+            columns=columns // across,
+            tiles=tiles,
+            spacing=None if spacing is None or min(spacing) <= 0 else (spacing[0], spacing[1]),
+            orientation=self.numbers("ImageOrientationPatient", count=6),
+            position=None if position is None else (position[0], position[1], position[2]),
+            maker=next((maker for maker in MAKERS if maker.upper() in self.word("Manufacturer")), "another"),
+            syntax=syntax,
+            cut=syntax in UNCOMPRESSED
+            and self.file.stat().st_size < self.start + rows * columns * frames * samples * bits // 8,
+            grey=samples == 1,
+        )
+
+    def _tiles(self) -> int:
+        if not str(self.data.get(MOSAIC_GROUP).value if MOSAIC_GROUP in self.data else "").startswith("SIEMENS MR"):
+            return 1
+        value = self.data[MOSAIC_COUNT].value if MOSAIC_COUNT in self.data else 1
+        tiles = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
+        return tiles if 1 <= tiles <= 1024 else 1
+
+    def _sequence(self) -> frozenset[str]:
+        """ScanningSequence, and for enhanced images its equivalents."""
+        found = set(self.words("ScanningSequence"))
+        echo = self.word("EchoPulseSequence")
+        found |= {"GR"} if echo in ("GRADIENT", "BOTH") else set()
+        found |= {"SE"} if echo in ("SPIN", "BOTH") else set()
+        found |= {"EP"} if self.word("EchoPlanarPulseSequence") == "YES" else set()
+        found |= {"IR"} if self.word("InversionRecovery") == "YES" else set()
+        return frozenset(found)
+
+    def _component(self, types: tuple[str, ...]) -> str:
+        said = {self.word("ComplexImageComponent"), *types[2:]}
+        for component, words in (
+            ("phase", {"P", "PHASE", "PHASE MAP"}),
+            ("real", {"R", "REAL"}),
+            ("imaginary", {"I", "IMAGINARY"}),
+        ):
+            if said & words:
+                return component
+        return "magnitude"
