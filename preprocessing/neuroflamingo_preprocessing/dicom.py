@@ -307,10 +307,32 @@ def _run_dcm2niix(series: Series, place: Path) -> Path:
 
 
 def _link(file: Path, target: Path) -> None:
+    """The file under another name; one without preamble is given one, because dcm2niix would pass it over."""
+    with file.open("rb") as stream:
+        head = stream.read(132)
+    if head[128:] != b"DICM":
+        _with_preamble(file, target, head[:2] == b"\x02\0")
+        return
     try:
         target.symlink_to(file.resolve())
     except OSError:  # no links on this system
         shutil.copyfile(file, target)
+
+
+def _with_preamble(file: Path, target: Path, has_meta: bool) -> None:
+    if has_meta:
+        target.write_bytes(bytes(128) + b"DICM" + file.read_bytes())
+        return
+    from pydicom import dcmread
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    with silenced():
+        data = dcmread(file, force=True)
+        data.file_meta = FileMetaDataset()
+        implicit = data.original_encoding[0]
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        data.save_as(target, enforce_file_format=True)
 
 
 def _pick(found: list[Path], series: Series) -> Path:

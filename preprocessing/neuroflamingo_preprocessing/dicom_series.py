@@ -172,8 +172,9 @@ def _parts(number: int, images: list[Image], odd: list[str]) -> list[Series]:
         part = [f"echo {echoes.index(first.times[1] or 0.0) + 1} of {len(echoes)}"] if len(echoes) > 1 else []
         part += [first.component] if first.component != "magnitude" else []
         one = _series(number, ", ".join(part), order, them, odd)
-        # slices in several directions within one series are what localizers are
-        found.append(replace(one, kind="localizer") if len(directions) > 1 and one.kind != "phase" else one)
+        if len(directions) > 1 and one.kind not in ("phase", "derived"):  # which is what localizers are
+            one = replace(one, kind="localizer")
+        found.append(one)
     return found
 
 

@@ -73,6 +73,8 @@ class Slab:
         return np.where(ball, 1000, np.where(brain, 400 + shade, 20)).astype(np.uint16)
 
 
+SMALL = Slab(columns=40, rows=48, slices=24, spacing=(5.0, 5.0, 6.5))
+RUN = Slab(columns=32, rows=32, slices=12, spacing=(7.0, 7.0, 12.0))
 MPRAGE: Mapping[str, Any] = {
     "ScanningSequence": ["GR", "IR"],
     "SequenceVariant": ["SP", "MP"],
