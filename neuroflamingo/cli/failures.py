@@ -92,15 +92,17 @@ def report_failure(failure: BaseException, arguments: Sequence[str] = ()) -> int
 
 
 def unnamed(text: str, arguments: Sequence[str]) -> str:
-    """Text in which folders are taken off the paths of arguments, and DICOM inputs have no name at all."""
-    from neuroflamingo.provenance import redact
+    """Text in which paths of arguments have lost their folders, and DICOM inputs all of their names, inner ones too."""
+    import re
+
+    from neuroflamingo.provenance import DICOM, redact
 
     words = {part for word in arguments for part in word.split("=") if len(part) > 1 and "\0" not in part}
     for word in sorted(words, key=len, reverse=True):
-        for spelling in (str(Path(word).resolve()), word):
+        for spelling in (str(Path(word).resolve()), os.path.abspath(word), word):
             if redact(word) != word or spelling != word:
                 text = text.replace(spelling, redact(word))
-    return text
+    return re.sub(re.escape(DICOM) + r"""[/\\][^'"\n]*""", DICOM, text)
 
 
 def _out_of_memory(failure: BaseException) -> bool:

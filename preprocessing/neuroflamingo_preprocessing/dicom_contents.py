@@ -86,7 +86,7 @@ def _put_in_order(planes: Any, frames: list[tuple[Path, int]], turn: tuple[slice
 
 
 def _fingerprint(picture: NDArray[np.uint16]) -> int:
-    return zlib.crc32(np.ascontiguousarray(picture.T))
+    return zlib.crc32(picture.T.tobytes())
 
 
 def _planes(file: Path) -> Any:
@@ -103,7 +103,7 @@ def _planes(file: Path) -> Any:
     return np.memmap(file, kind, mode="r+", offset=int(header["vox_offset"]), shape=shape, order="F")
 
 
-def _pictures(file: Path, series: Series) -> tuple[NDArray[np.uint16], int]:
+def _pictures(file: Path, series: Series) -> tuple[NDArray[np.uint16], np.uint16]:
     """The pictures of an uncompressed file, `[frame, column, row]`, as bits, and the mask of those that count.
 
     Raises:
@@ -119,13 +119,13 @@ def _pictures(file: Path, series: Series) -> tuple[NDArray[np.uint16], int]:
             kind = kind.newbyteorder(">" if series.syntax == BIG_ENDIAN else "<")
             count = int(data.get("NumberOfFrames") or 1) * data.Rows * data.Columns
             stored = np.frombuffer(data.PixelData, kind, count).reshape(-1, data.Rows, data.Columns)
-            mask = (1 << int(data.get("BitsStored") or 16)) - 1
+            mask = np.uint16((1 << int(data.get("BitsStored") or 16)) - 1)
     except Exception:  # of many types, with values of the header in their words
         raise misplaced(series.name, "an image without pixels") from None
     return stored.astype(np.uint16).transpose(0, 2, 1) & mask, mask
 
 
-def _bits(plane: NDArray[Any], mask: int) -> NDArray[np.uint16]:
+def _bits(plane: NDArray[Any], mask: np.uint16) -> NDArray[np.uint16]:
     return plane.astype(np.int32).astype(np.uint16) & mask
 
 

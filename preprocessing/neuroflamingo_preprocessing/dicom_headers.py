@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -211,9 +212,8 @@ def _read(file: Path) -> tuple[Any, int]:
     if prefixed and str(read_file_meta_info(file).get("TransferSyntaxUID", "")) == DEFLATED:
         return None, 0  # pydicom would unpack all of it, whatever its size; dcm2niix cannot read it
     with file.open("rb") as stream:
-        data = dcmread(
-            stream, stop_before_pixels=True, force=not prefixed, specific_tags=[*TAGS, MOSAIC_COUNT, MOSAIC_GROUP]
-        )
+        wanted: list[Any] = [*TAGS, MOSAIC_COUNT, MOSAIC_GROUP]
+        data = dcmread(stream, stop_before_pixels=True, force=not prefixed, specific_tags=wanted)
         start = stream.tell()
     return (None if data.get("SOPClassUID") == DIRECTORY else data), start
 
@@ -234,8 +234,12 @@ class _Facts:
         return _Facts(self.data, self.file, self.start, found)
 
     def get(self, keyword: str) -> Any:
-        value = self._nearer.get(keyword)
-        value = self.data.get(keyword) if value is None else value
+        """A value; None where it is not stated, empty, or against the standard."""
+        try:
+            value = self._nearer.get(keyword)
+            value = self.data.get(keyword) if value is None else value
+        except Exception:  # pydicom decodes at first use, and raises many types
+            return None
         return None if value is None or value == "" else value
 
     def words(self, keyword: str) -> tuple[str, ...]:
@@ -249,13 +253,15 @@ class _Facts:
 
     def numbers(self, *keywords: str, count: int) -> tuple[float, ...] | None:
         """Finite numbers, or None where the value is not stated or not as many."""
-        import math
-
         for keyword in keywords:
             value = self.get(keyword)
             if value is None:
                 continue
-            found = tuple(float(v) for v in (value if hasattr(value, "__iter__") else [value]))
+            one = isinstance(value, str) or not hasattr(value, "__iter__")
+            try:
+                found = tuple(float(v) for v in ([value] if one else value))
+            except (TypeError, ValueError):
+                continue
             if len(found) >= count and all(math.isfinite(v) for v in found):
                 return found[:count]
         return None

@@ -265,8 +265,9 @@ class _Stack:
         new = np.flatnonzero(np.diff(depth, prepend=-np.inf) > SAME_PLACE_MM)
         places, depths = positions[new], depth[new]
         self.slices, self.volumes = len(new), len(images) // len(new)
-        counts = np.diff([*new, len(images)])
-        if len(set(counts)) > 1:
+        ends = [*(int(n) for n in new[1:]), len(images)]
+        counts = {end - start for start, end in zip(new, ends, strict=True)}
+        if len(counts) > 1:
             self.fault = f"it is incomplete: {len(images)} images for {len(new)} places"
         if len(new) < 2:
             self.fault = "it is a single slice"
@@ -281,9 +282,8 @@ class _Stack:
             self.fault = self.fault or "its slices do not lie in one line"
         self.spacing = (first.spacing[1], first.spacing[0], middle)
         if not self.fault:
-            by_place = [
-                sorted(them, key=lambda image: (image.order, image.frame)) for them in np.split(images, new[1:])
-            ]
+            stacks = [images[start:end] for start, end in zip(new, ends, strict=True)]
+            by_place = [sorted(them, key=lambda image: (image.order, image.frame)) for them in stacks]
             self.frames = tuple((image.file, image.frame) for volume in zip(*by_place, strict=True) for image in volume)
         affine = np.eye(4)
         affine[:3, :3] = np.stack([along * first.spacing[1], down * first.spacing[0], step], axis=1)
@@ -383,7 +383,9 @@ def choose_series(
             f"{chosen.name} cannot be used: {chosen.fault}",
             expected="a complete series of parallel, evenly spaced slices",
             seen=_listed(found),
-            hint="export the series again, or choose another with --series",
+            hint="give the folder that holds the whole series"
+            if len(chosen.files) == 1
+            else "export the series again, or choose another with --series",
         )
     return chosen, _remarks(chosen, found, candidates, wanted, number)
 

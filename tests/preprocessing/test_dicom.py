@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    generate_uid,
+)
 
 from neuroflamingo_preprocessing import dicom, dicom_headers, read_run, read_scan
 from neuroflamingo_preprocessing.dicom import list_series
@@ -68,7 +76,7 @@ def backwards(data: Dataset, number: int) -> None:
 
 def computed(data: Dataset, number: int) -> None:
     data.Modality, data.GantryDetectorTilt = "CT", "11.3"
-    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = CTImageStorage
     data.RescaleSlope, data.RescaleIntercept = 1, 0
 
 
@@ -235,7 +243,7 @@ def uneven(data: Dataset, number: int) -> None:
 def unknown_compression(data: Dataset, number: int) -> None:
     from pydicom.encaps import encapsulate
 
-    data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.201"  # HTJ2K
+    data.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.201")  # HTJ2K
     data.PixelData = encapsulate([b"\xff\x4f" + bytes(100)])
 
 
