@@ -186,9 +186,9 @@ def open_dicom(path: str | Path) -> Iterator[Examination]:
     Raises:
         ScanError: the extra `dicom` is missing (exit 69); no DICOM images; an archive that is not unpacked (exit 65).
     """
-    require_dicom_extra()
     try:
         with dicom_files(Path(path)) as files:
+            require_dicom_extra()
             yield Examination(_series_of(files))
     except OSError as error:  # its words hold names of folders and files
         raise ScanError(

@@ -23,7 +23,8 @@ MAX_RATIO, RATIO_FREE_BYTES = 100, 2**26
 MAX_DIRECTORY_BYTES = 2**24
 """Of an archive's table of contents: 100,000 members with names of 100 letters."""
 CHUNK_BYTES = 2**20
-NOT_ARCHIVES_OF_SCANS = (".npz", ".zarr")
+OTHER_ENDINGS = (".npz", ".npy", ".zarr", ".nii", ".gz")
+"""Files that say by their names that they are something else: other readers tell what is wrong with them."""
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 FIRST_ELEMENTS = {2: range(0, 3), 8: range(0, 0x19)}
 """Group to elements that a DICOM file without preamble may begin with."""
@@ -34,7 +35,7 @@ def is_dicom_input(path: str | Path) -> bool:
     path = Path(path)
     if path.is_dir():
         return not any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
-    if path.suffix.lower() in NOT_ARCHIVES_OF_SCANS or not path.is_file():
+    if path.suffix.lower() in OTHER_ENDINGS or not path.is_file():
         return False
     return _is_zip(path) or is_dicom_file(path)
 

@@ -321,3 +321,15 @@ def test_nifti_texts(head_file: Path, tmp_path: Path, aligned: None, tiny_model:
     for place in ("out", "store"):
         assert assert_folder_unnamed(tmp_path / place) > 3
     assert_unnamed((tmp_path / "tokens.safetensors").read_bytes(), "tokens")
+
+
+def test_doctor_shows_the_extra(monkeypatch: Any) -> None:
+    import sys
+
+    from neuroflamingo.doctor import _extras
+
+    (there,) = _extras()
+    assert there.fine and "pydicom 3" in there.value and "dcm2niix 1" in there.value
+    monkeypatch.setitem(sys.modules, "dcm2niix", None)
+    (missing,) = _extras()
+    assert missing.fine and missing.value == "no dcm2niix; pip install 'neuroflamingo[dicom]'"

@@ -95,7 +95,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_folder(tmp_path: Path) -> None:
-    refused(tmp_path, "is not a file")
+    refused(tmp_path, "holds no DICOM files")
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"P5 whatever" * 100, gzip.compress(b"plain text" * 100)])
