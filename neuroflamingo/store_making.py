@@ -88,6 +88,10 @@ class _Task:
     scan: Input
     seen: str
 
+    @property
+    def path(self) -> Path:
+        return self.scan.path
+
 
 def prepare_into_store(
     source: str | Path,
@@ -279,7 +283,7 @@ def _digest(path: Path, modality: str, series: int | None) -> str:
 
 def _work(job: _Job, task: _Task) -> Made:
     """Hash, prepare and store one file, in a worker."""
-    began, name, path = time.perf_counter(), printable(task.scan.name), task.scan.path
+    began, name, path = time.perf_counter(), printable(task.scan.name), task.path
     try:
         store, how = ScanStore(job.store), job.for_scan(task.scan)
         digest = _digest(path, job.card.scan.modality, how.series)

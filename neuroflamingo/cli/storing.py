@@ -149,7 +149,7 @@ def _look(path: Path, wanted: Literal["T1w", "bold"], series: int | None) -> tup
 
 def _look_at_dicom(path: Path, wanted: Literal["T1w", "bold"], series: int | None) -> tuple[int, int] | None:
     from neuroflamingo_preprocessing.dicom import list_series
-    from neuroflamingo_preprocessing.dicom_series import choose_series
+    from neuroflamingo_preprocessing.dicom_choice import choose_series
 
     try:
         chosen, _ = choose_series(list_series(path), wanted, series)

@@ -22,7 +22,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from neuroflamingo_preprocessing import dicom, dicom_headers, read_run, read_scan
+from neuroflamingo_preprocessing import dicom, dicom_conversion, dicom_headers, read_run, read_scan
 from neuroflamingo_preprocessing.dicom import list_series
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError, UsageError
 from neuroflamingo_preprocessing.scan import Scan
@@ -199,7 +199,7 @@ def test_slices_that_dcm2niix_mixes_up_are_put_in_order(tmp_path: Path) -> None:
 
 def test_pictures_in_other_places_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_series(tmp_path, SMALL)
-    real = dicom._pick
+    real = dicom_conversion._pick
 
     def swapped(found: list[Path], series: Any) -> Path:
         file = real(found, series)
@@ -209,21 +209,21 @@ def test_pictures_in_other_places_are_refused(tmp_path: Path, monkeypatch: pytes
         file.write_bytes(raw)
         return file
 
-    monkeypatch.setattr(dicom, "_pick", swapped)
+    monkeypatch.setattr(dicom_conversion, "_pick", swapped)
     with pytest.raises(ScanError, match="wrong place"):
         read_scan(folder)
 
 
 def test_an_affine_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_series(tmp_path, SMALL)
-    real = dicom._header
+    real = dicom.sizes_and_affine
 
     def moved(file: Path, series: Any) -> Any:
         shape, affine = real(file, series)
         affine[0, 3] += 3.0
         return shape, affine
 
-    monkeypatch.setattr(dicom, "_header", moved)
+    monkeypatch.setattr(dicom, "sizes_and_affine", moved)
     with pytest.raises(ScanError, match=r"a corner 3\.0 mm away"):
         read_scan(folder)
 
@@ -467,7 +467,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ScanError, match="pydicom 3"):
             read_scan(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(dicom, "TIMEOUT_SECONDS", 0)
+        patch.setattr(dicom_conversion, "TIMEOUT_SECONDS", 0)
         with pytest.raises(ScanError, match="was not done") as caught:
             read_scan(folder)
     assert caught.value.exit_code == 75
