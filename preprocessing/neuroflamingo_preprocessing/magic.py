@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-CONVERT = "convert it: dcm2niix for DICOM, nibabel or FreeSurfer's mri_convert for others"
+CONVERT = "convert it with nibabel or FreeSurfer's mri_convert; DICOM is read by its folder"
 UNPACK = "unpack it, or pack it with gzip"
 FETCH = "the content was never fetched: "
 
@@ -16,7 +16,7 @@ _KNOWN: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"PK\x03\x04", "a zip archive", UNPACK),
     (0, b"<!DOCTYPE", "a web page", "the download failed or asks for a login: fetch it again"),
     (0, b"<html", "a web page", "the download failed or asks for a login: fetch it again"),
-    (128, b"DICM", "a DICOM file", "convert the series with dcm2niix"),
+    (128, b"DICM", "a DICOM file", "give the folder of its series, or the file by a name without .nii"),
     (0, b"\x89HDF", "an HDF5 file (MINC 2?)", CONVERT),
     (344, b"ni1\0", "the header half of a .hdr/.img pair", CONVERT),
     (4, b"ni2\0", "the header half of a .hdr/.img pair", CONVERT),
