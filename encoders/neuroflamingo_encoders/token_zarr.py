@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -11,8 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neuroflamingo_encoders.token_files import ARRAYS, FORMAT, KINDS, MAX_BYTES, ScanTokens
 from neuroflamingo_preprocessing.errors import OutputError
+from neuroflamingo_preprocessing.zstd_frames import HEADER_BYTES, content_size
 
 MAX_META_BYTES = 2**26
 PACKED = 1000
@@ -135,6 +139,7 @@ def read_store(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
         names = [name for name in ARRAYS if (place / name).is_dir()]
         for name in names:
             _check_claims(place / name, name)
+            _check_chunk(place / name, name)
         arrays: dict[str, Any] = {name: zarr.open_array(place / name, mode="r", zarr_format=3)[...] for name in names}
         scans.append(ScanTokens(**arrays, about=_attributes(place)))
     return scans, head
@@ -155,6 +160,21 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 def _attributes(folder: Path) -> dict[str, Any]:
     return dict(_metadata(folder).get("attributes", {}))
+
+
+def _check_chunk(folder: Path, name: str) -> None:
+    """Refuse a chunk that would become more than the array: it would be unpacked before anybody looks at its size."""
+    claimed = _metadata(folder)
+    codecs = [codec["name"] for codec in claimed["codecs"]]
+    if codecs != ["bytes", "zstd"]:
+        raise ValueError(f"{name}: packed by {', '.join(map(str, codecs))[:80]}")
+    most = math.prod(claimed["shape"]) * np.dtype(claimed["data_type"]).itemsize
+    for file in folder.rglob("*"):
+        if file.is_file() and file.name != "zarr.json":
+            with file.open("rb") as stream:
+                size = content_size(stream.read(HEADER_BYTES))
+            if size != most:
+                raise ValueError(f"{name}: a chunk of {size} bytes, not {most:,}")
 
 
 def _check_claims(folder: Path, name: str) -> None:

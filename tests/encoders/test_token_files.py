@@ -16,6 +16,7 @@ from neuroflamingo_encoders import registry, token_zarr
 from neuroflamingo_encoders.precomputed_card import precomputed_card
 from neuroflamingo_encoders.token_files import ENDINGS, ScanTokens, describe_tokens, read_tokens, write_tokens
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, UsageError
+from neuroflamingo_preprocessing.zstd_frames import HEADER_BYTES, MAGIC, content_size
 
 CARD = precomputed_card(width=4)
 ABOUT = describe_tokens(CARD, {"sha256": "0" * 64}, device="cpu")
@@ -246,3 +247,16 @@ def test_the_order_of_scans_is_that_of_their_numbers() -> None:
     write_tokens("t.zarr", (scan(n + 1) for n in range(12)), ABOUT)
     assert [len(one.tokens) for one in read_tokens("t.zarr").scans] == list(range(1, 13))
     assert token_zarr.PACKED > 1
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 65_791, 65_792, 10**6])
+def test_zstandard_frames_say_how_much_they_hold(size: int) -> None:
+    from numcodecs import Zstd
+
+    packed = bytes(Zstd(level=1).encode(np.zeros(size, np.uint8)))  # type: ignore[arg-type]
+    assert content_size(packed[:HEADER_BYTES]) == size
+    unsaid = MAGIC + bytes([0x00, 0x58]) + packed[6:]  # neither a single segment nor a size: only a window
+    assert content_size(unsaid) is None
+    for other in (b"", packed[1:], packed[:5], b"\x50\x2a\x4d\x18" + bytes(20)):  # the last: a frame to be skipped
+        with pytest.raises(ValueError, match="no zstandard frame"):
+            content_size(other)

@@ -343,6 +343,13 @@ def claim(path: Path) -> None:
     path.write_text(json.dumps(told))
 
 
+def chunk(path: Path) -> None:
+    from numcodecs import Zstd
+
+    path.with_name("c").joinpath("0", "0").write_bytes(Zstd(level=1).encode(np.zeros(2**29, np.uint8)))  # type: ignore[arg-type]
+
+
+BOMBS["zarr_chunk_becomes_512_mb"] = lambda folder: store(folder, chunk)
 BOMBS["zarr_json_claims_800_tb"] = lambda folder: store(folder, claim)
 BOMBS["zarr_json_of_10_gb"] = lambda folder: store(folder, lambda path: sparse(path, 10**10))
 BOMBS["zarr_json_nested"] = lambda folder: store(folder, lambda path: path.write_text(DEEP))
