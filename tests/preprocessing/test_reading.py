@@ -95,7 +95,11 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_folder(tmp_path: Path) -> None:
-    refused(tmp_path, "holds no DICOM files")
+    """Its name is not repeated: folders are often named after patients."""
+    with pytest.raises(ScanError, match="holds no DICOM files") as caught:
+        read_scan(tmp_path)
+    assert caught.value.exit_code == 65 and caught.value.expected and caught.value.hint
+    assert tmp_path.name not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"P5 whatever" * 100, gzip.compress(b"plain text" * 100)])
