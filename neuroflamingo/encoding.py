@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuroflamingo.encoder_input import ForEncoder, Preparation, prepare_for_encoder
+from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
 from neuroflamingo_preprocessing.dicom_files import shown_name
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError, ScanError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from neuroflamingo_encoders import BrainEncoder, EncoderCard
     from neuroflamingo_encoders.token_files import ScanTokens
 
@@ -35,6 +38,49 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class EncoderChoice:
+    """Which encoder, with which weights.
+
+    Attributes:
+        name: as `list_encoders` gives it.
+        options: of the encoder's card, such as `{"slices": 12}` for a tower that looks at slices.
+        weights: a safetensors file; None: the embedded model's, or the one in the encoder's folder.
+        init: `random` for an untrained encoder, on purpose.
+        seed: of the random initialisation.
+        table: a table that is no weight but that the encoder needs: parcels' coordinates, functional gradients.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | Path | None = None
+    init: Literal["random"] | None = None
+    seed: int = 0
+    table: str | Path | None = None
+
+    @property
+    def card(self) -> EncoderCard:
+        """Of the encoder, with the options.
+
+        Raises:
+            ModelError, ConfigError: no such encoder, or options that it does not take.
+        """
+        from neuroflamingo_encoders.registry import encoder_card
+
+        return encoder_card(self.name, **self.options)
+
+    def load(self) -> tuple[BrainEncoder, dict[str, Any]]:
+        """The encoder, frozen, with its table, and where its weights came from.
+
+        Raises:
+            NeuroFlamingoError: see `load_encoder`; a table that is missing, or not one.
+        """
+        module, origin = load_encoder(self.name, self.weights, options=self.options, init=self.init, seed=self.seed)
+        if self.table is not None or _wants_table(module):
+            origin["table"] = _set_table(module, self.table)
+        return module.freeze(), origin
+
+
+@dataclass(frozen=True)
 class _Road:
     """All that each scan's way to its tokens has in common."""
 
@@ -48,43 +94,23 @@ class _Road:
 def encode(
     scans: Sequence[str | Path],
     output: str | Path,
+    encoder: str | EncoderChoice,
+    how: Preparation | None = None,
     *,
-    encoder: str,
-    options: Mapping[str, Any] | None = None,
-    weights: str | Path | None = None,
-    init: Literal["random"] | None = None,
-    seed: int = 0,
     device: str = "auto",
-    repetition_time: float | None = None,
-    series: int | None = None,
-    atlas: str | Path | None = None,
-    scaling: str | Path | None = None,
-    raw: bool = False,
-    may_resample: bool = True,
-    table: str | Path | None = None,
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Encoded:
-    """Encode scans and write their tokens.
+    """Encode scans and write their tokens into one file. For a store of many scans: `encode_into_store`.
 
     Args:
         scans: NIfTI files, DICOM folders or zip archives: a volume for encoders of one 3D volume, a run in MNI space
-            for those of runs and, with `atlas`, for those of parcels; arrays (`.npy`, `.npz`, `.tsv`) for all. A run
+            for those of runs and, with an atlas, for those of parcels; arrays (`.npy`, `.npz`, `.tsv`) for all. A run
             gives a scan for each window.
         output: ends in `.zarr`, `.npz` or `.safetensors`.
-        encoder: as `list_encoders` gives it.
-        options: of the encoder's card, such as `{"slices": 12}` for a tower that looks at slices.
-        weights: a safetensors file; None: the embedded model's, or the one in the encoder's folder.
-        init: `random` for an untrained encoder, on purpose.
-        seed: of the random initialisation.
+        encoder: its name, or name, options and weights.
+        how: see `Preparation`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        repetition_time: seconds between frames, where the files do not say it, or say two.
-        series: of DICOM inputs; None: the one T1-weighted volume, or the one run.
-        atlas: a label image, for runs into encoders of parcels.
-        scaling: a `RobustScaling` fitted on the training set, for encoders that scale by one.
-        raw: arrays are parcel series as measured, to be prepared as the card says; else they are taken as they are.
-        may_resample: False refuses a scan that would have to be interpolated, in space or in time.
-        table: a table that is no weight but that the encoder needs: parcels' coordinates, functional gradients.
         overwrite: replace an existing output.
         progress: called with the scan's name, its number from 1, and how many there are.
 
@@ -100,19 +126,8 @@ def encode(
         if not Path(scan).exists():
             raise NotFoundError(f"there is no file {scan}", expected="a scan or a ready array", hint="check the path")
     place = pick_device(device)
-    module, origin = load_encoder(encoder, weights, options=options, init=init, seed=seed)
-    if table is not None or _wants_table(module):
-        origin["table"] = _set_table(module, table)
-    how = Preparation.of(
-        module.card.scan,
-        repetition_time=repetition_time,
-        series=series,
-        atlas=atlas,
-        scaling=scaling,
-        raw=raw,
-        may_resample=may_resample,
-    )
-    road = _Road(module.to(place), place, how, [], progress)
+    module, origin = (EncoderChoice(encoder) if isinstance(encoder, str) else encoder).load()
+    road = _Road(module.to(place), place, how or Preparation(), [], progress)
     about = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
     tokens = _all_tokens(scans, road)
     try:
@@ -246,7 +261,7 @@ def _all_tokens(scans: Sequence[str | Path], road: _Road) -> Iterator[ScanTokens
             road.progress(name, number, len(scans))
         try:
             for prepared in prepare_for_encoder(Path(scan), road.encoder.card, road.how):
-                yield _tokens(prepared, road)
+                yield tokens_of(road.encoder, prepared.tensor, prepared.about, road.device)
         except NeuroFlamingoError as failure:
             road.failures.append((name, failure))
 
@@ -256,25 +271,33 @@ def _chained(first: ScanTokens, rest: Iterator[ScanTokens]) -> Iterator[ScanToke
     yield from rest
 
 
-def _tokens(prepared: ForEncoder, road: _Road) -> ScanTokens:
+def tokens_of(
+    encoder: BrainEncoder, tensor: NDArray[np.float32], about: Mapping[str, Any], device: str, dtype: str = "float32"
+) -> ScanTokens:
+    """Tokens of one prepared tensor.
+
+    Raises:
+        ModelError: they are not finite, or too large for the type of numbers (exit 65).
+    """
     import torch
 
     from neuroflamingo_encoders.token_files import ScanTokens
 
     with torch.inference_mode():
-        output = road.encoder(torch.from_numpy(prepared.tensor)[None, None].to(road.device))
-    tokens = output.tokens[0, 0].float().cpu()
+        output = encoder(torch.from_numpy(tensor)[None, None].to(device))
+    tokens = output.tokens[0, 0].to(getattr(torch, dtype)).cpu()
     if not bool(tokens.isfinite().all()):
         raise ModelError(
-            f"the encoder gives numbers that are not finite for {prepared.about['name']}",
-            hint="check the weights: neuroflamingo models verify",
+            f"the encoder gives numbers that are not finite for {about['name']}",
+            expected=f"numbers that {dtype} can hold",
+            hint="check the weights: neuroflamingo models verify" + ("; or --dtype float32" * (dtype != "float32")),
             exit_code=65,
         )
     return ScanTokens(
         tokens=tokens.numpy(),
         mask=None if output.mask is None else output.mask[0, 0].cpu().numpy(),
         positions=None if output.positions is None else output.positions.float().cpu().numpy(),
-        about=prepared.about,
+        about=about,
     )
 
 

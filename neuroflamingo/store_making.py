@@ -1,59 +1,76 @@
-"""`prepare_into_store`: every scan of an input to a store of prepared tensors; run again, it does what is missing."""
+"""`prepare_into_store`, `encode_into_store`: every scan of an input to a store; run again, they do what is missing."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
-from neuroflamingo.provenance import printable
+from neuroflamingo.encoder_input import Preparation
+from neuroflamingo.provenance import printable, sha256_of_text
+from neuroflamingo.store_jobs import EncodeJob, Job, Made, PrepareJob, Task, load_with_identity
+from neuroflamingo.store_workers import work_all
 from neuroflamingo_preprocessing.atomic import write_text_atomic
-from neuroflamingo_preprocessing.dicom_files import folder_state, is_dicom_input
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
-from neuroflamingo_preprocessing.inputs import Input, find_inputs
-from neuroflamingo_preprocessing.scan_store import ScanStore, item_key
+from neuroflamingo_preprocessing.dicom_files import folder_state
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, UsageError
+from neuroflamingo_preprocessing.inputs import Input, entities_of, find_inputs
+from neuroflamingo_preprocessing.item_store import ItemStore
+from neuroflamingo_preprocessing.runs import sidecar_of
+from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.store_index import INDEX, write_index
 
 if TYPE_CHECKING:
+    from neuroflamingo.encoding import EncoderChoice
     from neuroflamingo_encoders import EncoderCard
 
 LOG, SEEN = "log.jsonl", "seen.jsonl"
-Status = Literal["done", "present", "failed"]
+Filters = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Made:
-    """What became of one scan.
+class Spread:
+    """Which scans of an input a run takes, and where they are worked on.
 
     Attributes:
-        file: its name, without the folder.
-        status: `done` now, `present` from an earlier run, or `failed`.
-        key: its address in the store; None if it failed.
-        seconds: spent on it.
-        warnings: what was odd but usable.
-        error: what was wrong, as the message says it.
-        exit_code: of the error.
+        filters: see `find_inputs`.
+        part: (number from 1, how many): this share of the scans only, for job arrays.
+        processes: workers; a worker that dies costs the scans that it alone cannot do.
+        scheduler: None: a pool on this machine; `local`, or the address of a Dask scheduler.
+        verify: read every item that is there, and make those with other bytes again.
+        progress: called with (part, done, all).
     """
 
-    file: str
-    status: Status
-    key: str | None = None
-    seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
-    exit_code: int = 0
+    filters: Filters | None = None
+    part: tuple[int, int] | None = None
+    processes: int = 1
+    scheduler: str | None = None
+    verify: bool = False
+    progress: Callable[[str, int, int], None] | None = None
+
+    def share(self, scans: list[Any]) -> list[Any]:
+        """Every n-th scan from the k-th on.
+
+        Raises:
+            UsageError: no such part.
+        """
+        if self.part is None:
+            return scans
+        number, count = self.part
+        if not 1 <= number <= count:
+            raise UsageError(
+                f"there is no part {number} of {count}",
+                expected=f"--part-id from 1 to {max(count, 1)}",
+                seen=str(number),
+            )
+        return scans[number - 1 :: count]
 
 
 @dataclass
 class Summary:
-    """What `prepare_into_store` did, as `summary.json` keeps it."""
+    """What a run did, as `summary.json` keeps it."""
 
     encoder: str
     scans: int
@@ -71,127 +88,197 @@ class Summary:
             self.failures.append({"file": made.file, "error": made.error, "exit_code": made.exit_code})
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What all scans have in common; sent to each worker once."""
-
-    store: Path
-    card: EncoderCard
-    how: Preparation
-
-    def for_scan(self, one: Input) -> Preparation:
-        return self.how.at(one.repetition_time, one.series)
-
-
-@dataclass(frozen=True)
-class _Task:
-    scan: Input
-    seen: str
-
-    @property
-    def path(self) -> Path:
-        return self.scan.path
-
-
 def prepare_into_store(
-    source: str | Path,
-    output: str | Path,
-    card: EncoderCard,
-    how: Preparation,
-    *,
-    filters: Mapping[str, tuple[str, ...]] | None = None,
-    processes: int = 1,
-    part: tuple[int, int] | None = None,
-    verify: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    source: str | Path, output: str | Path, card: EncoderCard, how: Preparation, **options: Any
 ) -> Summary:
-    """Prepare all scans of an input as an encoder's card says, each into one item of a store.
+    """Prepare all scans of an input as an encoder's card says, each into one item of a `ScanStore`.
 
     Args:
         source: a scan, a folder, a BIDS dataset or a manifest; see `find_inputs`.
         output: the store's folder; an existing store for the same input of the encoder is gone on with.
         card: of the encoder.
         how: see `Preparation`.
-        filters: see `find_inputs`.
-        processes: workers; a worker that dies costs the scans that it alone cannot do.
-        part: (number from 1, how many): this share of the scans only, for job arrays.
-        verify: read every item that is there, and make those with other bytes again.
-        progress: called with (part, done, all).
+        options: see `Spread`: which of the scans, and where.
 
     Raises:
-        NeuroFlamingoError: no scans, a bad manifest, a folder that cannot be written.
+        NeuroFlamingoError: no scans, a bad manifest, a folder that cannot be written, a scheduler that is not there.
     """
-    began = time.perf_counter()
-    inputs = share_of(find_inputs(source, card.scan, filters), part)
+    spread, began = _checked(options), time.perf_counter()
+    inputs = spread.share(find_inputs(source, card.scan, spread.filters))
     store = ScanStore.create(output, encoder=card.name, card_digest=card.digest, spec_digest=card.scan.digest)
+    job = PrepareJob(store.path.absolute(), card, how)
+    return _run(store, job, _of_files(inputs, job), len(inputs), spread, began)
+
+
+def encode_into_store(
+    source: str | Path,
+    output: str | Path,
+    choice: EncoderChoice,
+    how: Preparation | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    **options: Any,
+) -> Summary:
+    """Encode all scans of an input, each into one item of a `TokenStore`.
+
+    Args:
+        source: as `prepare_into_store` takes it, or a `ScanStore` for the same input of the encoder, whose tensors
+            are then taken as they are.
+        output: the store's folder; an existing store of the same card, weights and type of numbers is gone on with.
+        choice: of the encoder and its weights.
+        how: see `Preparation`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, of each worker.
+        dtype: of the tokens, `float32` or `float16`; the encoder computes in float32.
+        options: see `Spread`: which of the scans, and where.
+
+    Raises:
+        NeuroFlamingoError: see `prepare_into_store`; no weights (exit 69), or a scan store for another input (65).
+    """
+    from neuroflamingo.loading import pick_device
+    from neuroflamingo_encoders.token_store import DTYPES, TokenStore
+
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype}", expected=" or ".join(DTYPES), seen=dtype)
+    spread, how, began = _checked(options), how or Preparation(), time.perf_counter()
+    if spread.scheduler is None:
+        pick_device(device)
+    prepared = Path(source).is_dir() and ScanStore.is_at(source)
+    card = choice.card
+    scans = _items(ScanStore(source), card, how, spread) if prepared else find_inputs(source, card.scan, spread.filters)
+    scans = spread.share(scans)
+    _, weights, origin = load_with_identity(choice)
+    store = TokenStore.create(output, card=card, weights=weights, origin=origin, dtype=dtype)
+    job = EncodeJob(store.path.absolute(), card, how, _everywhere(choice), weights, device, dtype)
+    tasks = _of_items(Path(source).absolute(), scans, job) if prepared else _of_files(scans, job)
+    return _run(store, job, tasks, len(scans), spread, began)
+
+
+def _checked(options: Mapping[str, Any]) -> Spread:
+    from neuroflamingo.store_cluster import check_scheduler
+
+    spread = Spread(**options)
+    check_scheduler(spread.scheduler)
+    return spread
+
+
+def _everywhere(choice: EncoderChoice) -> EncoderChoice:
+    """With paths that a worker in another folder finds too."""
+    weights, table = choice.weights, choice.table
+    return replace(choice, weights=weights and Path(weights).absolute(), table=table and Path(table).absolute())
+
+
+def _run(
+    store: ItemStore[Any], job: Job, scans: Iterable[Task | Made], count: int, spread: Spread, began: float
+) -> Summary:
+    """Do what is missing, keep the log, and end with the summary and the index."""
     store.sweep()
-    dropped = drop_damaged(store, thorough=verify)
-    summary = Summary(card.name, len(inputs), dropped=len(dropped))
-    job = _Job(store.path, card, how)
     known, tasks = _seen_before(store), []
-    for one in inputs:
-        try:
-            task = _task(one, job)
-        except OSError as error:  # a link of git-annex whose file was not fetched, say
-            name = printable(one.name)
-            words = (
-                f"{name} is not here ({error.strerror}); if it is a link of git-annex or DataLad, get its file first"
-            )
-            _note(summary, Made(name, "failed", error=words, exit_code=66), store, progress)
-            continue
-        key = known.get(task.seen)
-        if key is not None and key in store:
-            _note(summary, Made(printable(one.name), "present", key), store, progress)
+    summary = Summary(job.card.name, count)
+    scans = list(scans)
+    keys = {known.get(one.seen) for one in scans if isinstance(one, Task)} if spread.part else set(store)
+    summary.dropped = len(drop_damaged(store, sorted(filter(None, keys)), thorough=spread.verify))
+    for one in scans:
+        if isinstance(one, Made):
+            _note(summary, one, store, spread)
+        elif (key := known.get(one.seen)) is not None and key in store:
+            _note(summary, Made(one.name, "present", key), store, spread)
         else:
-            tasks.append(task)
-    for task, made in _work_all(job, tasks, processes):
+            tasks.append(one)
+    for task, made in work_all(job, tasks, spread.processes, spread.scheduler):
         if made.key is not None:
-            _append(store.path / SEEN, {"seen": task.seen, "key": made.key})
-        _note(summary, made, store, progress)
+            _append(store, SEEN, {"seen": task.seen, "key": made.key})
+        _note(summary, made, store, spread)
+    if summary.done or summary.dropped or not (store.path / INDEX).is_file():
+        write_index(store)
     summary.seconds = round(time.perf_counter() - began, 3)
-    name = "summary.json" if part is None else f"summary.{part[0]}-of-{part[1]}.json"
+    name = "summary.json" if spread.part is None else f"summary.{spread.part[0]}-of-{spread.part[1]}.json"
     write_text_atomic(store.path / name, json.dumps(asdict(summary), indent=1) + "\n", overwrite=True)
     return summary
 
 
-def share_of(inputs: list[Input], part: tuple[int, int] | None) -> list[Input]:
-    """Every n-th scan from the k-th on.
-
-    Raises:
-        UsageError: no such part.
-    """
-    if part is None:
-        return inputs
-    number, count = part
-    if not 1 <= number <= count:
-        raise UsageError(
-            f"there is no part {number} of {count}", expected=f"--part-id from 1 to {max(count, 1)}", seen=str(number)
-        )
-    return inputs[number - 1 :: count]
-
-
-def drop_damaged(store: ScanStore, *, thorough: bool) -> list[str]:
-    """Take damaged items out, each with a line in the log; gives their keys."""
-    faults = [(key, fault) for key in store if (fault := store.fault(key, thorough=thorough))]
+def drop_damaged(store: ItemStore[Any], keys: Iterable[str], *, thorough: bool) -> list[str]:
+    """Take those out that are damaged, each with a line in the log; gives their keys."""
+    faults = [(key, fault) for key in keys if key in store and (fault := store.fault(key, thorough=thorough))]
     for key, fault in faults:
-        _append(store.path / LOG, {"status": "dropped", "key": key, "error": fault})
+        _append(store, LOG, {"status": "dropped", "key": key, "error": fault})
         store.drop(key)
     return [key for key, _ in faults]
 
 
-def _task(one: Input, job: _Job) -> _Task:
-    how, stat = job.for_scan(one), one.path.stat()
-    words = [str(one.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino, how.changes(), job.card.scan.digest]
-    words += [folder_state(one.path)] if one.path.is_dir() else []
+def _of_files(inputs: list[Input], job: Job) -> Iterator[Task | Made]:
+    for one in inputs:
+        name = printable(one.name)
+        try:
+            task = Task(replace(one, path=one.path.absolute()), name, "")
+            yield replace(task, seen=_seen(task, job))
+        except OSError as error:  # a link of git-annex whose file was not fetched, say
+            words = (
+                f"{name} is not here ({error.strerror}); if it is a link of git-annex or DataLad, get its file first"
+            )
+            yield Made(name, "failed", error=words, exit_code=66)
+
+
+def _seen(task: Task, job: Job) -> str:
+    """Hash of a file's place, size and time, of its sidecar's time, and of what would be done to it."""
+    path, how = task.path, job.for_scan(task)
+    stat, sidecar = path.stat(), sidecar_of(path)
+    words: list[Any] = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    words += [folder_state(path)] if path.is_dir() else []
     words += [how.series] if how.series is not None else []
-    sidecar = one.path.with_name(one.path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    if sidecar.is_file():
-        words.append(sidecar.stat().st_mtime_ns)
-    seen = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
-    return _Task(one, seen)
+    words += [sidecar.stat().st_mtime_ns] if sidecar.is_file() else []
+    return sha256_of_text(json.dumps([words, job.key("", how.changes())]))
 
 
-def _seen_before(store: ScanStore) -> dict[str, str]:
+def _items(store: ScanStore, card: EncoderCard, how: Preparation, spread: Spread) -> list[tuple[str, str]]:
+    """Keys and names of the prepared scans that are meant.
+
+    Raises:
+        ModelError: they were prepared for another input of an encoder (exit 65).
+        UsageError: options for preparing what is prepared already.
+        NotFoundError: none (exit 66).
+    """
+    if store.head.get("spec") != card.scan.digest:
+        raise ModelError(
+            f"the scans in {store.path.name} were not prepared for '{card.name}'",
+            expected=f"spec {card.scan.digest[:12]}: {card.scan.describe()}",
+            seen=f"spec {str(store.head.get('spec'))[:12]}, for {store.head.get('encoder')}",
+            hint="encode the scans themselves, or prepare them for this encoder",
+            exit_code=65,
+        )
+    if how.changes() or not how.may_resample:
+        raise UsageError(
+            "the scans of a store are prepared already",
+            expected="none of --tr, --atlas, --scaling, --raw and --no-resample",
+            hint="leave them out, or encode the scans themselves",
+        )
+    wanted = {
+        entity: {value.strip().removeprefix(f"{entity}-") for value in values}
+        for entity, values in (spread.filters or {}).items()
+        if values
+    }
+    named = [(key, str(store[key].about.get("name") or key[:12])) for key in store]
+    kept = [
+        (key, name)
+        for key, name in named
+        if all(entities_of(Path(name)).get(entity) in labels for entity, labels in wanted.items())
+    ]
+    if not kept:
+        raise NotFoundError(
+            f"there are no prepared scans in {store.path.name}" + " after the filters" * bool(named),
+            expected=", ".join(f"{e}: {', '.join(sorted(v))}" for e, v in wanted.items()) or "at least one",
+            seen=f"{len(named)} items",
+            hint="check the labels" if named else "run `neuroflamingo prepare` first",
+        )
+    return sorted(kept, key=lambda pair: (pair[1], pair[0]))
+
+
+def _of_items(place: Path, named: list[tuple[str, str]], job: Job) -> Iterator[Task]:
+    for key, name in named:
+        yield Task(Input(place), printable(name), sha256_of_text(json.dumps([key, job.key("", {})])), item=key)
+
+
+def _seen_before(store: ItemStore[Any]) -> dict[str, str]:
     """Files that were hashed before, by path, size and time: no name of a folder is kept, only the hash of it all."""
     known = {}
     path = store.path / SEEN
@@ -204,101 +291,22 @@ def _seen_before(store: ScanStore) -> dict[str, str]:
     return known
 
 
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+def _append(store: ItemStore[Any], name: str, row: Mapping[str, Any]) -> None:
+    """A line to a log.
+
+    Raises:
+        OutputError: it cannot be written (exit 74).
+    """
+    try:
+        with (store.path / name).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise store.not_written(error) from error
 
 
-def _note(summary: Summary, made: Made, store: ScanStore, progress: Callable[[str, int, int], None] | None) -> None:
+def _note(summary: Summary, made: Made, store: ItemStore[Any], spread: Spread) -> None:
     summary.add(made)
     if made.status != "present":
-        _append(store.path / LOG, {key: value for key, value in asdict(made).items() if value not in (None, ())})
-    if progress:
-        progress("scans", summary.done + summary.present + summary.failed, summary.scans)
-
-
-def _work_all(job: _Job, tasks: Sequence[_Task], processes: int) -> Iterator[tuple[_Task, Made]]:
-    """Results as they come. Tasks that were under way when a worker died are tried again, each alone."""
-    if processes <= 1:
-        for task in tasks:
-            yield task, _work(job, task)
-        return
-    suspects: list[_Task] = []
-    rest = list(tasks)
-    while rest:
-        with _pool(job, processes) as pool:
-            under_way: dict[Future[Made], _Task] = {}
-            try:
-                while rest or under_way:
-                    while rest and len(under_way) < 2 * processes:
-                        under_way[pool.submit(_work_there, rest[0])] = rest[0]
-                        del rest[0]
-                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                        made = future.result()
-                        yield under_way.pop(future), made
-            except BrokenProcessPool:
-                suspects += under_way.values()
-    for task in suspects:
-        with _pool(job, 1) as pool:
-            try:
-                yield task, pool.submit(_work_there, task).result()
-            except BrokenProcessPool:
-                yield task, Made(printable(task.scan.name), "failed", error=LOST, exit_code=75)
-
-
-LOST = "its worker died, alone with it too: most likely it needs more memory than there is"
-
-
-_JOB: _Job | None = None
-"""Of a worker process."""
-
-
-def _pool(job: _Job, processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (job,))
-
-
-def _begin(job: _Job) -> None:
-    global _JOB
-    _JOB = job
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _work_there(task: _Task) -> Made:
-    assert _JOB is not None
-    return _work(_JOB, task)
-
-
-def _digest(path: Path, modality: str, series: int | None) -> str:
-    """The hash of the input's bytes; of a DICOM input those of the series that is meant."""
-    if is_dicom_input(path):
-        from neuroflamingo_preprocessing.dicom import open_dicom
-
-        with open_dicom(path) as examination:
-            return examination.digest("bold" if modality in ("volume4d", "parcels") else "T1w", series)
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _work(job: _Job, task: _Task) -> Made:
-    """Hash, prepare and store one file, in a worker."""
-    began, name, path = time.perf_counter(), printable(task.scan.name), task.path
-    try:
-        store, how = ScanStore(job.store), job.for_scan(task.scan)
-        digest = _digest(path, job.card.scan.modality, how.series)
-        key = item_key(digest, job.card.scan.digest, how.changes())
-        if key in store:
-            return Made(name, "present", key, time.perf_counter() - began)
-        windows = list(prepare_for_encoder(path, job.card, how))
-        about = {k: v for k, v in windows[0].about.items() if k != "window"}
-        about["windows"] = [one.about["window"] for one in windows if "window" in one.about]
-        axes = [axis.name for axis in job.card.scan.axes]
-        store.put(key, [one.tensor for one in windows], axes, about)
-        return Made(name, "done", key, time.perf_counter() - began, tuple(about["warnings"]))
-    except NeuroFlamingoError as error:
-        words = " ".join(str(error).split())
-        return Made(name, "failed", seconds=time.perf_counter() - began, error=words, exit_code=error.exit_code)
-    except OSError as error:
-        words = f"{name} cannot be read: {error.strerror or error}"
-        return Made(name, "failed", seconds=time.perf_counter() - began, error=words, exit_code=74)
+        _append(store, LOG, {key: value for key, value in asdict(made).items() if value not in (None, ())})
+    if spread.progress:
+        spread.progress("scans", summary.done + summary.present + summary.failed, summary.scans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -147,3 +148,12 @@ class BrainEncoder(nn.Module):
         with torch.no_grad():
             self.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
         return self
+
+
+def weights_digest(encoder: nn.Module) -> str:
+    """SHA-256 of an encoder's weights and tables, by sorted name: whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()

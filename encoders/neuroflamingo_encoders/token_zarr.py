@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from neuroflamingo_encoders.token_files import ARRAYS, FORMAT, KINDS, MAX_BYTES, ScanTokens
+from neuroflamingo_encoders.token_files import ARRAYS, FORMAT, KINDS, ScanTokens
+from neuroflamingo_preprocessing.atomic import fsync_folder, fsync_tree, make_draft_folder
 from neuroflamingo_preprocessing.errors import OutputError
-from neuroflamingo_preprocessing.zstd_frames import HEADER_BYTES, content_size
-
-MAX_META_BYTES = 2**26
-PACKED = 1000
-"""How many times its stored bytes an array may be: chunks of zeros pack well, a bomb packs better."""
+from neuroflamingo_preprocessing.zarr_claims import check_chunks, check_claims, read_metadata
 
 
 def check_store_target(target: Path, *, overwrite: bool) -> Path:
@@ -42,7 +34,7 @@ def check_store_target(target: Path, *, overwrite: bool) -> Path:
 
 def _draft_beside(target: Path) -> Path:
     try:
-        return Path(tempfile.mkdtemp(prefix=".neuroflamingo-", suffix=".tmp", dir=target.parent))
+        return make_draft_folder(target)
     except OSError as error:
         raise OutputError(
             f"{target} cannot be created",
@@ -73,9 +65,9 @@ def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, An
             count += 1
         if not count:
             raise OutputError(f"{target.name}: there is nothing to write", expected="at least one scan")
-        _fsync_all(draft)
-        os.chmod(draft, 0o777 & ~_umask())
+        fsync_tree(draft)
         _rename(draft, target, overwrite)
+        fsync_folder(target.parent)
     except OSError as error:
         raise OutputError(
             f"writing {target.name} failed",
@@ -86,19 +78,6 @@ def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, An
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return count
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-def _fsync_all(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("r+b") as stream:
-                os.fsync(stream.fileno())
 
 
 def _rename(draft: Path, target: Path, overwrite: bool) -> None:
@@ -138,8 +117,8 @@ def read_store(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
     for place in places:
         names = [name for name in ARRAYS if (place / name).is_dir()]
         for name in names:
-            _check_claims(place / name, name)
-            _check_chunk(place / name, name)
+            check_claims(place / name, name, KINDS[name], floor=0)
+            check_chunks(place / name, name)
         arrays: dict[str, Any] = {name: zarr.open_array(place / name, mode="r", zarr_format=3)[...] for name in names}
         scans.append(ScanTokens(**arrays, about=_attributes(place)))
     return scans, head
@@ -151,42 +130,5 @@ def _refuse_links(path: Path) -> None:
             raise ValueError(f"a link in it: {place.name}")
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
-    file = folder / "zarr.json"
-    if file.stat().st_size > MAX_META_BYTES:
-        raise ValueError(f"{file.name} of {file.stat().st_size:,} bytes")
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
 def _attributes(folder: Path) -> dict[str, Any]:
-    return dict(_metadata(folder).get("attributes", {}))
-
-
-def _check_chunk(folder: Path, name: str) -> None:
-    """Refuse a chunk that would become more than the array: it would be unpacked before anybody looks at its size."""
-    claimed = _metadata(folder)
-    codecs = [codec["name"] for codec in claimed["codecs"]]
-    if codecs != ["bytes", "zstd"]:
-        raise ValueError(f"{name}: packed by {', '.join(map(str, codecs))[:80]}")
-    most = math.prod(claimed["shape"]) * np.dtype(claimed["data_type"]).itemsize
-    for file in folder.rglob("*"):
-        if file.is_file() and file.name != "zarr.json":
-            with file.open("rb") as stream:
-                size = content_size(stream.read(HEADER_BYTES))
-            if size != most:
-                raise ValueError(f"{name}: a chunk of {size} bytes, not {most:,}")
-
-
-def _check_claims(folder: Path, name: str) -> None:
-    """Kind and size that an array's metadata claims, and that its chunks are no larger than itself."""
-    claimed = _metadata(folder)
-    shape, kind = claimed["shape"], claimed["data_type"]
-    chunks = claimed["chunk_grid"]["configuration"]["chunk_shape"]
-    if kind not in KINDS[name] or list(chunks) != list(shape) or not all(isinstance(n, int) and n > 0 for n in shape):
-        raise ValueError(f"{name}: {kind} {shape} in chunks of {chunks}")
-    size = 8
-    for length in shape:
-        size *= length
-    stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    if size > min(MAX_BYTES, PACKED * stored):
-        raise ValueError(f"{name} claims {size:,} bytes, {stored:,} are stored")
+    return dict(read_metadata(folder).get("attributes", {}))

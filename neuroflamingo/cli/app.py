@@ -11,16 +11,27 @@ from neuroflamingo.cli.options import (
     AtlasFile,
     CardOptions,
     Device,
+    DryRun,
     Json,
     Model,
     NoResample,
+    Nprocs,
+    NumParts,
     Overwrite,
+    Participants,
+    PartId,
     Quiet,
     Raw,
+    Runs,
     ScalingFile,
+    Scheduler,
     Series,
+    Sessions,
+    Tasks,
     Tr,
     Verbs,
+    Verify,
+    preparation,
 )
 
 application = typer.Typer(
@@ -172,56 +183,49 @@ def prepare(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder of the store.")],
     encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
     options: CardOptions = None,
-    nprocs: Annotated[int, typer.Option("--nprocs", help="Scans at a time; 0: one for each core.", min=0)] = 0,
-    participants: Annotated[
-        list[str] | None, typer.Option("--participant-label", help="01 or sub-01; commas, or again.")
-    ] = None,
-    sessions: Annotated[list[str] | None, typer.Option("--session-label", help="Likewise.")] = None,
-    tasks: Annotated[list[str] | None, typer.Option("--task-id", help="Likewise.")] = None,
-    runs: Annotated[list[str] | None, typer.Option("--run-id", help="Likewise.")] = None,
-    num_parts: Annotated[int | None, typer.Option("--num-parts", help="Job array: parts in all.", min=1)] = None,
-    part_id: Annotated[int | None, typer.Option("--part-id", help="Job array: this part, from 1.", min=1)] = None,
+    nprocs: Nprocs = 0,
+    scheduler: Scheduler = None,
+    participants: Participants = None,
+    sessions: Sessions = None,
+    tasks: Tasks = None,
+    runs: Runs = None,
+    num_parts: NumParts = None,
+    part_id: PartId = None,
     tr: Tr = None,
     series: Series = None,
     atlas: AtlasFile = None,
     scaling: ScalingFile = None,
     raw: Raw = False,
     no_resample: NoResample = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read all items that are there; damaged ones are made again.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, with estimates.")] = False,
+    verify: Verify = False,
+    dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Prepare scans as an encoder's card says, into a store; run again, it does what is missing.
 
-    A manifest is .jsonl or .csv with a line a scan: `scan` (relative to the manifest) and, if wanted,
+    A manifest is .jsonl, .csv or .parquet with a line a scan: `scan` (relative to the manifest) and, if wanted,
     `repetition_time`. In the store, log.jsonl has a line for each scan and summary.json the whole. Exit code 1 if some
     scans failed.
     """
-    from neuroflamingo.cli.storing import prepare_scans
+    from neuroflamingo.cli.storing import Asked, prepare_scans
 
     code = prepare_scans(
         source,
         output,
         encoder=encoder,
         options=options or (),
-        processes=nprocs,
-        filters={"sub": participants, "ses": sessions, "task": tasks, "run": runs},
-        parts=(part_id, num_parts),
-        preparation={
-            "repetition_time": tr,
-            "series": series,
-            "atlas": atlas,
-            "scaling": scaling,
-            "raw": raw,
-            "may_resample": not no_resample,
-        },
-        verify=verify,
-        dry_run=dry_run,
-        as_json=json,
-        quiet=quiet,
+        asked=Asked(
+            processes=nprocs,
+            scheduler=scheduler,
+            filters={"sub": participants, "ses": sessions, "task": tasks, "run": runs},
+            parts=(part_id, num_parts),
+            verify=verify,
+            dry_run=dry_run,
+            as_json=json,
+            quiet=quiet,
+        ),
+        preparation=preparation(tr, series, atlas, scaling, raw, no_resample),
     )
     raise typer.Exit(code)
 
@@ -247,9 +251,11 @@ def check_scan(
 
 @application.command()
 def encode(
-    scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="See below.")],
+    scans: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Scans; for a store, one INPUT. See below.")],
     encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="tokens.zarr, tokens.npz or tokens.safetensors.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="tokens.zarr, .npz or .safetensors; without an ending, a store.")
+    ],
     options: CardOptions = None,
     weights: Annotated[str | None, typer.Option("--weights", help="A safetensors file.")] = None,
     init: Annotated[str | None, typer.Option("--init", help="random: an untrained encoder, on purpose.")] = None,
@@ -265,6 +271,18 @@ def encode(
     ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Store: float32 (default) or float16.")] = None,
+    nprocs: Annotated[int | None, typer.Option("--nprocs", help="Store: scans at a time, by default 1.", min=0)] = None,
+    scheduler: Scheduler = None,
+    participants: Participants = None,
+    sessions: Sessions = None,
+    tasks: Tasks = None,
+    runs: Runs = None,
+    num_parts: NumParts = None,
+    part_id: PartId = None,
+    verify: Verify = False,
+    dry_run: DryRun = False,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write the patch tokens of scans, with hashes, the geometry log and the tokens' places.
@@ -272,29 +290,32 @@ def encode(
     NIfTI files and DICOM folders or zips are prepared as the encoder's card says: T1-weighted heads, fMRI runs in MNI
     space, and with --atlas the parcel series of such runs. Arrays (.npy, .npz, .tsv with a line per frame) are taken as
     they are, or as parcel series to be prepared with --raw. A run gives its windows one after the other.
+
+    Into a store (-o without an ending) go the tokens of one INPUT as `prepare` takes it, or of a store that `prepare`
+    made; run again, it does what is missing. The options from --dtype on are for stores.
     """
-    from neuroflamingo.cli.weighing import encode_scans
+    from neuroflamingo.cli.storing import Asked, encode_scans
 
     code = encode_scans(
         scans,
         output,
         encoder=encoder,
         options=options or (),
-        weights=weights,
-        init=init,
-        seed=seed,
+        weights={"weights": weights, "init": init, "seed": seed, "table": table},
+        preparation=preparation(tr, series, atlas, scaling, raw, no_resample),
         device=device,
-        preparation={
-            "repetition_time": tr,
-            "series": series,
-            "atlas": atlas,
-            "scaling": scaling,
-            "raw": raw,
-            "may_resample": not no_resample,
-        },
-        table=table,
+        dtype=dtype,
         overwrite=overwrite,
-        quiet=quiet,
+        asked=Asked(
+            processes=nprocs,
+            scheduler=scheduler,
+            filters={"sub": participants, "ses": sessions, "task": tasks, "run": runs},
+            parts=(part_id, num_parts),
+            verify=verify,
+            dry_run=dry_run,
+            as_json=json,
+            quiet=quiet,
+        ),
     )
     raise typer.Exit(code)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -43,3 +43,30 @@ NoResample = Annotated[bool, typer.Option("--no-resample", help="Refuse what wou
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
 Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a folder.")]
+Nprocs = Annotated[int, typer.Option("--nprocs", help="Scans at a time; 0: one for each core.", min=0)]
+Participants = Annotated[list[str] | None, typer.Option("--participant-label", help="01 or sub-01; commas, or again.")]
+Sessions = Annotated[list[str] | None, typer.Option("--session-label", help="Likewise.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task-id", help="Likewise.")]
+Runs = Annotated[list[str] | None, typer.Option("--run-id", help="Likewise.")]
+NumParts = Annotated[int | None, typer.Option("--num-parts", help="Job array: parts in all.", min=1)]
+PartId = Annotated[int | None, typer.Option("--part-id", help="Job array: this part, from 1.", min=1)]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="ADDRESS", help="Dask: tcp://host:port, or local; needs the extra cluster."),
+]
+Verify = Annotated[bool, typer.Option("--verify", help="Read all items that are there; damaged ones are made again.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, with estimates.")]
+
+
+def preparation(
+    tr: float | None, series: int | None, atlas: str | None, scaling: str | None, raw: bool, no_resample: bool
+) -> dict[str, Any]:
+    """What `Preparation.of` takes."""
+    return {
+        "repetition_time": tr,
+        "series": series,
+        "atlas": atlas,
+        "scaling": scaling,
+        "raw": raw,
+        "may_resample": not no_resample,
+    }

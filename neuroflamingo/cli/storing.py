@@ -1,4 +1,4 @@
-"""The verb `prepare`: scans to a store."""
+"""The verbs `prepare` and `encode`: scans to a store, or their tokens to a file."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from neuroflamingo.cli.asking import card_options
 from neuroflamingo.cli.failures import say_error
 from neuroflamingo.cli.progress import Progress
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
+
+if TYPE_CHECKING:
+    from neuroflamingo.encoding import EncoderChoice
+    from neuroflamingo.store_making import Summary
 
 SOME_FAILED = 1
 SHOWN = 10
@@ -23,110 +27,261 @@ SECONDS_PER_VOLUME, SECONDS_PER_FRAME = 1.0, 0.05
 """On one core of 2.8 GHz: a head at 1 mm with alignment; a frame at 2 mm from .nii.gz."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The options that both verbs take for a store."""
+
+    processes: int | None = None
+    scheduler: str | None = None
+    filters: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
+    parts: tuple[int | None, int | None] = (None, None)
+    verify: bool = False
+    dry_run: bool = False
+    as_json: bool = False
+    quiet: bool = False
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The filters, with lists taken apart."""
+        return {
+            entity: tuple(w for v in values or () for w in v.replace(",", " ").split())
+            for entity, values in self.filters.items()
+        }
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """(number, count).
+
+        Raises:
+            UsageError: one without the other.
+        """
+        number, count = self.parts
+        if number is None and count is None:
+            return None
+        if number is None or count is None:
+            raise UsageError("--num-parts and --part-id go together", expected="both or neither")
+        return number, count
+
+    @property
+    def workers(self) -> int:
+        """Scans at a time.
+
+        Raises:
+            UsageError: a number of workers for a scheduler that has its own.
+        """
+        if self.scheduler not in (None, "local") and self.processes:
+            raise UsageError(
+                "--nprocs is for this machine", expected="--scheduler or --nprocs", hint="the scheduler has its workers"
+            )
+        return self.processes or os.cpu_count() or 1
+
+    def spread(self, progress: Progress) -> dict[str, Any]:
+        """What `Spread` takes."""
+        return {
+            "filters": self.labels,
+            "part": self.part,
+            "processes": self.workers,
+            "scheduler": self.scheduler,
+            "verify": self.verify,
+            "progress": progress.count,
+        }
+
+    def check(self) -> None:
+        """Refuse options that contradict each other, before the work.
+
+        Raises:
+            UsageError: they do.
+        """
+        _ = self.part, self.workers
+
+    @property
+    def only_for_stores(self) -> bool:
+        """Whether anything was asked that a token file has no use for."""
+        plain = (self.processes, self.scheduler, *self.parts)
+        return any(one is not None for one in plain) or any(
+            (*self.filters.values(), self.verify, self.dry_run, self.as_json)
+        )
+
+
 def prepare_scans(
-    source: str,
-    output: str,
-    *,
-    encoder: str,
-    options: Sequence[str],
-    processes: int,
-    filters: Mapping[str, Sequence[str] | None],
-    parts: tuple[int | None, int | None],
-    preparation: dict[str, Any],
-    verify: bool,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
+    source: str, output: str, *, encoder: str, options: Sequence[str], preparation: dict[str, Any], asked: Asked
 ) -> int:
     """Prepare and say what became of it; 1 if some scans failed, the scan's own code if there was one only."""
     from neuroflamingo.encoder_input import Preparation
     from neuroflamingo.store_making import prepare_into_store
     from neuroflamingo_encoders.registry import encoder_card
 
-    part = _part(*parts)
-    wanted = {
-        entity: tuple(w for v in values or () for w in v.replace(",", " ").split())
-        for entity, values in filters.items()
-    }
+    asked.check()
     card = encoder_card(encoder, **card_options(options))
     how = Preparation.of(card.scan, **preparation)
-    workers = processes or os.cpu_count() or 1
-    if dry_run:
-        plan = estimate(source, output, card, wanted, part, workers, how.series)
-        print(json.dumps(plan, indent=2) if as_json else _plan_in_words(plan))
-        return 0
-    with Progress(quiet=quiet) as progress:
+    if asked.dry_run:
+        return _tell(estimate(source, output, card, asked, how.series), asked)
+    with Progress(quiet=asked.quiet) as progress:
         progress(f"preparing for {card.name}")
-        done = prepare_into_store(
-            source,
-            output,
-            card,
-            how,
-            filters=wanted,
-            processes=workers,
-            part=part,
-            verify=verify,
-            progress=progress.count,
+        done = prepare_into_store(source, output, card, how, **asked.spread(progress))
+    return _say(done, output, "prepared", asked)
+
+
+def encode_scans(
+    scans: Sequence[str],
+    output: str,
+    *,
+    encoder: str,
+    options: Sequence[str],
+    weights: Mapping[str, Any],
+    preparation: dict[str, Any],
+    device: str,
+    dtype: str | None,
+    overwrite: bool,
+    asked: Asked,
+) -> int:
+    """Encode scans into one file or into a store, as the output's name says; 1 if some of several failed."""
+    from neuroflamingo.encoder_input import Preparation
+    from neuroflamingo.encoding import EncoderChoice
+    from neuroflamingo_encoders.token_files import check_token_target
+
+    if weights["init"] not in (None, "random"):
+        raise UsageError(f"--init {weights['init']}", expected="random", seen=weights["init"])
+    choice = EncoderChoice(encoder, card_options(options), **weights)
+    if not _is_store(scans, output):
+        check_token_target(output, overwrite=overwrite)
+        if asked.only_for_stores or dtype is not None:
+            raise UsageError(
+                f"{Path(output).name} is one file: what was asked is for stores",
+                expected="-o FOLDER without an ending",
+                hint=f"-o {Path(output).stem}",
+            )
+        how = Preparation.of(choice.card.scan, **preparation)
+        return _encode_to_file(scans, output, choice, how, device=device, overwrite=overwrite, quiet=asked.quiet)
+    if len(scans) != 1 or overwrite:
+        raise UsageError(
+            "a store takes one input" if len(scans) != 1 else "--overwrite is for token files",
+            expected="a folder, a BIDS dataset, a manifest, a scan store or a scan",
+            seen=f"{len(scans)} inputs",
+            hint="name the scans in a manifest" if len(scans) != 1 else "a store is gone on with; remove it yourself",
         )
+    return _encode_to_store(scans[0], output, choice, preparation, device=device, dtype=dtype or "float32", asked=asked)
+
+
+def _is_store(scans: Sequence[str], output: str) -> bool:
+    """An ending of a token file says a file; no ending, or an input of many scans, says a store."""
+    from neuroflamingo_encoders.token_files import ENDINGS
+    from neuroflamingo_preprocessing.inputs import MANIFESTS
+
+    if Path(output).suffix in ENDINGS:
+        return False
+    many = any(Path(scan).is_dir() or Path(scan).suffix.lower() in MANIFESTS for scan in scans)
+    return many or not Path(output).suffix or (Path(output) / "store.json").is_file()
+
+
+def _encode_to_file(
+    scans: Sequence[str], output: str, choice: EncoderChoice, how: Any, *, device: str, overwrite: bool, quiet: bool
+) -> int:
+    from neuroflamingo.encoding import encode
+
+    with Progress(quiet=quiet) as progress:
+        progress(f"encoding with {choice.name}")
+        done = encode(scans, output, choice, how, device=device, overwrite=overwrite, progress=progress.count)
+    for name, failure in done.failures:
+        say_error(f"{name}: {failure}")
+    if done.failures:
+        say_error(f"{len(done.failures)} of {len(scans)} scans could not be encoded")
+    print(done.path)
+    return SOME_FAILED if done.failures else 0
+
+
+def _encode_to_store(
+    source: str,
+    output: str,
+    choice: EncoderChoice,
+    preparation: dict[str, Any],
+    *,
+    device: str,
+    dtype: str,
+    asked: Asked,
+) -> int:
+    from dataclasses import replace
+
+    from neuroflamingo.encoder_input import Preparation
+    from neuroflamingo.store_making import encode_into_store
+
+    one_at_a_time = asked.processes is None and asked.scheduler is None  # each worker holds the encoder
+    asked = replace(asked, processes=1) if one_at_a_time else asked
+    asked.check()
+    how = Preparation.of(choice.card.scan, **preparation)
+    if asked.dry_run:
+        return _tell(estimate(source, output, choice.card, asked, how.series, tokens=dtype), asked)
+    with Progress(quiet=asked.quiet) as progress:
+        progress(f"encoding with {choice.name}")
+        done = encode_into_store(source, output, choice, how, device=device, dtype=dtype, **asked.spread(progress))
+    return _say(done, output, "encoded", asked)
+
+
+def _tell(plan: Mapping[str, Any], asked: Asked) -> int:
+    print(json.dumps(plan, indent=2) if asked.as_json else _plan_in_words(plan))
+    return 0
+
+
+def _say(done: Summary, output: str, verb: str, asked: Asked) -> int:
     for failure in done.failures[:SHOWN]:
         say_error(str(failure["error"]))
     if len(done.failures) > SHOWN:
         say_error(f"and {len(done.failures) - SHOWN} more: see {Path(output) / 'log.jsonl'}")
-    if as_json:
+    if asked.as_json:
         print(json.dumps(asdict(done), indent=2))
     else:
         again = f", {done.dropped} damaged ones dropped" if done.dropped else ""
-        counts = f"{done.done} prepared, {done.present} were there, {done.failed} failed{again}"
+        counts = f"{done.done} {verb}, {done.present} were there, {done.failed} failed{again}"
         print(f"{output}: {counts}; {done.seconds:.1f} s")
     if not done.failed:
         return 0
     return int(done.failures[0]["exit_code"]) if done.scans == 1 else SOME_FAILED
 
 
-def _part(number: int | None, count: int | None) -> tuple[int, int] | None:
-    if number is None and count is None:
-        return None
-    if number is None or count is None:
-        raise UsageError("--num-parts and --part-id go together", expected="both or neither")
-    return number, count
-
-
 def estimate(
-    source: str,
-    output: str,
-    card: Any,
-    filters: Mapping[str, tuple[str, ...]],
-    part: tuple[int, int] | None,
-    workers: int,
-    series: int | None = None,
+    source: str, output: str, card: Any, asked: Asked, series: int | None = None, *, tokens: str | None = None
 ) -> dict[str, Any]:
-    """The plan of a run, with rough figures from the headers; nothing is written."""
-    from neuroflamingo.store_making import share_of
+    """The plan of a run, with rough figures from the headers; nothing is written.
+
+    Args:
+        source, output, card, asked: of the run.
+        series: of DICOM inputs.
+        tokens: type of the tokens' numbers, if the scans are to be encoded too.
+    """
+    from neuroflamingo.store_making import Spread
     from neuroflamingo_preprocessing.inputs import find_inputs
 
-    inputs = share_of(find_inputs(source, card.scan, filters), part)
+    if (Path(source) / "store.json").is_file():
+        raise UsageError("--dry-run is for scans, not for a store", hint="a run into a store can be stopped any time")
+    inputs = Spread(part=asked.part).share(find_inputs(source, card.scan, asked.labels))
     wanted: Literal["T1w", "bold"] = "bold" if card.scan.modality in ("volume4d", "parcels") else "T1w"
     looked = [_look(one.path, wanted, one.series or series) for one in inputs]
     known = [one for one in looked if one is not None]
     shape = [axis.size or 0 for axis in card.scan.axes]
     window = next((axis.size for axis in card.scan.axes if axis.name == "time"), None)
     item = 4 * math.prod(shape)
-    out = sum(item * max(1, frames // window if window else 1) for _, frames in known)
+    windows = sum(max(1, frames // window if window else 1) for _, frames in known)
     largest = max(
         (4 * voxels * min(frames, 64) + (4 * math.prod(shape) * frames // (window or 1)) for voxels, frames in known),
         default=0,
     )
     seconds = sum(SECONDS_PER_VOLUME if frames == 1 else SECONDS_PER_FRAME * frames for _, frames in known)
+    out = item * windows
+    if tokens is not None:
+        sizes = {axis.name: axis.size for axis in card.scan.axes if axis.size is not None}
+        count = card.output.token_count(sizes) if len(sizes) == len(shape) else 0
+        out = windows * count * card.output.width * (2 if tokens == "float16" else 4)
+        seconds += windows * (card.cost.cpu_seconds or 0.0)
     return {
         "encoder": card.name,
         "input": card.scan.describe(),
         "scans": len(inputs),
         "unreadable": len(looked) - len(known),
         "output": output,
-        "workers": workers,
+        "workers": asked.workers,
         "memory_per_worker_mb": round((BASE_BYTES + 2 * largest) / 2**20),
         "store_mb_before_compression": round(out / 2**20, 1),
-        "minutes": round(seconds / workers / 60, 1),
+        "minutes": round(seconds / asked.workers / 60, 1),
         "first": [one.name for one in inputs[:SHOWN]],
     }
 

@@ -1,4 +1,4 @@
-"""Verbs on encoders' weights: `models list`, `fetch`, `verify`, `convert`; and `encode`."""
+"""Verbs on encoders' weights: `models list`, `fetch`, `verify`, `convert`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.weights_checking import Verified
@@ -192,52 +192,3 @@ def convert(
             print(f"{title}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
     if encoder is None:
         print("not compared with any encoder; --encoder NAME checks names and shapes")
-
-
-def encode_scans(
-    scans: Sequence[str],
-    output: str,
-    *,
-    encoder: str,
-    options: Sequence[str],
-    weights: str | None,
-    init: str | None,
-    seed: int,
-    device: str,
-    preparation: dict[str, Any],
-    table: str | None,
-    overwrite: bool,
-    quiet: bool,
-) -> int:
-    """Encode scans into one file and print its path; 1 if some of several failed."""
-    from neuroflamingo.cli.asking import card_options
-    from neuroflamingo.cli.failures import say_error
-    from neuroflamingo.cli.progress import Progress
-    from neuroflamingo.encoding import encode
-    from neuroflamingo_preprocessing.errors import UsageError
-
-    if init not in (None, "random"):
-        raise UsageError(f"--init {init}", expected="random", seen=init)
-    start: Literal["random"] | None = "random" if init else None
-    with Progress(quiet=quiet) as progress:
-        progress(f"encoding with {encoder}")
-        done = encode(
-            scans,
-            output,
-            encoder=encoder,
-            options=card_options(options),
-            weights=weights,
-            init=start,
-            seed=seed,
-            device=device,
-            **preparation,
-            table=table,
-            overwrite=overwrite,
-            progress=progress.count,
-        )
-    for name, failure in done.failures:
-        say_error(f"{name}: {failure}")
-    if done.failures:
-        say_error(f"{len(done.failures)} of {len(scans)} scans could not be encoded")
-    print(done.path)
-    return SOME_FAILED if done.failures else 0

@@ -20,7 +20,8 @@ from neuroflamingo.training.language_stage import train_language_model
 from neuroflamingo.training.pool import CasePool, paint_in_background
 from neuroflamingo.training.readout import Thresholds
 from neuroflamingo.training.settings import TrainSettings, load_settings
-from neuroflamingo.training.token_cache import TokenCache, weights_digest
+from neuroflamingo.training.token_cache import TokenCache
+from neuroflamingo_encoders.contract import weights_digest
 from neuroflamingo_preprocessing.atomic import write_text_atomic
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -13,19 +12,10 @@ from torch import Tensor
 from neuroflamingo.training.pool import CasePool
 from neuroflamingo.training.precision import autocast
 from neuroflamingo.training.progress import StageProgress
-from neuroflamingo_encoders.contract import BrainEncoder
+from neuroflamingo_encoders.contract import BrainEncoder, weights_digest
 from neuroflamingo_preprocessing.atomic import write_text_atomic
 
 BATCH = 16
-
-
-def weights_digest(encoder: BrainEncoder) -> str:
-    """SHA-256 of the encoder's weights, by sorted name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class TokenCache:

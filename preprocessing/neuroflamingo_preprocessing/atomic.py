@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import socket
 import stat
 import tempfile
 from pathlib import Path
 
 from neuroflamingo_preprocessing.errors import OutputError
 
-_TEMPORARY_PREFIX = ".neuroflamingo-"
+TEMPORARY_PREFIX = ".neuroflamingo-"
+"""How names begin of what is being written; the machine and the process follow."""
 _TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -100,7 +103,7 @@ def _refuse_unfit(target: Path, overwrite: bool) -> None:
 
 def _create_temporary(target: Path) -> str:
     try:
-        handle, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, suffix=_TEMPORARY_SUFFIX, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=_TEMPORARY_SUFFIX, dir=target.parent)
     except OSError as error:
         raise _cannot_create(target, error) from error
     os.close(handle)
@@ -125,7 +128,7 @@ def _settle(temporary: str, target: Path, overwrite: bool) -> None:
         os.replace(temporary, target)
     else:
         _link_new(temporary, target)
-    _fsync_folder(target.parent)
+    fsync_folder(target.parent)
 
 
 def _mode_for(target: Path) -> int:
@@ -133,9 +136,13 @@ def _mode_for(target: Path) -> int:
     try:
         return stat.S_IMODE(os.stat(target).st_mode)
     except OSError:
-        umask = os.umask(0)
-        os.umask(umask)
-        return 0o666 & ~umask
+        return 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _link_new(temporary: str, target: Path) -> None:
@@ -149,7 +156,7 @@ def _link_new(temporary: str, target: Path) -> None:
         os.rename(temporary, target)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make the rename itself durable; not every file system or system allows opening a folder."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
@@ -157,3 +164,52 @@ def _fsync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def make_draft_folder(target: str | Path) -> Path:
+    """A new folder beside `target`, to be filled and then settled, or removed by whoever made it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    return Path(tempfile.mkdtemp(prefix=_prefix(), suffix=_TEMPORARY_SUFFIX, dir=Path(target).parent))
+
+
+def fsync_tree(folder: Path) -> None:
+    """All files and folders of a draft to the disk, and the permissions that the umask gives."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_file():
+            with path.open("r+b") as stream:
+                os.fsync(stream.fileno())
+        else:
+            fsync_folder(path)
+    fsync_folder(folder)
+    folder.chmod(0o777 & ~_umask())
+
+
+def sweep_drafts(folder: Path) -> int:
+    """Remove what processes of this machine left in a folder when they died; gives how many."""
+    swept, ours = 0, f"{TEMPORARY_PREFIX}{socket.gethostname()}-"
+    for draft in folder.glob(f"{ours}*"):
+        pid = draft.name.removeprefix(ours).partition("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            if draft.is_dir() and not draft.is_symlink():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
+            swept += 1
+    return swept
+
+
+def _prefix() -> str:
+    return f"{TEMPORARY_PREFIX}{socket.gethostname()}-{os.getpid()}-"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

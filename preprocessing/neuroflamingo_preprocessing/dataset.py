@@ -12,29 +12,31 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.item_store import ItemStore
 from neuroflamingo_preprocessing.scan_store import ScanStore
 
 
 class ScanDataset(Dataset[dict[str, Any]]):
     """All windows of all items of a store; workers open their own files, so it can be handed to a `DataLoader`.
 
-    An element is `{"scan": float32 [axes of the card], "key": str, "window": int}`.
+    An element is `{"scan": float32 [axes of the card], "key": str, "window": int}`; of a `TokenStore` it has
+    `scan_tokens` `[token, width]` and `token_mask` `[token]` instead of `scan`.
 
     Args:
-        store: a store, or its folder.
-        transform: applied to each tensor.
+        store: a scan store, its folder, or a token store.
+        transform: applied to each tensor of numbers.
         crop: sizes of a random crop along x, y and z, which reads the chunks that it needs only; None: everything.
         seed: of the crops; a crop depends on it, on the epoch and on the number of the element, on nothing else.
     """
 
     def __init__(
         self,
-        store: ScanStore | str | Path,
+        store: ItemStore[Any] | str | Path,
         transform: Callable[[Tensor], Tensor] | None = None,
         crop: tuple[int, int, int] | None = None,
         seed: int = 0,
     ) -> None:
-        self.store = store if isinstance(store, ScanStore) else ScanStore(store)
+        self.store = store if isinstance(store, ItemStore) else ScanStore(store)
         self.transform, self.crop, self.seed, self.epoch = transform, crop, seed, 0
         arrays = [(key, self.store[key].open()) for key in self.store]
         self.elements = [(key, window) for key, array in arrays for window in range(array.shape[0])]
@@ -67,8 +69,10 @@ class ScanDataset(Dataset[dict[str, Any]]):
             for axis, size in zip(self._axes, self.crop, strict=True):
                 first = int(rng.integers(shape[axis] - size + 1))
                 part[axis] = slice(first, first + size)
-        scan = torch.from_numpy(item.read(tuple(part)))
-        return {"scan": self.transform(scan) if self.transform else scan, "key": key, "window": window}
+        element: dict[str, Any] = {name: torch.from_numpy(value) for name, value in item.element(tuple(part)).items()}
+        if self.transform:
+            element |= {name: self.transform(value) for name, value in element.items() if value.is_floating_point()}
+        return element | {"key": key, "window": window}
 
 
 class CounterSampler(Sampler[int]):

@@ -17,7 +17,7 @@ from neuroflamingo_preprocessing.spec import ScanSpec
 
 SCANS = (".nii", ".nii.gz")
 ARRAYS = (".npy", ".npz", ".tsv")
-MANIFESTS = (".jsonl", ".csv")
+MANIFESTS = (".jsonl", ".csv", ".parquet")
 ENTITIES = {"sub": "participant", "ses": "session", "task": "task", "run": "run"}
 SUFFIX_OF = {"volume4d": "bold", "parcels": "bold"}
 MAX_MANIFEST_BYTES, MAX_LINE = 2**30, 2**20
@@ -58,8 +58,8 @@ def find_inputs(
     and zip archive.
 
     Args:
-        source: a file, a folder, or a manifest: `.jsonl` or `.csv` with `scan` (relative to the manifest) and, if
-            wanted, `repetition_time` and `series` (of a DICOM folder or archive).
+        source: a file, a folder, or a manifest: `.jsonl`, `.csv` or `.parquet` with `scan` (relative to the manifest)
+            and, if wanted, `repetition_time` and `series` (of a DICOM folder or archive).
         spec: `card.scan` of the encoder.
         filters: entity to the labels wanted, with or without the entity's name: `{"sub": ("01", "sub-02")}`.
 
@@ -167,6 +167,9 @@ def _rows(manifest: Path):
         raise ScanError(
             f"{manifest.name} is too large", expected="up to 1 GB", seen=f"{manifest.stat().st_size:,} bytes"
         )
+    if manifest.suffix.lower() == ".parquet":
+        yield from _parquet_rows(manifest)
+        return
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as stream:
             if manifest.suffix.lower() == ".csv":
@@ -190,6 +193,25 @@ def _lines(stream: TextIO, name: str) -> Iterator[str]:
                 hint="a line a scan; check that this is the manifest",
             )
         yield line
+
+
+def _parquet_rows(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a parquet table, some at a time; columns that no manifest has are not read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(manifest) as file:
+            columns = [
+                name for name in file.schema_arrow.names if name in ("scan", "path", "repetition_time", "series")
+            ]
+            number = 0
+            for batch in file.iter_batches(batch_size=10_000, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError) as error:
+        raise ScanError(f"{manifest.name} cannot be read", expected="a parquet table", seen=str(error)[:200]) from error
 
 
 def _row(line: str) -> dict[str, Any] | str:

@@ -200,7 +200,7 @@ def _repetition_time(header: Any, path: Path, given: float | None, warnings: lis
         raise ScanError(
             f"{path.name}: sidecar and header state two repetition times",
             expected="one",
-            seen=f"{stated:g} s in {_sidecar(path).name}, {seen:g} s in the header",
+            seen=f"{stated:g} s in {sidecar_of(path).name}, {seen:g} s in the header",
             hint=f"find out which is right, then --tr {stated:g} or --tr {seen:g}",
         )
     return stated, "the sidecar"
@@ -215,12 +215,13 @@ def _in_header(header: Any) -> float | None:
     return value * (unit or (1.0 if value < 100 else 1e-3))
 
 
-def _sidecar(path: Path) -> Path:
+def sidecar_of(path: Path) -> Path:
+    """Where the BIDS sidecar of a NIfTI file is, if it has one."""
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
 def _in_sidecar(path: Path) -> float | None:
-    file = _sidecar(path)
+    file = sidecar_of(path)
     if not file.is_file():
         return None
     try:

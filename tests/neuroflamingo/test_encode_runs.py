@@ -11,7 +11,7 @@ import pytest
 
 from neuroflamingo.cli import main
 from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
-from neuroflamingo.encoding import encode
+from neuroflamingo.encoding import EncoderChoice, encode
 from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_encoders.token_files import read_tokens
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
@@ -139,6 +139,6 @@ def test_brainlm_from_series_as_measured(place: Path) -> None:
 
 def test_several_runs_of_which_one_fails(place: Path, brain: np.ndarray) -> None:
     save(place / "short.nii.gz", np.repeat(brain[..., None], 3, axis=-1).astype(np.float32), 0.8)
-    done = encode([RUN, "short.nii.gz"], "a.zarr", encoder="swift", init="random", device="cpu")
+    done = encode([RUN, "short.nii.gz"], "a.zarr", EncoderChoice("swift", init="random"), device="cpu")
     assert done.scans == 2 and [name for name, _ in done.failures] == ["short.nii.gz"]
     assert "at least 20 frames" in str(done.failures[0][1])

@@ -10,10 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neuroflamingo import store_making
+from neuroflamingo import store_workers
 from neuroflamingo.cli import main
 from neuroflamingo.encoder_input import Preparation
-from neuroflamingo.store_making import _Job, _Task, _work_all, prepare_into_store
+from neuroflamingo.store_jobs import Job, PrepareJob, Task
+from neuroflamingo.store_making import prepare_into_store
+from neuroflamingo.store_workers import work_all
 from neuroflamingo_encoders import encoder_card
 from neuroflamingo_preprocessing.scan_store import ScanStore
 
@@ -169,18 +171,18 @@ def test_another_atlas_is_another_item(place: Path) -> None:
     assert len(ScanStore("store")) == 8
 
 
-def _dies(job: _Job, task: _Task):
+def _dies(job: Job, task: Task):
     if "sub-02" in task.path.name:
         os._exit(9)
     return _TRUE(job, task)
 
 
-_TRUE = store_making._work
+_TRUE = store_workers.work
 
 
-def _begin_dying(job: _Job) -> None:
-    store_making._JOB = job
-    store_making._work = _dies
+def _begin_dying(job: Job) -> None:
+    store_workers._JOB = job
+    store_workers.work = _dies
 
 
 @pytest.mark.slow
@@ -188,11 +190,11 @@ def test_a_dead_worker_costs_its_own_scan_only(place: Path, monkeypatch: pytest.
     card = encoder_card("fc-baseline", parcels=30)
     how = Preparation.of(card.scan, atlas="atlas.nii.gz")
     with monkeypatch.context() as patched:
-        patched.setattr(store_making, "_begin", _begin_dying)
+        patched.setattr(store_workers, "_begin", _begin_dying)
         done = prepare_into_store("ds", "store", card, how, processes=2)
     assert (done.done, done.failed) == (3, 1)
     assert done.failures[0]["file"].startswith("sub-02") and "worker died" in done.failures[0]["error"]
     assert done.failures[0]["exit_code"] == 75
     again = prepare_into_store("ds", "store", card, how, processes=2)
     assert (again.done, again.present, again.failed) == (1, 3, 0)
-    assert list(_work_all(_Job(Path("store"), card, how), [], 2)) == []
+    assert list(work_all(PrepareJob(Path("store"), card, how), [], 2)) == []
