@@ -92,7 +92,7 @@ def _spread(client: Any, job: Job, tasks: Sequence[Task]) -> Iterator[tuple[Task
         return client.submit(_work_there, shared, task, key=key, retries=RETRIES, pure=False)
 
     rest = iter(enumerate(tasks))
-    results = as_completed([send(*pair) for pair in islice(rest, UNDER_WAY)])
+    results = as_completed([send(*pair) for pair in islice(rest, UNDER_WAY)], loop=client.loop)
     for future in results:
         task = under_way.pop(future.key)
         for pair in islice(rest, 1):

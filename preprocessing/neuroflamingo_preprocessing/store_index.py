@@ -15,7 +15,7 @@ from neuroflamingo_preprocessing.atomic import write_bytes_atomic
 from neuroflamingo_preprocessing.errors import ModelError, OutputError
 from neuroflamingo_preprocessing.inputs import entities_of
 from neuroflamingo_preprocessing.item_store import ItemStore, StoredItem, read_json
-from neuroflamingo_preprocessing.zarr_claims import read_metadata
+from neuroflamingo_preprocessing.zarr_claims import check_claims, read_metadata
 
 if TYPE_CHECKING:
     import pyarrow
@@ -42,19 +42,10 @@ def read_index(store: ItemStore[Any]) -> pyarrow.Table:
 
     Items whose description is damaged are left out: the next run names and drops them.
     """
-    keys = list(store)
-    table = _read(store.path / INDEX)
-    if table is not None and table.column("key").to_pylist() == keys:
-        return table
-    wanted = set(keys)
-    rows = {row["key"]: row for row in ([] if table is None else table.to_pylist()) if row["key"] in wanted}
-    for key in keys:
-        if key not in rows:
-            with contextlib.suppress(ModelError):
-                rows[key] = _row(store, store[key])
-    table = _table([rows[key] for key in keys if key in rows])
-    with contextlib.suppress(OutputError):  # a store that may only be read: the table is right all the same
-        _write(store.path / INDEX, table)
+    table, in_step = _made(store)
+    if not in_step:
+        with contextlib.suppress(OutputError):  # a store that may only be read: the table is right all the same
+            _write(store.path / INDEX, table)
     return table
 
 
@@ -64,10 +55,25 @@ def write_index(store: ItemStore[Any]) -> Path:
     Raises:
         OutputError: it cannot be written (exit 74).
     """
-    table, path = read_index(store), store.path / INDEX
-    if _read(path) is None:
-        _write(path, table)
-    return path
+    table, in_step = _made(store)
+    if not in_step:
+        _write(store.path / INDEX, table)
+    return store.path / INDEX
+
+
+def _made(store: ItemStore[Any]) -> tuple[pyarrow.Table, bool]:
+    """The index as the items say it, and whether the file says the same."""
+    keys = list(store)
+    table = _read(store.path / INDEX)
+    if table is not None and table.column("key").to_pylist() == keys:
+        return table, True
+    wanted = set(keys)
+    rows = {row["key"]: row for row in ([] if table is None else table.to_pylist()) if row["key"] in wanted}
+    for key in keys:
+        if key not in rows:
+            with contextlib.suppress(ModelError):
+                rows[key] = _row(store, store[key])
+    return _table([rows[key] for key in keys if key in rows]), False
 
 
 def _row(store: ItemStore[Any], item: StoredItem) -> dict[str, Any]:
@@ -76,8 +82,9 @@ def _row(store: ItemStore[Any], item: StoredItem) -> dict[str, Any]:
     name = str(about.get("name") or "")
     entities = entities_of(Path(name))
     try:
-        claimed = read_metadata(item.folder / item.MAIN)
-        shape, dtype = [int(n) for n in claimed["shape"]], str(claimed["data_type"])
+        main = item.folder / item.MAIN
+        shape = list(check_claims(main, item.MAIN, item.KINDS[item.MAIN]))
+        dtype = str(read_metadata(main)["data_type"])
         files = read_json(item.folder / "commit.json", store.path)["files"]
         size = sum(int(said["bytes"]) for said in files.values())
         source, warnings = about.get("input") or {}, about.get("warnings") or ()
@@ -117,7 +124,7 @@ def _read(path: Path) -> pyarrow.Table | None:
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_BYTES:
             return None
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.read_table(path, page_checksum_verification=True, use_threads=False)
         marked = (table.schema.metadata or {}).get(MARK) == VERSION.encode()
         return table if marked and table.schema.equals(_table(table.to_pylist()).schema) else None
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):

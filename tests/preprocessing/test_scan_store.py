@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
-import subprocess
-import sys
+import resource
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from neuroflamingo_preprocessing import scan_store
+from neuroflamingo_preprocessing import atomic
+from neuroflamingo_preprocessing.dataset import ScanDataset
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, ScanError
+from neuroflamingo_preprocessing.item_store import sha256_of
 from neuroflamingo_preprocessing.scan_store import ScanStore, item_key
 
 AXES = ("channel", "x", "y", "z")
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> ScanStore:
 
 
 def left_over(store: ScanStore) -> list[Path]:
-    return list((store.path / "items").rglob(".draft-*"))
+    return list((store.path / "items").rglob(".neuroflamingo-*"))
 
 
 def test_what_goes_in_comes_out(store: ScanStore) -> None:
@@ -70,21 +70,84 @@ def test_keys_are_what_an_item_is_made_of() -> None:
     assert len({item_key(*parts) for parts in (base, *others)}) == 5 and item_key(*base) == item_key(*base)
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["../../etc/passwd", "/etc/passwd", "", "A" * 64, "ａ" * 64, "a" * 63, "a" * 65, "..", "a" * 63 + "\0", "%2e" * 21],
-)
-def test_keys_that_are_none(store: ScanStore, key: str) -> None:
+HEX = "0123456789abcdef" * 4
+NO_KEYS = [
+    *("", ".", "..", "/", "//", "~", " ", "\0", "\n", "*", "?" * 64, "con", "nul", "-rf"),
+    *("../" * n + "etc/passwd" for n in (1, 2, 8, 20)),
+    *("/etc/passwd", "//etc/passwd", "C:\\Windows", "\\\\host\\share", "file:///etc/passwd", "./" + HEX, HEX + "/.."),
+    *(HEX[:2] + "/" + HEX[3:], "/" + HEX[1:], HEX[:-3] + "/..", "..\\" + HEX[3:], HEX[:32] + "/../" + HEX[36:]),
+    *("%2e" * 21 + "a", "%2e%2e%2f" + HEX[9:], "..%c0%af" + HEX[8:], "&#46;&#46;/" + HEX[11:]),
+    *(HEX.upper(), "A" * 64, HEX[:-1] + "F", "Abc" + HEX[3:]),
+    *(
+        "\uff41" * 64,
+        "\u0430" + HEX[1:],
+        "\uff10" + HEX[1:],
+        "\u0660" + HEX[1:],
+        "\u0966" + HEX[1:],
+        "\u00b2" + HEX[1:],
+    ),
+    *("\u212f" + HEX[1:], "\u0435" + HEX[1:], "\U0001d41a" + HEX[1:], "a\u0301" + HEX[2:], "\u200b" + HEX[1:]),
+    *("\u202e" + HEX[1:], "\ufeff" + HEX[1:], "\u2024\u2024\u2215" + HEX[3:], "\u2025/" + HEX[2:], "\ud800" + HEX[1:]),
+    *(HEX[:-1], HEX + "0", HEX * 2, HEX[:32], "a" * 255, "a" * 256, "a" * 4096, "a" * 10**6),
+    *(
+        HEX[:-1] + "\0",
+        "\0" + HEX[1:],
+        HEX + "\0",
+        HEX[:-1] + "\n",
+        HEX + "\n",
+        "\t" + HEX[1:],
+        HEX[:-1] + " ",
+        " " + HEX,
+    ),
+    *("0x" + HEX[2:], "-" + HEX[1:], "+" + HEX[1:], "_" + HEX[1:], "1e" + HEX[:61] + ".", "g" * 64, HEX[:-1] + "g"),
+    *(
+        HEX[:-4] + ".tmp",
+        ".neuroflamingo-" + HEX[15:],
+        HEX[:-5] + ".json",
+        "commit.json",
+        "store.json",
+        "../store.json",
+    ),
+]
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(set(NO_KEYS)) == len(NO_KEYS) >= 60
+
+
+@pytest.mark.parametrize("key", NO_KEYS, ids=range(len(NO_KEYS)))
+def test_keys_that_are_none(tmp_path: Path, key: str) -> None:
+    store = make(tmp_path / "store")
+    (tmp_path / "outside").write_text("not to be touched")
+    before = sorted(tmp_path.rglob("*"))
     for act in (
         lambda: store[key],
         lambda: key in store,
-        lambda: store.put(key, windows(), AXES, ABOUT),
+        lambda: store.put(key, [np.zeros((2, 2), np.float32)], ("parcel", "time"), ABOUT),
         lambda: store.drop(key),
+        lambda: store.fault(key),
     ):
-        with pytest.raises(NotFoundError):
+        with pytest.raises(NotFoundError, match="no key of a store"):
             act()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_items_that_are_links_or_lie_elsewhere(store: ScanStore, tmp_path: Path) -> None:
+    """What stands under a key's name without its own marker is not there; links in an item are faults."""
     with pytest.raises(NotFoundError):
         store["f" * 64]
+    for number in range(2):
+        store.put(key_of(number), windows(number, 1), AXES, ABOUT)
+    folder = store[key_of(0)].folder
+    moved = tmp_path / "moved"
+    (folder / "tensor").rename(moved)
+    (folder / "tensor").symlink_to(moved)
+    assert "points elsewhere" in (store.fault(key_of(0)) or "")
+    (folder / "commit.json").rename(tmp_path / "commit.json")
+    (folder / "commit.json").symlink_to(tmp_path / "commit.json")
+    assert store.fault(key_of(0)) is not None
+    store.drop(key_of(0))
+    assert (tmp_path / "commit.json").is_file() and moved.is_dir() and list(store) == [key_of(1)]
 
 
 def test_damage_is_found(store: ScanStore) -> None:
@@ -120,67 +183,6 @@ def test_items_without_a_marker_are_not_there(store: ScanStore) -> None:
         store[key_of(0)]
 
 
-STEPS = ["_write_tensor", "_sha256", "_sync", "_sync_folder"]
-
-
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("after", [0, 1, 2, 5])
-def test_a_disk_that_fails_leaves_nothing(
-    store: ScanStore, monkeypatch: pytest.MonkeyPatch, step: str, after: int
-) -> None:
-    true, calls = getattr(scan_store, step), []
-
-    def failing(*arguments):
-        calls.append(step)
-        if len(calls) > after:
-            raise OSError(28, "No space left on device")
-        return true(*arguments)
-
-    monkeypatch.setattr(scan_store, step, failing)
-    try:
-        store.put(key_of(0), windows(), AXES, ABOUT)
-    except OutputError as error:
-        assert error.exit_code == 74 and "No space left" in str(error)
-    monkeypatch.undo()
-    assert left_over(store) == []
-    if key_of(0) in store:
-        assert store.fault(key_of(0), thorough=True) is None
-    else:
-        assert store.put(key_of(0), windows(), AXES, ABOUT)
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from tests.preprocessing.test_scan_store import AXES, ABOUT, key_of, make, windows
-store = make(Path(sys.argv[1]))
-print("ready", flush=True)
-for number in range(1000):
-    store.put(key_of(number), windows(number), AXES, ABOUT)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", range(6))
-def test_a_killed_writer_leaves_whole_items_only(tmp_path: Path, moment: int) -> None:
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path / "s")], cwd=root, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    time.sleep(0.2 + 0.07 * moment)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    store = ScanStore(tmp_path / "s")
-    whole = list(store)
-    assert all(store.fault(key, thorough=True) is None for key in whole)
-    store.sweep()
-    assert left_over(store) == []
-    for number in range(len(whole) + 1):
-        store.put(key_of(number), windows(number), AXES, ABOUT)
-    assert all(np.array_equal(store[key_of(n)].read(), np.stack(windows(n))) for n in range(min(3, len(whole) + 1)))
-
-
 def _fill(path: Path, numbers: list[int]) -> None:
     store = make(path)
     for number in numbers:
@@ -214,7 +216,7 @@ def test_folders_that_are_no_store_of_this_kind(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         make(tmp_path / "file" / "inside")
     make(tmp_path / "store")
-    with pytest.raises(ModelError, match="another preparation"):
+    with pytest.raises(ModelError, match="for something else"):
         make(tmp_path / "store", spec="2" * 64)
     head = tmp_path / "store" / "store.json"
     head.write_text(json.dumps(json.loads(head.read_text()) | {"schema": 99}))
@@ -225,8 +227,63 @@ def test_folders_that_are_no_store_of_this_kind(tmp_path: Path) -> None:
 def test_drafts_of_living_processes_and_other_machines_stay(store: ScanStore) -> None:
     store.put(key_of(0), windows(), AXES, ABOUT)
     place = store[key_of(0)].folder.parent
-    host = scan_store.socket.gethostname()
-    names = [f".draft-{host}-{os.getpid()}-a", ".draft-elsewhere-1-b", f".draft-{host}-4194305-c"]
+    host = atomic.socket.gethostname()
+    names = [f".neuroflamingo-{who}" for who in (f"{host}-{os.getpid()}-a", "elsewhere-1-b", f"{host}-4194305-c")]
     for name in names:
         (place / name).mkdir()
-    assert store.sweep() == 1 and sorted(p.name for p in left_over(store)) == sorted(names[:2])
+        (store.path / name).write_text("")
+    assert store.sweep() == 2 and sorted(p.name for p in left_over(store)) == sorted(names[:2])
+    assert not (store.path / names[2]).exists() and (store.path / names[0]).exists()
+
+
+def claim(folder: Path, **changes: object) -> None:
+    """Change a `zarr.json`, and the marker with it, so that sizes and hashes agree."""
+    file = folder / "tensor" / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    marker = json.loads((folder / "commit.json").read_text())
+    marker["files"]["tensor/zarr.json"] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+    (folder / "commit.json").write_text(json.dumps(marker))
+
+
+def chunks(*shape: int) -> dict[str, object]:
+    return {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
+
+
+BOMBS = [
+    {"shape": [1, 1, 60_000, 60_000, 60_000]},
+    {"shape": [2**47, 1, 70, 40, 66]},
+    {"shape": [2**16 + 1, 1, 1, 1, 1], "chunk_grid": chunks(1, 1, 1, 1, 1)},
+    {"shape": [1, 1, 10**15, 1, 1], "chunk_grid": chunks(1, 1, 10**15, 1, 1)},
+    {"shape": [1, 1, 70, 40, 66], "chunk_grid": chunks(1, 1, 10**5, 10**5, 10**5)},
+    {"shape": [1, 1, 20_000, 20_000, 20_000], "chunk_grid": chunks(1, 1, 20_000, 20_000, 20_000)},
+    {"shape": [-1, 1, 70, 40, 66]},
+    {"shape": [0, 1, 70, 40, 66]},
+    {"shape": []},
+    {"shape": [1.5, 1, 70, 40, 66]},
+    {"shape": "many"},
+    {"shape": [10**400]},
+    {"data_type": "complex128"},
+    {"data_type": {"name": "fixed_length_utf32", "configuration": {"length_bytes": 10**12}}},
+    {"codecs": [{"name": "numcodecs.pickle", "configuration": {}}]},
+    {"codecs": None},
+    {"zarr_format": 2},
+    {"node_type": "group"},
+]
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=range(len(BOMBS)))
+def test_a_zarr_json_that_claims_too_much(store: ScanStore, bomb: dict[str, object]) -> None:
+    """A few kB that claim up to 800 TB and more: refused under 256 MB and in 2 s, as an item and in a dataset."""
+    store.put(key_of(0), [np.ones((1, 70, 40, 66), np.float32)], AXES, ABOUT)
+    claim(store[key_of(0)].folder, **bomb)
+    store.index()  # loads pyarrow
+    (store.path / "index.parquet").unlink()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    assert store.fault(key_of(0), thorough=True) is None, "the marker agrees"
+    with pytest.raises(ScanError, match="is damaged"):
+        store[key_of(0)].read(0)
+    with pytest.raises(ScanError, match="is damaged"):
+        ScanDataset(store)
+    assert store.index().num_rows == 0
+    assert time.perf_counter() - began < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024
