@@ -6,6 +6,7 @@ that is lost to another one; an item that was committed before is found there, n
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ UNDER_WAY = 2000
 """Tasks that a scheduler knows at a time: enough to let a cluster grow, little enough for it to hold."""
 RETRIES = 2
 """Of a task that raises what is no error of its scan, such as a lack of memory on one machine."""
+FAILURES = 1
+"""Workers that a scan of a local cluster may lose beside others, before it is tried alone; Dask's own value is 3."""
 ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://[^\s/]+")
 LOCAL = "local"
 
@@ -130,15 +133,27 @@ def _work_there(job: Job, task: Task) -> Made:
     return work(job, task)
 
 
+async def _answers(address: str) -> None:
+    """Shake hands once: a client waits for ever for what takes a connection and then says nothing."""
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    arguments = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, timeout=CONNECT_S, **arguments), CONNECT_S)
+    comm.abort()
+
+
 @contextmanager
 def _client(scheduler: str, processes: int) -> Iterator[Any]:
     """A client of a scheduler, which is closed in the end, and so is a cluster that was made for it."""
+    import dask
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
 
     with ExitStack() as stack:
         place: Any = scheduler
         if scheduler == LOCAL:
+            stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}))
             place = LocalCluster(
                 n_workers=processes,
                 threads_per_worker=1,
@@ -149,6 +164,8 @@ def _client(scheduler: str, processes: int) -> Iterator[Any]:
             )
             stack.enter_context(place)
         try:
+            if scheduler != LOCAL:
+                asyncio.run(_answers(scheduler))
             client = Client(place, timeout=CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise NeuroFlamingoError(

@@ -52,6 +52,8 @@ def check_claims(folder: Path, name: str, kinds: Sequence[str], floor: int = FLO
         ValueError, KeyError, TypeError, OSError: they are not, or the array claims more than its bytes can hold.
     """
     claimed = read_metadata(folder)
+    if claimed["zarr_format"] != 3 or claimed["node_type"] != "array":
+        raise ValueError(f"{name}: {claimed['node_type']} of zarr {claimed['zarr_format']}"[:100])
     shape, kind = _sizes(claimed["shape"]), claimed["data_type"]
     outer = _sizes(claimed["chunk_grid"]["configuration"]["chunk_shape"])
     if kind not in kinds or len(outer) != len(shape):

@@ -46,15 +46,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cluster() -> Iterator[object]:
     """Two worker processes, on this machine only."""
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address=None,  # type: ignore[arg-type]
-        silence_logs=50,
-    ) as cluster:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,  # type: ignore[arg-type]
+            silence_logs=50,
+        ) as cluster,
+    ):
         yield cluster
 
 
@@ -92,10 +96,12 @@ def test_a_killed_worker_costs_its_own_scans_only(place: Path, cluster: object) 
     assert len(set(keys)) == len(keys), "none is done twice"
     again = prepare_into_store("m.jsonl", "killed", CARD, Preparation(), scheduler=address)
     assert (again.done, again.present) == (0, SCANS)
-    _a_scan_that_kills_every_worker(place, address)
 
 
-def _a_scan_that_kills_every_worker(place: Path, address: str) -> None:
+@pytest.mark.slow
+def test_a_scan_that_kills_every_worker(place: Path, cluster: object) -> None:
+    prepare_into_store("m.jsonl", "killed", CARD, Preparation())
+    address = cluster.scheduler_address  # type: ignore[attr-defined]
     job = Killing((place / "killed").absolute(), CARD, Preparation())
     tasks = [Task(place / "in" / f"sub-{n:02}.npy", f"sub-{n:02}.npy", str(n)) for n in range(4)]
     ends = {task.name: made for task, made in work_all(job, tasks, scheduler=address)}
