@@ -130,17 +130,33 @@ class _Fixed:
 
 @lru_cache(maxsize=1)
 def _fixed() -> _Fixed:
-    from scipy.ndimage import distance_transform_edt
-
     template = load_template()
     inside = template.mask > 0.5
-    distance = np.asarray(distance_transform_edt(~inside))
-    near = (distance <= RING_MM).astype(np.float32)
+    near = _within(inside, RING_MM).astype(np.float32)
     t1, affine = _shrink(template.t1, template.affine)
     ring, _ = _shrink(near, template.affine)
     ring_image = _image((ring > 0.5).astype(np.uint8), affine)
-    centre = apply(template.affine, np.argwhere(inside)).mean(axis=0)
+    middle = [
+        np.average(np.arange(n), weights=inside.sum(axis=tuple({0, 1, 2} - {i}))) for i, n in enumerate(inside.shape)
+    ]
+    centre = apply(template.affine, np.array([middle]))[0]
     return _Fixed(_image(_blur(t1, affine), affine), _image(t1, affine), ring_image, centre)
+
+
+def _within(inside: NDArray[np.bool_], voxels: float) -> NDArray[np.bool_]:
+    """What lies so near to the inside, in slabs of its box: a distance transform of the whole takes 400 MB."""
+    from scipy.ndimage import distance_transform_edt, find_objects
+
+    near, margin, depth = np.zeros_like(inside), int(voxels) + 1, 16
+    ((x, y, z),) = find_objects(inside.astype(np.uint8))
+    x, y, z = (slice(max(one.start - margin, 0), one.stop + margin) for one in (x, y, z))
+    for first in range(z.start, min(z.stop, inside.shape[2]), depth):
+        low = max(first - margin, 0)
+        part = inside[x, y, low : first + depth + margin]
+        if part.any():
+            close = np.asarray(distance_transform_edt(~part)) <= voxels
+            near[x, y, first : first + depth] = close[:, :, first - low : first - low + depth]
+    return near
 
 
 def _shrink(voxels: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], Affine]:

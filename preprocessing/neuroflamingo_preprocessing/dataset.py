@@ -38,20 +38,20 @@ class ScanDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.store = store if isinstance(store, ItemStore) else ScanStore(store)
         self.transform, self.crop, self.seed, self.epoch = transform, crop, seed, 0
-        arrays = [(key, self.store[key].open()) for key in self.store]
-        self.elements = [(key, window) for key, array in arrays for window in range(array.shape[0])]
-        self._axes = self._check_crop(arrays[0][1]) if arrays and crop else ()
+        arrays = [(key, *self.store.peek(key).sizes()) for key in self.store]
+        self._shapes = {key: shape for key, shape, _ in arrays}
+        self.elements = [(key, window) for key, shape in self._shapes.items() for window in range(shape[0])]
+        self._axes = self._check_crop(*arrays[0][1:]) if arrays and crop else ()
 
-    def _check_crop(self, array: Any) -> tuple[int, ...]:
-        names = [str(name) for name in array.metadata.dimension_names or ()]
+    def _check_crop(self, shape: tuple[int, ...], names: tuple[str, ...]) -> tuple[int, ...]:
         missing = [name for name in "xyz" if name not in names]
         axes = () if missing else tuple(names.index(name) for name in "xyz")
         assert self.crop is not None
-        if missing or any(size > array.shape[axis] for size, axis in zip(self.crop, axes, strict=True)):
+        if missing or any(size > shape[axis] for size, axis in zip(self.crop, axes, strict=True)):
             raise UsageError(
                 "these scans cannot be cropped so",
                 expected="axes x, y and z, at least as long as the crop",
-                seen=f"{dict(zip(names, array.shape, strict=True))}, crop {self.crop}",
+                seen=f"{dict(zip(names, shape, strict=True))}, crop {self.crop}",
             )
         return axes
 
@@ -60,10 +60,10 @@ class ScanDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         key, window = self.elements[index]
-        item = self.store[key]
+        item = self.store.peek(key)
         part: list[Any] = [window]
         if self.crop:
-            shape = item.open().shape
+            shape = self._shapes[key]
             rng = np.random.default_rng([self.seed, self.epoch, index])
             part += [slice(None)] * (len(shape) - 1)
             for axis, size in zip(self._axes, self.crop, strict=True):

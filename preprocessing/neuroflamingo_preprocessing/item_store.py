@@ -35,7 +35,8 @@ from neuroflamingo_preprocessing.atomic import (
     write_text_atomic,
 )
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, ScanError
-from neuroflamingo_preprocessing.zarr_claims import check_claims
+from neuroflamingo_preprocessing.shards import read_part
+from neuroflamingo_preprocessing.zarr_claims import check_claims, read_metadata
 
 if TYPE_CHECKING:
     import pyarrow
@@ -73,12 +74,29 @@ class StoredItem:
 
         name = name or self.MAIN
         try:
-            shape = check_claims(self.folder / name, name, self.KINDS[name])
-            if shape[0] > MAX_WINDOWS:
-                raise ValueError(f"{name} claims {shape[0]:,} windows")
+            self._claimed(name)
             return zarr.open_array(self.folder / name, mode="r", zarr_format=3)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise self._damaged(error) from error
+
+    def _claimed(self, name: str) -> tuple[int, ...]:
+        shape = check_claims(self.folder / name, name, self.KINDS[name])
+        if shape[0] > MAX_WINDOWS:
+            raise ValueError(f"{name} claims {shape[0]:,} windows")
+        return shape
+
+    def sizes(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Shape and names of the axes of the main array, window first.
+
+        Raises:
+            ScanError: damaged (exit 65).
+        """
+        try:
+            shape = self._claimed(self.MAIN)
+            names = read_metadata(self.folder / self.MAIN).get("dimension_names") or ()
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise self._damaged(error) from error
+        return shape, tuple(map(str, names))
 
     def read(self, part: Any = ..., name: str | None = None) -> NDArray[Any]:
         """An array `[window, ...]`, or a part of it; every chunk carries a checksum.
@@ -86,6 +104,13 @@ class StoredItem:
         Raises:
             ScanError: damaged (exit 65).
         """
+        name = name or self.MAIN
+        try:
+            plain = read_part(self.folder / name, part, self.KINDS[name])
+        except (ValueError, OSError) as error:
+            raise self._damaged(error) from error
+        if plain is not None:
+            return plain
         array = self.open(name)
         try:
             return np.asarray(array[part])
@@ -235,6 +260,10 @@ class ItemStore(Generic[ItemT]):
         from neuroflamingo_preprocessing.store_index import read_index
 
         return read_index(self)
+
+    def peek(self, key: str) -> ItemT:
+        """An item without what is said about it, for loops that want its numbers only; not even looked for."""
+        return self.ITEM(key, {}, self._folder(key))  # type: ignore[return-value]
 
     def fault(self, key: str, *, thorough: bool = False) -> str | None:
         """What is wrong with a committed item: files that are missing or of another size, or (thorough) content."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from io import BufferedReader, BytesIO
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,9 @@ from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.header import CheckedHeader, check_header
 from neuroflamingo_preprocessing.magic import name_content
 from neuroflamingo_preprocessing.scan import Provenance, Scan, ScanModality
+from neuroflamingo_preprocessing.voxels import read_voxels, refuse_excess, refuse_short, truncated
 
-SLACK_BYTES = 2**20  # what may follow the voxels before a file counts as not being what its header says
-CHUNK_BYTES = 2**24
 MIN_FINITE_SHARE = 0.05
-MOST_DEFLATED = 1032  # a deflate stream cannot grow by more: two bits for 258 bytes (RFC 1951)
-BOMB_BYTES, BOMB_RATIO = 2**28, 500  # so large, and packed so well, there can be no picture in it
 SUFFIXES: dict[str, ScanModality] = {"t1w": "T1w", "t2w": "T2w", "flair": "FLAIR", "bold": "bold", "dwi": "dwi"}
 BROKEN_STREAM: Any = (EOFError, zlib.error, igzip_lib.IsalError, igzip.BadGzipFile)
 
@@ -82,10 +79,9 @@ def _read(raw: BufferedReader, path: Path) -> Scan:
         header = parse_header(head, name)
         checked = check_header(header, name)
         refuse_short(path, packed, checked)
-        stored = _read_voxels(stream, checked, name)
+        voxels, odd = _read_volume(stream, checked, name)
     except BROKEN_STREAM as error:
         raise truncated(name, str(error)) from error
-    voxels, odd = _to_float(stored, checked, name)
     raw.seek(0)
     provenance = Provenance(
         file=name,
@@ -114,90 +110,24 @@ def parse_header(head: bytes, name: str) -> Any:
     )
 
 
-def _read_voxels(stream: Any, checked: CheckedHeader, name: str) -> NDArray[Any]:
-    """The voxels, in chunks: memory follows the bytes that are really there, not those that a header claims."""
+def _read_volume(stream: Any, checked: CheckedHeader, name: str) -> tuple[NDArray[np.float32], list[str]]:
+    """The voxels, `[x, y, z]` in Fortran order; those that are no numbers are replaced, and told."""
     stream.seek(checked.offset)
-    buffer = BytesIO()
-    missing = checked.data_bytes
-    while missing:
-        chunk = stream.read(min(missing, CHUNK_BYTES))
-        if not chunk:
-            raise truncated(name, f"{buffer.tell()} of {checked.data_bytes} bytes of voxels")
-        buffer.write(chunk)
-        missing -= len(chunk)
+    flat = np.empty(int(np.prod(checked.shape)), np.float32)
+    lowest, highest = read_voxels(stream, checked, flat, name)
     refuse_excess(stream, checked, name)
-    return np.frombuffer(buffer.getbuffer(), dtype=checked.dtype).reshape(checked.shape, order="F")
-
-
-def refuse_short(path: Path, packed: bool, checked: CheckedHeader) -> None:
-    """Refuse a header that claims more than a file of this size can hold, or zeros by the gigabyte, before it is read.
-
-    Raises:
-        ScanError: see above.
-    """
-    size = path.stat().st_size
-    if not packed:
-        if size < checked.offset + checked.data_bytes:
-            raise truncated(path.name, f"{max(size - checked.offset, 0)} of {checked.data_bytes} bytes of voxels")
-        return
-    if checked.data_bytes > MOST_DEFLATED * size:
-        raise truncated(path.name, f"{size} packed bytes, which cannot hold {checked.data_bytes} bytes of voxels")
-    held = checked.data_bytes + 4 * checked.data_bytes // checked.dtype.itemsize
-    if held > BOMB_BYTES and checked.data_bytes > BOMB_RATIO * size:
-        raise ScanError(
-            f"{path.name} holds no picture",
-            expected=f"voxels that gzip packs by less than {BOMB_RATIO} times",
-            seen=f"{checked.data_bytes} bytes of voxels in {size}",
-            hint="check how the file was written: nearly all of its voxels must be one value",
-        )
-
-
-def refuse_excess(stream: Any, checked: CheckedHeader, name: str) -> None:
-    """Read on to the end: as much as a plane of voxels more means that one of the header's sizes is too small.
-
-    Raises:
-        ScanError: so much follows; the compression's own checksum does not fit.
-    """
-    x, y, _ = sorted(checked.shape)
-    most = min(SLACK_BYTES, x * y * checked.dtype.itemsize)
-    if len(stream.read(most)) >= most:
-        raise ScanError(
-            f"{name} holds more than its header says",
-            expected=f"{checked.data_bytes} bytes of voxels",
-            seen=f"{most} bytes or more after them",
-            hint="the header is damaged: convert the scan again from its source",
-        )
-
-
-def truncated(name: str, seen: str) -> ScanError:
-    return ScanError(
-        f"{name} is truncated or damaged",
-        expected="a complete file",
-        seen=seen,
-        hint="copy or download it again",
-    )
-
-
-def _to_float(stored: NDArray[Any], checked: CheckedHeader, name: str) -> tuple[NDArray[np.float32], list[str]]:
-    """Scale once, replace voxels that are no numbers, and refuse volumes without a picture."""
-    with np.errstate(all="ignore"):
-        voxels = stored.astype(np.float32)
-        if (checked.slope, checked.inter) != (1.0, 0.0):
-            voxels *= np.float32(checked.slope)
-            voxels += np.float32(checked.inter)
     odd = []
-    lowest, highest = float(voxels.min()), float(voxels.max())
     if not (np.isfinite(lowest) and np.isfinite(highest)):
-        finite = np.isfinite(voxels)
+        finite = np.isfinite(flat)
         share = float(finite.mean())
         if share < MIN_FINITE_SHARE:
             raise _no_picture(name, f"{1 - share:.1%} of the voxels are not numbers")
-        lowest, highest = float(voxels[finite].min()), float(voxels[finite].max())
-        voxels[~finite] = np.clip(0.0, lowest, highest)
+        lowest, highest = float(flat[finite].min()), float(flat[finite].max())
+        flat[~finite] = np.clip(0.0, lowest, highest)
         odd.append(f"{1 - share:.2%} of the voxels were not finite numbers and were set to background")
     if highest <= lowest:
         raise _no_picture(name, f"all voxels are {lowest:g}")
-    return voxels, odd
+    return flat.reshape(checked.shape, order="F"), odd
 
 
 def _no_picture(name: str, seen: str) -> ScanError:

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from isal import igzip
 from jaxtyping import Float32, Float64
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.dicom_files import is_dicom_input, refuse_series
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.geometry import GeometryStep
 from neuroflamingo_preprocessing.header import CheckedHeader, check_header
-from neuroflamingo_preprocessing.reading import BROKEN_STREAM, parse_header, refuse_excess, refuse_short, truncated
+from neuroflamingo_preprocessing.reading import BROKEN_STREAM, parse_header
 from neuroflamingo_preprocessing.scan import Provenance
+from neuroflamingo_preprocessing.voxels import read_voxels, refuse_excess, refuse_short, truncated
 
-BLOCK_BYTES = 2**26  # of float32 voxels: some 18 frames at 2 mm
+BLOCK_BYTES = 2**24  # of float32 voxels: some 4 frames at 2 mm; the C library reuses blocks up to twice this size
 MAX_SIDECAR_BYTES = 2**20
 TIME_UNIT = {8: 1.0, 16: 1e-3, 24: 1e-6}
 SAME_SECONDS = 0.005
@@ -65,7 +65,7 @@ class Run:
         Voxels are scaled once to float32, Fortran order (each frame is contiguous); those that are no numbers are NaN.
 
         Args:
-            frames: per block; None: as many as fit 64 MB.
+            frames: per block; None: as many as fit 16 MB.
 
         Raises:
             ScanError: the file is shorter or longer than its header says, or its compression is damaged.
@@ -76,15 +76,10 @@ class Run:
         with _voxel_stream(self.path, header) as stream:
             for first in range(0, self.frames, count):
                 number = min(count, self.frames - first)
-                raw = stream.read(number * header.frame_bytes)
-                while len(raw) < number * header.frame_bytes:  # a decompressor may give less than was asked for
-                    more = stream.read(number * header.frame_bytes - len(raw))
-                    if not more:
-                        done = first * header.frame_bytes + len(raw)
-                        raise truncated(self.name, f"{done} of {header.data_bytes} bytes of voxels")
-                    raw += more
-                stored = np.frombuffer(raw, header.dtype).reshape((*self.shape, number), order="F")
-                yield first, _scaled(stored, header)
+                block = np.empty(number * voxels, np.float32)
+                if not np.isfinite(read_voxels(stream, header, block, self.name, first * voxels)).all():
+                    block[~np.isfinite(block)] = np.nan
+                yield first, block.reshape((*self.shape, number), order="F")
             refuse_excess(stream, header, self.name)
 
 
@@ -169,17 +164,6 @@ def _voxel_stream(path: Path, header: CheckedHeader) -> Iterator[Any]:
     with _opened(path) as stream:
         stream.seek(header.offset)
         yield stream
-
-
-def _scaled(stored: NDArray[Any], header: CheckedHeader) -> NDArray[np.float32]:
-    with np.errstate(all="ignore"):
-        voxels = stored.astype(np.float32)
-        if (header.slope, header.inter) != (1.0, 0.0):
-            voxels *= np.float32(header.slope)
-            voxels += np.float32(header.inter)
-    if not np.isfinite(voxels.sum(dtype=np.float64)):
-        voxels[~np.isfinite(voxels)] = np.nan
-    return voxels
 
 
 def _repetition_time(header: Any, path: Path, given: float | None, warnings: list[str]) -> tuple[float | None, str]:

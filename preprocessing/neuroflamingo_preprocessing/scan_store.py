@@ -85,6 +85,7 @@ def _write_tensor(path: Path, windows: Sequence[NDArray[np.float32]], axes: Sequ
         compressors=(ZstdCodec(level=1), Crc32cCodec()),
         dimension_names=("window", *axes),
         zarr_format=3,
+        config={"write_empty_chunks": True},  # so that a shard that is missing is a loss, not a volume of zeros
     )
     for index, window in enumerate(windows):
         array[index] = window

@@ -328,11 +328,12 @@ def rows_of(case: Case, times: dict[str, Times], memory: dict[str, float | None]
     return rows
 
 
-def write_between_marks(page: Path, text: str) -> None:
-    """Replace what stands between `<!-- bench:begin -->` and `<!-- bench:end -->`."""
-    before, rest = page.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+def write_between_marks(page: Path, text: str, mark: str = "bench") -> None:
+    """Replace what stands between `<!-- bench:begin -->` and `<!-- bench:end -->`, or marks of another name."""
+    begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+    before, rest = page.read_text().split(begin)
+    _, after = rest.split(end)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -10,12 +10,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_generation import Times, _status_kb
+from bench_generation import Times, _status_kb, write_between_marks
 
 OURS = "neuroflamingo"
 
@@ -31,6 +31,12 @@ class Comparison:
         goals: job to the ratio that is wanted.
         agree: raises if two systems' results differ.
         about: what the script says of itself.
+        bounds: job to the MB of memory that ours may take; where there are any, memory is measured for these jobs only.
+        wall: jobs whose work other processes do: wall time is read there, not processor time.
+        most_rounds: job to the rounds that are enough for it, for long ones.
+        more: further rows, as `rows_of` gives them.
+        begin: called first, with whether `--quick` was given; what it makes is there for the child processes too.
+        note: a sentence below the table.
     """
 
     script: str
@@ -39,6 +45,12 @@ class Comparison:
     goals: Mapping[str, float]
     agree: Callable[[Any, Any], None]
     about: str
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    wall: frozenset[str] = frozenset()
+    most_rounds: Mapping[str, int] = field(default_factory=dict)
+    more: Callable[[], list[dict[str, Any]]] = list
+    begin: Callable[[bool], None] | None = None
+    note: str = ""
 
     def measure(self, case: str, rounds: int) -> dict[str, Times]:
         """Interleaved rounds after one warm-up of each, whose results have to agree."""
@@ -67,18 +79,22 @@ class Comparison:
 
     def rows_of(self, case: str, times: dict[str, Times]) -> list[dict[str, Any]]:
         """One row a system, ours first."""
-        ours = times[OURS]
+        clock = "wall" if case in self.wall else "cpu"
+        ours = getattr(times[OURS], clock)
         rows = []
         for name, measured in times.items():
-            ratios = [b / a for a, b in zip(ours.cpu, measured.cpu, strict=True)]
+            seconds = getattr(measured, clock)
+            ratios = [b / a for a, b in zip(ours, seconds, strict=True)]
+            bound = self.bounds.get(case)
+            goal = f"<= {bound:.0f} MB" if bound else f">= {self.goals[case]}" if case in self.goals else ""
             rows.append(
                 {
                     "case": case,
                     "system": name,
-                    "cpu_s": statistics.median(measured.cpu),
+                    f"{clock}_s": statistics.median(seconds),
                     "ratio": statistics.median(ratios) if len(times) > 1 else None,
-                    "memory_mb": self._memory_in_child(case, name),
-                    "goal": self.goals.get(case) if name != OURS else None,
+                    "memory_mb": self._memory_in_child(case, name) if bound or not self.bounds else None,
+                    "goal": goal if bound or name != OURS else "",
                 }
             )
         return rows
@@ -87,21 +103,28 @@ class Comparison:
         """Measure everything and print the table."""
         parser = argparse.ArgumentParser(description=self.about.splitlines()[0])
         parser.add_argument("--rounds", type=int, default=3)
+        parser.add_argument("--only", default="", help="jobs whose name holds this")
         parser.add_argument("--json", type=Path, help="also write the figures")
         parser.add_argument("--write", type=Path, nargs="+", default=[], help="pages to put it in, between their marks")
         parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+        if self.begin:
+            parser.add_argument("--quick", action="store_true", help="small, one round: only to see that it runs")
         options = parser.parse_args(arguments)
         if options.memory_of:
             print(self.peak_memory_mb(*options.memory_of))
             return 0
-        rows = [row for case in self.systems for row in self.rows_of(case, self.measure(case, options.rounds))]
+        if self.begin:
+            self.begin(options.quick)
+        rows, rounds = [], 1 if getattr(options, "quick", False) else options.rounds
+        for case in (case for case in self.systems if options.only in case):
+            rows += self.rows_of(case, self.measure(case, min(rounds, self.most_rounds.get(case, rounds))))
+        rows += [row for row in self.more() if options.only in row["case"]]
         versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-        text = f"{table(rows)}\n\n{options.rounds} interleaved rounds, medians, 1 thread, float32 on cpu; {versions}."
+        text = f"{table(rows)}\n\n{rounds} interleaved rounds, medians, 1 thread, float32 on cpu; {versions}."
+        text += f"\n{self.note}" if self.note else ""
         print(text)
-        begin, end = f"<!-- {self.mark}:begin -->", f"<!-- {self.mark}:end -->"
         for page in options.write:
-            before, rest = page.read_text().split(begin)
-            page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+            write_between_marks(page, text, self.mark)
         if options.json:
             options.json.write_text(json.dumps({"rows": rows, "versions": versions}, indent=1))
         return 0
@@ -115,7 +138,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        goal = f">= {row['goal']}" if row["goal"] else ""
-        cells = (row["case"], row["system"], f"{row['cpu_s']:.2f}", f"{row['memory_mb']:.0f}", ratio, goal)
-        lines.append("| " + " | ".join(cells) + " |")
+        memory = "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}"
+        taken = row.get("shown") or (f"{row['cpu_s']:.3g}" if "cpu_s" in row else f"{row['wall_s']:.3g} (wall)")
+        lines.append("| " + " | ".join((row["case"], row["system"], taken, memory, ratio, row["goal"])) + " |")
     return "\n".join(lines)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import bench_generation as bench
@@ -33,6 +36,26 @@ def test_writes_between_the_marks_and_nowhere_else(tmp_path: Path) -> None:
 def test_pages_have_marks(page: str) -> None:
     text = (ROOT / page).read_text()
     assert text.count(bench.BEGIN) == 1 and text.count(bench.END) == 1
+
+
+def test_other_marks(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "performance.md").read_text()
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    bench.write_between_marks(page, "new", "bench-preparing")
+    assert "<!-- bench-preparing:begin -->\nnew\n<!-- bench-preparing:end -->" in page.read_text()
+    assert page.read_text().split("<!-- bench-preparing")[0] == text.split("<!-- bench-preparing")[0]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_preparing_runs(tmp_path: Path) -> None:
+    script, figures = ROOT / "tests" / "benchmarks" / "bench_preparing.py", tmp_path / "figures.json"
+    command = [sys.executable, str(script), "--quick", "--only", "store", "--json", str(figures)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr[-2000:]
+    rows = json.loads(figures.read_text())["rows"]
+    assert {row["system"] for row in rows} == {"neuroflamingo", "monai", "the first time", "1 process"}
+    assert len(rows) == 12 and "| disk of that store | monai |" in run.stdout
 
 
 def test_inputs_have_one_image_per_scan() -> None:
