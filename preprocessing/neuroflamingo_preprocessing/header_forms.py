@@ -172,8 +172,8 @@ def _check_other(
             raise
         other = np.full((4, 4), np.nan)
     said = f"{used.source} ({CODE_NAME[used.code]}, {orientation_codes(used.affine)})"
-    found = f"{kind} ({CODE_NAME[int(header[f'{kind}_code'])]}, {_codes_or_unusable(other)})"
     with np.errstate(all="ignore"):
+        found = f"{kind} ({CODE_NAME[int(header[f'{kind}_code'])]}, {_codes_or_unusable(other)})"
         turned = np.linalg.det(used.affine[:3, :3]) * np.linalg.det(other[:3, :3])
         apart = np.linalg.norm(apply(used.affine, corners(shape)) - apply(other, corners(shape)), axis=1).max()
     if not (np.isfinite(other).all() and turned > 0):
