@@ -232,5 +232,5 @@ def test_runs_are_not_read_from_zarr(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ScanError, match="is not a file"):
+    with pytest.raises(ScanError, match="holds no DICOM files"):
         read_scan(tmp_path)
