@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.xform import Xform, checked_xform
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from neuroflamingo_encoders import EncoderCard
+    from neuroflamingo_preprocessing.cifti_dense import DenseAtlas
     from neuroflamingo_preprocessing.geometry import GeometryStep
+    from neuroflamingo_preprocessing.parcel_tables import Rows
     from neuroflamingo_preprocessing.parcels import Atlas
     from neuroflamingo_preprocessing.series import RobustScaling, Window
     from neuroflamingo_preprocessing.spec import ScanSpec
@@ -39,8 +42,10 @@ class Preparation:
     """What a user may say about the way from files to tensors; see `encode`."""
 
     repetition_time: float | None = None
-    atlas: Atlas | None = None
+    atlas: Atlas | DenseAtlas | None = None
     scaling: RobustScaling | None = None
+    xform: Xform = "auto"
+    rows: Rows | None = None
     raw: bool = False
     may_resample: bool = True
     series: int | None = None
@@ -52,22 +57,29 @@ class Preparation:
         """Read the atlas and the scaling, before any scan is.
 
         Raises:
-            UsageError: the encoder has no use for one of them.
+            UsageError: the encoder has no use for one of them; no such `xform`.
             NeuroFlamingoError: a file that is not there, or not what it should be.
         """
+        checked_xform(how.get("xform", "auto"))
         parcels = next((axis.size for axis in spec.axes if axis.name == "parcel"), None)
-        if spec.modality != "parcels" and (atlas is not None or scaling is not None or how.get("raw")):
+        if spec.modality != "parcels" and (
+            atlas is not None or scaling is not None or how.get("raw") or how.get("rows")
+        ):
             raise UsageError(
                 "this encoder takes no parcels",
-                expected="neither --atlas nor --scaling nor --raw",
+                expected="neither --atlas nor --scaling nor --raw nor --rows",
                 seen=spec.describe(),
                 hint="leave them out",
             )
+        if how.get("rows") not in (None, "frames", "parcels"):
+            raise UsageError("--rows says what lines are", expected="frames or parcels", seen=str(how["rows"]))
+        from neuroflamingo_preprocessing.cifti_dense import is_dense_atlas, read_dense_atlas
         from neuroflamingo_preprocessing.parcels import read_atlas
         from neuroflamingo_preprocessing.series import RobustScaling
 
+        read = read_dense_atlas if atlas is not None and is_dense_atlas(atlas) else read_atlas
         return cls(
-            atlas=None if atlas is None else read_atlas(atlas, spec.parcellation, parcels),
+            atlas=None if atlas is None else read(atlas, spec.parcellation, parcels),
             scaling=None if scaling is None else RobustScaling.load(scaling),
             **how,
         )
@@ -86,6 +98,8 @@ class Preparation:
         scaling = used and hashlib.sha256(used.median.tobytes() + used.spread.tobytes()).hexdigest()
         atlas = self.atlas and self.atlas.sha256
         said = {"repetition_time": self.repetition_time, "atlas": atlas, "scaling": scaling, "raw": self.raw or None}
+        said["rows"] = self.rows
+        said["xform"] = None if self.xform == "auto" else self.xform
         return {key: value for key, value in said.items() if value is not None}
 
 
@@ -96,10 +110,11 @@ def prepare_for_encoder(path: Path, card: EncoderCard, how: Preparation) -> Iter
         NeuroFlamingoError: the file cannot be read, or is not what the encoder takes.
     """
     from neuroflamingo_preprocessing.arrays import is_array_file
+    from neuroflamingo_preprocessing.cifti import is_cifti
 
     spec = card.scan
     if is_array_file(path):
-        return _from_series(path, spec, how) if how.raw else _ready(path, spec, how)
+        return _from_series(path, spec, how) if how.raw or is_cifti(path) else _ready(path, spec, how)
     if spec.modality == "parcels":
         return _from_parcels(path, card, how)
     if spec.modality == "volume4d":
@@ -108,7 +123,7 @@ def prepare_for_encoder(path: Path, card: EncoderCard, how: Preparation) -> Iter
         return _from_volume(path, spec, how)
     raise UsageError(
         f"{_name(path)}: files of this kind are not prepared for '{card.name}'",
-        expected=f"a ready array (.npy, .npz or .tsv): {spec.describe()}",
+        expected=f"a ready array (.npy, .npz, .tsv or .csv): {spec.describe()}",
         seen=path.suffix or "no ending",
         hint="prepare it as `neuroflamingo encoders card` says, and save it with numpy.save",
     )
@@ -117,10 +132,10 @@ def prepare_for_encoder(path: Path, card: EncoderCard, how: Preparation) -> Iter
 def _ready(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEncoder]:
     from neuroflamingo_preprocessing.arrays import read_array
 
-    ready = read_array(path, spec, how.repetition_time)
+    ready = read_array(path, spec, how.repetition_time, rows=how.rows)
     source = {"name": _name(path), "sha256": ready.sha256, "bytes": ready.bytes, "kind": "ready array"}
     about = {"name": _name(path), "input": source, "geometry": [], "warnings": list(ready.warnings)}
-    yield ForEncoder(ready.tensor, about | {"repetition_time_s": ready.repetition_time})
+    yield ForEncoder(ready.tensor, about | ready.record() | {"repetition_time_s": ready.repetition_time})
 
 
 def _from_volume(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEncoder]:
@@ -132,7 +147,7 @@ def _from_volume(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEn
             expected="volumes are aligned to the template and interpolated once",
             hint="leave --no-resample out, or give a ready array",
         )
-    scan = read_scan(path, how.series)
+    scan = read_scan(path, how.series, xform=how.xform)
     prepared = prepare(scan, spec)
     about = _about(path, scan.provenance, prepared.geometry, prepared.warnings)
     about["scan_to_template"] = prepared.scan_to_template.tolist()
@@ -144,7 +159,7 @@ def _from_run(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEncod
     from neuroflamingo_preprocessing.run_preparing import prepare_run
     from neuroflamingo_preprocessing.runs import read_run
 
-    run = read_run(path, how.repetition_time, how.series)
+    run = read_run(path, how.repetition_time, how.series, xform=how.xform)
     prepared = prepare_run(run, spec, may_resample=how.may_resample)
     about = _about(path, run.provenance, prepared.geometry, prepared.warnings)
     about["repetition_time_s"] = run.repetition_time
@@ -153,41 +168,53 @@ def _from_run(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEncod
 
 
 def _from_parcels(path: Path, card: EncoderCard, how: Preparation) -> Iterator[ForEncoder]:
+    from neuroflamingo_preprocessing.cifti_dense import DenseAtlas
     from neuroflamingo_preprocessing.parcels import parcel_series
     from neuroflamingo_preprocessing.runs import read_run
     from neuroflamingo_preprocessing.series import prepare_series
 
     spec = card.scan
-    if how.atlas is None:
+    if how.atlas is None or isinstance(how.atlas, DenseAtlas):
         wanted = spec.parcellation.identifier if spec.parcellation else f"of {spec.axes[0].describe()}"
         raise UsageError(
-            f"'{card.name}' takes parcel series, and no atlas was given for {_name(path)}",
+            f"'{card.name}' takes parcel series, and no atlas of volumes was given for {_name(path)}",
             expected=f"--atlas LABELS.nii.gz ({wanted})",
-            hint="or give a parcel series (.tsv, .npy) with --raw",
+            hint="or give a parcel series: .ptseries.nii, or .tsv, .csv, .npy with --raw",
         )
-    run = read_run(path, how.repetition_time, how.series)
+    run = read_run(path, how.repetition_time, how.series, xform=how.xform)
     _refuse_resampling(run.repetition_time, spec, run.name, how)
     series, log, odd = parcel_series(run, how.atlas, may_resample=how.may_resample)
     windows, said = prepare_series(series, run.repetition_time, spec, run.name, how.scaling)
     about = _about(path, run.provenance, log, (*run.provenance.warnings, *odd, *said))
     about["repetition_time_s"] = run.repetition_time
-    about["atlas"] = {"file": how.atlas.name, "sha256": how.atlas.sha256, "parcels": len(how.atlas.values)}
-    yield from _windows(windows, about | _scaling(how))
+    yield from _windows(windows, about | _atlas(how.atlas) | _scaling(how))
+
+
+def _atlas(atlas: Atlas | DenseAtlas) -> dict[str, Any]:
+    return {"atlas": {"file": atlas.name, "sha256": atlas.sha256, "parcels": len(atlas.values)}}
 
 
 def _from_series(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEncoder]:
     from neuroflamingo_preprocessing.arrays import read_array
+    from neuroflamingo_preprocessing.cifti import is_dense
+    from neuroflamingo_preprocessing.cifti_dense import DenseAtlas
     from neuroflamingo_preprocessing.series import prepare_series
 
     axes = tuple(a if a.name == "parcel" else a.model_copy(update={"size": None, "minimum": 2}) for a in spec.axes)
     anything = spec.model_copy(update={"axes": axes, "repetition_time": None})
-    found = read_array(path, anything, how.repetition_time)
+    dense = how.atlas if isinstance(how.atlas, DenseAtlas) else None
+    found = read_array(path, anything, how.repetition_time, rows=how.rows, atlas=dense)
     _refuse_resampling(found.repetition_time, spec, _name(path), how)
     windows, said = prepare_series(found.tensor, found.repetition_time, spec, _name(path), how.scaling)
-    source = {"name": _name(path), "sha256": found.sha256, "bytes": found.bytes, "kind": "parcel series"}
-    about = {"name": _name(path), "input": source, "geometry": [], "warnings": said}
+    source = {"name": _name(path), "sha256": found.sha256, "bytes": found.bytes, "kind": _kind(found.kind)}
+    about = {"name": _name(path), "input": source, "geometry": [], "warnings": [*found.warnings, *said]}
+    about |= found.record() | (_atlas(dense) if dense is not None and is_dense(path) else {})
     about["repetition_time_s"] = found.repetition_time
     yield from _windows(windows, about | _scaling(how))
+
+
+def _kind(kind: str) -> str:
+    return "parcel series" if kind == "array" else kind
 
 
 def _refuse_resampling(seconds: float | None, spec: ScanSpec, name: str, how: Preparation) -> None:
@@ -222,7 +249,7 @@ def _about(path: Path, provenance: Any, geometry: list[GeometryStep], warnings: 
     if provenance.header.get("format", "").startswith("DICOM"):
         source["kind"] = "DICOM"
     else:
-        source |= {"bytes": path.stat().st_size, "kind": "NIfTI"}
+        source |= {"bytes": _bytes(path), "kind": provenance.header.get("format", "scan").partition(",")[0]}
     source |= {"header_sha256": provenance.header_sha256, "header": dict(provenance.header)}
     return {
         "name": name,
@@ -230,6 +257,11 @@ def _about(path: Path, provenance: Any, geometry: list[GeometryStep], warnings: 
         "geometry": [step.as_dict() for step in geometry],
         "warnings": list(warnings),
     }
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _name(path: Path) -> str:

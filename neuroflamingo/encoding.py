@@ -104,9 +104,9 @@ def encode(
     """Encode scans and write their tokens into one file. For a store of many scans: `encode_into_store`.
 
     Args:
-        scans: NIfTI files, DICOM folders or zip archives: a volume for encoders of one 3D volume, a run in MNI space
-            for those of runs and, with an atlas, for those of parcels; arrays (`.npy`, `.npz`, `.tsv`) for all. A run
-            gives a scan for each window.
+        scans: NIfTI or MGH files, DICOM folders or zip archives: a volume for encoders of one 3D volume, a run in MNI
+            space for those of runs and, with an atlas, for those of parcels; CIFTI parcel series (`.ptseries.nii`) for
+            those of parcels; arrays (`.npy`, `.npz`, `.tsv`, `.csv`) for all. A run gives a scan for each window.
         output: ends in `.zarr`, `.npz` or `.safetensors`.
         encoder: its name, or name, options and weights.
         how: see `Preparation`.

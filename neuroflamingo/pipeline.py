@@ -22,6 +22,7 @@ from neuroflamingo.provenance import (
     utc_now,
 )
 from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.xform import checked_xform
 
 if TYPE_CHECKING:
     from neuroflamingo.opened import OpenedModel
@@ -52,6 +53,7 @@ def write_report(
     series: int | None = None,
     prompt: str | None = None,
     examples: Sequence[tuple[Any, str]] = (),
+    xform: str = "auto",
     seed: int = 0,
     device: str = "auto",
     temperature: float = 0.0,
@@ -69,6 +71,7 @@ def write_report(
         series: of a DICOM scan; None: its one T1-weighted volume.
         prompt: text with one `<image>` per scan; None is `<image>` alone.
         examples: pairs of a scan and the report that belongs to it, shown before the prompt.
+        xform: `auto`, `sform` or `qform`: which affine of a scan's header is used (not of the examples').
         seed: for sampling.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; ignored when `model` is already open.
         temperature: 0 writes greedily; above it, samples.
@@ -85,6 +88,7 @@ def write_report(
     """
     from neuroflamingo.opened import open_model
 
+    checked_xform(xform)
     clock, tell = Stopwatch(), progress or (lambda stage: None)
     prompt = DEFAULT_PROMPT if prompt is None else prompt
     scans = list(scan) if isinstance(scan, list | tuple) else [scan]
@@ -93,7 +97,7 @@ def write_report(
         tell("loading the model")
         with clock.stage("load model"):
             model = open_model(model, device=device)
-    taken = [_take(source, "scan", model, clock, tell, series) for source in scans]
+    taken = [_take(source, "scan", model, clock, tell, series, xform) for source in scans]
     shown = [_take(source, "example scan", model, clock, tell) for source, _ in examples]
     tell("writing")
     with clock.stage("encode and generate"):
@@ -150,12 +154,13 @@ def _take(
     clock: Stopwatch,
     tell: Callable[[str], None],
     series: int | None = None,
+    xform: Any = "auto",
 ) -> Taken:
     from neuroflamingo_preprocessing import Scan, prepare, read_scan
 
     tell("reading" if role == "scan" else "reading an example")
     with clock.stage("read"):
-        scan = source if isinstance(source, Scan) else read_scan(source, series)
+        scan = source if isinstance(source, Scan) else read_scan(source, series, xform=xform)
     tell("aligning" if role == "scan" else "aligning an example")
     with clock.stage("prepare"):
         prepared = prepare(scan, model.scan_spec)

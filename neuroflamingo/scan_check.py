@@ -14,6 +14,7 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import Step
+from neuroflamingo_preprocessing.xform import Xform, checked_xform, refuse_form
 
 DEFAULT_ENCODER = "tiny-t1w-cnn"
 WAYS = {"R": "left to right", "L": "right to left", "A": "back to front", "P": "front to back", "S": "up", "I": "down"}
@@ -66,32 +67,40 @@ class ScanCheck:
 
 
 def check_scan(
-    path: str | Path, encoder: str | None = None, repetition_time: float | None = None, series: int | None = None
+    path: str | Path,
+    encoder: str | None = None,
+    repetition_time: float | None = None,
+    series: int | None = None,
+    *,
+    xform: str = "auto",
 ) -> ScanCheck:
     """Read a scan and prepare it for an encoder, to see what would happen; nothing is written.
 
     Args:
-        path: a NIfTI file, or a DICOM folder, zip archive or file.
+        path: a NIfTI or MGH file, a zarr folder, or a DICOM folder, zip archive or file.
         encoder: as `list_encoders` gives it; None: the embedded model's for a volume, none for a run.
         repetition_time: of a run, where the file does not say it.
         series: of a DICOM input; None: the T1-weighted volume, else the run.
+        xform: `auto`, `sform` or `qform`: which affine of a NIfTI header is used.
 
     Raises:
+        UsageError: no such `xform`.
         NotFoundError: no such file.
         ModelError: no such encoder, or one that takes no files.
     """
     from neuroflamingo_encoders import encoder_card
     from neuroflamingo_preprocessing.dicom_files import is_dicom_input, refuse_series, shown_name
 
-    path = Path(path)
+    path, wanted = Path(path), checked_xform(xform)
     found = ScanCheck(printable(shown_name(path)))
     card = encoder_card(encoder) if encoder else None
     try:
         if is_dicom_input(path):
+            refuse_form(shown_name(path), wanted, "DICOM")
             _check_dicom(path, card, repetition_time, series, found)
         else:
             refuse_series(path, series)
-            _check_nifti(path, card, repetition_time, found)
+            _check_file(path, card, repetition_time, wanted, found)
     except NeuroFlamingoError as fault:
         if fault.exit_code in (66, 69):
             raise
@@ -99,16 +108,16 @@ def check_scan(
     return found
 
 
-def _check_nifti(path: Path, card: Any, repetition_time: float | None, found: ScanCheck) -> None:
+def _check_file(path: Path, card: Any, repetition_time: float | None, xform: Xform, found: ScanCheck) -> None:
     from neuroflamingo_preprocessing.reading import read_scan
     from neuroflamingo_preprocessing.runs import is_run, read_run
 
     if is_run(path):
         found.kind = "run"
-        _check_run(read_run(path, repetition_time), card, found)
+        _check_run(read_run(path, repetition_time, xform=xform), card, found)
     else:
         found.kind = "volume"
-        _check_volume(read_scan, path, card, found)
+        _check_volume(lambda file: read_scan(file, xform=xform), path, card, found)
 
 
 def _check_dicom(path: Path, card: Any, repetition_time: float | None, series: int | None, found: ScanCheck) -> None:
@@ -227,8 +236,8 @@ def as_lines(found: ScanCheck) -> list[str]:
         )
     rows += [("stored", found.stored)] if found.stored else []
     rows += [(key, found.header[key]) for key in ("units", "repetition time") if key in found.header]
-    if "sform" in found.header:
-        rows.append(("place", f"from the {found.header['affine from']}; " + _codes(found.header)))
+    if "affine from" in found.header:
+        rows.append(("place", f"from the {found.header['affine from']}{_codes(found.header)}"))
     rows += [("for", found.encoder)] if found.encoder else []
     rows += [("" if i else "would be done", f"{i + 1}. {step}") for i, step in enumerate(found.steps)]
     quality = [f"{name} {value:.3g}" for name, value in found.quality.items()]
@@ -244,4 +253,5 @@ def _words_of(series: dict[str, Any], found: ScanCheck) -> str:
 
 
 def _codes(header: dict[str, str]) -> str:
-    return ", ".join(f"{kind} {header[kind]}" for kind in ("sform", "qform"))
+    said = ", ".join(f"{kind} {header[kind]}" for kind in ("sform", "qform") if kind in header)
+    return f"; {said}" if said else ""

@@ -17,6 +17,7 @@ from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError
 from neuroflamingo_preprocessing.inputs import Input
 from neuroflamingo_preprocessing.item_store import ItemStore, StoredItem, item_key, sha256_of
 from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.zarr_metadata import fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +105,7 @@ class Job:
     def origin(self, task: Task) -> tuple[str, dict[str, Any]]:
         """Hash of the input, and all of its preparation that changes the tensors."""
         how = self.for_scan(task)
-        return _digest(task.path, self.card.scan.modality, how.series), how.changes()
+        return digest_of(task.path, self.card.scan.modality, how.series), how.changes()
 
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
         """Make and write the item, which keeps `made_of`; whether it was new, and the warnings."""
@@ -230,10 +231,10 @@ def _common(said: list[Mapping[str, Any]], made_of: Mapping[str, Any]) -> dict[s
     return about | {"made_of": dict(made_of)}
 
 
-def _digest(path: Path, modality: str, series: int | None) -> str:
-    """The hash of the input's bytes; of a DICOM input those of the series that is meant."""
+def digest_of(path: Path, modality: str, series: int | None = None) -> str:
+    """The hash of the input's bytes: of a DICOM input those of the series that is meant, of zarr those of all files."""
     if not is_dicom_input(path):
-        return sha256_of(path)
+        return fingerprint(path)[0] if path.is_dir() else sha256_of(path)
     from neuroflamingo_preprocessing.dicom import open_dicom
 
     with open_dicom(path) as examination:

@@ -27,10 +27,12 @@ from neuroflamingo.cli.options import (
     Scheduler,
     Series,
     Sessions,
+    TableRows,
     Tasks,
     Tr,
     Verbs,
     Verify,
+    XformName,
     preparation,
 )
 
@@ -90,6 +92,7 @@ def report(
     example: Annotated[
         list[str] | None, typer.Option("--example", help="SCAN=REPORT.txt shown before the scan; may be repeated.")
     ] = None,
+    xform: XformName = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", help="For sampling.", min=0)] = 0,
     temperature: Annotated[
@@ -114,6 +117,7 @@ def report(
         series=series,
         prompt=prompt,
         examples=example or [],
+        xform=xform,
         device=device,
         seed=seed,
         temperature=temperature,
@@ -195,7 +199,9 @@ def prepare(
     series: Series = None,
     atlas: AtlasFile = None,
     scaling: ScalingFile = None,
+    xform: XformName = "auto",
     raw: Raw = False,
+    rows: TableRows = None,
     no_resample: NoResample = False,
     verify: Verify = False,
     dry_run: DryRun = False,
@@ -225,7 +231,7 @@ def prepare(
             as_json=json,
             quiet=quiet,
         ),
-        preparation=preparation(tr, series, atlas, scaling, raw, no_resample),
+        preparation=preparation(tr, series, atlas, scaling, xform, raw, rows, no_resample),
     )
     raise typer.Exit(code)
 
@@ -238,6 +244,7 @@ def check_scan(
     ] = None,
     tr: Tr = None,
     series: Series = None,
+    xform: XformName = "auto",
     json: Json = False,
 ) -> None:
     """Say what each scan is, what would be done to it, and what is wrong with it.
@@ -246,7 +253,7 @@ def check_scan(
     """
     from neuroflamingo.cli.asking import check_scans
 
-    raise typer.Exit(check_scans(scans, encoder, tr, series, as_json=json))
+    raise typer.Exit(check_scans(scans, encoder, tr, series, xform, as_json=json))
 
 
 @application.command()
@@ -264,7 +271,9 @@ def encode(
     series: Series = None,
     atlas: AtlasFile = None,
     scaling: ScalingFile = None,
+    xform: XformName = "auto",
     raw: Raw = False,
+    rows: TableRows = None,
     no_resample: NoResample = False,
     table: Annotated[
         str | None, typer.Option("--table", help="Parcels' coordinates or gradients, for encoders that need them.")
@@ -287,9 +296,10 @@ def encode(
 ) -> None:
     """Write the patch tokens of scans, with hashes, the geometry log and the tokens' places.
 
-    NIfTI files and DICOM folders or zips are prepared as the encoder's card says: T1-weighted heads, fMRI runs in MNI
-    space, and with --atlas the parcel series of such runs. Arrays (.npy, .npz, .tsv with a line per frame) are taken as
-    they are, or as parcel series to be prepared with --raw. A run gives its windows one after the other.
+    NIfTI and MGH files and DICOM folders or zips are prepared as the encoder's card says: T1-weighted heads, fMRI runs
+    in MNI space, and with --atlas the parcel series of such runs. Arrays (.npy, .npz) and tables (.tsv, .csv) are taken
+    as they are, or as parcel series to be prepared with --raw; .ptseries.nii always is such a series. A run gives its
+    windows one after the other.
 
     Into a store (-o without an ending) go the tokens of one INPUT as `prepare` takes it, or of a store that `prepare`
     made; run again, it does what is missing. The options from --dtype on are for stores.
@@ -302,7 +312,7 @@ def encode(
         encoder=encoder,
         options=options or (),
         weights={"weights": weights, "init": init, "seed": seed, "table": table},
-        preparation=preparation(tr, series, atlas, scaling, raw, no_resample),
+        preparation=preparation(tr, series, atlas, scaling, xform, raw, rows, no_resample),
         device=device,
         dtype=dtype,
         overwrite=overwrite,

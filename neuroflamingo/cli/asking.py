@@ -135,12 +135,18 @@ def inspect_model(name: str, *, depth: int | None, as_json: bool) -> None:
 
 
 def check_scans(
-    scans: Sequence[str], encoder: str | None, repetition_time: float | None, series: int | None, *, as_json: bool
+    scans: Sequence[str],
+    encoder: str | None,
+    repetition_time: float | None,
+    series: int | None,
+    xform: str,
+    *,
+    as_json: bool,
 ) -> int:
     """Print what there is to say about each scan; 65 if one of them cannot be used."""
     from neuroflamingo.scan_check import as_lines, check_scan
 
-    found = [check_scan(scan, encoder, repetition_time, series) for scan in scans]
+    found = [check_scan(scan, encoder, repetition_time, series, xform=xform) for scan in scans]
     if as_json:
         print(json.dumps([one.as_dict() for one in found], indent=2))
     else:

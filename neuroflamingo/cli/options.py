@@ -38,7 +38,13 @@ Series = Annotated[
 ]
 AtlasFile = Annotated[str | None, typer.Option("--atlas", help="Label image: a run's parcels.")]
 ScalingFile = Annotated[str | None, typer.Option("--scaling", help="Scaling of parcels fitted on a training set.")]
+XformName = Annotated[
+    str, typer.Option("--xform", metavar="auto|sform|qform", help="Which affine of a NIfTI header is used.")
+]
 Raw = Annotated[bool, typer.Option("--raw", help="Arrays are parcel series as measured: prepare them too.")]
+TableRows = Annotated[
+    str | None, typer.Option("--rows", metavar="frames|parcels", help="Lines of a parcel table, where both would fit.")
+]
 NoResample = Annotated[bool, typer.Option("--no-resample", help="Refuse what would have to be interpolated.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
@@ -59,7 +65,14 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 
 
 def preparation(
-    tr: float | None, series: int | None, atlas: str | None, scaling: str | None, raw: bool, no_resample: bool
+    tr: float | None,
+    series: int | None,
+    atlas: str | None,
+    scaling: str | None,
+    xform: str,
+    raw: bool,
+    rows: str | None,
+    no_resample: bool,
 ) -> dict[str, Any]:
     """What `Preparation.of` takes."""
     return {
@@ -67,6 +80,8 @@ def preparation(
         "series": series,
         "atlas": atlas,
         "scaling": scaling,
+        "xform": xform,
         "raw": raw,
+        "rows": rows,
         "may_resample": not no_resample,
     }

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.dataset import CounterSampler, ScanDataset
     from neuroflamingo_preprocessing.geometry import GeometryStep
     from neuroflamingo_preprocessing.inputs import find_inputs
+    from neuroflamingo_preprocessing.native import save_native, to_native
     from neuroflamingo_preprocessing.parcels import parcel_series, read_atlas
     from neuroflamingo_preprocessing.preparing import Prepared, prepare, prepare_many
     from neuroflamingo_preprocessing.reading import read_scan
@@ -39,6 +40,8 @@ _HOME = {
     "read_atlas": "parcels",
     "read_run": "runs",
     "read_scan": "reading",
+    "save_native": "native",
+    "to_native": "native",
 }
 
 __all__ = [
@@ -61,6 +64,8 @@ __all__ = [
     "read_atlas",
     "read_run",
     "read_scan",
+    "save_native",
+    "to_native",
 ]
 
 

@@ -1,27 +1,32 @@
-"""Ready arrays as an encoder takes them: `.npy`, `.npz` and parcel tables, where scans are not prepared yet."""
+"""Arrays: ready ones as an encoder takes them, and parcel series as measured (`.npy`, `.npz`, tables, CIFTI)."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import lzma
 import tokenize
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroflamingo_preprocessing.cifti import is_cifti, is_dense, read_cifti
+from neuroflamingo_preprocessing.cifti_dense import DenseAtlas, parcellated
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.parcel_tables import MAX_TABLE_BYTES, Rows, Table, laid_out, read_table
 from neuroflamingo_preprocessing.spec import ScanSpec
 
-ENDINGS = (".npy", ".npz", ".tsv")
+TABLES = (".tsv", ".csv")
+ENDINGS = (".npy", ".npz", *TABLES)
 NAMES = ("data", "series", "volume")
 BROKEN_ZIP: Any = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)  # the last one: encrypted
-MAX_TABLE_BYTES, MAX_TABLE_CELLS = 2**26, 2**24
+SAME_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,9 @@ class ReadyArray:
         sha256, bytes: of the file.
         repetition_time: seconds between frames, None where there are none.
         warnings: what was odd but usable.
+        kind: what the file is.
+        rows: of a parcel series: what a line of the file was, `frames` or `parcels`; None for other arrays.
+        names: of the parcels in their order, where the file gives them.
     """
 
     tensor: NDArray[np.float32]
@@ -40,24 +48,45 @@ class ReadyArray:
     bytes: int
     repetition_time: float | None
     warnings: tuple[str, ...]
+    kind: str = "array"
+    rows: Rows | None = None
+    names: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The rows of a parcel series as plain data, for the record; empty for other arrays."""
+        if self.rows is None:
+            return {}
+        order = list(self.names) or "as in the file, which does not name them"
+        return {"parcels": {"count": len(self.tensor), "order": order, "lines_of_the_file": self.rows}}
 
 
 def is_array_file(path: str | Path) -> bool:
-    """Whether the ending is one of a ready array."""
-    return Path(path).suffix.lower() in ENDINGS
+    """Whether the ending is one of an array or a parcel series."""
+    return Path(path).suffix.lower() in ENDINGS or is_cifti(path)
 
 
-def read_array(path: str | Path, spec: ScanSpec, repetition_time: float | None = None) -> ReadyArray:
-    """Read an array that was prepared elsewhere; its shape must be the one that the encoder declares.
+def read_array(
+    path: str | Path,
+    spec: ScanSpec,
+    repetition_time: float | None = None,
+    *,
+    rows: Rows | None = None,
+    atlas: DenseAtlas | None = None,
+) -> ReadyArray:
+    """Read an array; its shape must be the one that the encoder declares.
 
     `.npy`: the array, without the channel axis if that is 1. `.npz`: the same under `data` (or its only array), and
-    `repetition_time` in seconds. `.tsv`: a parcel series, one line a frame, one column a parcel, with or without a
-    line of names. Nothing is cut, padded, turned or resampled here, and no pickle is read.
+    `repetition_time` in seconds. `.tsv`, `.csv`: a parcel series, with or without names of the parcels.
+    `.ptseries.nii`: CIFTI, with names and repetition time. A parcel series may have a line for each frame or for each
+    parcel: the one that fits the encoder's number of parcels is taken. Nothing is cut, padded or resampled here, and
+    no pickle is read.
 
     Args:
         path: the file.
         spec: `card.scan` of the encoder.
-        repetition_time: seconds between frames; where the encoder asks for one, here or in the npz file.
+        repetition_time: seconds between frames; where the encoder asks for one, here or in the file.
+        atlas: the parcellation of a dense CIFTI series (`.dtseries.nii`).
+        rows: what the lines (of an array: the first axis) of a parcel series are, where both fit.
 
     Raises:
         NotFoundError: no such file.
@@ -67,7 +96,7 @@ def read_array(path: str | Path, spec: ScanSpec, repetition_time: float | None =
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(f"there is no file {path}", expected=" or ".join(ENDINGS), hint="check the path")
-    if path.suffix.lower() == ".tsv" and path.stat().st_size > MAX_TABLE_BYTES:
+    if path.suffix.lower() in TABLES and path.stat().st_size > MAX_TABLE_BYTES:
         raise ScanError(
             f"{path.name} is too large for a table",
             expected=f"at most {MAX_TABLE_BYTES:,} bytes",
@@ -76,26 +105,38 @@ def read_array(path: str | Path, spec: ScanSpec, repetition_time: float | None =
         )
     raw = path.read_bytes()
     try:
-        values, inside = _parse(raw, path.suffix.lower(), spec)
-    except (ValueError, OSError, EOFError, LookupError, *BROKEN_ZIP) as error:
+        found = _parse(raw, path, spec, atlas)
+    except (ValueError, OSError, EOFError, LookupError, csv.Error, *BROKEN_ZIP) as error:
         raise ScanError(
             f"{path.name} cannot be read as an array",
             expected="numbers, without pickles",
             seen=str(error)[:300],
             hint="save it again with numpy.save, or as a table",
         ) from error
-    tensor = _fitted(values, spec, path.name)
-    seconds, warnings = _check_time(inside if repetition_time is None else repetition_time, spec, path.name)
-    return ReadyArray(tensor, hashlib.sha256(raw).hexdigest(), len(raw), seconds, warnings)
+    series = [axis.name for axis in spec.axes] == ["parcel", "time"]
+    if series and found.values.ndim == 2:
+        found = laid_out(found, spec.axes[0], spec.axes[1], path.name, rows)
+    elif rows is not None:
+        raise UsageError("lines are frames or parcels in a parcel series only", seen=spec.describe(), hint="no --rows")
+    tensor = _fitted(found.values, spec, path.name)
+    seconds, warnings = _check_time(found.seconds if repetition_time is None else repetition_time, spec, path.name)
+    said = found.seconds
+    if repetition_time is not None and said is not None and abs(said - repetition_time) > SAME_SECONDS:
+        warnings = (*warnings, f"the file says {said:g} s between frames; {repetition_time:g} s is taken, as asked")
+    made = ReadyArray(tensor, hashlib.sha256(raw).hexdigest(), len(raw), seconds, warnings, found.kind)
+    return replace(made, rows=found.rows, names=found.names) if series else made
 
 
-def _parse(raw: bytes, ending: str, spec: ScanSpec) -> tuple[NDArray[Any], float | None]:
-    if ending == ".tsv":
+def _parse(raw: bytes, path: Path, spec: ScanSpec, atlas: DenseAtlas | None) -> Table:
+    ending = path.suffix.lower()
+    if ending in TABLES or is_cifti(path):
         if [axis.name for axis in spec.axes] != ["parcel", "time"]:
-            raise ValueError(f"a table, but the encoder takes {spec.describe()}")
-        return _table(raw).T, None
+            raise ValueError(f"a table of parcels, but the encoder takes {spec.describe()}")
+        if is_dense(path) and atlas is not None:
+            return parcellated(raw, path.name, atlas)
+        return read_cifti(raw, path.name) if is_cifti(path) else read_table(raw, "\t" if ending == ".tsv" else ",")
     if ending == ".npy":
-        return _array(raw), None
+        return Table(_array(raw), kind="array")
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         claimed = sum(entry.file_size for entry in archive.infolist())
         if claimed > 64 * len(raw) + 2**20:
@@ -106,7 +147,7 @@ def _parse(raw: bytes, ending: str, spec: ScanSpec) -> tuple[NDArray[Any], float
     named = [name for name in NAMES if name in arrays] or list(arrays)
     if len(named) != 1:
         raise ValueError(f"arrays named {', '.join(arrays) or '(none)'}; expected one, `data`")
-    return arrays[named[0]], None if seconds is None else float(seconds)
+    return Table(arrays[named[0]], None if seconds is None else float(seconds), kind="array")
 
 
 def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -140,31 +181,6 @@ def check_npy_header(stream: IO[bytes], most: int) -> None:
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if size > most or min(shape, default=0) < 0:
         raise ValueError(f"its header claims {size:,} bytes, {most:,} are there")
-
-
-def _table(raw: bytes) -> NDArray[np.float32]:
-    """`[frame, parcel]` of a tab-separated table, with or without a line of names; `n/a` is refused like any word."""
-    cells = raw.count(b"\t") + raw.count(b"\n")
-    if cells > MAX_TABLE_CELLS:
-        raise ValueError(f"a table of {cells:,} cells")
-    rows, widths = [], set()
-    for line in io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"):
-        words = line.rstrip("\r\n").split("\t") if line.strip() else []
-        if words and (rows or _is_number(words[0])):
-            with np.errstate(over="ignore"):  # to infinity, which is refused later
-                rows.append(np.array(words, dtype=np.float64).astype(np.float32))
-            widths.add(len(words))
-    if len(widths) != 1:
-        raise ValueError("no lines of numbers" if not rows else f"lines of {min(widths)} to {max(widths)} columns")
-    return np.stack(rows)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _fitted(values: NDArray[Any], spec: ScanSpec, name: str) -> NDArray[np.float32]:

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError
-from neuroflamingo_preprocessing.geometry import Affine, apply, corners, orientation_codes
+from neuroflamingo_preprocessing.geometry import Affine, orientation_codes
+from neuroflamingo_preprocessing.header_forms import CODE_NAME, DAMAGED, UNIT_NAME, place_by_forms
+from neuroflamingo_preprocessing.xform import Xform
 
 MAX_VOXELS = 2**29  # 2 GiB as float32; a whole head at 0.25 mm has 450 million
-MIN_EXTENT_MM, MAX_EXTENT_MM = 110.0, 700.0
-SHEAR_WARN, SHEAR_REFUSE = 0.002, 0.05  # cosine between voxel axes
-ZOOM_WARN, ZOOM_REFUSE, ZOOM_REFUSE_ALIGNED = 0.01, 0.10, 0.50  # pixdim against the affine's columns
-UNIT_TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-UNIT_NAME = {0: "not stated, taken as mm", 1: "m", 2: "mm", 3: "um"}
-CODE_NAME = {0: "unknown", 1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI152", 5: "other template"}
+SLACK_BYTES = 2**20  # no more than this is read of what follows the voxels
 NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}  # NIfTI codes of real integers and floats up to 64 bit
+CIFTI_INTENTS = range(3000, 3100)
+STATISTICS = range(2, 25)  # NIfTI intent codes of statistical maps
+LARGE_WHOLE = 2.0**29  # most floating-point numbers, read as whole ones, lie above this
+SMALLEST_FLOAT = 1.2e-38  # whole numbers below 2^23, read as floating-point ones, lie below this
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class CheckedHeader:
         affine: voxel to world, RAS mm.
         facts: for the provenance.
         warnings: what is odd but usable.
+        header_bytes: how long the header itself is.
+        footer: the format keeps more behind the voxels.
+        shown: lowest and highest value that viewers are to show; None if the header does not say.
+        code: what world the affine leads to, as a NIfTI code; 1 (scanner) for formats that do not say.
     """
 
     shape: tuple[int, int, int]
@@ -44,6 +49,10 @@ class CheckedHeader:
     affine: Affine
     facts: dict[str, str]
     warnings: tuple[str, ...]
+    header_bytes: int = 348
+    footer: bool = False
+    shown: tuple[float, float] | None = None
+    code: int = 1
 
     @property
     def data_bytes(self) -> int:
@@ -56,31 +65,28 @@ class CheckedHeader:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-def check_header(header: Any, name: str, *, run: bool = False) -> CheckedHeader:
+def check_header(
+    header: Any, name: str, *, run: bool = False, xform: Xform = "auto", single_file: bool = True
+) -> CheckedHeader:
     """Check a nibabel NIfTI-1 or NIfTI-2 header.
 
     Args:
         header: as parsed, not yet believed.
         name: the file, for messages.
         run: a time series of volumes is wanted, not a single one.
+        xform: which affine is used, see `Xform`.
+        single_file: the voxels follow the header in the same file, from `vox_offset` on.
 
     Raises:
         ScanError: anything that would make voxels, their place or their side uncertain.
     """
     warnings: list[str] = []
-    shape, frames = _check_shape(header, name, run)
+    intent = _check_intent(header, name, warnings)
+    shape, frames = check_shape([int(n) for n in header["dim"]], name, run)
     dtype = _check_dtype(header, name)
-    offset = float(header["vox_offset"])
-    smallest = int(header["sizeof_hdr"]) + 4
-    if not (smallest <= offset <= 2**24 and offset == int(offset)):
-        raise ScanError(
-            f"{name}: the header points to voxels at an impossible place",
-            expected=f"vox_offset from {smallest} to {2**24}",
-            seen=str(offset),
-            hint="the header is damaged: convert the scan again from its source",
-        )
-    slope, inter = _check_scaling(header, name)
-    affine, source = _check_affine(header, shape, name, warnings)
+    offset = _check_offset(header, name) if single_file else 0
+    slope, inter = _check_scaling(header, name, warnings)
+    placed = place_by_forms(header, shape, name, xform, warnings)
     facts = {
         "format": "NIfTI-2" if int(header["sizeof_hdr"]) == 540 else "NIfTI-1",
         "shape": " x ".join(map(str, (*shape, frames) if run else shape)),
@@ -88,21 +94,150 @@ def check_header(header: Any, name: str, *, run: bool = False) -> CheckedHeader:
         "units": UNIT_NAME[int(header["xyzt_units"]) % 8],
         "sform": CODE_NAME[int(header["sform_code"])],
         "qform": CODE_NAME[int(header["qform_code"])],
-        "affine from": source,
-        "orientation": orientation_codes(affine),
+        "affine from": placed.source + ("" if xform == "auto" else ", as asked"),
+        "orientation": orientation_codes(placed.affine),
     }
-    return CheckedHeader(shape, frames, dtype, int(offset), slope, inter, affine, facts, tuple(warnings))
+    facts |= {"intent": intent} if intent else {}
+    facts |= {"scaling": f"stored x {slope:g} + {inter:g}"} if (slope, inter) != (1.0, 0.0) else {}
+    low, high = float(header["cal_min"]), float(header["cal_max"])
+    return CheckedHeader(
+        shape=shape,
+        frames=frames,
+        dtype=dtype,
+        offset=offset,
+        slope=slope,
+        inter=inter,
+        affine=placed.affine,
+        facts=facts,
+        warnings=tuple(warnings),
+        header_bytes=int(header["sizeof_hdr"]),
+        shown=(low, high) if np.isfinite([low, high]).all() and low < high else None,
+        code=placed.code,
+    )
 
 
-def _check_shape(header: Any, name: str, run: bool) -> tuple[tuple[int, int, int], int]:
-    dim = [int(n) for n in header["dim"]]
+def _check_intent(header: Any, name: str, warnings: list[str]) -> str | None:
+    """What the header says that the numbers are; the free text beside it is not looked at."""
+    from nibabel.nifti1 import intent_codes
+
+    code = int(header["intent_code"])
+    if code in CIFTI_INTENTS:
+        raise ScanError(
+            f"{name} is a CIFTI file: it holds no volume, but values of the cortex's surface or of parcels",
+            expected="a volume or a run of volumes",
+            seen=f"intent code {code}",
+            hint="give the scan in volume space; a .ptseries.nii file is taken by encoders of parcels",
+        )
+    if code == 0:
+        return None
+    if code not in intent_codes.value_set("code"):
+        warnings.append(f"the header states an unknown intent ({code})")
+        return f"unknown ({code})"
+    label = str(intent_codes.label[code])
+    if code in STATISTICS:
+        warnings.append(f"the header calls it a statistical map ({label}), not a scan")
+    return label
+
+
+def _check_offset(header: Any, name: str) -> int:
+    offset = float(header["vox_offset"])
+    smallest = int(header["sizeof_hdr"]) + 4
+    if not (smallest <= offset <= 2**24 and offset == int(offset)):
+        raise ScanError(
+            f"{name}: the header points to voxels at an impossible place",
+            expected=f"vox_offset from {smallest} to {2**24}",
+            seen=str(offset),
+            hint=DAMAGED,
+        )
+    return int(offset)
+
+
+def check_extensions(block: bytes, checked: CheckedHeader, name: str) -> None:
+    """Refuse voxels that would begin inside one of a NIfTI header's extensions.
+
+    Args:
+        block: the file up to its first voxel, as the header has it.
+
+    Raises:
+        ScanError: see above.
+    """
+    place = checked.header_bytes + 4
+    if checked.footer or not block[checked.header_bytes : checked.header_bytes + 1].strip(b"\0"):
+        return
+    order = "little" if int.from_bytes(block[:4], "little") == checked.header_bytes else "big"
+    while place + 8 <= checked.offset:
+        size = int.from_bytes(block[place : place + 4], order)
+        if size < 8:
+            return
+        place += size
+    if place > checked.offset > checked.header_bytes + 4:
+        raise ScanError(
+            f"{name}: the header points to voxels inside one of its own extensions",
+            expected=f"vox_offset {place}, where the extensions end",
+            seen=str(checked.offset),
+            hint=DAMAGED,
+        )
+
+
+def check_rest(count: int, checked: CheckedHeader, name: str) -> list[str]:
+    """What to say of bytes behind the last voxel: as many as a plane of voxels mean that a size in the header is wrong.
+
+    Args:
+        count: how many there are, counted up to one more than `SLACK_BYTES`.
+
+    Raises:
+        ScanError: too many.
+    """
+    planes = sorted(checked.shape)
+    plane = planes[0] * planes[1] * checked.dtype.itemsize
+    if count == 0 or (checked.footer and count < plane):
+        return []
+    if count > SLACK_BYTES or (count >= plane and not checked.footer):  # FreeSurfer's tags may hold a colour table
+        raise ScanError(
+            f"{name} holds more than its header says",
+            expected=f"{checked.data_bytes} bytes of voxels",
+            seen=f"{'more than ' * (count > SLACK_BYTES)}{min(count, SLACK_BYTES)} bytes after them",
+            hint=DAMAGED,
+        )
+    return [f"{count} bytes follow the last voxel and were not read as voxels: the header's sizes may be wrong"]
+
+
+def check_values(lowest: float, highest: float, checked: CheckedHeader, name: str) -> list[str]:
+    """Whether the values can be what their stored type and the range to be shown say.
+
+    Raises:
+        ScanError: whole numbers that are marked as floating-point ones.
+    """
+    odd = []
+    largest = max(abs(lowest - checked.inter), abs(highest - checked.inter)) / abs(checked.slope)
+    if checked.dtype.kind == "f" and 0 < largest < SMALLEST_FLOAT:
+        raise ScanError(
+            f"{name}: the values are far too small for a scan",
+            expected="grey values",
+            seen=f"at most {largest:.2g} as {checked.dtype}, as whole numbers look that are marked as floating-point",
+            hint=DAMAGED,
+        )
+    if checked.dtype.kind in "iu" and checked.dtype.itemsize >= 4 and largest >= LARGE_WHOLE:
+        odd.append(f"stored whole numbers reach {largest:.2g}: they may be floating-point numbers marked as whole")
+    if checked.shown is not None and (highest < checked.shown[0] or lowest > checked.shown[1]):
+        low, high = checked.shown
+        odd.append(f"values from {lowest:g} to {highest:g}, but the header wants {low:g} to {high:g} to be shown")
+    return odd
+
+
+def check_shape(dim: list[int], name: str, run: bool) -> tuple[tuple[int, int, int], int]:
+    """Sizes and frames of `dim` as NIfTI has it: the number of axes, then their sizes.
+
+    Raises:
+        ScanError: impossible or too large, or not the number of axes that is wanted.
+    """
     count = dim[0]
     if not 1 <= count <= 7 or min(dim[1 : count + 1]) < 1:
         raise ScanError(
             f"{name}: the header's dimensions are impossible",
             expected="1 to 7 axes of at least one voxel",
             seen=f"dim = {dim}",
-            hint="the header is damaged: convert the scan again from its source",
+            hint=DAMAGED,
         )
     sizes = dim[1 : count + 1]
     while len(sizes) > 3 and sizes[-1] == 1:
@@ -155,12 +290,12 @@ def _check_dtype(header: Any, name: str) -> np.dtype[Any]:
             f"{name}: the header contradicts itself about the size of a voxel",
             expected=f"bitpix {dtype.itemsize * 8} for {dtype}",
             seen=f"bitpix {int(header['bitpix'])}",
-            hint="the header is damaged: convert the scan again from its source",
+            hint=DAMAGED,
         )
     return dtype
 
 
-def _check_scaling(header: Any, name: str) -> tuple[float, float]:
+def _check_scaling(header: Any, name: str, warnings: list[str]) -> tuple[float, float]:
     """Slope and intercept; a slope of 0 or NaN means unscaled, as the NIfTI standard and nibabel say."""
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or np.isnan(slope):
@@ -172,134 +307,6 @@ def _check_scaling(header: Any, name: str) -> tuple[float, float]:
             seen=f"{slope}, {inter}",
             hint="save the scan again without scaling",
         )
+    if slope < 0:
+        warnings.append(f"values are scaled by {slope:g}: what is stored bright becomes dark")
     return slope, inter
-
-
-def _check_affine(header: Any, shape: tuple[int, int, int], name: str, warnings: list[str]) -> tuple[Affine, str]:
-    codes = {kind: int(header[f"{kind}_code"]) for kind in ("sform", "qform")}
-    unit = int(header["xyzt_units"]) % 8
-    if unit not in UNIT_TO_MM or any(code not in CODE_NAME for code in codes.values()):
-        raise ScanError(
-            f"{name}: the header has impossible codes",
-            expected="units 0 to 3, sform and qform codes 0 to 5",
-            seen=f"units {unit}, sform {codes['sform']}, qform {codes['qform']}",
-            hint="the header is damaged: convert the scan again from its source",
-        )
-    scale = np.diag([UNIT_TO_MM[unit]] * 3 + [1.0])
-    with np.errstate(all="ignore"):  # numbers that are not finite are refused below
-        found = {kind: scale @ _matrix_of(header, kind, name) for kind, code in codes.items() if code > 0}
-    if not found:
-        raise ScanError(
-            f"{name} does not say how it lies in the world, so left and right cannot be told",
-            expected="an sform or a qform with a code above 0",
-            seen="both codes are 0",
-            hint="convert the scan again from DICOM, or set the orientation that you are certain of",
-        )
-    source = "sform" if "sform" in found else "qform"
-    affine = found[source]
-    _check_columns(affine, name, source, warnings)
-    zooms = np.abs(np.asarray(header["pixdim"][1:4], dtype=float)) * UNIT_TO_MM[unit]
-    _check_zooms(affine, zooms, codes[source], name, warnings)
-    if len(found) == 2:
-        _check_agreement(found["sform"], found["qform"], codes, shape, name, warnings)
-    _check_extent(affine, shape, name, unit)
-    return affine, source
-
-
-def _matrix_of(header: Any, kind: str, name: str) -> Affine:
-    try:
-        matrix = header.get_sform() if kind == "sform" else header.get_qform()
-    except Exception as error:  # nibabel raises several types for impossible quaternions and zooms
-        raise ScanError(
-            f"{name}: the {kind} cannot be decoded",
-            expected="a rotation and three voxel sizes",
-            seen=str(error),
-            hint="the header is damaged: convert the scan again from its source",
-        ) from error
-    return np.asarray(matrix, dtype=np.float64)
-
-
-def _check_columns(affine: Affine, name: str, source: str, warnings: list[str]) -> None:
-    """Finite, invertible, and (nearly) rectangular."""
-    with np.errstate(all="ignore"):
-        lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        usable = np.isfinite(affine).all() and bool((lengths > 1e-3).all()) and bool((np.abs(affine) < 1e6).all())
-    if not usable:
-        raise ScanError(
-            f"{name}: the {source} is not a usable affine",
-            expected="finite numbers and voxels of a positive size",
-            seen=np.array2string(affine[:3], precision=4, separator=", "),
-            hint="the header is damaged: convert the scan again from its source",
-        )
-    directions = affine[:3, :3] / lengths
-    volume = abs(float(np.linalg.det(directions)))
-    cosines = np.abs(directions.T @ directions)[np.triu_indices(3, 1)].max()
-    if volume < 0.1 or cosines > SHEAR_REFUSE:
-        raise ScanError(
-            f"{name}: the {source} is {'singular' if volume < 1e-3 else 'sheared'}",
-            expected=f"voxel axes at right angles (cosine at most {SHEAR_REFUSE})",
-            seen=f"cosine {cosines:.3f}, unit volume {volume:.3f}",
-            hint="resample the scan to a rectangular grid first (gantry tilt), or convert it again",
-        )
-    if cosines > SHEAR_WARN:
-        warnings.append(f"the {source} is slightly sheared (cosine {cosines:.4f} between voxel axes)")
-
-
-def _check_zooms(affine: Affine, zooms: np.ndarray[Any, Any], code: int, name: str, warnings: list[str]) -> None:
-    """Voxel sizes said twice must agree; an sform to a template may stretch them."""
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    with np.errstate(all="ignore"):
-        off = float(np.max(np.abs(zooms / lengths - 1))) if np.isfinite(zooms).all() else np.inf
-    words = f"pixdim {np.round(zooms, 3).tolist()} mm, affine columns {np.round(lengths, 3).tolist()} mm"
-    if off > (ZOOM_REFUSE_ALIGNED if code >= 3 else ZOOM_REFUSE):
-        raise ScanError(
-            f"{name}: the header states two different voxel sizes",
-            expected="pixdim equal to the lengths of the affine's columns",
-            seen=words,
-            hint="convert the scan again from its source",
-        )
-    if off > ZOOM_WARN:
-        warnings.append(f"voxel sizes are stated twice and differ; the affine is used: {words}")
-
-
-def _check_agreement(
-    sform: Affine, qform: Affine, codes: dict[str, int], shape: tuple[int, int, int], name: str, warnings: list[str]
-) -> None:
-    """The sform is used; a qform of the other handedness would swap left and right, so that is refused."""
-    if not np.isfinite(qform).all() or np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) <= 0:
-        raise ScanError(
-            f"{name}: sform and qform disagree about which side is left",
-            expected="two affines of one handedness",
-            seen=f"sform {orientation_codes(sform)}, qform {_codes_or_unusable(qform)}",
-            hint="find out which one is right and delete the other, or convert the scan again from DICOM",
-        )
-    apart = float(np.linalg.norm(apply(sform, corners(shape)) - apply(qform, corners(shape)), axis=1).max())
-    if apart > 1.0:
-        warnings.append(
-            f"sform ({CODE_NAME[codes['sform']]}, {orientation_codes(sform)}) and qform ({CODE_NAME[codes['qform']]}, "
-            f"{orientation_codes(qform)}) differ by up to {apart:.0f} mm; the sform is used"
-        )
-
-
-def _codes_or_unusable(affine: Affine) -> str:
-    usable = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9
-    return orientation_codes(affine) if usable else "unusable"
-
-
-def _check_extent(affine: Affine, shape: tuple[int, int, int], name: str, unit: int) -> None:
-    extent = np.linalg.norm(affine[:3, :3], axis=0) * shape
-    seen = " x ".join(f"{mm:.0f}" for mm in extent) + f" mm (units {UNIT_NAME[unit]})"
-    if extent.min() < MIN_EXTENT_MM:
-        raise ScanError(
-            f"{name} does not show a whole head",
-            expected=f"a field of view of at least {MIN_EXTENT_MM:.0f} mm along every axis",
-            seen=seen,
-            hint="give the whole-head series; if the units are wrong, correct the header",
-        )
-    if extent.max() > MAX_EXTENT_MM:
-        raise ScanError(
-            f"{name} is too large for a head",
-            expected=f"a field of view of at most {MAX_EXTENT_MM:.0f} mm",
-            seen=seen,
-            hint="the header's units or voxel sizes are wrong: correct them",
-        )

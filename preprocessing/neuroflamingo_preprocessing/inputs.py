@@ -14,9 +14,9 @@ from typing import Any, TextIO
 from neuroflamingo_preprocessing.dicom_files import is_dicom_input
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.spec import ScanSpec
+from neuroflamingo_preprocessing.zarr_metadata import is_zarr
 
-SCANS = (".nii", ".nii.gz")
-ARRAYS = (".npy", ".npz", ".tsv")
+SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr")
 MANIFESTS = (".jsonl", ".csv", ".parquet")
 ENTITIES = {"sub": "participant", "ses": "session", "task": "task", "run": "run"}
 SUFFIX_OF = {"volume4d": "bold", "parcels": "bold"}
@@ -54,8 +54,8 @@ def find_inputs(
 
     In a BIDS dataset (a folder with `dataset_description.json`) the images of the kind that the encoder takes are
     meant: `T1w` for a T1-weighted encoder, `bold` for one of runs; `derivatives` and `sourcedata` are left out, unless
-    the input is one of them. In another folder every NIfTI file is meant; where there is none, every DICOM examination
-    and zip archive.
+    the input is one of them. In another folder every NIfTI and MGH file and every zarr scan is meant; where there is
+    none, every DICOM examination and zip archive.
 
     Args:
         source: a file, a folder, or a manifest: `.jsonl`, `.csv` or `.parquet` with `scan` (relative to the manifest)
@@ -71,13 +71,15 @@ def find_inputs(
     wanted = {
         entity: {_label(entity, value) for value in values} for entity, values in (filters or {}).items() if values
     }
-    if source.is_dir():
+    if is_zarr(source):
+        found = [Input(source, entities_of(source))]
+    elif source.is_dir():
         found = _in_folder(source, spec)
     elif not source.is_file():
         raise NotFoundError(
             f"there is no input {source}", expected="a scan, a folder or a manifest", hint="check the path"
         )
-    elif source.suffix.lower() in MANIFESTS:
+    elif source.suffix.lower() in MANIFESTS and not _is_parcel_table(source, spec):
         found = _in_manifest(source)
     else:
         found = [Input(source, entities_of(source))]
@@ -109,8 +111,8 @@ def _label(entity: str, value: str) -> str:
 def _in_folder(folder: Path, spec: ScanSpec) -> list[Input]:
     files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(SCANS) and not p.name.startswith("."))
     if not (folder / "dataset_description.json").is_file():
-        nifti = [Input(p, entities_of(p)) for p in files if not p.is_dir()]
-        return nifti or _dicom_in(folder)
+        stored = [Input(p, entities_of(p)) for p in files if not p.is_dir() or is_zarr(p)]
+        return stored or _dicom_in(folder)
     suffix = _suffix(spec)
     aside = {"derivatives", "sourcedata", "code", "stimuli"}
     inside = [p for p in files if not aside & set(p.relative_to(folder).parts[:-1])]
@@ -121,6 +123,15 @@ def _dicom_in(folder: Path) -> list[Input]:
     from neuroflamingo_preprocessing.dicom import examinations
 
     return [Input(path, entities_of(path)) for path in examinations(folder)]
+
+
+def _is_parcel_table(file: Path, spec: ScanSpec) -> bool:
+    """For encoders of parcels a `.csv` is a parcel series, unless its first line names the scans of a manifest."""
+    if spec.modality != "parcels" or file.suffix.lower() != ".csv":
+        return False
+    with file.open("rb") as stream:
+        first = stream.readline(2**20).decode("utf-8", errors="replace")
+    return not {"scan", "path"} & {word.strip().strip('"') for word in first.lstrip("\ufeff").split(",")}
 
 
 def _suffix(spec: ScanSpec) -> str:

@@ -28,7 +28,7 @@ from neuroflamingo_preprocessing.quality import (
 )
 from neuroflamingo_preprocessing.reading import read_scan
 from neuroflamingo_preprocessing.resampling import covered_voxels, resample
-from neuroflamingo_preprocessing.scan import Scan
+from neuroflamingo_preprocessing.scan import NativeSpace, Scan
 from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.template import GRID_SHAPE, load_template
 
@@ -62,6 +62,7 @@ class Prepared:
         quality: see there.
         warnings: those of reading, then those of preparing.
         timings: seconds by part.
+        native: the scan's own voxels; `to_native` takes maps on the grid back there.
     """
 
     tensor: Float32[np.ndarray, "channel x y z"]
@@ -71,6 +72,7 @@ class Prepared:
     quality: Quality
     warnings: tuple[str, ...]
     timings: dict[str, float]
+    native: NativeSpace
 
 
 def prepare(scan: Scan, spec: ScanSpec) -> Prepared:
@@ -117,6 +119,7 @@ def prepare(scan: Scan, spec: ScanSpec) -> Prepared:
         quality=Quality(correlation, coverage),
         warnings=tuple(warnings),
         timings=clock.seconds,
+        native=scan.native,
     )
 
 

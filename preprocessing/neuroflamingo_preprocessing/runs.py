@@ -14,13 +14,22 @@ import numpy as np
 from isal import igzip
 from jaxtyping import Float32, Float64
 
-from neuroflamingo_preprocessing.dicom_files import is_dicom_input, refuse_series
+from neuroflamingo_preprocessing.dicom_files import is_dicom_input, refuse_series, shown_name
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.geometry import GeometryStep
-from neuroflamingo_preprocessing.header import CheckedHeader, check_header
-from neuroflamingo_preprocessing.reading import BROKEN_STREAM, parse_header
+from neuroflamingo_preprocessing.header import CheckedHeader
+from neuroflamingo_preprocessing.mgh import is_mgh, mgh_sizes, mgh_time
+from neuroflamingo_preprocessing.reading import (
+    BROKEN_STREAM,
+    HEAD_BYTES,
+    checked_head,
+    parse_header,
+)
 from neuroflamingo_preprocessing.scan import Provenance
 from neuroflamingo_preprocessing.voxels import read_voxels, refuse_excess, refuse_short, truncated
+from neuroflamingo_preprocessing.xform import Xform, checked_xform, refuse_form
+from neuroflamingo_preprocessing.zarr_metadata import is_zarr
+from neuroflamingo_preprocessing.zarr_scan import zarr_sizes
 
 BLOCK_BYTES = 2**24  # of float32 voxels: some 4 frames at 2 mm; the C library reuses blocks up to twice this size
 MAX_SIDECAR_BYTES = 2**20
@@ -83,41 +92,52 @@ class Run:
             refuse_excess(stream, header, self.name)
 
 
-def read_run(path: str | Path, repetition_time: float | None = None, series: int | None = None) -> Run:
-    """Read the header of a 4D NIfTI file, and what its sidecar says of time; voxels are read by `Run.blocks`.
+def read_run(
+    path: str | Path, repetition_time: float | None = None, series: int | None = None, *, xform: Xform = "auto"
+) -> Run:
+    """Read the header of a 4D NIfTI or MGH file, and what its sidecar says of time; voxels are read by `Run.blocks`.
 
     A DICOM folder or zip archive is converted first: its one fMRI run, or the series of that number.
 
     The repetition time is the one given here, else the sidecar's (`NAME.json` beside the file), else the header's.
-    Where sidecar and header differ the run is refused, unless the time is given here.
+    Where sidecar and header differ the run is refused, unless the time is given here. `xform`: see `read_scan`.
 
     Raises:
         NotFoundError: no such file (exit 66).
+        UsageError: no such `xform`.
         ScanError: no NIfTI file, no time series, an untrustworthy header, two different repetition times (exit 65).
     """
-    path = Path(path)
+    path, xform = Path(path), checked_xform(xform)
     if is_dicom_input(path):
         from neuroflamingo_preprocessing.dicom import open_dicom
 
+        refuse_form(shown_name(path), xform, "DICOM")
         with open_dicom(path) as examination:
             return examination.run(series, repetition_time)
     refuse_series(path, series)
+    if is_zarr(path):
+        raise ScanError(
+            f"{path.name}: runs are not read from zarr",
+            expected="a 4D .nii, .nii.gz, .mgh or .mgz file",
+            seen="a zarr folder",
+            hint="write the run as .nii.gz",
+        )
     if not path.is_file():
         raise NotFoundError(f"there is no file {path}", expected="a 4D .nii or .nii.gz file", hint="check the path")
     with path.open("rb") as raw:
         digest = hashlib.file_digest(raw, "sha256").hexdigest()
     with _opened(path) as stream:
-        head, packed = stream.read(544), isinstance(stream, igzip.GzipFile)
-    header = parse_header(head, path.name)
-    checked = check_header(header, path.name, run=True)
-    refuse_short(path, packed, checked)
+        head, packed = stream.read(HEAD_BYTES), isinstance(stream, igzip.GzipFile)
+        checked = checked_head(head, path.name, run=True, xform=xform)
+        refuse_short(path, packed, checked)
+        header = mgh_time(stream, checked) if checked.footer else parse_header(head, path.name)
     warnings = list(checked.warnings)
     seconds, source = _repetition_time(header, path, repetition_time, warnings)
     facts = checked.facts | {"repetition time": "not stated" if seconds is None else f"{seconds:g} s, from {source}"}
     provenance = Provenance(
         file=path.name,
         sha256=digest,
-        header_sha256=hashlib.sha256(head[: int(header["sizeof_hdr"])]).hexdigest(),
+        header_sha256=hashlib.sha256(head[: checked.header_bytes]).hexdigest(),
         header=facts,
         warnings=tuple(warnings),
     )
@@ -125,21 +145,26 @@ def read_run(path: str | Path, repetition_time: float | None = None, series: int
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a NIfTI file claims more than one volume; see `look`."""
+    """Whether a scan claims more than one volume; see `look`."""
     return any(n > 1 for n in look(path)[3:])
 
 
 def look(path: str | Path) -> tuple[int, ...]:
-    """The sizes that a NIfTI header claims; nothing else of it is looked at, and nothing believed.
+    """The sizes that a header claims, x, y and z first; nothing else of it is looked at, and nothing believed.
 
     Raises:
-        NotFoundError, ScanError: no file, or no NIfTI file.
+        NotFoundError, ScanError: no file, or not one of a scan.
     """
     path = Path(path)
+    if is_zarr(path):
+        return zarr_sizes(path)
     if not path.is_file():
         raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint="check the path")
     with _opened(path) as stream:
-        dim = [int(n) for n in parse_header(stream.read(544), path.name)["dim"]]
+        head = stream.read(HEAD_BYTES)
+    if is_mgh(path.name):
+        return mgh_sizes(head, path.name)
+    dim = [int(n) for n in parse_header(head, path.name)["dim"]]
     return tuple(dim[1 : max(0, min(dim[0], 7)) + 1])
 
 
@@ -200,8 +225,11 @@ def _in_header(header: Any) -> float | None:
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the BIDS sidecar of a NIfTI file is, if it has one."""
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    """Where the BIDS sidecar of a scan file is, if it has one."""
+    name = path.name.removesuffix(".gz")
+    for ending in (".nii", ".mgh", ".mgz"):
+        name = name.removesuffix(ending)
+    return path.with_name(name + ".json")
 
 
 def _in_sidecar(path: Path) -> float | None:

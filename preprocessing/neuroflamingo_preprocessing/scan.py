@@ -33,6 +33,21 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class NativeSpace:
+    """Where a scan's voxels lie as they were stored: what a map needs to go back there.
+
+    Attributes:
+        shape: voxels along the stored axes.
+        affine: stored voxel index to world, RAS+ millimetres.
+        code: NIfTI's name of that world: 1 scanner, 2 aligned, 3 Talairach, 4 MNI152, 5 another template.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Float64[np.ndarray, "4 4"]
+    code: int = 1
+
+
+@dataclass(frozen=True)
 class Scan:
     """One volume as stored, in its own orientation.
 
@@ -42,6 +57,7 @@ class Scan:
         modality: what the file's name says by the BIDS suffix, or a DICOM header by its technique; else `unknown`.
         provenance: see there.
         geometry: what reading did to the geometry (DICOM only).
+        space: NIfTI's name of the world that the affine leads to; 1 is the scanner's.
     """
 
     voxels: Float32[np.ndarray, "x y z"]
@@ -49,6 +65,13 @@ class Scan:
     modality: ScanModality = "unknown"
     provenance: Provenance = field(default_factory=Provenance)
     geometry: tuple[GeometryStep, ...] = ()
+    space: int = 1
+
+    @property
+    def native(self) -> NativeSpace:
+        """Its own voxels' place."""
+        x, y, z = self.voxels.shape
+        return NativeSpace((x, y, z), self.affine, self.space)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

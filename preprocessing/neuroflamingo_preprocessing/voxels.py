@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ScanError
-from neuroflamingo_preprocessing.header import CheckedHeader
+from neuroflamingo_preprocessing.header import SLACK_BYTES, CheckedHeader, check_rest
 
 PIECE_BYTES = 2**19
-SLACK_BYTES = 2**20  # what may follow the voxels before a file counts as not being what its header says
 MOST_DEFLATED = 1032  # a deflate stream cannot grow by more: two bits for 258 bytes (RFC 1951)
 BOMB_BYTES, BOMB_RATIO = 2**28, 500  # so large, and packed so well, there can be no picture in it
 
@@ -89,21 +88,13 @@ def refuse_short(path: Path, packed: bool, checked: CheckedHeader) -> None:
         )
 
 
-def refuse_excess(stream: Any, checked: CheckedHeader, name: str) -> None:
-    """Read on to the end: as much as a plane of voxels more means that one of the header's sizes is too small.
+def refuse_excess(stream: Any, checked: CheckedHeader, name: str) -> list[str]:
+    """Read on to the end, which also checks the compression's own checksum; gives what to say of a few bytes more.
 
     Raises:
-        ScanError: so much follows; the compression's own checksum does not fit.
+        ScanError: so much follows that one of the header's sizes must be too small.
     """
-    x, y, _ = sorted(checked.shape)
-    most = min(SLACK_BYTES, x * y * checked.dtype.itemsize)
-    if len(stream.read(most)) >= most:
-        raise ScanError(
-            f"{name} holds more than its header says",
-            expected=f"{checked.data_bytes} bytes of voxels",
-            seen=f"{most} bytes or more after them",
-            hint="the header is damaged: convert the scan again from its source",
-        )
+    return check_rest(len(stream.read(SLACK_BYTES + 1)), checked, name)
 
 
 def truncated(name: str, seen: str) -> ScanError:

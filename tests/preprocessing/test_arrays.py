@@ -70,7 +70,8 @@ def test_tables_have_a_line_for_each_frame(header: str) -> None:
     [
         ((5, 10), PARCELS, "parcel=6"),
         ((6, 11), PARCELS, "time=10"),
-        ((10, 6), PARCELS, "reverse order"),
+        ((5, 4, 1), VOLUME, "3 axes"),
+        ((4, 5, 4, 1), VOLUME, "reverse order"),
         ((6,), PARCELS, "1 axes"),
         ((4, 5, 4), RUN, "3 axes"),
         ((1, 4, 5, 4), RUN, "4 axes"),
@@ -90,7 +91,7 @@ def test_tables_that_are_none() -> None:
         Path("a.tsv").write_text(text, encoding="latin-1")
         with pytest.raises(ScanError):
             read_array("a.tsv", PARCELS)
-    with pytest.raises(ScanError, match="a table, but"):
+    with pytest.raises(ScanError, match="a table of parcels, but"):
         read_array(saved(series(10, 6), "a.tsv"), RUN)
 
 

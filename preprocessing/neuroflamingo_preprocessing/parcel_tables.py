@@ -1,0 +1,140 @@
+"""Parcel series in tables: numbers with or without names, a line for each frame or for each parcel."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.spec import Axis
+
+Rows = Literal["frames", "parcels"]
+MAX_TABLE_BYTES, MAX_TABLE_CELLS = 2**26, 2**24
+MAX_NAME = 80
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers of a file before it is known what they are.
+
+    Attributes:
+        values: as the file has them; of a parcel series later `[parcel, frame]`.
+        seconds: between frames, if the file says it.
+        kind: what the file is.
+        rows: what its lines are, if that is known.
+        names: of the parcels in their order, if the file gives them.
+        columns, lines: names over the columns, and at the lines' beginnings; empty if there are none.
+    """
+
+    values: NDArray[Any]
+    seconds: float | None = None
+    kind: str = "parcel table"
+    rows: Rows | None = None
+    names: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+def read_table(raw: bytes, separator: str) -> Table:
+    """Numbers with a line of names, a column of names, both or neither; `n/a` among numbers is refused like any word.
+
+    Raises:
+        ValueError: too large, no text, lines of different lengths, words among the numbers.
+    """
+    cells = raw.count(separator.encode()) + raw.count(b"\n")
+    if cells > MAX_TABLE_CELLS:
+        raise ValueError(f"a table of {cells:,} cells")
+    columns: list[str] = []
+    lines: list[str] = []
+    rows: list[NDArray[np.float32]] = []
+    text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline="")
+    for line in csv.reader(text, delimiter=separator):
+        words = [word.strip() for word in line]
+        if not any(words):
+            continue
+        if not rows and not columns and _is_header(words):
+            columns = words
+            continue
+        if len(words) > 1 and not _is_number(words[0]):
+            lines.append(words.pop(0))
+        with np.errstate(over="ignore"):  # to infinity, which is refused later
+            rows.append(np.array(words, dtype=np.float64).astype(np.float32))
+    widths = {len(row) for row in rows}
+    if len(widths) != 1:
+        raise ValueError("no lines of numbers" if not rows else f"lines of {min(widths)} to {max(widths)} columns")
+    if lines and len(lines) != len(rows):
+        raise ValueError(f"words at the beginning of {len(lines)} of {len(rows)} lines")
+    if lines and len(columns) > len(rows[0]):
+        columns = columns[1:]  # the corner
+    if columns and len(columns) != len(rows[0]):
+        raise ValueError(f"{len(columns)} names over {len(rows[0])} columns of numbers")
+    return Table(np.stack(rows), columns=printable(columns), lines=printable(lines))
+
+
+def _is_header(words: list[str]) -> bool:
+    return not any(_is_number(word) for word in words[1:] or words) or _counted(words)
+
+
+def printable(names: list[str]) -> tuple[str, ...]:
+    """Names as the record keeps them: short, and without what is no plain character."""
+    return tuple("".join(c for c in name if c.isprintable())[:MAX_NAME] for name in names)
+
+
+def _counted(cells: list[str]) -> bool:
+    """Whether a line only counts its columns, from 0 or 1: numbers of parcels, not values of a frame."""
+    return len(cells) > 2 and cells in ([str(n + first) for n in range(len(cells))] for first in (0, 1))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def laid_out(table: Table, parcels: Axis, time: Axis, name: str, said: Rows | None) -> Table:
+    """The same as `[parcel, frame]`: as it is said, else as the encoder's number of parcels fits.
+
+    Raises:
+        ScanError: both ways fit, or the file says another way than the user; a shape that fits neither way is left as
+            it is, for the caller to refuse.
+    """
+    lines, columns = table.values.shape
+    ways: dict[Rows, bool] = {
+        "frames": parcels.accepts(columns) and time.accepts(lines),
+        "parcels": parcels.accepts(lines) and time.accepts(columns),
+    }
+    if table.rows is not None and said not in (None, table.rows):
+        raise ScanError(
+            f"{name} says itself what its lines are",
+            expected=f"--rows {table.rows}, or none",
+            seen=f"--rows {said}",
+            hint="leave --rows out",
+        )
+    rows = table.rows or said
+    if rows is None and all(ways.values()):
+        raise ScanError(
+            f"{name}: lines and columns may both be the parcels",
+            expected="a table that fits the encoder one way only",
+            seen=f"{lines} lines of {columns} numbers",
+            hint="say what the lines are: --rows frames, or --rows parcels",
+        )
+    if rows is None:
+        fitting = [way for way, fits in ways.items() if fits]
+        rows = fitting[0] if fitting else ("frames" if table.kind == "parcel table" else "parcels")
+        if not fitting and 1 in (lines - (parcels.size or 0), columns - (parcels.size or 0)):
+            raise ScanError(
+                f"{name} has one line or column more than the encoder has parcels",
+                expected=f"{parcels.describe()}, {time.describe()}",
+                seen=f"{lines} lines of {columns} numbers",
+                hint="save the table without a column of line numbers (pandas: index=False)",
+            )
+    values = table.values.T if rows == "frames" else table.values
+    names = table.names or (table.columns if rows == "frames" else table.lines)
+    return replace(table, values=values, rows=rows, names=names if len(names) == len(values) else ())
