@@ -115,18 +115,28 @@ def parse_header(head: bytes, name: str) -> Any:
 
 
 def _read_voxels(stream: Any, checked: CheckedHeader, name: str) -> NDArray[Any]:
-    """The voxels, in chunks: memory follows the bytes that are really there, not those that a header claims."""
     stream.seek(checked.offset)
+    raw = read_bytes(stream, checked.data_bytes, name, 0, checked)
+    refuse_excess(stream, checked, name)
+    return np.frombuffer(raw, dtype=checked.dtype).reshape(checked.shape, order="F")
+
+
+def read_bytes(stream: Any, count: int, name: str, before: int, checked: CheckedHeader) -> memoryview:
+    """So many bytes, in chunks: memory follows the bytes that are really there, not those that a header claims.
+
+    Args:
+        before: bytes of voxels that were read already, for the message.
+
+    Raises:
+        ScanError: the stream ends too early (exit 65).
+    """
     buffer = BytesIO()
-    missing = checked.data_bytes
-    while missing:
+    while missing := count - buffer.tell():
         chunk = stream.read(min(missing, CHUNK_BYTES))
         if not chunk:
-            raise truncated(name, f"{buffer.tell()} of {checked.data_bytes} bytes of voxels")
+            raise truncated(name, f"{before + buffer.tell()} of {checked.data_bytes} bytes of voxels")
         buffer.write(chunk)
-        missing -= len(chunk)
-    refuse_excess(stream, checked, name)
-    return np.frombuffer(buffer.getbuffer(), dtype=checked.dtype).reshape(checked.shape, order="F")
+    return buffer.getbuffer()
 
 
 def refuse_short(path: Path, packed: bool, checked: CheckedHeader) -> None:

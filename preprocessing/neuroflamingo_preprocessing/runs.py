@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from isal import igzip
@@ -19,8 +19,18 @@ from neuroflamingo_preprocessing.dicom_files import is_dicom_input, refuse_serie
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.geometry import GeometryStep
 from neuroflamingo_preprocessing.header import CheckedHeader, check_header
-from neuroflamingo_preprocessing.reading import BROKEN_STREAM, parse_header, refuse_excess, refuse_short, truncated
+from neuroflamingo_preprocessing.reading import (
+    BROKEN_STREAM,
+    parse_header,
+    read_bytes,
+    refuse_excess,
+    refuse_short,
+    truncated,
+)
 from neuroflamingo_preprocessing.scan import Provenance
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.run_quality import FrameWatch
 
 BLOCK_BYTES = 2**26  # of float32 voxels: some 18 frames at 2 mm
 MAX_SIDECAR_BYTES = 2**20
@@ -42,6 +52,8 @@ class Run:
         repetition_time: seconds between frames; None if nothing says.
         provenance: see there.
         geometry: what reading did to the geometry (DICOM only).
+        times: seconds of each frame from the first one, where frames in between were left out; else None.
+        displacement: framewise displacement in mm, where a table of confounds says it.
     """
 
     path: Path
@@ -53,38 +65,40 @@ class Run:
     _header: CheckedHeader
     geometry: tuple[GeometryStep, ...] = ()
     _kept: object = None  # of a temporary file: it goes when this goes
+    times: Float64[np.ndarray, " frame"] | None = None
+    displacement: Float64[np.ndarray, " frame"] | None = None
 
     @property
     def name(self) -> str:
         """What messages call the run."""
         return self.provenance.file or "the run"
 
-    def blocks(self, frames: int | None = None) -> Iterator[tuple[int, Float32[np.ndarray, "x y z frame"]]]:
+    def blocks(
+        self, frames: int | None = None, watch: FrameWatch | None = None
+    ) -> Iterator[tuple[int, Float32[np.ndarray, "x y z frame"]]]:
         """Blocks of volumes in order, each with the number of its first frame; the file is read once, from its start.
 
         Voxels are scaled once to float32, Fortran order (each frame is contiguous); those that are no numbers are NaN.
 
         Args:
             frames: per block; None: as many as fit 64 MB.
+            watch: is shown every block as it is stored.
 
         Raises:
             ScanError: the file is shorter or longer than its header says, or its compression is damaged.
         """
         header = self._header
-        voxels = int(np.prod(self.shape))
-        count = frames or max(1, BLOCK_BYTES // (4 * voxels))
+        stored = header.data_bytes // header.frame_bytes
+        count = frames or max(1, BLOCK_BYTES // (4 * int(np.prod(self.shape))))
         with _voxel_stream(self.path, header) as stream:
-            for first in range(0, self.frames, count):
-                number = min(count, self.frames - first)
-                raw = stream.read(number * header.frame_bytes)
-                while len(raw) < number * header.frame_bytes:  # a decompressor may give less than was asked for
-                    more = stream.read(number * header.frame_bytes - len(raw))
-                    if not more:
-                        done = first * header.frame_bytes + len(raw)
-                        raise truncated(self.name, f"{done} of {header.data_bytes} bytes of voxels")
-                    raw += more
-                stored = np.frombuffer(raw, header.dtype).reshape((*self.shape, number), order="F")
-                yield first, _scaled(stored, header)
+            for first in range(0, stored, count):
+                number = min(count, stored - first)
+                raw = read_bytes(stream, number * header.frame_bytes, self.name, first * header.frame_bytes, header)
+                block = _scaled(np.frombuffer(raw, header.dtype).reshape((*self.shape, number), order="F"), header)
+                del raw
+                if watch is not None:
+                    watch.add(first, block)
+                yield first, block
             refuse_excess(stream, header, self.name)
 
 
