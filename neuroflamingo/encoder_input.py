@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from neuroflamingo_encoders import EncoderCard
     from neuroflamingo_preprocessing.cifti_dense import DenseAtlas
+    from neuroflamingo_preprocessing.cleaning import Cleaning
+    from neuroflamingo_preprocessing.cleaning_plan import CleaningPlan
     from neuroflamingo_preprocessing.geometry import GeometryStep
     from neuroflamingo_preprocessing.parcel_tables import Rows
     from neuroflamingo_preprocessing.parcels import Atlas
@@ -49,10 +51,17 @@ class Preparation:
     raw: bool = False
     may_resample: bool = True
     series: int | None = None
+    cleaning: Cleaning | None = None
 
     @classmethod
     def of(
-        cls, spec: ScanSpec, *, atlas: str | Path | None = None, scaling: str | Path | None = None, **how: Any
+        cls,
+        spec: ScanSpec,
+        *,
+        atlas: str | Path | None = None,
+        scaling: str | Path | None = None,
+        cleaning: Cleaning | None = None,
+        **how: Any,
     ) -> Preparation:
         """Read the atlas and the scaling, before any scan is.
 
@@ -61,6 +70,13 @@ class Preparation:
             NeuroFlamingoError: a file that is not there, or not what it should be.
         """
         checked_xform(how.get("xform", "auto"))
+        if cleaning and spec.modality not in ("volume4d", "parcels"):
+            raise UsageError(
+                "this encoder takes no runs, and nothing else has frames to clean",
+                expected="no confounds, filters or choice of frames",
+                seen=spec.describe(),
+                hint="leave them out",
+            )
         parcels = next((axis.size for axis in spec.axes if axis.name == "parcel"), None)
         if spec.modality != "parcels" and (
             atlas is not None or scaling is not None or how.get("raw") or how.get("rows")
@@ -81,6 +97,7 @@ class Preparation:
         return cls(
             atlas=None if atlas is None else read(atlas, spec.parcellation, parcels),
             scaling=None if scaling is None else RobustScaling.load(scaling),
+            cleaning=cleaning.anywhere() if cleaning else None,
             **how,
         )
 
@@ -89,10 +106,15 @@ class Preparation:
         said = {"repetition_time": repetition_time, "series": series}
         return replace(self, **{key: value for key, value in said.items() if value is not None})  # type: ignore[arg-type]
 
-    def changes(self) -> dict[str, Any]:
-        """What of it changes the tensors, as plain data: part of their address in a store.
+    def changes(self, path: Path | None = None) -> dict[str, Any]:
+        """What of it changes the tensors of a file, as plain data: part of their address in a store.
+
+        Without a file, what was said: the confounds of each run are not looked for.
 
         The series is not: the hash of the input is that of its images.
+
+        Raises:
+            NotFoundError: the run's confounds are not there.
         """
         used = self.scaling
         scaling = used and hashlib.sha256(used.median.tobytes() + used.spread.tobytes()).hexdigest()
@@ -100,7 +122,21 @@ class Preparation:
         said = {"repetition_time": self.repetition_time, "atlas": atlas, "scaling": scaling, "raw": self.raw or None}
         said["rows"] = self.rows
         said["xform"] = None if self.xform == "auto" else self.xform
+        said["cleaning"] = self.cleaning and self.cleaning.changes(path)
         return {key: value for key, value in said.items() if value is not None}
+
+    def check_number(self, scans: int) -> None:
+        """One table of confounds is of one run.
+
+        Raises:
+            UsageError: there are more.
+        """
+        if self.cleaning and self.cleaning.one_table and scans > 1:
+            raise UsageError(
+                "one table of confounds cannot be that of several runs",
+                expected="--confounds auto: for each run the table that fMRIPrep put beside it",
+                seen=f"one table, {scans} runs",
+            )
 
 
 def prepare_for_encoder(path: Path, card: EncoderCard, how: Preparation) -> Iterator[ForEncoder]:
@@ -113,8 +149,8 @@ def prepare_for_encoder(path: Path, card: EncoderCard, how: Preparation) -> Iter
     from neuroflamingo_preprocessing.cifti import is_cifti
 
     spec = card.scan
-    if is_array_file(path):
-        return _from_series(path, spec, how) if how.raw or is_cifti(path) else _ready(path, spec, how)
+    if is_array_file(path) and not (how.raw or is_cifti(path)):
+        return _ready(path, spec, how)
     if spec.modality == "parcels":
         return _from_parcels(path, card, how)
     if spec.modality == "volume4d":
@@ -132,6 +168,12 @@ def prepare_for_encoder(path: Path, card: EncoderCard, how: Preparation) -> Iter
 def _ready(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEncoder]:
     from neuroflamingo_preprocessing.arrays import read_array
 
+    if how.cleaning:
+        raise UsageError(
+            f"{_name(path)} is a ready array, which is taken as it is",
+            expected="no confounds, filters or choice of frames",
+            hint="--raw, if it is a parcel series as measured",
+        )
     ready = read_array(path, spec, how.repetition_time, rows=how.rows)
     source = {"name": _name(path), "sha256": ready.sha256, "bytes": ready.bytes, "kind": "ready array"}
     about = {"name": _name(path), "input": source, "geometry": [], "warnings": list(ready.warnings)}
@@ -151,27 +193,71 @@ def _from_volume(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEn
     prepared = prepare(scan, spec)
     about = _about(path, scan.provenance, prepared.geometry, prepared.warnings)
     about["scan_to_template"] = prepared.scan_to_template.tolist()
-    about["quality"] = {"correlation": prepared.quality.correlation, "coverage": prepared.quality.coverage}
+    about["quality"] = asdict(prepared.quality)
     yield ForEncoder(prepared.tensor, about)
 
 
 def _from_run(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEncoder]:
+    from neuroflamingo_preprocessing.cleaned_run import clean_run
     from neuroflamingo_preprocessing.run_preparing import prepare_run
     from neuroflamingo_preprocessing.runs import read_run
 
-    run = read_run(path, how.repetition_time, how.series, xform=how.xform)
+    stored = read_run(path, how.repetition_time, how.series, xform=how.xform)
+    plan = _plan(how, path, stored.name, stored.frames, stored.repetition_time)
+    run = clean_run(stored, plan)
     prepared = prepare_run(run, spec, may_resample=how.may_resample)
-    about = _about(path, run.provenance, prepared.geometry, prepared.warnings)
+    about = _about(path, run.provenance, prepared.geometry, (*prepared.warnings, *plan.against(spec)))
     about["repetition_time_s"] = run.repetition_time
-    about["quality"] = {"coverage": prepared.quality.coverage, "tsnr": prepared.quality.tsnr}
-    yield from _windows(prepared.windows(), about)
+    about["quality"] = prepared.quality.as_dict()
+    yield from _windows(prepared.windows(), about | _cleaning(plan))
 
 
 def _from_parcels(path: Path, card: EncoderCard, how: Preparation) -> Iterator[ForEncoder]:
-    from neuroflamingo_preprocessing.cifti_dense import DenseAtlas
-    from neuroflamingo_preprocessing.parcels import parcel_series
-    from neuroflamingo_preprocessing.runs import read_run
     from neuroflamingo_preprocessing.series import prepare_series
+
+    got = measured_series(path, card, how)
+    windows, said = prepare_series(got.series, got.seconds, card.scan, got.name, how.scaling, got.times)
+    about = dict(got.about) | {"warnings": [*got.about["warnings"], *said]}
+    used = how.scaling
+    yield from _windows(windows, about | ({"scaling": {"runs": used.runs, "frames": used.frames}} if used else {}))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A parcel series before the repetition time and the normalisation of an encoder.
+
+    Attributes:
+        name: of the file, for messages.
+        series: float32 `[parcel, frame]`, cleaned.
+        seconds: between frames; None where that is not known.
+        times: seconds of each frame from the first, where frames in between were left out.
+        about: as `ForEncoder.about`.
+    """
+
+    name: str
+    series: NDArray[np.float32]
+    seconds: float | None
+    times: NDArray[np.float64] | None
+    about: Mapping[str, Any]
+
+
+def measured_series(path: Path, card: EncoderCard, how: Preparation) -> Measured:
+    """The parcel series of a run and an atlas, or of an array, with the frames and the cleaning that were asked for.
+
+    Raises:
+        NeuroFlamingoError: the file cannot be read, is not what the encoder takes, or no atlas was given.
+    """
+    from neuroflamingo_preprocessing.arrays import is_array_file
+
+    return _series_of_array(path, card.scan, how) if is_array_file(path) else _series_of_run(path, card, how)
+
+
+def _series_of_run(path: Path, card: EncoderCard, how: Preparation) -> Measured:
+    from neuroflamingo_preprocessing.cifti_dense import DenseAtlas
+    from neuroflamingo_preprocessing.cleaned_run import clean_run
+    from neuroflamingo_preprocessing.parcels import parcel_series
+    from neuroflamingo_preprocessing.run_quality import FrameWatch, look_at_series
+    from neuroflamingo_preprocessing.runs import read_run
 
     spec = card.scan
     if how.atlas is None or isinstance(how.atlas, DenseAtlas):
@@ -183,34 +269,52 @@ def _from_parcels(path: Path, card: EncoderCard, how: Preparation) -> Iterator[F
         )
     run = read_run(path, how.repetition_time, how.series, xform=how.xform)
     _refuse_resampling(run.repetition_time, spec, run.name, how)
-    series, log, odd = parcel_series(run, how.atlas, may_resample=how.may_resample)
-    windows, said = prepare_series(series, run.repetition_time, spec, run.name, how.scaling)
-    about = _about(path, run.provenance, log, (*run.provenance.warnings, *odd, *said))
+    plan = _plan(how, path, run.name, run.frames, run.repetition_time)
+    watch = FrameWatch()
+    series, log, odd = parcel_series(run, how.atlas, may_resample=how.may_resample, watch=watch)
+    series = plan.clean(series[:, plan.first : plan.stop])
+    told = clean_run(run, plan)
+    quality, said = look_at_series(series, watch, told)
+    about = _about(path, run.provenance, log, (*told.provenance.warnings, *odd, *said, *plan.against(spec)))
     about["repetition_time_s"] = run.repetition_time
-    yield from _windows(windows, about | _atlas(how.atlas) | _scaling(how))
+    about["quality"] = quality.as_dict()
+    about |= _atlas(how.atlas) | _cleaning(plan)
+    return Measured(run.name, series, run.repetition_time, plan.times, about)
 
 
 def _atlas(atlas: Atlas | DenseAtlas) -> dict[str, Any]:
     return {"atlas": {"file": atlas.name, "sha256": atlas.sha256, "parcels": len(atlas.values)}}
 
 
-def _from_series(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEncoder]:
+def _series_of_array(path: Path, spec: ScanSpec, how: Preparation) -> Measured:
     from neuroflamingo_preprocessing.arrays import read_array
     from neuroflamingo_preprocessing.cifti import is_dense
     from neuroflamingo_preprocessing.cifti_dense import DenseAtlas
-    from neuroflamingo_preprocessing.series import prepare_series
 
     axes = tuple(a if a.name == "parcel" else a.model_copy(update={"size": None, "minimum": 2}) for a in spec.axes)
     anything = spec.model_copy(update={"axes": axes, "repetition_time": None})
     dense = how.atlas if isinstance(how.atlas, DenseAtlas) else None
     found = read_array(path, anything, how.repetition_time, rows=how.rows, atlas=dense)
     _refuse_resampling(found.repetition_time, spec, _name(path), how)
-    windows, said = prepare_series(found.tensor, found.repetition_time, spec, _name(path), how.scaling)
+    plan = _plan(how, path, _name(path), found.tensor.shape[1], found.repetition_time)
     source = {"name": _name(path), "sha256": found.sha256, "bytes": found.bytes, "kind": _kind(found.kind)}
-    about = {"name": _name(path), "input": source, "geometry": [], "warnings": [*found.warnings, *said]}
+    said = [*found.warnings, *plan.warnings, *plan.against(spec)]
+    about = {"name": _name(path), "input": source, "geometry": [], "warnings": said}
     about |= found.record() | (_atlas(dense) if dense is not None and is_dense(path) else {})
     about["repetition_time_s"] = found.repetition_time
-    yield from _windows(windows, about | _scaling(how))
+    series = plan.clean(found.tensor[:, plan.first : plan.stop])
+    return Measured(_name(path), series, found.repetition_time, plan.times, about | _cleaning(plan))
+
+
+def _plan(how: Preparation, path: Path, name: str, frames: int, seconds: float | None) -> CleaningPlan:
+    from neuroflamingo_preprocessing.cleaning import Cleaning
+    from neuroflamingo_preprocessing.cleaning_plan import plan_cleaning
+
+    return plan_cleaning(how.cleaning or Cleaning(), path, name, frames, seconds)
+
+
+def _cleaning(plan: CleaningPlan) -> dict[str, Any]:
+    return {"cleaning": plan.about} if plan.about else {}
 
 
 def _kind(kind: str) -> str:
@@ -227,11 +331,6 @@ def _refuse_resampling(seconds: float | None, spec: ScanSpec, name: str, how: Pr
             seen=f"{seconds} s",
             hint="leave --no-resample out",
         )
-
-
-def _scaling(how: Preparation) -> dict[str, Any]:
-    used = how.scaling
-    return {} if used is None else {"scaling": {"runs": used.runs, "frames": used.frames}}
 
 
 def _windows(windows: Iterable[Window], about: dict[str, Any]) -> Iterator[ForEncoder]:

@@ -125,9 +125,11 @@ def encode(
     for scan in scans:
         if not Path(scan).exists():
             raise NotFoundError(f"there is no file {scan}", expected="a scan or a ready array", hint="check the path")
+    how = how or Preparation()
+    how.check_number(len(scans))
     place = pick_device(device)
     module, origin = (EncoderChoice(encoder) if isinstance(encoder, str) else encoder).load()
-    road = _Road(module.to(place), place, how or Preparation(), [], progress)
+    road = _Road(module.to(place), place, how, [], progress)
     about = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
     tokens = _all_tokens(scans, road)
     try:
@@ -279,12 +281,14 @@ def tokens_of(
     Raises:
         ModelError: they are not finite, or too large for the type of numbers (exit 65).
     """
+    import numpy as np
     import torch
 
     from neuroflamingo_encoders.token_files import ScanTokens
 
+    scan = torch.from_numpy(np.ascontiguousarray(tensor))  # a window is a view of its run
     with torch.inference_mode():
-        output = encoder(torch.from_numpy(tensor)[None, None].to(device))
+        output = encoder(scan[None, None].to(device))
     tokens = output.tokens[0, 0].to(getattr(torch, dtype)).cpu()
     if not bool(tokens.isfinite().all()):
         raise ModelError(

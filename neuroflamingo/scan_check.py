@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +16,25 @@ from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import Step
 from neuroflamingo_preprocessing.xform import Xform, checked_xform, refuse_form
 
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.cleaning import Cleaning
+    from neuroflamingo_preprocessing.run_quality import RunQuality
+    from neuroflamingo_preprocessing.runs import Run
+
 DEFAULT_ENCODER = "tiny-t1w-cnn"
 WAYS = {"R": "left to right", "L": "right to left", "A": "back to front", "P": "front to back", "S": "up", "I": "down"}
-STILL = 1e-6
-"""Frames whose voxels differ by no more than this share of their spread are one frame stored twice."""
+FIGURES = {
+    "coverage": "coverage",
+    "tsnr": "tSNR",
+    "dvars": "DVARS %",
+    "spikes": "spikes",
+    "empty": "empty frames",
+    "repeated": "repeated frames",
+    "fd_mean": "mean FD mm",
+    "fd_max": "largest FD mm",
+    "fd_moved": "frames above 0.5 mm",
+}
+"""Of `RunQuality`, in words."""
 
 
 @dataclass
@@ -37,6 +52,7 @@ class ScanCheck:
         steps: what would be done, in order.
         quality: figures of the preparation or of the run.
         warnings: what is odd but usable.
+        cleaning: what would be done to a run's frames, see `CleaningPlan.about`.
         fault: why it cannot be used; None if it can.
     """
 
@@ -51,6 +67,7 @@ class ScanCheck:
     quality: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     series: list[dict[str, Any]] = field(default_factory=list)
+    cleaning: dict[str, Any] = field(default_factory=dict)
     fault: NeuroFlamingoError | None = None
 
     @property
@@ -71,6 +88,7 @@ def check_scan(
     encoder: str | None = None,
     repetition_time: float | None = None,
     series: int | None = None,
+    cleaning: Cleaning | None = None,
     *,
     xform: str = "auto",
 ) -> ScanCheck:
@@ -81,6 +99,7 @@ def check_scan(
         encoder: as `list_encoders` gives it; None: the embedded model's for a volume, none for a run.
         repetition_time: of a run, where the file does not say it.
         series: of a DICOM input; None: the T1-weighted volume, else the run.
+        cleaning: of a run: frames to leave out, confounds and frequencies to take out.
         xform: `auto`, `sform` or `qform`: which affine of a NIfTI header is used.
 
     Raises:
@@ -97,10 +116,10 @@ def check_scan(
     try:
         if is_dicom_input(path):
             refuse_form(shown_name(path), wanted, "DICOM")
-            _check_dicom(path, card, repetition_time, series, found)
+            _check_dicom(path, card, (repetition_time, series, cleaning), found)
         else:
             refuse_series(path, series)
-            _check_file(path, card, repetition_time, wanted, found)
+            _check_file(path, card, (repetition_time, wanted, cleaning), found)
     except NeuroFlamingoError as fault:
         if fault.exit_code in (66, 69):
             raise
@@ -108,27 +127,31 @@ def check_scan(
     return found
 
 
-def _check_file(path: Path, card: Any, repetition_time: float | None, xform: Xform, found: ScanCheck) -> None:
+def _check_file(path: Path, card: Any, how: tuple[float | None, Xform, Cleaning | None], found: ScanCheck) -> None:
     from neuroflamingo_preprocessing.reading import read_scan
     from neuroflamingo_preprocessing.runs import is_run, read_run
 
+    repetition_time, xform, cleaning = how
     if is_run(path):
         found.kind = "run"
-        _check_run(read_run(path, repetition_time, xform=xform), card, found)
+        _check_run(read_run(path, repetition_time, xform=xform), card, cleaning, found)
     else:
         found.kind = "volume"
         _check_volume(lambda file: read_scan(file, xform=xform), path, card, found)
 
 
-def _check_dicom(path: Path, card: Any, repetition_time: float | None, series: int | None, found: ScanCheck) -> None:
+def _check_dicom(
+    path: Path, card: Any, how: tuple[float | None, int | None, Cleaning | None], found: ScanCheck
+) -> None:
     from neuroflamingo_preprocessing.dicom import open_dicom
 
+    repetition_time, series, cleaning = how
     with open_dicom(path) as examination:
         found.series = [one.as_dict() for one in examination.series]
         runs = card is not None and card.scan.modality in ("volume4d", "parcels")
         found.kind = "run" if runs else "volume" if card is not None else examination.kind(series)
         if found.kind == "run":
-            _check_run(examination.run(series, repetition_time), card, found)
+            _check_run(examination.run(series, repetition_time), card, cleaning, found)
         else:
             _check_volume(examination.scan, series, card, found)
 
@@ -153,67 +176,60 @@ def _check_volume(read: Callable[[Any], Scan], what: Any, card: Any, found: Scan
     prepared = prepare(scan, card.scan)
     intensities = [_named(step) for step in card.scan.steps if step.name not in GEOMETRIC_STEPS]
     found.steps = [*_words(prepared.geometry), *intensities]
-    found.quality = {"coverage": prepared.quality.coverage}
-    if prepared.quality.correlation is not None:
-        found.quality["correlation with the template"] = prepared.quality.correlation
+    quality = prepared.quality
+    figures = {
+        "coverage": quality.coverage,
+        "correlation with the template": quality.correlation,
+        "SNR of white matter": quality.snr,
+    }
+    found.quality = {name: value for name, value in figures.items() if value is not None}
     found.warnings = list(prepared.warnings)
 
 
-def _check_run(run: Any, card: Any, found: ScanCheck) -> None:
+def _check_run(run: Run, card: Any, cleaning: Cleaning | None, found: ScanCheck) -> None:
+    from neuroflamingo_preprocessing.cleaned_run import clean_run
+    from neuroflamingo_preprocessing.cleaning import Cleaning
+    from neuroflamingo_preprocessing.cleaning_plan import plan_cleaning
     from neuroflamingo_preprocessing.run_preparing import TO_GRID, prepare_run
+    from neuroflamingo_preprocessing.run_quality import look_at_run
 
     _tell(run.provenance, run.affine, found)
-    if card is not None and card.scan.modality == "volume4d":
+    plan = plan_cleaning(cleaning or Cleaning(), run.path, run.name, run.frames, run.repetition_time)
+    run = clean_run(run, plan)
+    found.warnings += plan.warnings
+    found.cleaning, found.steps = plan.about, plan.words()
+    if card is not None:
         found.encoder = card.name
+        found.warnings += plan.against(card.scan)
+    if card is not None and card.scan.modality == "volume4d":
         prepared = prepare_run(run, card.scan)
         placed = _words(prepared.geometry)
-        found.steps = [words for s in card.scan.steps for words in (placed if s.name == TO_GRID else [_named(s)])]
-        found.quality = {"coverage": prepared.quality.coverage, "tSNR": prepared.quality.tsnr}
-        found.quality["windows"] = len(prepared)
-        found.warnings = list(prepared.warnings)
+        found.steps += [words for s in card.scan.steps for words in (placed if s.name == TO_GRID else [_named(s)])]
+        found.quality = _figures(prepared.quality) | {"windows": len(prepared)}
+        found.warnings = [*prepared.warnings, *plan.against(card.scan)]
         return
-    if card is not None and card.scan.modality == "parcels":
-        from neuroflamingo_preprocessing.series import target_seconds
+    if card is not None:
+        _refuse_unfit(run, card, found)
+    quality, said = look_at_run(run)
+    found.quality = _figures(quality)
+    found.warnings += said
 
-        found.encoder = card.name
-        found.steps = [_named(step) for step in card.scan.steps]
-        target_seconds(run.repetition_time, card.scan, run.name, found.warnings)
-    elif card is not None:
-        from neuroflamingo_preprocessing.errors import ScanError
 
+def _refuse_unfit(run: Run, card: Any, found: ScanCheck) -> None:
+    """What can be said of a run for an encoder of parcels without an atlas; other encoders take no runs."""
+    from neuroflamingo_preprocessing.errors import ScanError
+    from neuroflamingo_preprocessing.series import target_seconds
+
+    if card.scan.modality != "parcels":
         raise ScanError(
             f"{run.name} is a run", expected=f"for '{card.name}': {card.scan.describe()}", seen="a 4D time series"
         )
-    _look_at_frames(run, found)
+    found.steps += [_named(step) for step in card.scan.steps]
+    target_seconds(run.repetition_time, card.scan, run.name, found.warnings)
 
 
-def _look_at_frames(run: Any, found: ScanCheck) -> None:
-    """One pass over the run: lost voxels, frames without change, temporal signal-to-noise ratio."""
-    total, squares = np.zeros(run.shape), np.zeros(run.shape)
-    lost, flat, repeated = 0, [], []
-    before = None
-    for first, block in run.blocks():
-        lost += int(np.isnan(block).sum())
-        np.nan_to_num(block, copy=False)
-        for index in range(block.shape[-1]):
-            frame = block[..., index]
-            spread = float(frame.std())
-            if spread == 0:
-                flat.append(first + index)
-            elif before is not None and float(np.abs(frame - before).max()) <= STILL * spread:
-                repeated.append(first + index)
-            before = frame.copy()
-        total += block.sum(axis=-1, dtype=np.float64)
-        squares += np.square(block, dtype=np.float64).sum(axis=-1)
-    mean = total / run.frames
-    spread = np.sqrt(np.maximum(squares / run.frames - mean**2, 0))
-    bright = (mean > 0.2 * np.percentile(mean, 98)) & (spread > 0)
-    found.quality["tSNR"] = float(np.median(mean[bright] / spread[bright])) if bright.any() else 0.0
-    if lost:
-        found.warnings.append(f"{lost} voxels are no numbers and count as background")
-    for frames, words in ((flat, "hold one value in all voxels"), (repeated, "are the frame before stored again")):
-        if frames:
-            found.warnings.append(f"{len(frames)} of {run.frames} frames {words}, the first is number {frames[0]}")
+def _figures(quality: RunQuality) -> dict[str, float]:
+    return {FIGURES[key]: value for key, value in quality.as_dict().items()}
 
 
 def _words(log: list[GeometryStep]) -> list[str]:

@@ -43,6 +43,7 @@ class Made:
         warnings: what was odd but usable.
         error: what was wrong, as the message says it.
         exit_code: of the error.
+        cleaning: what was done to a run's frames, see `CleaningPlan.about`.
     """
 
     file: str
@@ -52,6 +53,7 @@ class Made:
     warnings: tuple[str, ...] = ()
     error: str | None = None
     exit_code: int = 0
+    cleaning: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,10 @@ class Job:
     def origin(self, task: Task) -> tuple[str, dict[str, Any]]:
         """Hash of the input, and all of its preparation that changes the tensors."""
         how = self.for_scan(task)
-        return digest_of(task.path, self.card.scan.modality, how.series), how.changes()
+        return digest_of(task.path, self.card.scan.modality, how.series), how.changes(task.path)
 
-    def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
-        """Make and write the item, which keeps `made_of`; whether it was new, and the warnings."""
+    def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+        """Make and write the item, which keeps `made_of`; whether it was new, and what it says of itself."""
         raise NotImplementedError
 
 
@@ -122,11 +124,11 @@ class PrepareJob(Job):
     def key(self, input_sha256: str, changes: Mapping[str, Any]) -> str:
         return item_key(input_sha256, self.card.scan.digest, changes)
 
-    def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
+    def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
         windows = list(prepare_for_encoder(task.path, self.card, self.for_scan(task)))
         about = _common([one.about for one in windows], made_of)
         axes = [axis.name for axis in self.card.scan.axes]
-        return store.put(key, [one.tensor for one in windows], axes, about), tuple(about["warnings"])
+        return store.put(key, [one.tensor for one in windows], axes, about), about
 
 
 @dataclass(frozen=True)
@@ -175,13 +177,13 @@ class EncodeJob(Job):
                     )
             return module.to(pick_device(self.device))
 
-    def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
+    def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
         from neuroflamingo.loading import pick_device
 
         encoder, place = self.encoder(), pick_device(self.device)
         windows = [tokens_of(encoder, tensor, said, place, self.dtype) for tensor, said in self._prepared(task)]
         about = _common([one.about for one in windows], made_of)
-        return store.put(key, windows, about), tuple(about["warnings"])
+        return store.put(key, windows, about), about
 
     def _prepared(self, task: Task) -> Iterator[tuple[NDArray[np.float32], Mapping[str, Any]]]:
         """Tensors with what is to be said of them, one after the other."""
@@ -250,8 +252,9 @@ def work(job: Job, task: Task) -> Made:
         key = job.key(digest, changes)
         if key in store and store.fault(key) is None:
             return Made(task.name, "present", key, time.perf_counter() - began)
-        new, warnings = job.make(store, key, task, {"input_sha256": digest, "how": changes})
-        return Made(task.name, "done" if new else "present", key, time.perf_counter() - began, warnings)
+        new, about = job.make(store, key, task, {"input_sha256": digest, "how": changes})
+        seconds, warnings = time.perf_counter() - began, tuple(about["warnings"])
+        return Made(task.name, "done" if new else "present", key, seconds, warnings, cleaning=about.get("cleaning"))
     except NeuroFlamingoError as error:
         words = " ".join(str(error).split())
         return Made(task.name, "failed", seconds=time.perf_counter() - began, error=words, exit_code=error.exit_code)

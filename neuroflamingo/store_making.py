@@ -15,7 +15,7 @@ from neuroflamingo.store_jobs import EncodeJob, Job, Made, PrepareJob, Task, loa
 from neuroflamingo.store_workers import work_all
 from neuroflamingo_preprocessing.atomic import write_text_atomic
 from neuroflamingo_preprocessing.dicom_files import folder_state
-from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, UsageError
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError, UsageError
 from neuroflamingo_preprocessing.inputs import Input, entities_of, find_inputs
 from neuroflamingo_preprocessing.item_store import ItemStore
 from neuroflamingo_preprocessing.runs import sidecar_of
@@ -105,6 +105,7 @@ def prepare_into_store(
     """
     spread, began = _checked(options), time.perf_counter()
     inputs = spread.share(find_inputs(source, card.scan, spread.filters))
+    how.check_number(len(inputs))
     store = ScanStore.create(output, encoder=card.name, card_digest=card.digest, spec_digest=card.scan.digest)
     job = PrepareJob(store.path.absolute(), card, how)
     return _run(store, job, _of_files(inputs, job), len(inputs), spread, began)
@@ -147,6 +148,7 @@ def encode_into_store(
     card = choice.card
     scans = _items(ScanStore(source), card, how, spread) if prepared else find_inputs(source, card.scan, spread.filters)
     scans = spread.share(scans)
+    how.check_number(len(scans))
     _, weights, origin = load_with_identity(choice)
     store = TokenStore.create(output, card=card, weights=weights, origin=origin, dtype=dtype)
     job = EncodeJob(store.path.absolute(), card, how, _everywhere(choice), weights, device, dtype)
@@ -212,6 +214,8 @@ def _of_files(inputs: list[Input], job: Job) -> Iterator[Task | Made]:
         try:
             task = Task(replace(one, path=one.path.absolute()), name, "")
             yield replace(task, seen=_seen(task, job))
+        except NeuroFlamingoError as error:  # no confounds beside it
+            yield Made(name, "failed", error=" ".join(str(error).split()), exit_code=error.exit_code)
         except OSError as error:  # a link of git-annex whose file was not fetched, say
             words = (
                 f"{name} is not here ({error.strerror}); if it is a link of git-annex or DataLad, get its file first"
@@ -227,7 +231,7 @@ def _seen(task: Task, job: Job) -> str:
     words += [folder_state(path)] if path.is_dir() else []
     words += [how.series] if how.series is not None else []
     words += [sidecar.stat().st_mtime_ns] if sidecar.is_file() else []
-    return sha256_of_text(json.dumps([words, job.key("", how.changes())]))
+    return sha256_of_text(json.dumps([words, job.key("", how.changes(path))]))
 
 
 def _items(store: ScanStore, card: EncoderCard, how: Preparation, spread: Spread) -> list[tuple[str, str]]:
@@ -249,7 +253,7 @@ def _items(store: ScanStore, card: EncoderCard, how: Preparation, spread: Spread
     if how.changes() or not how.may_resample:
         raise UsageError(
             "the scans of a store are prepared already",
-            expected="none of --tr, --atlas, --scaling, --raw and --no-resample",
+            expected="none of --tr, --atlas, --scaling, --raw, --no-resample, confounds, filters and frames",
             hint="leave them out, or encode the scans themselves",
         )
     wanted = {

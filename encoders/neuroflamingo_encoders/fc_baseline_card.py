@@ -16,6 +16,7 @@ def fc_baseline_card(parcels: int = 424) -> EncoderCard:
         scan=ScanSpec(
             modality="parcels",
             axes=(Axis(name="parcel", size=parcels), Axis(name="time", minimum=3)),
+            filtering="any",
             steps=(Step.named("parcel_mean"),),
         ),
         output=OutputSpec(width=parcels, tokens=parcels, order=("parcel",), normalised=False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +34,7 @@ from neuroflamingo.cli.options import (
     Verify,
     XformName,
     preparation,
+    takes_cleaning,
 )
 
 application = typer.Typer(
@@ -180,6 +181,7 @@ def paint(
 
 
 @application.command()
+@takes_cleaning
 def prepare(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A scan, a folder (DICOM too), a BIDS dataset or a manifest.")
@@ -207,6 +209,7 @@ def prepare(
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
+    cleaning: Any = None,
 ) -> None:
     """Prepare scans as an encoder's card says, into a store; run again, it does what is missing.
 
@@ -231,12 +234,49 @@ def prepare(
             as_json=json,
             quiet=quiet,
         ),
-        preparation=preparation(tr, series, atlas, scaling, xform, raw, rows, no_resample),
+        preparation=preparation(tr, series, atlas, scaling, xform, raw, rows, no_resample, cleaning),
+    )
+    raise typer.Exit(code)
+
+
+@application.command("fit-scaling")
+@takes_cleaning
+def fit_scaling(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="Runs: a file, a folder, a dataset or a manifest.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="JSON file, for --scaling.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
+    options: CardOptions = None,
+    tr: Tr = None,
+    atlas: AtlasFile = None,
+    xform: XformName = "auto",
+    raw: Raw = False,
+    rows: TableRows = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    cleaning: Any = None,
+) -> None:
+    """Fit the scaling of parcels on a training set, for encoders such as BrainLM; use it with --scaling.
+
+    Runs are taken as `prepare` takes them: with the same atlas, confounds and filters. Exit code 1 if some failed.
+    """
+    from neuroflamingo.cli.storing import fit_scaling_of
+
+    code = fit_scaling_of(
+        source,
+        output,
+        encoder=encoder,
+        options=options or (),
+        preparation=preparation(tr, None, atlas, None, xform, raw, rows, False, cleaning),
+        overwrite=overwrite,
+        as_json=json,
+        quiet=quiet,
     )
     raise typer.Exit(code)
 
 
 @application.command("check-scan")
+@takes_cleaning
 def check_scan(
     scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="NIfTI files, DICOM folders or zips.")],
     encoder: Annotated[
@@ -246,17 +286,19 @@ def check_scan(
     series: Series = None,
     xform: XformName = "auto",
     json: Json = False,
+    cleaning: Any = None,
 ) -> None:
     """Say what each scan is, what would be done to it, and what is wrong with it.
 
     Nothing is written. The exit code is 65 if one of them cannot be used.
     """
-    from neuroflamingo.cli.asking import check_scans
+    from neuroflamingo.cli.asking import check_scans, read_cleaning
 
-    raise typer.Exit(check_scans(scans, encoder, tr, series, xform, as_json=json))
+    raise typer.Exit(check_scans(scans, encoder, tr, series, xform, read_cleaning(cleaning), as_json=json))
 
 
 @application.command()
+@takes_cleaning
 def encode(
     scans: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Scans; for a store, one INPUT. See below.")],
     encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
@@ -293,6 +335,7 @@ def encode(
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
+    cleaning: Any = None,
 ) -> None:
     """Write the patch tokens of scans, with hashes, the geometry log and the tokens' places.
 
@@ -312,7 +355,7 @@ def encode(
         encoder=encoder,
         options=options or (),
         weights={"weights": weights, "init": init, "seed": seed, "table": table},
-        preparation=preparation(tr, series, atlas, scaling, xform, raw, rows, no_resample),
+        preparation=preparation(tr, series, atlas, scaling, xform, raw, rows, no_resample, cleaning),
         device=device,
         dtype=dtype,
         overwrite=overwrite,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_preprocessing.errors import UsageError
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
+    from neuroflamingo_preprocessing.cleaning import Cleaning
 
 
 def list_all_encoders(*, as_json: bool) -> None:
@@ -140,18 +141,47 @@ def check_scans(
     repetition_time: float | None,
     series: int | None,
     xform: str,
+    cleaning: Cleaning | None = None,
     *,
     as_json: bool,
 ) -> int:
     """Print what there is to say about each scan; 65 if one of them cannot be used."""
     from neuroflamingo.scan_check import as_lines, check_scan
 
-    found = [check_scan(scan, encoder, repetition_time, series, xform=xform) for scan in scans]
+    found = [check_scan(scan, encoder, repetition_time, series, cleaning, xform=xform) for scan in scans]
     if as_json:
         print(json.dumps([one.as_dict() for one in found], indent=2))
     else:
         print("\n\n".join("\n".join(as_lines(one)) for one in found))
     return 0 if all(one.usable for one in found) else 65
+
+
+def read_cleaning(said: Mapping[str, Any]) -> Cleaning | None:
+    """The options of `takes_cleaning`; None if nothing was said.
+
+    Raises:
+        UsageError: they contradict each other, or `--frames` is no range.
+    """
+    from neuroflamingo_preprocessing.cleaning import Cleaning
+    from neuroflamingo_preprocessing.confounds import parse_strategy
+
+    words = dict(said)
+    strategy, frames = parse_strategy(words.pop("confound_strategy")), _range(words.pop("frames"))
+    return Cleaning(strategy=strategy, frames=frames, **words) or None
+
+
+def _range(text: str | None) -> tuple[int, int | None] | None:
+    if text is None:
+        return None
+    first, colon, after = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return int(first or 0), int(after) if after else None
+    except ValueError:
+        raise UsageError(
+            "--frames is no range", expected="FIRST:AFTER, counted from 0, such as 5:205 or 5:", seen=text
+        ) from None
 
 
 def examine(*, as_json: bool) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -73,8 +76,11 @@ def preparation(
     raw: bool,
     rows: str | None,
     no_resample: bool,
+    cleaning: dict[str, Any],
 ) -> dict[str, Any]:
     """What `Preparation.of` takes."""
+    from neuroflamingo.cli.asking import read_cleaning
+
     return {
         "repetition_time": tr,
         "series": series,
@@ -84,4 +90,54 @@ def preparation(
         "raw": raw,
         "rows": rows,
         "may_resample": not no_resample,
+        "cleaning": read_cleaning(cleaning),
     }
+
+
+CLEANING: dict[str, tuple[Any, Any]] = {
+    "confounds": (
+        Annotated[
+            str | None, typer.Option("--confounds", metavar="FILE.tsv|auto", help="auto: fMRIPrep's, beside each run.")
+        ],
+        None,
+    ),
+    "confound_strategy": (
+        Annotated[
+            str | None,
+            typer.Option("--confound-strategy", help="6p, 12p, 24p, 36p, acompcor, gsr, ..., columns, or none."),
+        ],
+        None,
+    ),
+    "high_pass": (Annotated[float | None, typer.Option("--high-pass", help="Hz: slower changes are taken out.")], None),
+    "low_pass": (Annotated[float | None, typer.Option("--low-pass", help="Hz: faster changes are taken out.")], None),
+    "detrend": (Annotated[bool, typer.Option("--detrend", help="Take a straight line out.")], False),
+    "drop_first": (Annotated[int, typer.Option("--drop-first", help="Leave out so many frames first.", min=0)], 0),
+    "frames": (
+        Annotated[
+            str | None, typer.Option("--frames", metavar="FIRST:AFTER", help="Counted from 0; either may be left out.")
+        ],
+        None,
+    ),
+    "scrub_fd": (
+        Annotated[float | None, typer.Option("--scrub-fd", help="Leave out frames that moved more, in mm.")],
+        None,
+    ),
+}
+"""What is done to the frames of runs, as options: name to kind and default."""
+
+
+def takes_cleaning(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb these options; it gets what was said of them as one argument, `cleaning`."""
+
+    @wraps(verb)
+    def with_cleaning(**values: Any) -> Any:
+        said = {name: values.pop(name) for name in CLEANING}
+        return verb(**values, cleaning=said)
+
+    known = inspect.signature(verb, eval_str=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [p.replace(kind=keyword) for p in known.parameters.values() if p.name != "cleaning"]
+    more = [inspect.Parameter(n, keyword, default=d, annotation=kind) for n, (kind, d) in CLEANING.items()]
+    with_cleaning.__signature__ = known.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    with_cleaning.__annotations__ = {p.name: p.annotation for p in (*own, *more)}
+    return with_cleaning

@@ -1,4 +1,4 @@
-"""The verbs `prepare` and `encode`: scans to a store, or their tokens to a file."""
+"""The verbs `prepare`, `encode` and `fit-scaling`: scans to a store, to tokens, or to the scaling of parcels."""
 
 from __future__ import annotations
 
@@ -327,3 +327,34 @@ def _plan_in_words(plan: Mapping[str, Any]) -> str:
     if plan["unreadable"]:
         lines.append(f"  headers  {plan['unreadable']} cannot be read: check-scan says why")
     return "\n".join(lines)
+
+
+def fit_scaling_of(
+    source: str,
+    output: str,
+    *,
+    encoder: str,
+    options: Sequence[str],
+    preparation: dict[str, Any],
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Fit and say what of; 1 if some runs failed."""
+    from neuroflamingo.encoder_input import Preparation
+    from neuroflamingo.scaling import fit_scaling
+    from neuroflamingo_encoders.registry import encoder_card
+
+    card = encoder_card(encoder, **card_options(options))
+    how = Preparation.of(card.scan, **preparation)
+    with Progress(quiet=quiet) as progress:
+        progress(f"fitting the scaling of {card.name}")
+        done = fit_scaling(source, output, card, how, overwrite=overwrite, progress=progress.count)
+    for name, error in done.failures[:SHOWN]:
+        say_error(f"{name}: {error}")
+    counts = {"runs": done.runs, "frames": done.frames, "parcels": done.parcels, "failed": len(done.failures)}
+    if as_json:
+        print(json.dumps({"output": output, "encoder": card.name} | counts, indent=2))
+    else:
+        print(f"{output}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+    return SOME_FAILED if done.failures else 0

@@ -20,6 +20,7 @@ from neuroflamingo_preprocessing.cifti import is_cifti, is_dense, read_cifti
 from neuroflamingo_preprocessing.cifti_dense import DenseAtlas, parcellated
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.parcel_tables import MAX_TABLE_BYTES, Rows, Table, laid_out, read_table
+from neuroflamingo_preprocessing.series import target_seconds
 from neuroflamingo_preprocessing.spec import ScanSpec
 
 TABLES = (".tsv", ".csv")
@@ -213,24 +214,14 @@ def _fitted(values: NDArray[Any], spec: ScanSpec, name: str) -> NDArray[np.float
 
 
 def _check_time(seconds: float | None, spec: ScanSpec, name: str) -> tuple[float | None, tuple[str, ...]]:
+    """A ready array is not resampled: what a card would resample is refused."""
     wanted = spec.repetition_time
     if wanted is None:
         return seconds, ()
-    if seconds is None:
-        raise UsageError(
-            f"the repetition time of {name} is not known",
-            expected=f"{wanted.seconds} s within {wanted.tolerance} s, else {wanted.policy.replace('_', ' ')}",
-            hint=f"--tr {wanted.seconds}, if that is so",
-        )
-    if not (np.isfinite(seconds) and seconds > 0):
+    if seconds is not None and not (np.isfinite(seconds) and seconds > 0):
         raise UsageError(f"a repetition time of {seconds} s", expected="seconds above 0")
-    if abs(seconds - wanted.seconds) <= wanted.tolerance:
-        return seconds, ()
-    if wanted.policy == "as_is":
-        return seconds, (f"repetition time {seconds} s, the encoder was trained on {wanted.seconds} s",)
-    raise ScanError(
-        f"{name} has another repetition time than the encoder takes",
-        expected=f"{wanted.seconds} s within {wanted.tolerance} s",
-        seen=f"{seconds} s",
-        hint=f"resample it to {wanted.seconds} s first",
-    )
+    said: list[str] = []
+    policy = "as_is" if wanted.policy == "as_is" else "refuse"
+    as_it_is = spec.model_copy(update={"repetition_time": wanted.model_copy(update={"policy": policy})})
+    target_seconds(seconds, as_it_is, name, said)
+    return seconds, tuple(said)

@@ -38,10 +38,10 @@ class ScanDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.store = store if isinstance(store, ItemStore) else ScanStore(store)
         self.transform, self.crop, self.seed, self.epoch = transform, crop, seed, 0
-        arrays = [(key, *self.store.peek(key).sizes()) for key in self.store]
-        self._shapes = {key: shape for key, shape, _ in arrays}
+        sizes = {key: self.store.peek(key).sizes() for key in self.store}
+        self._shapes = {key: shape for key, (shape, _) in sizes.items()}
         self.elements = [(key, window) for key, shape in self._shapes.items() for window in range(shape[0])]
-        self._axes = self._check_crop(*arrays[0][1:]) if arrays and crop else ()
+        self._axes = self._check_crop(*next(iter(sizes.values()))) if sizes and crop else ()
 
     def _check_crop(self, shape: tuple[int, ...], names: tuple[str, ...]) -> tuple[int, ...]:
         missing = [name for name in "xyz" if name not in names]

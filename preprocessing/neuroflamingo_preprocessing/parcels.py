@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -15,6 +15,9 @@ from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows
 from neuroflamingo_preprocessing.reading import read_scan
 from neuroflamingo_preprocessing.runs import Run
 from neuroflamingo_preprocessing.spec import Parcellation
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.run_quality import FrameWatch
 
 SAME_PLACE_MM = 1e-3
 MOST_EMPTY = 0.1
@@ -128,11 +131,16 @@ class ParcelMeans:
 
 
 def parcel_series(
-    run: Run, atlas: Atlas, *, may_resample: bool = True
+    run: Run, atlas: Atlas, *, may_resample: bool = True, watch: FrameWatch | None = None
 ) -> tuple[Float32[np.ndarray, "parcel frame"], list[GeometryStep], list[str]]:
     """Parcel means of every frame, the change of geometry that it took, and warnings.
 
     Labels on another lattice are taken to the run's by nearest neighbour; the run itself is never interpolated.
+
+    Args:
+        run, atlas: as read.
+        may_resample: whether labels may be taken to another lattice.
+        watch: is shown the run's blocks as they are stored.
 
     Raises:
         ScanError: the run does not lie where the atlas lies, or its file is damaged (exit 65).
@@ -141,7 +149,7 @@ def parcel_series(
     labels, log = _on_lattice_of(run, atlas, may_resample)
     means = ParcelMeans(labels, atlas.values)
     series = np.empty((len(atlas.values), run.frames), np.float32)
-    for first, block in run.blocks():
+    for first, block in run.blocks(watch=watch):
         series[:, first : first + block.shape[-1]] = means(block)
     empty = atlas.values[(means.voxels == 0) | ~series.any(axis=1)]
     if len(empty) > MOST_EMPTY * len(atlas.values):

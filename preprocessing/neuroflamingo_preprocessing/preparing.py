@@ -23,6 +23,7 @@ from neuroflamingo_preprocessing.quality import (
     Quality,
     judge_alignment,
     judge_coverage,
+    judge_noise,
     name_of,
     on_template_grid,
 )
@@ -108,6 +109,7 @@ def prepare(scan: Scan, spec: ScanSpec) -> Prepared:
     log.append(_log_resampling(voxels.shape, in_template, spec, fwhm))
     covered = covered_voxels(voxels.shape, in_template, spec.grid_shape, spec.grid_affine)
     coverage = judge_coverage(covered, spec, scan, warnings)
+    snr = judge_noise(scan, scan_to_template, spec, warnings)
     clock.lap("resampling")
     volume = _change_intensities(grid, covered, spec, scan)
     clock.lap("intensity")
@@ -116,7 +118,7 @@ def prepare(scan: Scan, spec: ScanSpec) -> Prepared:
         affine=spec.grid_affine,
         geometry=log,
         scan_to_template=scan_to_template,
-        quality=Quality(correlation, coverage),
+        quality=Quality(correlation, coverage, snr),
         warnings=tuple(warnings),
         timings=clock.seconds,
         native=scan.native,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.alignment import Alignment
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.geometry import Affine
 from neuroflamingo_preprocessing.resampling import resample
 from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import ScanSpec
@@ -18,6 +19,9 @@ from neuroflamingo_preprocessing.template import GRID_SHAPE, grid_affine, load_t
 CORRELATION_REFUSE, CORRELATION_WARN = 0.5, 0.6
 COVERAGE_REFUSE, COVERAGE_WARN = 0.8, 0.98
 SCALE_RANGE = (0.6, 1.6)
+SURE_WHITE = 0.9
+SNR_WARN = 5.0
+"""Rose's criterion (1948): below it, details cannot be told from noise with certainty."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,13 @@ class Quality:
     Attributes:
         correlation: of the aligned scan with the template, in and just around the brain; None without alignment.
         coverage: share of the template brain (of the grid, for an encoder without template) that was in view.
+        snr: median of the white matter divided by its standard deviation, as MRIQC's SNR of one tissue (bias field and
+            noise both lower it); None where the scan does not lie in the template.
     """
 
     correlation: float | None
     coverage: float
+    snr: float | None = None
 
 
 def name_of(scan: Scan) -> str:
@@ -92,6 +99,27 @@ def judge_coverage(covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan, warni
     if coverage < COVERAGE_WARN:
         warnings.append(f"{1 - coverage:.0%} of the brain lies outside the field of view and was not read")
     return coverage
+
+
+def white_matter_snr(scan: Scan, scan_to_template: Affine) -> float | None:
+    """SNR at the scan's own resolution, over the voxels nearest to where the template is surely white matter."""
+    index = np.argwhere(load_template().grid_white > SURE_WHITE)
+    world = index @ grid_affine()[:3, :3].T + grid_affine()[:3, 3]
+    to_voxel = np.linalg.inv(scan_to_template @ scan.affine)
+    voxel = np.rint(world @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(int)
+    values = scan.voxels[tuple(voxel[((voxel >= 0) & (voxel < scan.voxels.shape)).all(axis=1)].T)].astype(np.float64)
+    if len(values) < 100:
+        return None
+    spread = float(values.std(ddof=1))
+    return float(np.median(values)) / spread if spread > 0 else None
+
+
+def judge_noise(scan: Scan, scan_to_template: Affine, spec: ScanSpec, warnings: list[str]) -> float | None:
+    """SNR of a scan for an encoder in template space, with a warning where it is low."""
+    snr = white_matter_snr(scan, scan_to_template) if spec.template else None
+    if snr is not None and snr < SNR_WARN:
+        warnings.append(f"the white matter is noisy or uneven (signal-to-noise ratio {snr:.1f}, below {SNR_WARN:g})")
+    return snr
 
 
 def _extent(scan: Scan) -> zip[tuple[int, float]]:

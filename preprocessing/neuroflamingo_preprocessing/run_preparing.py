@@ -13,30 +13,24 @@ from numpy.typing import NDArray
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes
 from neuroflamingo_preprocessing.quality import brain_on_grid
+from neuroflamingo_preprocessing.run_quality import (
+    SIGNAL,
+    Dvars,
+    FrameWatch,
+    RunQuality,
+    summarise,
+    temporal_snr,
+    turned,
+)
 from neuroflamingo_preprocessing.runs import Run
-from neuroflamingo_preprocessing.series import Window, resample_in_time, target_seconds
+from neuroflamingo_preprocessing.series import Window, interpolation, target_seconds
 from neuroflamingo_preprocessing.spec import ScanSpec
 
 TO_GRID = "to_grid"
 INTENSITIES = ("clip_negative", "zscore_foreground", "symmetric_int8")
 WHOLE_VOXELS = 1e-3
 """A run lies on the grid's lattice if its voxels are off by no more than this share of a voxel."""
-SIGNAL = 0.2
-"""Brain is where the mean volume exceeds this share of its 95th percentile."""
 COVERAGE_REFUSE, COVERAGE_WARN = 0.7, 0.9
-
-
-@dataclass(frozen=True)
-class RunQuality:
-    """How far a prepared run can be trusted.
-
-    Attributes:
-        coverage: share of the template brain that shows signal.
-        tsnr: median over those voxels of the mean over time divided by the standard deviation.
-    """
-
-    coverage: float
-    tsnr: float
 
 
 @dataclass(frozen=True)
@@ -65,12 +59,12 @@ class PreparedRun:
         return next(axis.size for axis in self._spec.axes if axis.name == "time") or self.volumes.shape[-1]
 
     def windows(self) -> Iterator[Window]:
-        """Windows one after the other, each with the axes of the card."""
+        """Windows one after the other, each with the axes of the card: views, for a copy would be the run again."""
         axes = {"x": 0, "y": 1, "z": 2, "time": 3, "channel": 4}
         order = [axes[axis.name] for axis in self._spec.axes]
         for first in range(0, len(self) * self._length, self._length):
             piece = self.volumes[..., first : first + self._length, None]
-            yield Window(np.ascontiguousarray(piece.transpose(order)), first, self._length)
+            yield Window(piece.transpose(order), first, self._length)
 
 
 @dataclass
@@ -143,10 +137,8 @@ def prepare_run(run: Run, spec: ScanSpec, *, may_resample: bool = True) -> Prepa
             hint="leave --no-resample out",
         )
     before = names[: names.index(TO_GRID)]
-    volumes, stored, quality = _read(run, spec, placed, before)
+    volumes, stored, quality = _read(run, spec, placed, before, target, warnings)
     _judge(run, quality, warnings)
-    if target is not None and run.repetition_time is not None:
-        volumes = resample_in_time(volumes, run.repetition_time, target)
     normalise(volumes, names, run.name, stored if "zscore_foreground" in before else None)
     left = volumes.shape[-1] % length
     if left:
@@ -157,7 +149,7 @@ def prepare_run(run: Run, spec: ScanSpec, *, may_resample: bool = True) -> Prepa
 def _check_length(run: Run, length: int, target: float | None) -> None:
     frames = run.frames
     if target is not None and run.repetition_time is not None:
-        frames = int((run.frames - 1) * run.repetition_time / target + 1e-9) + 1
+        frames = len(interpolation(run.frames, run.repetition_time, target, run.times)[0])
     if frames < length:
         raise ScanError(
             f"{run.name} is too short",
@@ -224,43 +216,81 @@ class _Placement:
         )
 
 
+class _Frames:
+    """The result, frame by frame: as they come, or between those that come where the repetition time changes."""
+
+    def __init__(self, run: Run, shape: tuple[int, int, int], target: float | None) -> None:
+        count, self._between = run.frames, None
+        if target is not None and run.repetition_time is not None:
+            self._between = interpolation(run.frames, run.repetition_time, target, run.times)
+            count = len(self._between[0])
+        self.volumes = np.zeros((count, *shape[::-1]), np.float32).T  # each frame is contiguous
+        self._last: NDArray[np.float32] | None = None
+
+    def room(self, first: int, count: int) -> NDArray[np.float32]:
+        """Where frames are put, 0 before: in the result itself if they stay as they are."""
+        if self._between is None:
+            return self.volumes[..., first : first + count]
+        return np.zeros((count, *self.volumes.shape[2::-1]), np.float32).T
+
+    def put(self, first: int, here: NDArray[np.float32]) -> None:
+        """Frames that were filled in."""
+        if self._between is None:
+            return
+        before, share = self._between
+        for index in range(here.shape[-1]):
+            frame, earlier = here[..., index], self._last
+            for number in np.flatnonzero(before == first + index - 1):
+                assert earlier is not None
+                self.volumes[..., number] = earlier + (frame - earlier) * share[number]
+            self._last = frame
+        self._last = None if self._last is None else self._last.copy()
+
+
 def _read(
-    run: Run, spec: ScanSpec, placed: _Placement, before: list[str]
+    run: Run, spec: ScanSpec, placed: _Placement, before: list[str], target: float | None, warnings: list[str]
 ) -> tuple[NDArray[np.float32], _Foreground, RunQuality]:
     """All frames on the grid, statistics of the run as stored, and how good the run is."""
-    volumes = np.zeros((run.frames, *placed.shape[::-1]), np.float32).transpose(3, 2, 1, 0)
-    stored = _Foreground()
+    frames, stored = _Frames(run, placed.shape, target), _Foreground()
     total, squares = np.zeros(placed.shape), np.zeros(placed.shape)
-    for first, block in run.blocks():
+    watch, dvars, brain = FrameWatch(), Dvars(), brain_on_grid(spec)
+    for first, block in run.blocks(watch=watch):
         np.nan_to_num(block, copy=False)
         if "clip_negative" in before:
             np.maximum(block, 0, out=block)
         if "zscore_foreground" in before:
             stored.add(block)
-        here = volumes[..., first : first + block.shape[-1]]
+        here = frames.room(first, block.shape[-1])
         placed.fill(block, here)
-        total += here.sum(axis=-1, dtype=np.float64)
-        squares += np.square(here, dtype=np.float64).sum(axis=-1)
+        for index in range(here.shape[-1]):  # one frame's doubles at a time
+            frame = here[..., index]
+            total += frame
+            squares += np.square(frame, dtype=np.float64)
+            dvars.add(frame[brain])
+        frames.put(first, here)
+        del block, here
     mean = total / run.frames
-    spread = np.sqrt(np.maximum(squares / run.frames - mean**2, 0))
-    brain = brain_on_grid(spec)
     bright = np.percentile(mean[brain], 95)
-    shown = brain & (mean > SIGNAL * bright) & (bright > 0)
-    moving = shown & (spread > 0)
-    tsnr = float(np.median(mean[moving] / spread[moving])) if moving.any() else 0.0
-    return volumes, stored, RunQuality(float(shown.sum() / brain.sum()), tsnr)
+    signal = (mean > SIGNAL * bright) & (bright > 0)
+    shown = brain & signal
+    tsnr = temporal_snr(mean, squares / run.frames, shown)
+    quality, said = summarise(watch, dvars, run, tsnr, float(shown.sum() / brain.sum()))
+    lies = turned(signal, spec.grid_affine)
+    warnings += said + ([lies] if lies else [])
+    return frames.volumes, stored, quality
 
 
 def _judge(run: Run, quality: RunQuality, warnings: list[str]) -> None:
-    if quality.coverage < COVERAGE_REFUSE:
+    coverage = quality.coverage or 0.0
+    if coverage < COVERAGE_REFUSE:
         raise ScanError(
             f"{run.name} does not lie in MNI space, or shows little of the brain",
             expected=f"signal in at least {COVERAGE_REFUSE:.0%} of the template brain",
-            seen=f"{quality.coverage:.0%}",
+            seen=f"{coverage:.0%}",
             hint="register it first (fMRIPrep: --output-spaces MNI152NLin6Asym:res-2)",
         )
-    if quality.coverage < COVERAGE_WARN:
-        warnings.append(f"{1 - quality.coverage:.0%} of the template brain shows no signal")
+    if coverage < COVERAGE_WARN:
+        warnings.append(f"{1 - coverage:.0%} of the template brain shows no signal")
     if run.provenance.header.get("sform") != "MNI152" and "space-MNI" not in run.name:
         warnings.append("neither the header nor the name says that the run lies in MNI space; it is taken to")
 

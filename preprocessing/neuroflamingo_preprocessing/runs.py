@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from isal import igzip
@@ -31,6 +31,9 @@ from neuroflamingo_preprocessing.xform import Xform, checked_xform, refuse_form
 from neuroflamingo_preprocessing.zarr_metadata import is_zarr
 from neuroflamingo_preprocessing.zarr_scan import zarr_sizes
 
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.run_quality import FrameWatch
+
 BLOCK_BYTES = 2**24  # of float32 voxels: some 4 frames at 2 mm; the C library reuses blocks up to twice this size
 MAX_SIDECAR_BYTES = 2**20
 TIME_UNIT = {8: 1.0, 16: 1e-3, 24: 1e-6}
@@ -51,6 +54,8 @@ class Run:
         repetition_time: seconds between frames; None if nothing says.
         provenance: see there.
         geometry: what reading did to the geometry (DICOM only).
+        times: seconds of each frame from the first one, where frames in between were left out; else None.
+        displacement: framewise displacement in mm, where a table of confounds says it.
     """
 
     path: Path
@@ -62,33 +67,41 @@ class Run:
     _header: CheckedHeader
     geometry: tuple[GeometryStep, ...] = ()
     _kept: object = None  # of a temporary file: it goes when this goes
+    times: Float64[np.ndarray, " frame"] | None = None
+    displacement: Float64[np.ndarray, " frame"] | None = None
 
     @property
     def name(self) -> str:
         """What messages call the run."""
         return self.provenance.file or "the run"
 
-    def blocks(self, frames: int | None = None) -> Iterator[tuple[int, Float32[np.ndarray, "x y z frame"]]]:
+    def blocks(
+        self, frames: int | None = None, watch: FrameWatch | None = None
+    ) -> Iterator[tuple[int, Float32[np.ndarray, "x y z frame"]]]:
         """Blocks of volumes in order, each with the number of its first frame; the file is read once, from its start.
 
         Voxels are scaled once to float32, Fortran order (each frame is contiguous); those that are no numbers are NaN.
 
         Args:
             frames: per block; None: as many as fit 16 MB.
+            watch: is shown every block as it is stored.
 
         Raises:
             ScanError: the file is shorter or longer than its header says, or its compression is damaged.
         """
         header = self._header
-        voxels = int(np.prod(self.shape))
+        stored, voxels = header.data_bytes // header.frame_bytes, int(np.prod(self.shape))
         count = frames or max(1, BLOCK_BYTES // (4 * voxels))
         with _voxel_stream(self.path, header) as stream:
-            for first in range(0, self.frames, count):
-                number = min(count, self.frames - first)
-                block = np.empty(number * voxels, np.float32)
-                if not np.isfinite(read_voxels(stream, header, block, self.name, first * voxels)).all():
-                    block[~np.isfinite(block)] = np.nan
-                yield first, block.reshape((*self.shape, number), order="F")
+            for first in range(0, stored, count):
+                number = min(count, stored - first)
+                flat = np.empty(number * voxels, np.float32)
+                if not np.isfinite(read_voxels(stream, header, flat, self.name, first * voxels)).all():
+                    flat[~np.isfinite(flat)] = np.nan
+                block = flat.reshape((*self.shape, number), order="F")
+                if watch is not None:
+                    watch.add(first, block)
+                yield first, block
             refuse_excess(stream, header, self.name)
 
 

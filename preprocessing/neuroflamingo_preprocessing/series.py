@@ -18,11 +18,13 @@ from neuroflamingo_preprocessing.spec import ScanSpec, Step
 
 LEAST_FRAMES = 10
 """A run shorter than this has no statistics worth the name."""
+PARCELS_AT_ONCE = 32
 FLAT = 1e-6
 MAX_SCALING_BYTES = 2**24
 """Parcels whose spread is below this share of the median parcel's are constant."""
 
 Series = Float32[np.ndarray, "parcel frame"]
+Times = Float64[np.ndarray, " frame"] | None
 Line = tuple[Float64[np.ndarray, "parcel 1"], Float64[np.ndarray, "parcel 1"]]
 """Gain and offset of each parcel: every normalisation here is a straight line."""
 
@@ -63,16 +65,20 @@ class RobustScaling:
         Raises:
             UsageError: no series, or series of different atlases.
         """
-        parts = [each.astype(np.float64) - each.mean(axis=1, keepdims=True, dtype=np.float64) for each in series]
+        parts = [np.asarray(each, np.float32) for each in series]
         if not parts or len({len(part) for part in parts}) != 1:
             raise UsageError(
                 "a scaling cannot be fitted",
                 expected="at least one parcel series, all of one atlas",
                 seen=", ".join(str(len(part)) for part in parts[:5]) or "none",
             )
-        pooled = np.concatenate(parts, axis=1)
-        low, middle, high = _quartiles(pooled)
-        return cls(middle, high - low, len(parts), pooled.shape[1])
+        found = []
+        for first in range(0, len(parts[0]), PARCELS_AT_ONCE):  # thousands of runs fit the memory once only
+            some = [part[first : first + PARCELS_AT_ONCE].astype(np.float64) for part in parts]
+            pooled = np.concatenate([each - each.mean(axis=1, keepdims=True) for each in some], axis=1)
+            found.append(_quartiles(pooled))
+        low, middle, high = (np.concatenate(each) for each in zip(*found, strict=True))
+        return cls(middle, high - low, len(parts), sum(part.shape[1] for part in parts))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write it as JSON."""
@@ -106,7 +112,12 @@ class RobustScaling:
 
 
 def prepare_series(
-    series: Series, seconds: float | None, spec: ScanSpec, name: str, scaling: RobustScaling | None = None
+    series: Series,
+    seconds: float | None,
+    spec: ScanSpec,
+    name: str,
+    scaling: RobustScaling | None = None,
+    times: Times = None,
 ) -> tuple[Iterator[Window], list[str]]:
     """Parcel means to the windows that an encoder takes, and warnings.
 
@@ -120,11 +131,38 @@ def prepare_series(
         spec: `card.scan` of the encoder.
         name: for messages.
         scaling: fitted on a training set, for `robust_fixed`; None: the run's own quartiles.
+        times: seconds of each frame from the first, where frames in between were left out.
 
     Raises:
         ScanError: another number of parcels, too few frames, another repetition time where that is refused (exit 65).
         UsageError: the repetition time is needed and not known; a scaling that the card has no use for.
         ModelError: the card names a step that is not known (exit 65).
+    """
+    series, warnings = at_repetition_time(series, seconds, spec, name, times)
+    time = next(axis for axis in spec.axes if axis.name == "time")
+    gain, offset = _line(series, spec, name, scaling, warnings)
+    length = time.size or series.shape[1]
+    padded = _padded(series, length, warnings)
+    count = max(1, series.shape[1] // length)
+    left = series.shape[1] - count * length
+    if left > 0:
+        warnings.append(f"the last {left} frames do not fill a window of {length} and are left out")
+
+    def windows() -> Iterator[Window]:
+        for first in range(0, count * length, length):
+            piece = padded[:, first : first + length]
+            yield Window((piece * gain + offset).astype(np.float32), first, min(length, series.shape[1] - first))
+
+    return windows(), warnings
+
+
+def at_repetition_time(
+    series: Series, seconds: float | None, spec: ScanSpec, name: str, times: Times = None
+) -> tuple[Series, list[str]]:
+    """A parcel series with the frames that the card asks for, before any normalisation, and warnings.
+
+    Raises:
+        ScanError, UsageError, ModelError: see `prepare_series`.
     """
     parcels, time = (next((a for a in spec.axes if a.name == wanted), None) for wanted in ("parcel", "time"))
     if parcels is None or time is None or spec.modality != "parcels":
@@ -141,21 +179,8 @@ def prepare_series(
     warnings: list[str] = []
     target = target_seconds(seconds, spec, name, warnings)
     if target is not None and seconds is not None:
-        series = resample_in_time(series, seconds, target)
-    gain, offset = _line(series, spec, name, scaling, warnings)
-    length = time.size or series.shape[1]
-    padded = _padded(series, length, warnings)
-    count = max(1, series.shape[1] // length)
-    left = series.shape[1] - count * length
-    if left > 0:
-        warnings.append(f"the last {left} frames do not fill a window of {length} and are left out")
-
-    def windows() -> Iterator[Window]:
-        for first in range(0, count * length, length):
-            piece = padded[:, first : first + length]
-            yield Window((piece * gain + offset).astype(np.float32), first, min(length, series.shape[1] - first))
-
-    return windows(), warnings
+        series = resample_in_time(series, seconds, target, times)
+    return series, warnings
 
 
 def target_seconds(seconds: float | None, spec: ScanSpec, name: str, warnings: list[str]) -> float | None:
@@ -190,19 +215,36 @@ def target_seconds(seconds: float | None, spec: ScanSpec, name: str, warnings: l
     return wanted.seconds
 
 
-def resample_in_time(values: NDArray[np.float32], seconds: float, target: float) -> NDArray[np.float32]:
-    """Linear interpolation along the last axis; the first frame stays where it is, nothing is extrapolated."""
-    frames = values.shape[-1]
-    count = math.floor((frames - 1) * seconds / target + 1e-9) + 1
-    place = np.minimum(np.arange(count) * (target / seconds), frames - 1)
-    before = np.minimum(place.astype(int), max(frames - 2, 0))
-    share = (place - before).astype(np.float32)
-    out = np.take(values, np.minimum(before + 1, frames - 1), axis=-1)
+def resample_in_time(
+    values: NDArray[np.float32], seconds: float, target: float, times: Times = None
+) -> NDArray[np.float32]:
+    """Linear interpolation along the last axis; the first frame stays where it is, nothing is extrapolated.
+
+    Args:
+        values: `[..., frame]`.
+        seconds, target: between frames, as they are and as they shall be.
+        times: seconds of each frame from the first, where they are not evenly spaced.
+    """
+    before, share = interpolation(values.shape[-1], seconds, target, times)
+    after = np.minimum(before + 1, values.shape[-1] - 1)
+    out = np.take(values, after, axis=-1)
     earlier = np.take(values, before, axis=-1)
     out -= earlier
     out *= share
     out += earlier
     return out
+
+
+def interpolation(
+    frames: int, seconds: float, target: float, times: Times = None
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """For each frame of a resampled run the frame before it, and its share of the way to the next one."""
+    here = np.arange(frames) * seconds if times is None else times
+    at = np.arange(math.floor(here[-1] / target + 1e-9) + 1) * target
+    before = np.clip(np.searchsorted(here, at + 1e-9 * seconds, side="right") - 1, 0, max(frames - 2, 0))
+    gap = here[np.minimum(before + 1, frames - 1)] - here[before]
+    share = np.clip((at - here[before]) / np.where(gap > 0, gap, 1.0), 0.0, 1.0)
+    return before, share.astype(np.float32)
 
 
 def check_series_spec(spec: ScanSpec) -> Step | None:

@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PositiveInt,
+    model_serializer,
+    model_validator,
+)
 
 from neuroflamingo_preprocessing.errors import ModelError
 
@@ -136,6 +145,8 @@ class ScanSpec(Declared):
             the template space; both None where there is no grid.
         template: name of the template space.
         repetition_time, parcellation: for time series and parcels.
+        filtering: whether the encoder's runs were filtered in time: `none` if they were not, `any` if it makes no
+            difference, None where it is not known. Not known is not part of a card's digest.
         steps: from the scan to the tensor, in the order in which they are done.
         fill: value outside the field of view and outside the mask.
     """
@@ -149,6 +160,7 @@ class ScanSpec(Declared):
     template: str | None = None
     repetition_time: RepetitionTime | None = None
     parcellation: Parcellation | None = None
+    filtering: Literal["none", "any"] | None = None
     steps: tuple[Step, ...] = ()
     fill: float = 0.0
 
@@ -167,6 +179,13 @@ class ScanSpec(Declared):
         if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm must be positive, seen {self.spacing_mm}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unknown(self, handler: Any) -> dict[str, Any]:
+        plain = handler(self)
+        if plain.get("filtering") is None:  # cards that saved models name keep their digest
+            plain.pop("filtering", None)
+        return plain
 
     @property
     def grid_shape(self) -> tuple[int, int, int]:

@@ -52,39 +52,61 @@ def test_values_that_are_no_numbers_are_nan(tmp_path: Path) -> None:
     assert np.isnan(block[1, 2, 3]).all() and int(np.isnan(block).sum()) == 3
 
 
+NS, PER = {"sec": 1.0, "msec": 1e3, "usec": 1e6}, {"fast": 0.72, "usual": 2.0}
+TWO, NEVER = "two repetition times", "impossible repetition time"
+
 # stated in the header (value, unit), in the sidecar, by the user -> seconds, or words of the refusal
-TIMES = [
-    (2.0, "sec", None, None, 2.0),
-    (2000.0, "msec", None, None, 2.0),
-    (735000.0, "usec", None, None, 0.735),
-    (0.8, "sec", 0.8, None, 0.8),
-    (0.8, "sec", 0.802, None, 0.802),  # the sidecar wins within rounding
-    (800.0, "msec", 0.8, None, 0.8),
-    (1.0, "sec", 0.8, None, "two repetition times"),
-    (800.0, "sec", 0.8, None, "two repetition times"),
-    (1.0, "sec", 0.8, 0.8, 0.8),  # the user has looked
-    (1.0, "sec", None, 2.5, 2.5),
+TIMES: list[tuple[float, str, float | None, float | None, Any]] = [
+    # every unit x both times: alone, with a sidecar that agrees, agrees within rounding, is a thousand times too large,
+    # says another time; and the user, who decides
+    *((t * n, unit, None, None, t) for t in PER.values() for unit, n in NS.items()),
+    *((t * n, unit, t, None, t) for t in PER.values() for unit, n in NS.items()),
+    *((t * n, unit, t + 0.003, None, t + 0.003) for t in PER.values() for unit, n in NS.items()),
+    *((t * n, unit, t * 1000, None, NEVER) for t in PER.values() for unit, n in NS.items()),
+    *((t * n, unit, t + 0.5, None, TWO) for t in PER.values() for unit, n in NS.items()),
+    *((t * n, unit, t + 0.5, t + 0.5, t + 0.5) for t in PER.values() for unit, n in NS.items()),
+    *((t * n, unit, None, 2.5, 2.5) for t in PER.values() for unit, n in NS.items()),
+    # milliseconds in a header that says seconds, and the other way round
+    (800.0, "sec", 0.8, None, TWO),
+    (800.0, "sec", 0.8, 0.8, 0.8),
+    (800.0, "sec", None, None, NEVER),
+    (2.0, "msec", None, None, NEVER),
+    (2.0, "msec", 2.0, None, TWO),
+    (2.0, "msec", None, 2.0, 2.0),
+    # no unit, or one that is none of time
+    (2.0, "none", None, None, 2.0),
+    (2000.0, "none", None, None, 2.0),
+    (2.0, "none", 2.0, None, 2.0),
+    (2000.0, "none", 2.0, None, 2.0),
+    (2.0, "none", 0.8, None, TWO),
+    (2.0, "hz", None, None, 2.0),
+    (2.0, "hz", None, 0.8, 0.8),
+    # the header leaves it open
     (0.0, "sec", None, None, None),
+    (0.0, "none", None, None, None),
     (0.0, "sec", 2.2, None, 2.2),
     (0.0, "sec", None, 2.2, 2.2),
     (float("nan"), "sec", None, None, None),
+    (float("inf"), "sec", 2.2, None, 2.2),
     (-2.0, "sec", None, None, None),
-    (2.0, "none", None, None, 2.0),
-    (2000.0, "none", None, None, 2.0),
-    (2.0, "hz", None, None, 2.0),
-    (2000.0, "sec", None, None, "impossible repetition time"),
-    (2.0, "msec", None, None, "impossible repetition time"),
-    (2.0, "sec", None, 0.0, "impossible repetition time"),
-    (2.0, "sec", None, float("nan"), "impossible repetition time"),
-    (2.0, "sec", 2000.0, None, "impossible repetition time"),
+    # nobody's time
+    (2.0, "sec", 0.0, None, NEVER),
+    (2.0, "sec", -2.0, None, NEVER),
+    (2.0, "sec", None, 0.0, NEVER),
+    (2.0, "sec", None, 2000.0, NEVER),
+    (2.0, "sec", None, float("nan"), NEVER),
 ]
+
+
+def test_there_are_enough_cases_of_the_repetition_time() -> None:
+    assert len(TIMES) == len({repr(case) for case in TIMES}) >= 40
 
 
 @pytest.mark.parametrize(("value", "unit", "sidecar", "given", "wanted"), TIMES)
 def test_the_repetition_time(
     tmp_path: Path, value: float, unit: str, sidecar: float | None, given: float | None, wanted: Any
 ) -> None:
-    path = write(tmp_path / "sub-01_task-rest_bold.nii.gz", tr=value, unit=unit)
+    path = write(tmp_path / "sub-01_task-rest_bold.nii.gz", frames=2, tr=value, unit=unit)
     if sidecar is not None:
         (tmp_path / "sub-01_task-rest_bold.json").write_text(json.dumps({"RepetitionTime": sidecar}))
     if isinstance(wanted, str):
@@ -94,8 +116,10 @@ def test_the_repetition_time(
         return
     run = read_run(path, given)
     assert run.repetition_time == (None if wanted is None else pytest.approx(wanted, abs=1e-6))
+    source = "the user" if given else "the sidecar" if sidecar else "the header" if wanted else "not stated"
+    assert source in run.provenance.header["repetition time"]
     guessed = any("no unit of time" in warning for warning in run.provenance.warnings)
-    assert guessed == (unit in ("none", "hz") and given is None and sidecar is None)
+    assert guessed == (unit in ("none", "hz") and wanted is not None and given is None and sidecar is None)
 
 
 @pytest.mark.parametrize(
