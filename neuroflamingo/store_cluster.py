@@ -135,7 +135,7 @@ def _work_there(job: Job, task: Task) -> Made:
 
 async def _answers(address: str) -> None:
     """Shake hands once: a client waits for ever for what takes a connection and then says nothing."""
-    from distributed.comm import connect
+    from distributed.comm.core import connect
     from distributed.security import Security
 
     arguments = Security().get_connection_args("client")
@@ -146,7 +146,7 @@ async def _answers(address: str) -> None:
 @contextmanager
 def _client(scheduler: str, processes: int) -> Iterator[Any]:
     """A client of a scheduler, which is closed in the end, and so is a cluster that was made for it."""
-    import dask
+    import dask.config
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
 

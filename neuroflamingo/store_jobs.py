@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
+from neuroflamingo.encoder_input import Preparation, prepare_for_encoder, said_beside
 from neuroflamingo.encoding import EncoderChoice, tokens_of
 from neuroflamingo.provenance import sha256_of_text
 from neuroflamingo_preprocessing.dicom_files import is_dicom_input
@@ -107,7 +107,8 @@ class Job:
     def origin(self, task: Task) -> tuple[str, dict[str, Any]]:
         """Hash of the input, and all of its preparation that changes the tensors."""
         how = self.for_scan(task)
-        return digest_of(task.path, self.card.scan.modality, how.series), how.changes(task.path)
+        changes = how.changes(task.path) | said_beside(task.path, self.card.scan, how)
+        return digest_of(task.path, self.card.scan.modality, how.series), changes
 
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
         """Make and write the item, which keeps `made_of`; whether it was new, and what it says of itself."""

@@ -14,12 +14,14 @@ from neuroflamingo.provenance import printable, sha256_of_text
 from neuroflamingo.store_jobs import EncodeJob, Job, Made, PrepareJob, Task, load_with_identity
 from neuroflamingo.store_workers import work_all
 from neuroflamingo_preprocessing.atomic import write_text_atomic
-from neuroflamingo_preprocessing.dicom_files import folder_state
+from neuroflamingo_preprocessing.bids_choice import is_run
+from neuroflamingo_preprocessing.bids_filters import wanted_labels
+from neuroflamingo_preprocessing.dicom_files import folder_state, is_dicom_input
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError, UsageError
 from neuroflamingo_preprocessing.inputs import Input, entities_of, find_inputs
 from neuroflamingo_preprocessing.item_store import ItemStore
-from neuroflamingo_preprocessing.runs import sidecar_of
 from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.sidecars import sidecar_files
 from neuroflamingo_preprocessing.store_index import INDEX, write_index
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class Spread:
     """Which scans of an input a run takes, and where they are worked on.
 
     Attributes:
-        filters: see `find_inputs`.
+        filters, filter_file: see `find_inputs`.
         part: (number from 1, how many): this share of the scans only, for job arrays.
         processes: workers; a worker that dies costs the scans that it alone cannot do.
         scheduler: None: a pool on this machine; `local`, or the address of a Dask scheduler.
@@ -44,11 +46,16 @@ class Spread:
     """
 
     filters: Filters | None = None
+    filter_file: str | Path | None = None
     part: tuple[int, int] | None = None
     processes: int = 1
     scheduler: str | None = None
     verify: bool = False
     progress: Callable[[str, int, int], None] | None = None
+
+    def find(self, source: str | Path, card: EncoderCard, notes: list[str]) -> list[Input]:
+        """The scans of an input that are wanted, in all parts; see `find_inputs`."""
+        return find_inputs(source, card.scan, self.filters, filter_file=self.filter_file, notes=notes)
 
     def share(self, scans: list[Any]) -> list[Any]:
         """Every n-th scan from the k-th on.
@@ -80,6 +87,7 @@ class Summary:
     dropped: int = 0
     seconds: float = 0.0
     failures: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, made: Made) -> None:
         """Count one scan."""
@@ -104,11 +112,12 @@ def prepare_into_store(
         NeuroFlamingoError: no scans, a bad manifest, a folder that cannot be written, a scheduler that is not there.
     """
     spread, began = _checked(options), time.perf_counter()
-    inputs = spread.share(find_inputs(source, card.scan, spread.filters))
+    notes: list[str] = []
+    inputs = spread.share(spread.find(source, card, notes))
     how.check_number(len(inputs))
     store = ScanStore.create(output, encoder=card.name, card_digest=card.digest, spec_digest=card.scan.digest)
     job = PrepareJob(store.path.absolute(), card, how)
-    return _run(store, job, _of_files(inputs, job), len(inputs), spread, began)
+    return _run(store, job, _of_files(inputs, job), Summary(card.name, len(inputs), notes=notes), spread, began)
 
 
 def encode_into_store(
@@ -146,14 +155,15 @@ def encode_into_store(
         pick_device(device)
     prepared = Path(source).is_dir() and ScanStore.is_at(source)
     card = choice.card
-    scans = _items(ScanStore(source), card, how, spread) if prepared else find_inputs(source, card.scan, spread.filters)
+    notes: list[str] = []
+    scans = _items(ScanStore(source), card, how, spread) if prepared else spread.find(source, card, notes)
     scans = spread.share(scans)
     how.check_number(len(scans))
     _, weights, origin = load_with_identity(choice)
     store = TokenStore.create(output, card=card, weights=weights, origin=origin, dtype=dtype)
     job = EncodeJob(store.path.absolute(), card, how, _everywhere(choice), weights, device, dtype)
     tasks = _of_items(Path(source).absolute(), scans, job) if prepared else _of_files(scans, job)
-    return _run(store, job, tasks, len(scans), spread, began)
+    return _run(store, job, tasks, Summary(card.name, len(scans), notes=notes), spread, began)
 
 
 def _checked(options: Mapping[str, Any]) -> Spread:
@@ -171,12 +181,11 @@ def _everywhere(choice: EncoderChoice) -> EncoderChoice:
 
 
 def _run(
-    store: ItemStore[Any], job: Job, scans: Iterable[Task | Made], count: int, spread: Spread, began: float
+    store: ItemStore[Any], job: Job, scans: Iterable[Task | Made], summary: Summary, spread: Spread, began: float
 ) -> Summary:
     """Do what is missing, keep the log, and end with the summary and the index."""
     store.sweep()
     known, tasks = _seen_before(store), []
-    summary = Summary(job.card.name, count)
     scans = list(scans)
     keys = {known.get(one.seen) for one in scans if isinstance(one, Task)} if spread.part else set(store)
     summary.dropped = len(drop_damaged(store, sorted(filter(None, keys)), thorough=spread.verify))
@@ -209,12 +218,13 @@ def drop_damaged(store: ItemStore[Any], keys: Iterable[str], *, thorough: bool) 
 
 
 def _of_files(inputs: list[Input], job: Job) -> Iterator[Task | Made]:
+    listed: dict[Path, list[str]] = {}
     for one in inputs:
         name = printable(one.name)
         try:
             task = Task(replace(one, path=one.path.absolute()), name, "")
-            yield replace(task, seen=_seen(task, job))
-        except NeuroFlamingoError as error:  # no confounds beside it
+            yield replace(task, seen=_seen(task, job, listed))
+        except NeuroFlamingoError as error:  # no confounds beside it, or two sidecars at one level, say
             yield Made(name, "failed", error=" ".join(str(error).split()), exit_code=error.exit_code)
         except OSError as error:  # a link of git-annex whose file was not fetched, say
             words = (
@@ -223,14 +233,15 @@ def _of_files(inputs: list[Input], job: Job) -> Iterator[Task | Made]:
             yield Made(name, "failed", error=words, exit_code=66)
 
 
-def _seen(task: Task, job: Job) -> str:
-    """Hash of a file's place, size and time, of its sidecar's time, and of what would be done to it."""
+def _seen(task: Task, job: Job, listed: dict[Path, list[str]]) -> str:
+    """Hash of a file's place, size and time, of its sidecars' times, and of what would be done to it."""
     path, how = task.path, job.for_scan(task)
-    stat, sidecar = path.stat(), sidecar_of(path)
+    stat = path.stat()
     words: list[Any] = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
     words += [folder_state(path)] if path.is_dir() else []
     words += [how.series] if how.series is not None else []
-    words += [sidecar.stat().st_mtime_ns] if sidecar.is_file() else []
+    if is_run(job.card.scan) and not is_dicom_input(path):
+        words += [[file.name, file.stat().st_mtime_ns] for file in sidecar_files(path, listed)]
     return sha256_of_text(json.dumps([words, job.key("", how.changes(path))]))
 
 
@@ -256,21 +267,17 @@ def _items(store: ScanStore, card: EncoderCard, how: Preparation, spread: Spread
             expected="none of --tr, --atlas, --scaling, --raw, --no-resample, confounds, filters and frames",
             hint="leave them out, or encode the scans themselves",
         )
-    wanted = {
-        entity: {value.strip().removeprefix(f"{entity}-") for value in values}
-        for entity, values in (spread.filters or {}).items()
-        if values
-    }
+    if spread.filter_file is not None:
+        raise UsageError(
+            "a filter file is for BIDS datasets, not for a store", hint="use --participant-label and the like"
+        )
+    wanted = wanted_labels(spread.filters)
     named = [(key, str(store[key].about.get("name") or key[:12])) for key in store]
-    kept = [
-        (key, name)
-        for key, name in named
-        if all(entities_of(Path(name)).get(entity) in labels for entity, labels in wanted.items())
-    ]
+    kept = [(key, name) for key, name in named if all(want.holds(entities_of(Path(name))) for want in wanted)]
     if not kept:
         raise NotFoundError(
             f"there are no prepared scans in {store.path.name}" + " after the filters" * bool(named),
-            expected=", ".join(f"{e}: {', '.join(sorted(v))}" for e, v in wanted.items()) or "at least one",
+            expected="; ".join(map(str, wanted)) or "at least one",
             seen=f"{len(named)} items",
             hint="check the labels" if named else "run `neuroflamingo prepare` first",
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import ipaddress
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +16,9 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "NEUROFLAMINGO_HOME" not in os.environ:  # caches of a run of the tests are its own
+    os.environ["NEUROFLAMINGO_HOME"] = tempfile.mkdtemp(prefix="neuroflamingo-home-")
+    atexit.register(shutil.rmtree, os.environ["NEUROFLAMINGO_HOME"], ignore_errors=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

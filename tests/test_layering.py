@@ -17,7 +17,10 @@ PACKAGES = {
     "neuroflamingo": ROOT / "neuroflamingo",
 }
 FLOOR = {name: floor for floor, name in enumerate(PACKAGES)}
-HEAVY = {"torch", "transformers", "nilearn", "monai", "SimpleITK", "peft", "matplotlib", "scipy"}
+HEAVY = {"torch", "transformers", "nilearn", "monai", "SimpleITK", "peft", "matplotlib", "scipy"} | {
+    "pyarrow",
+    "bids2table",
+}
 # Modules that other tools import just to ask what there is: the command line, schemas, tables, and every package.
 LIGHT = (
     "neuroflamingo",

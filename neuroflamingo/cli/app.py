@@ -9,6 +9,7 @@ import typer
 from neuroflamingo.cli.encoder_verbs import encoders, models
 from neuroflamingo.cli.options import (
     AtlasFile,
+    BidsFilterFile,
     CardOptions,
     Device,
     DryRun,
@@ -17,6 +18,7 @@ from neuroflamingo.cli.options import (
     NoResample,
     Nprocs,
     NumParts,
+    OnDatasets,
     Overwrite,
     Participants,
     PartId,
@@ -180,7 +182,7 @@ def paint(
     paint_scans(cases, seed, output, overwrite=overwrite, quiet=quiet)
 
 
-@application.command()
+@application.command(cls=OnDatasets)
 @takes_cleaning
 def prepare(
     source: Annotated[
@@ -195,6 +197,7 @@ def prepare(
     sessions: Sessions = None,
     tasks: Tasks = None,
     runs: Runs = None,
+    bids_filter_file: BidsFilterFile = None,
     num_parts: NumParts = None,
     part_id: PartId = None,
     tr: Tr = None,
@@ -213,9 +216,10 @@ def prepare(
 ) -> None:
     """Prepare scans as an encoder's card says, into a store; run again, it does what is missing.
 
-    A manifest is .jsonl, .csv or .parquet with a line a scan: `scan` (relative to the manifest) and, if wanted,
-    `repetition_time`. In the store, log.jsonl has a line for each scan and summary.json the whole. Exit code 1 if some
-    scans failed.
+    Of a BIDS dataset, or of a subject's folder in one, the T1w or bold images are taken, one version of each; what was
+    chosen or left out is said. A manifest is .jsonl, .csv or .parquet with a line a scan: `scan` (relative to the
+    manifest) and, if wanted, `repetition_time`. In the store, log.jsonl has a line for each scan and summary.json the
+    whole. Exit code 1 if some scans failed.
     """
     from neuroflamingo.cli.storing import Asked, prepare_scans
 
@@ -228,6 +232,7 @@ def prepare(
             processes=nprocs,
             scheduler=scheduler,
             filters={"sub": participants, "ses": sessions, "task": tasks, "run": runs},
+            filter_file=bids_filter_file,
             parts=(part_id, num_parts),
             verify=verify,
             dry_run=dry_run,
@@ -297,7 +302,7 @@ def check_scan(
     raise typer.Exit(check_scans(scans, encoder, tr, series, xform, read_cleaning(cleaning), as_json=json))
 
 
-@application.command()
+@application.command(cls=OnDatasets)
 @takes_cleaning
 def encode(
     scans: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Scans; for a store, one INPUT. See below.")],
@@ -329,6 +334,7 @@ def encode(
     sessions: Sessions = None,
     tasks: Tasks = None,
     runs: Runs = None,
+    bids_filter_file: BidsFilterFile = None,
     num_parts: NumParts = None,
     part_id: PartId = None,
     verify: Verify = False,
@@ -363,6 +369,7 @@ def encode(
             processes=nprocs,
             scheduler=scheduler,
             filters={"sub": participants, "ses": sessions, "task": tasks, "run": runs},
+            filter_file=bids_filter_file,
             parts=(part_id, num_parts),
             verify=verify,
             dry_run=dry_run,

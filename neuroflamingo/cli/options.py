@@ -29,6 +29,34 @@ class Verb(_Quick, TyperCommand):
     """A command that starts quickly."""
 
 
+LABELS = ("--participant-label", "--participant_label", "--session-label", "--session-id", "--task-id", "--run-id")
+
+
+class OnDatasets(Verb):
+    """A command whose labels may be listed as BIDS Apps take them: `INPUT --participant-label 01 02`.
+
+    So only where INPUT goes first: behind a list of labels it could not be told from one.
+    """
+
+    def parse_args(self, ctx, args):
+        return super().parse_args(ctx, _one_option_each(args))  # type: ignore[misc]
+
+
+def _one_option_each(words: list[str]) -> list[str]:
+    if not words or words[0].startswith("-"):
+        return words
+    found: list[str] = []
+    option, values = "", 0
+    for word in words:
+        if word.startswith("-"):
+            option, values = (word, 0) if word in LABELS else ("", 0)
+        elif option:
+            values += 1
+            found += [option] if values > 1 else []
+        found.append(word)
+    return found
+
+
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 CardOptions = Annotated[
@@ -53,10 +81,17 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs th
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
 Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a folder.")]
 Nprocs = Annotated[int, typer.Option("--nprocs", help="Scans at a time; 0: one for each core.", min=0)]
-Participants = Annotated[list[str] | None, typer.Option("--participant-label", help="01 or sub-01; commas, or again.")]
-Sessions = Annotated[list[str] | None, typer.Option("--session-label", help="Likewise.")]
-Tasks = Annotated[list[str] | None, typer.Option("--task-id", help="Likewise.")]
-Runs = Annotated[list[str] | None, typer.Option("--run-id", help="Likewise.")]
+Participants = Annotated[
+    list[str] | None,
+    typer.Option(*LABELS[:2], metavar="LABEL...", help="01 or sub-01; several after INPUT: 01 02, or 01,02."),
+]
+Sessions = Annotated[list[str] | None, typer.Option(*LABELS[2:4], metavar="LABEL...", help="Likewise.")]
+Tasks = Annotated[list[str] | None, typer.Option(LABELS[4], metavar="LABEL...", help="Likewise.")]
+Runs = Annotated[list[str] | None, typer.Option(LABELS[5], metavar="LABEL...", help="Likewise; 1 and 01 are the same.")]
+BidsFilterFile = Annotated[
+    str | None,
+    typer.Option("--bids-filter-file", metavar="FILE.json", help="Other entities of a BIDS dataset, as for fMRIPrep."),
+]
 NumParts = Annotated[int | None, typer.Option("--num-parts", help="Job array: parts in all.", min=1)]
 PartId = Annotated[int | None, typer.Option("--part-id", help="Job array: this part, from 1.", min=1)]
 Scheduler = Annotated[

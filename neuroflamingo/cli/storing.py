@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from neuroflamingo.cli.asking import card_options
 from neuroflamingo.cli.failures import say_error
@@ -21,10 +22,20 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 1
 SHOWN = 10
-BASE_BYTES = 400 * 2**20
-"""What a worker holds before it opens a scan: the libraries and the template."""
-SECONDS_PER_VOLUME, SECONDS_PER_FRAME = 1.0, 0.05
-"""On one core of 2.8 GHz: a head at 1 mm with alignment; a frame at 2 mm from .nii.gz."""
+BLOCK_BYTES = 2**26
+
+
+class Cost(NamedTuple):
+    """Of a worker, on one core of 2.8 GHz: memory held before any scan, seconds to start, seconds a volume or frame."""
+
+    megabytes: int
+    start: float
+    each: float
+
+
+COSTS = {"volume3d": Cost(800, 7.0, 1.5), "volume4d": Cost(480, 7.0, 0.09), "parcels": Cost(200, 2.0, 0.01)}
+"""Measured: heads at 1 mm and of twice the voxels (830 and 863 MB, 8.7 s; three more heads 4.7 s); runs of 100 and 400
+frames at 2 mm to frames (1,285 and 3,324 MB, 17 and 44 s) and to 424 parcels (308 MB, 2.8 and 5.3 s)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ class Asked:
     processes: int | None = None
     scheduler: str | None = None
     filters: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
+    filter_file: str | None = None
     parts: tuple[int | None, int | None] = (None, None)
     verify: bool = False
     dry_run: bool = False
@@ -79,6 +91,7 @@ class Asked:
         """What `Spread` takes."""
         return {
             "filters": self.labels,
+            "filter_file": self.filter_file,
             "part": self.part,
             "processes": self.workers,
             "scheduler": self.scheduler,
@@ -99,7 +112,7 @@ class Asked:
         """Whether anything was asked that a token file has no use for."""
         plain = (self.processes, self.scheduler, *self.parts)
         return any(one is not None for one in plain) or any(
-            (*self.filters.values(), self.verify, self.dry_run, self.as_json)
+            (*self.filters.values(), self.filter_file, self.verify, self.dry_run, self.as_json)
         )
 
 
@@ -223,6 +236,8 @@ def _tell(plan: Mapping[str, Any], asked: Asked) -> int:
 
 
 def _say(done: Summary, output: str, verb: str, asked: Asked) -> int:
+    for note in () if asked.quiet else done.notes:
+        print(f"note: {note}", file=sys.stderr)
     for failure in done.failures[:SHOWN]:
         say_error(str(failure["error"]))
     if len(done.failures) > SHOWN:
@@ -253,23 +268,20 @@ def estimate(
 
     if (Path(source) / "store.json").is_file():
         raise UsageError("--dry-run is for scans, not for a store", hint="a run into a store can be stopped any time")
-    inputs = Spread(part=asked.part).share(find_inputs(source, card.scan, asked.labels))
+    notes: list[str] = []
+    found = find_inputs(source, card.scan, asked.labels, filter_file=asked.filter_file, notes=notes)
+    inputs = Spread(part=asked.part).share(found)
     wanted: Literal["T1w", "bold"] = "bold" if card.scan.modality in ("volume4d", "parcels") else "T1w"
     looked = [_look(one.path, wanted, one.series or series) for one in inputs]
     known = [one for one in looked if one is not None]
-    shape = [axis.size or 0 for axis in card.scan.axes]
-    window = next((axis.size for axis in card.scan.axes if axis.name == "time"), None)
-    item = 4 * math.prod(shape)
-    windows = sum(max(1, frames // window if window else 1) for _, frames in known)
-    largest = max(
-        (4 * voxels * min(frames, 64) + (4 * math.prod(shape) * frames // (window or 1)) for voxels, frames in known),
-        default=0,
-    )
-    seconds = sum(SECONDS_PER_VOLUME if frames == 1 else SECONDS_PER_FRAME * frames for _, frames in known)
-    out = item * windows
+    cost = COSTS.get(card.scan.modality, COSTS["volume3d"])
+    seconds = sum(cost.each * frames for _, frames in known)
+    largest = max((_held(voxels, frames, card.scan) for voxels, frames in known), default=0)
+    out = sum(_stored(frames, card.scan) for _, frames in known)
     if tokens is not None:
         sizes = {axis.name: axis.size for axis in card.scan.axes if axis.size is not None}
-        count = card.output.token_count(sizes) if len(sizes) == len(shape) else 0
+        windows = sum(max(1, frames // sizes.get("time", frames)) for _, frames in known)
+        count = card.output.token_count(sizes) if len(sizes) == len(card.scan.axes) else 0
         out = windows * count * card.output.width * (2 if tokens == "float16" else 4)
         seconds += windows * (card.cost.cpu_seconds or 0.0)
     return {
@@ -279,11 +291,26 @@ def estimate(
         "unreadable": len(looked) - len(known),
         "output": output,
         "workers": asked.workers,
-        "memory_per_worker_mb": round((BASE_BYTES + 2 * largest) / 2**20),
+        "memory_per_worker_mb": round(cost.megabytes + largest / 2**20),
         "store_mb_before_compression": round(out / 2**20, 1),
-        "minutes": round(seconds / asked.workers / 60, 1),
+        "minutes": round((cost.start * bool(known) + seconds / asked.workers) / 60, 1),
+        "notes": notes,
         "first": [one.name for one in inputs[:SHOWN]],
     }
+
+
+def _stored(frames: int, spec: Any) -> int:
+    """Bytes of the tensors of one scan: float32, whole windows of a run, or its frames where the length is free."""
+    item = 4 * math.prod(axis.size or 1 for axis in spec.axes)
+    time = next((axis for axis in spec.axes if axis.name == "time"), None)
+    return item if time is None else item * (max(1, frames // time.size) if time.size else frames)
+
+
+def _held(voxels: int, frames: int, spec: Any) -> int:
+    """Bytes that one scan takes: a volume and its tensor once; of a run a block and all windows, twice."""
+    if frames == 1:
+        return 4 * voxels + _stored(frames, spec)
+    return 2 * (min(4 * voxels * frames, BLOCK_BYTES) + _stored(frames, spec))
 
 
 def _look(path: Path, wanted: Literal["T1w", "bold"], series: int | None) -> tuple[int, int] | None:
@@ -322,10 +349,11 @@ def _plan_in_words(plan: Mapping[str, Any]) -> str:
         f"  files    {files}",
         f"  into     {plan['output']}, at most {plan['store_mb_before_compression']} MB before compression",
         f"  memory   about {plan['memory_per_worker_mb']} MB for each of {plan['workers']} workers",
-        f"  time     about {plan['minutes']} minutes, from the headers; scans that are there already take none",
+        f"  time     {_time_in_words(plan['minutes'])}, going by the headers; scans that are there already take none",
     ]
     if plan["unreadable"]:
-        lines.append(f"  headers  {plan['unreadable']} cannot be read: check-scan says why")
+        lines.append(f"  headers  {plan['unreadable']} are not here or cannot be read: check-scan says why")
+    lines += [f"  note     {note}" for note in plan["notes"]]
     return "\n".join(lines)
 
 
@@ -358,3 +386,9 @@ def fit_scaling_of(
     else:
         print(f"{output}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
     return SOME_FAILED if done.failures else 0
+
+
+def _time_in_words(minutes: float) -> str:
+    if minutes < 1:
+        return "under a minute"
+    return f"about {minutes:.0f} minutes" if minutes < 120 else f"about {minutes / 60:.0f} hours"

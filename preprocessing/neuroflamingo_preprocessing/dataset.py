@@ -41,7 +41,8 @@ class ScanDataset(Dataset[dict[str, Any]]):
         sizes = {key: self.store.peek(key).sizes() for key in self.store}
         self._shapes = {key: shape for key, (shape, _) in sizes.items()}
         self.elements = [(key, window) for key, shape in self._shapes.items() for window in range(shape[0])]
-        self._axes = self._check_crop(*next(iter(sizes.values()))) if sizes and crop else ()
+        first = next(iter(sizes.values()), None)
+        self._axes = self._check_crop(first[0], first[1]) if first and crop else ()
 
     def _check_crop(self, shape: tuple[int, ...], names: tuple[str, ...]) -> tuple[int, ...]:
         missing = [name for name in "xyz" if name not in names]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from neuroflamingo_preprocessing.bids_filters import Wanted, read_filter_file, wanted_labels
+from neuroflamingo_preprocessing.bids_names import DESCRIPTION, dataset_root, entities_of, plain_label
 from neuroflamingo_preprocessing.dicom_files import is_dicom_input
-from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.zarr_metadata import is_zarr
 
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.bids_index import BidsIndex
+
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr")
 MANIFESTS = (".jsonl", ".csv", ".parquet")
-ENTITIES = {"sub": "participant", "ses": "session", "task": "task", "run": "run"}
 SUFFIX_OF = {"volume4d": "bold", "parcels": "bold"}
 MAX_MANIFEST_BYTES, MAX_LINE = 2**30, 2**20
 
@@ -48,33 +51,50 @@ class Input:
 
 
 def find_inputs(
-    source: str | Path, spec: ScanSpec, filters: Mapping[str, tuple[str, ...]] | None = None
+    source: str | Path,
+    spec: ScanSpec,
+    filters: Mapping[str, tuple[str, ...]] | None = None,
+    *,
+    filter_file: str | Path | None = None,
+    notes: list[str] | None = None,
 ) -> list[Input]:
     """All scans of an input, sorted by path.
 
-    In a BIDS dataset (a folder with `dataset_description.json`) the images of the kind that the encoder takes are
-    meant: `T1w` for a T1-weighted encoder, `bold` for one of runs; `derivatives` and `sourcedata` are left out, unless
-    the input is one of them. In another folder every NIfTI and MGH file and every zarr scan is meant; where there is
-    none, every DICOM examination and zip archive.
+    In a BIDS dataset (a folder with `dataset_description.json`, or a folder of a subject in one) the images of the kind
+    that the encoder takes are meant: `T1w` for a T1-weighted encoder, `bold` for one of runs; one version of each scan,
+    see `one_of_each`; no phase images, nothing that `.bidsignore` names. `derivatives` and `sourcedata` are left out,
+    unless the input is one of them. In another folder every NIfTI and MGH file and every zarr scan is meant; where
+    there is none, every DICOM examination and zip archive.
 
     Args:
         source: a file, a folder, or a manifest: `.jsonl`, `.csv` or `.parquet` with `scan` (relative to the manifest)
             and, if wanted, `repetition_time` and `series` (of a DICOM folder or archive).
         spec: `card.scan` of the encoder.
         filters: entity to the labels wanted, with or without the entity's name: `{"sub": ("01", "sub-02")}`.
+        filter_file: of a BIDS dataset; see `read_filter_file`. It narrows down what the filters leave.
+        notes: what was chosen or left out is added here, in words for the user.
 
     Raises:
         NotFoundError: nothing there; what was looked for and the nearest labels are named (exit 66).
         ScanError: a manifest that cannot be read; all of its faults in one message (exit 65).
+        UsageError: scans between which the user has to choose (exit 2).
+        ConfigError: a filter file with faults (exit 78).
     """
-    source = Path(source)
-    wanted = {
-        entity: {_label(entity, value) for value in values} for entity, values in (filters or {}).items() if values
-    }
+    source, notes = Path(source), [] if notes is None else notes
+    wanted = wanted_labels(filters)
+    root = dataset_root(source) if source.is_dir() and not is_zarr(source) else None
+    if root is not None and _is_part(source, root):
+        return _in_dataset(source, root, spec, wanted, filter_file, notes)
+    if filter_file is not None:
+        raise UsageError(
+            f"{source.name} is no BIDS dataset, so a filter file says nothing about it",
+            expected=f"a folder with {DESCRIPTION}",
+            hint="name the dataset's own folder, or leave --bids-filter-file out",
+        )
     if is_zarr(source):
         found = [Input(source, entities_of(source))]
     elif source.is_dir():
-        found = _in_folder(source, spec)
+        found = _in_folder(source, notes)
     elif not source.is_file():
         raise NotFoundError(
             f"there is no input {source}", expected="a scan, a folder or a manifest", hint="check the path"
@@ -84,9 +104,11 @@ def find_inputs(
     else:
         found = [Input(source, entities_of(source))]
     found = _numbered(found)
-    kept = [one for one in found if all(one.entities.get(e) in labels for e, labels in wanted.items())]
+    kept = [one for one in found if all(want.holds(one.entities) for want in wanted)]
+    entities = [one.entities for one in found]
     if not kept:
-        raise _nothing(source, spec, found, wanted)
+        raise _nothing(source, "files *.nii or *.nii.gz, or DICOM", entities, wanted, notes)
+    notes += [f"no scan has {words}" for want in wanted if (words := _missing(want, entities))]
     return kept
 
 
@@ -96,27 +118,63 @@ def _numbered(found: list[Input]) -> list[Input]:
     return [replace(one, number=dicom.get(id(one))) for one in found]
 
 
-def entities_of(path: Path) -> dict[str, str]:
-    """BIDS entities of a file name, in order; repeated ones keep the first value."""
-    found: dict[str, str] = {}
-    for key, value in re.findall(r"(?:^|_)([A-Za-z]+)-([A-Za-z0-9+]+)(?=_|\.)", path.name):
-        found.setdefault(key, value)
-    return found
+def _is_part(folder: Path, root: Path) -> bool:
+    """Whether a folder is a dataset, or a subject's in one; its `derivatives` without a description are neither."""
+    below = folder.absolute().relative_to(root).parts
+    return not below or below[0].startswith("sub-")
 
 
-def _label(entity: str, value: str) -> str:
-    return value.strip().removeprefix(f"{entity}-")
+def _in_dataset(
+    source: Path, root: Path, spec: ScanSpec, wanted: list[Wanted], filter_file: str | Path | None, notes: list[str]
+) -> list[Input]:
+    from neuroflamingo_preprocessing.bids_choice import is_run, one_of_each
+    from neuroflamingo_preprocessing.bids_index import bids_index
 
-
-def _in_folder(folder: Path, spec: ScanSpec) -> list[Input]:
-    files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(SCANS) and not p.name.startswith("."))
-    if not (folder / "dataset_description.json").is_file():
-        stored = [Input(p, entities_of(p)) for p in files if not p.is_dir() or is_zarr(p)]
-        return stored or _dicom_in(folder)
     suffix = _suffix(spec)
-    aside = {"derivatives", "sourcedata", "code", "stimuli"}
-    inside = [p for p in files if not aside & set(p.relative_to(folder).parts[:-1])]
-    return [Input(p, entities_of(p)) for p in inside if re.search(rf"_{suffix}\.nii(\.gz)?$", p.name)]
+    chosen = [] if filter_file is None else read_filter_file(filter_file, suffix)
+    index = bids_index(root)
+    below = source.absolute().relative_to(root).as_posix()
+    own = next((want for want in chosen if want.entity == "suffix"), Wanted("suffix", frozenset({suffix})))
+    rows = [
+        row
+        for row in index.files()
+        if own.holds(row)
+        and str(row["ext"]).lower() in SCANS
+        and (below == "." or str(row["path"]).startswith(f"{below}/"))
+    ]
+    _say_left_out(index, notes)
+    kept = [row for row in rows if all(want.holds(row) for want in (*wanted, *chosen))]
+    if not any(want.entity == "part" for want in chosen):
+        whole = [row for row in kept if row.get("part", "mag") == "mag"]
+        if len(whole) < len(kept):
+            notes.append(f"{len(kept) - len(whole)} images of phase, real or imaginary part are left out")
+        kept = whole
+    if not kept:
+        expected = f"files *_{suffix}.nii or .nii.gz of a BIDS dataset"
+        raise _nothing(source, expected, rows, [*wanted, *chosen], notes, bids=True)
+    notes += [f"no scan has {words}" for want in wanted if (words := _missing(want, rows))]
+    if is_run(spec) and not any("space" in row for row in kept) and (root / "derivatives").is_dir():
+        notes.append("no run names its space; preprocessed ones may be in a derivative, an input of its own")
+    return [Input(root / row["path"], entities_of(Path(row["path"]))) for row in one_of_each(kept, spec, notes)]
+
+
+def _say_left_out(index: BidsIndex, notes: list[str]) -> None:
+    if index.odd:  # without their names: where names are free, they are often a patient's
+        notes.append(f"{index.odd} files are left out: they, or their subjects' folders, are not named as BIDS says")
+    if index.ignored:
+        notes.append(f"{index.ignored} files are left out, as .bidsignore says")
+    if index.loops:
+        notes.append(f"{index.loops} folders are not entered: links lead back to them")
+
+
+def _in_folder(folder: Path, notes: list[str]) -> list[Input]:
+    files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(SCANS) and not p.name.startswith("."))
+    found = [Input(p, entities_of(p)) for p in files if not p.is_dir() or is_zarr(p)]
+    if not found:
+        return _dicom_in(folder)
+    if any(p.is_dir() for p in folder.glob("sub-*")):
+        notes.append(f"there are sub- folders but no {DESCRIPTION}: all NIfTI files are taken, of whatever kind")
+    return found
 
 
 def _dicom_in(folder: Path) -> list[Input]:
@@ -233,31 +291,42 @@ def _row(line: str) -> dict[str, Any] | str:
     return row if isinstance(row, dict) else "not a mapping"
 
 
-def _nothing(source: Path, spec: ScanSpec, found: list[Input], wanted: Mapping[str, set[str]]) -> NotFoundError:
+def _nothing(
+    source: Path,
+    expected: str,
+    found: Sequence[Mapping[str, Any]],
+    wanted: list[Wanted],
+    notes: list[str],
+    *,
+    bids: bool = False,
+) -> NotFoundError:
+    """What was looked for, what is there, and the nearest labels; the notes say what was left out before."""
     if not found:
-        bids = source.is_dir() and (source / "dataset_description.json").is_file()
         return NotFoundError(
             f"there are no scans in {source.name}",
-            expected=f"files *_{_suffix(spec)}.nii or .nii.gz of a BIDS dataset"
-            if bids
-            else "files *.nii or *.nii.gz, or DICOM",
-            seen="none",
+            expected=expected,
+            seen="; ".join(("none", *notes)),
             hint="name the folder that holds them; a BIDS derivative is an input of its own"
             if bids
             else "check the path",
         )
-    words = []
-    for entity, labels in wanted.items():
-        there = sorted({one.entities[entity] for one in found if entity in one.entities})
-        missing = sorted(labels - set(there))
-        near = sorted({match for label in missing for match in get_close_matches(label, there, 2, 0.5)})
-        if missing:
-            words.append(f"{entity}-{', '.join(missing)}" + (f" (did you mean {', '.join(near)}?)" if near else ""))
+    missing = [words for want in wanted if (words := _missing(want, found))]
+    seen = " without " + "; ".join(missing) if missing else ", none with all of these"
     return NotFoundError(
         f"no scan of {source.name} is left after the filters",
-        expected=", ".join(f"{entity}: {', '.join(sorted(labels))}" for entity, labels in wanted.items()),
-        seen=f"{len(found)} scans without " + "; ".join(words)
-        if words
-        else f"{len(found)} scans, none with all of these",
+        expected="; ".join(map(str, wanted)) or expected,
+        seen="; ".join((f"{len(found)} scans{seen}", *notes)),
         hint="check the labels: both 01 and sub-01 are understood",
     )
+
+
+def _missing(want: Wanted, found: Sequence[Mapping[str, Any]]) -> str | None:
+    """Labels that no scan has, with those that are near; None if none of them is missing."""
+    if any(want.holds(one) for one in found) and not want.labels:
+        return None
+    there = sorted({plain_label(want.entity, one[want.entity]) for one in found if want.entity in one})
+    missing = sorted(want.labels - set(there))
+    if not missing:
+        return None if any(want.holds(one) for one in found) else str(want)
+    near = sorted({match for label in missing for match in get_close_matches(label, there, 2, 0.5)})
+    return f"{want.entity}-{', '.join(missing)}" + (f" (did you mean {', '.join(near)}?)" if near else "")

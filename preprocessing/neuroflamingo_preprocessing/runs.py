@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from neuroflamingo_preprocessing.reading import (
     parse_header,
 )
 from neuroflamingo_preprocessing.scan import Provenance
+from neuroflamingo_preprocessing.sidecars import read_sidecar
 from neuroflamingo_preprocessing.voxels import read_voxels, refuse_excess, refuse_short, truncated
 from neuroflamingo_preprocessing.xform import Xform, checked_xform, refuse_form
 from neuroflamingo_preprocessing.zarr_metadata import is_zarr
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.run_quality import FrameWatch
 
 BLOCK_BYTES = 2**24  # of float32 voxels: some 4 frames at 2 mm; the C library reuses blocks up to twice this size
-MAX_SIDECAR_BYTES = 2**20
 TIME_UNIT = {8: 1.0, 16: 1e-3, 24: 1e-6}
 SAME_SECONDS = 0.005
 """Sidecar and header may differ by so much: headers are often rounded to milliseconds."""
@@ -112,8 +111,9 @@ def read_run(
 
     A DICOM folder or zip archive is converted first: its one fMRI run, or the series of that number.
 
-    The repetition time is the one given here, else the sidecar's (`NAME.json` beside the file), else the header's.
-    Where sidecar and header differ the run is refused, unless the time is given here. `xform`: see `read_scan`.
+    The repetition time is the one given here, else the sidecars' (`NAME.json` beside the file, and in a BIDS dataset
+    all that apply; see `read_sidecar`), else the header's. Where sidecar and header differ the run is refused, unless
+    the time is given here. `xform`: see `read_scan`.
 
     Raises:
         NotFoundError: no such file (exit 66).
@@ -208,24 +208,24 @@ def _repetition_time(header: Any, path: Path, given: float | None, warnings: lis
     """Seconds and where they come from."""
     if given is not None:
         return _plausible(given, path.name, "--tr"), "the user"
-    stated = _in_sidecar(path)
+    said = _in_sidecar(path)
     seen = _in_header(header)
-    if stated is None:
+    if said is None:
         if seen is None:
             return None, "nowhere"
         if int(header["xyzt_units"]) & 0x38 not in TIME_UNIT:
             stated_as = float(header["pixdim"][4])
             warnings.append(f"the header states no unit of time; its {stated_as:g} is taken as {seen:g} s")
         return _plausible(seen, path.name, "the header"), "the header"
-    stated = _plausible(stated, path.name, "the sidecar")
+    stated, sidecar = _plausible(said[0], path.name, said[1]), said[1]
     if seen is not None and abs(seen - stated) > SAME_SECONDS:
         raise ScanError(
             f"{path.name}: sidecar and header state two repetition times",
             expected="one",
-            seen=f"{stated:g} s in {sidecar_of(path).name}, {seen:g} s in the header",
+            seen=f"{stated:g} s in {sidecar}, {seen:g} s in the header",
             hint=f"find out which is right, then --tr {stated:g} or --tr {seen:g}",
         )
-    return stated, "the sidecar"
+    return stated, sidecar
 
 
 def _in_header(header: Any) -> float | None:
@@ -237,28 +237,16 @@ def _in_header(header: Any) -> float | None:
     return value * (unit or (1.0 if value < 100 else 1e-3))
 
 
-def sidecar_of(path: Path) -> Path:
-    """Where the BIDS sidecar of a scan file is, if it has one."""
-    name = path.name.removesuffix(".gz")
-    for ending in (".nii", ".mgh", ".mgz"):
-        name = name.removesuffix(ending)
-    return path.with_name(name + ".json")
-
-
-def _in_sidecar(path: Path) -> float | None:
-    file = sidecar_of(path)
-    if not file.is_file():
-        return None
+def _in_sidecar(path: Path) -> tuple[float, str] | None:
+    """Seconds, and the name of the sidecar that says so."""
+    sidecar = read_sidecar(path)
+    said, name = sidecar.values.get("RepetitionTime"), sidecar.said_by.get("RepetitionTime", "")
     try:
-        if file.stat().st_size > MAX_SIDECAR_BYTES:
-            raise ValueError(f"{file.stat().st_size:,} bytes")
-        said = json.loads(file.read_text(encoding="utf-8"))
-        seconds = said.get("RepetitionTime") if isinstance(said, dict) else None
-        return None if seconds is None else float(seconds)
-    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        return None if said is None else (float(said), name)
+    except (ValueError, TypeError, OverflowError) as error:
         raise ScanError(
-            f"{file.name} cannot be read",
-            expected="a BIDS sidecar: JSON with RepetitionTime in seconds",
+            f"{name} cannot be read",
+            expected="a BIDS sidecar: RepetitionTime in seconds",
             seen=str(error)[:200],
             hint="correct or remove it, or give --tr",
         ) from error
