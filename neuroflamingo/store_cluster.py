@@ -146,14 +146,14 @@ async def _answers(address: str) -> None:
 @contextmanager
 def _client(scheduler: str, processes: int) -> Iterator[Any]:
     """A client of a scheduler, which is closed in the end, and so is a cluster that was made for it."""
-    import dask.config
+    from dask import config
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
 
     with ExitStack() as stack:
         place: Any = scheduler
         if scheduler == LOCAL:
-            stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}))
+            stack.enter_context(config.set({"distributed.scheduler.allowed-failures": FAILURES}))
             place = LocalCluster(
                 n_workers=processes,
                 threads_per_worker=1,

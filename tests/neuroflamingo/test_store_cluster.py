@@ -23,6 +23,7 @@ from neuroflamingo.store_making import prepare_into_store
 from neuroflamingo.store_workers import work_all
 from neuroflamingo_encoders import encoder_card
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+from neuroflamingo_preprocessing.inputs import Input
 from neuroflamingo_preprocessing.scan_store import ScanStore
 
 SCANS = 24
@@ -103,7 +104,7 @@ def test_a_scan_that_kills_every_worker(place: Path, cluster: object) -> None:
     prepare_into_store("m.jsonl", "killed", CARD, Preparation())
     address = cluster.scheduler_address  # type: ignore[attr-defined]
     job = Killing((place / "killed").absolute(), CARD, Preparation())
-    tasks = [Task(place / "in" / f"sub-{n:02}.npy", f"sub-{n:02}.npy", str(n)) for n in range(4)]
+    tasks = [Task(Input(place / "in" / f"sub-{n:02}.npy"), f"sub-{n:02}.npy", str(n)) for n in range(4)]
     ends = {task.name: made for task, made in work_all(job, tasks, scheduler=address)}
     assert [ends[f"sub-{n:02}.npy"].status for n in range(4)] == ["present", "present", "failed", "present"]
     assert ends["sub-02.npy"].exit_code == 75 and "worker died" in (ends["sub-02.npy"].error or "")
