@@ -153,7 +153,7 @@ def _none_found(what: str, path: Path) -> ScanError:
     return ScanError(
         f"the {what} holds no DICOM files",
         expected="a folder or zip archive of a DICOM series",
-        seen="NIfTI files" if nifti else None,
+        seen="NIfTI files" if nifti else "no file that begins as DICOM does",
         hint="name one scan inside it" if nifti else "check the path; other formats must be named file by file",
     )
 

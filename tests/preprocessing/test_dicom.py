@@ -567,10 +567,10 @@ def test_a_real_enhanced_header(tmp_path: Path) -> None:
 
 
 def test_real_examination_with_a_dicomdir() -> None:
-    """pydicom's examination of 13 series on a disk with DICOMDIR: listed from the images alone, none is a head."""
+    """pydicom's examination of seven series, a DICOMDIR above it: listed from the images alone, none is a head."""
     folder = shipped("pydicom", "data", "test_files", "dicomdirtests", "98892003")
     kinds = [one.kind for one in list_series(folder)]
-    assert kinds.count("derived") == 7 and kinds.count("T1w") == 3 and "localizer" in kinds
+    assert kinds.count("derived") == 7 and kinds.count("T1w") == 4 and kinds.count("localizer") == 6
     with pytest.raises(ScanError, match="single slice"):
         read_scan(folder)
 
