@@ -38,13 +38,12 @@ class ScanDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.store = store if isinstance(store, ItemStore) else ScanStore(store)
         self.transform, self.crop, self.seed, self.epoch = transform, crop, seed, 0
-        sizes = {key: self.store.peek(key).sizes() for key in self.store}
-        self._shapes = {key: shape for key, (shape, _) in sizes.items()}
-        self.elements = [(key, window) for key, shape in self._shapes.items() for window in range(shape[0])]
-        first = next(iter(sizes.values()), None)
-        self._axes = self._check_crop(first[0], first[1]) if first and crop else ()
+        self._sizes = {key: self.store.peek(key).sizes() for key in self.store}
+        self.elements = [(key, window) for key, (shape, _) in self._sizes.items() for window in range(shape[0])]
+        self._axes = self._check_crop(self._sizes[self.elements[0][0]]) if self._sizes and crop else ()
 
-    def _check_crop(self, shape: tuple[int, ...], names: tuple[str, ...]) -> tuple[int, ...]:
+    def _check_crop(self, sizes: tuple[tuple[int, ...], tuple[str, ...]]) -> tuple[int, ...]:
+        shape, names = sizes
         missing = [name for name in "xyz" if name not in names]
         axes = () if missing else tuple(names.index(name) for name in "xyz")
         assert self.crop is not None
@@ -64,7 +63,7 @@ class ScanDataset(Dataset[dict[str, Any]]):
         item = self.store.peek(key)
         part: list[Any] = [window]
         if self.crop:
-            shape = self._shapes[key]
+            shape, _ = self._sizes[key]
             rng = np.random.default_rng([self.seed, self.epoch, index])
             part += [slice(None)] * (len(shape) - 1)
             for axis, size in zip(self._axes, self.crop, strict=True):

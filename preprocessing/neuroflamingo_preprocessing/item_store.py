@@ -35,8 +35,8 @@ from neuroflamingo_preprocessing.atomic import (
     write_text_atomic,
 )
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, ScanError
-from neuroflamingo_preprocessing.shards import read_part
-from neuroflamingo_preprocessing.zarr_claims import check_claims, read_metadata
+from neuroflamingo_preprocessing.shards import Layout, read_layout, read_part
+from neuroflamingo_preprocessing.zarr_claims import check_claims
 
 if TYPE_CHECKING:
     import pyarrow
@@ -74,29 +74,35 @@ class StoredItem:
 
         name = name or self.MAIN
         try:
-            self._claimed(name)
+            shape = check_claims(self.folder / name, name, self.KINDS[name])
+            if shape[0] > MAX_WINDOWS:
+                raise ValueError(f"{name} claims {shape[0]:,} windows")
             return zarr.open_array(self.folder / name, mode="r", zarr_format=3)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise self._damaged(error) from error
 
-    def _claimed(self, name: str) -> tuple[int, ...]:
-        shape = check_claims(self.folder / name, name, self.KINDS[name])
-        if shape[0] > MAX_WINDOWS:
-            raise ValueError(f"{name} claims {shape[0]:,} windows")
-        return shape
-
     def sizes(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Shape and names of the axes of the main array, window first.
+        """Shape of the main array and names of its axes, window first.
 
         Raises:
-            ScanError: damaged (exit 65).
+            ScanError: it is not what this program writes, or claims more than its bytes can hold (exit 65).
         """
         try:
-            shape = self._claimed(self.MAIN)
-            names = read_metadata(self.folder / self.MAIN).get("dimension_names") or ()
+            check_claims(self.folder / self.MAIN, self.MAIN, self.KINDS[self.MAIN])
+            layout = self._layout(None)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise self._damaged(error) from error
-        return shape, tuple(map(str, names))
+        if layout is not None:
+            return layout.shape, layout.axes
+        array = self.open()
+        return array.shape, tuple(map(str, array.metadata.dimension_names or ()))
+
+    def _layout(self, name: str | None) -> Layout | None:
+        """None: for zarr to read."""
+        layout = read_layout(self.folder / (name or self.MAIN))
+        if layout is None or str(layout.dtype) not in self.KINDS[name or self.MAIN] or layout.shape[0] > MAX_WINDOWS:
+            return None
+        return layout
 
     def read(self, part: Any = ..., name: str | None = None) -> NDArray[Any]:
         """An array `[window, ...]`, or a part of it; every chunk carries a checksum.
@@ -104,16 +110,10 @@ class StoredItem:
         Raises:
             ScanError: damaged (exit 65).
         """
-        name = name or self.MAIN
         try:
-            plain = read_part(self.folder / name, part, self.KINDS[name])
-        except (ValueError, OSError) as error:
-            raise self._damaged(error) from error
-        if plain is not None:
-            return plain
-        array = self.open(name)
-        try:
-            return np.asarray(array[part])
+            layout = self._layout(name)
+            plain = None if layout is None else read_part(self.folder / (name or self.MAIN), layout, part)
+            return np.asarray(self.open(name)[part]) if plain is None else plain
         except (ValueError, RuntimeError, OSError) as error:
             raise self._damaged(error) from error
 
@@ -255,15 +255,15 @@ class ItemStore(Generic[ItemT]):
             raise NotFoundError(f"the store has no item {key[:12]}", expected=f"one of {len(self)}")
         return self.ITEM(key, read_json(folder / "about.json", self.path), folder)  # type: ignore[return-value]
 
+    def peek(self, key: str) -> ItemT:
+        """An item without what is said about it, for loops that want its numbers only; it is not even looked for."""
+        return self.ITEM(key, {}, self._folder(key))  # type: ignore[return-value]
+
     def index(self) -> pyarrow.Table:
         """One row an item: key, name, BIDS entities, shape, dtype, windows, quality, warnings; see `store_index`."""
         from neuroflamingo_preprocessing.store_index import read_index
 
         return read_index(self)
-
-    def peek(self, key: str) -> ItemT:
-        """An item without what is said about it, for loops that want its numbers only; not even looked for."""
-        return self.ITEM(key, {}, self._folder(key))  # type: ignore[return-value]
 
     def fault(self, key: str, *, thorough: bool = False) -> str | None:
         """What is wrong with a committed item: files that are missing or of another size, or (thorough) content."""

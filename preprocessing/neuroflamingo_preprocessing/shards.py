@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroflamingo_preprocessing.zarr_claims import FLOOR_BYTES, PACKED, check_claims
 from neuroflamingo_preprocessing.zstd_frames import content_size
 
 CODECS = ["bytes", "zstd", "crc32c"]
-DTYPES = ("float16", "float32", "float64")
-MOST_SHARDS = 2**16
 EMPTY = 2**64 - 1
 """Place and length, in a shard's index, of a chunk that holds the fill value only."""
 MAX_META_BYTES = 2**24
-BELIEVED_BYTES, PACKED = 2**27, 1000
-"""An array may be so large, or so many times its shard: memory follows what is stored, not what is claimed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def read_layout(folder: Path) -> Layout | None:
     Raises:
         OSError, ValueError: it cannot be read.
     """
-    with open(f"{folder}/zarr.json", "rb", buffering=0) as stream:
+    with _opened(f"{folder}/zarr.json") as stream:
         return _parse(stream.read(MAX_META_BYTES))
 
 
@@ -74,14 +71,13 @@ def _parse(text: bytes) -> Layout | None:
         shape, shard = tuple(said["shape"]), tuple(said["chunk_grid"]["configuration"]["chunk_shape"])
         chunk, axes = tuple(inside["chunk_shape"]), tuple(said["dimension_names"] or ())
         ours = (
-            (said["zarr_format"], said["node_type"]) == (3, "array")
-            and (sharding["name"], inside["index_location"]) == ("sharding_indexed", "end")
-            and said["chunk_grid"]["name"] == "regular"
+            (said["zarr_format"], sharding["name"], inside["index_location"]) == (3, "sharding_indexed", "end")
+            and (said["node_type"], said["chunk_grid"]["name"]) == ("array", "regular")
             and said["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
             and (names, index) == (CODECS, ["bytes", "crc32c"])
             and inside["codecs"][0]["configuration"]["endian"] == inside["index_codecs"][0]["configuration"]["endian"]
             and inside["codecs"][0]["configuration"]["endian"] == "little"
-            and said["data_type"] in DTYPES
+            and said["data_type"] in ("float16", "float32", "float64")
             and said["fill_value"] == 0
             and len(shape) == len(shard) == len(chunk) > 0
             and all(type(n) is int and 0 < n < 2**40 for n in (*shape, *shard, *chunk))
@@ -92,48 +88,37 @@ def _parse(text: bytes) -> Layout | None:
     return Layout(shape, shard, chunk, axes, np.dtype(said["data_type"]).newbyteorder("<")) if ours else None
 
 
-def read_part(folder: Path, part: Any, kinds: Sequence[str] = DTYPES) -> NDArray[Any] | None:
+def read_part(folder: Path, layout: Layout, part: Any) -> NDArray[Any] | None:
     """A box of an array: the chunks that it touches are read, checked and decompressed, no others.
 
     Args:
         folder: of the array.
+        layout: of `read_layout`.
         part: numbers or slices, as numpy takes them.
-        kinds: data types that the array may have.
 
     Returns:
-        None if array or part have another form than is read here: zarr reads them.
+        None for parts of another form, which zarr reads.
 
     Raises:
         OSError: a shard is missing or cannot be read.
         ValueError: it is damaged, or claims more than it can hold.
     """
-    layout = read_layout(folder)
-    plain = None if layout is None else _bounds(layout.shape, part)
-    if layout is None or plain is None or layout.dtype.name not in kinds:
+    plain = _bounds(layout.shape, part)
+    if plain is None:
         return None
     bounds, kept = plain
+    if layout.dtype.itemsize * math.prod(high - low for low, high in bounds) > FLOOR_BYTES:
+        check_claims(folder, folder.name, [str(layout.dtype)])  # before anything of that size is made
     needed = tuple(range(low // size, -(-high // size)) for (low, high), size in zip(bounds, layout.shard, strict=True))
-    _check_claim(folder, needed, bounds, layout)
-    out = np.empty([high - low for low, high in bounds], layout.dtype)
+    out = None
     for shard in product(*needed):
-        with open(_file(folder, shard), "rb", buffering=0) as stream:
-            index = _read_index(stream.fileno(), os.fstat(stream.fileno()).st_size, layout)
-            _read_shard(stream.fileno(), index, shard, layout, bounds, out)
+        with _opened(f"{folder}/c/{'/'.join(map(str, shard))}") as stream:
+            index = _read_index(stream, layout)
+            if out is None:
+                out = np.empty([high - low for low, high in bounds], layout.dtype)
+            _read_shard(stream, index, shard, layout, bounds, out)
+    assert out is not None
     return out.reshape([n for n, keep in zip(out.shape, kept, strict=True) if keep])
-
-
-def _file(folder: Path, shard: tuple[int, ...]) -> str:
-    return f"{folder}/c/{'/'.join(map(str, shard))}"
-
-
-def _check_claim(folder: Path, needed: tuple[range, ...], bounds: list[tuple[int, int]], layout: Layout) -> None:
-    """Nothing is allocated before the shards are there that could fill it."""
-    claimed = math.prod(high - low for low, high in bounds) * layout.dtype.itemsize
-    if math.prod(map(len, needed)) > MOST_SHARDS:
-        raise ValueError(f"{math.prod(map(len, needed)):,} shards are claimed")
-    stored = sum(os.stat(_file(folder, shard)).st_size for shard in product(*needed))
-    if claimed > max(BELIEVED_BYTES, PACKED * stored):
-        raise ValueError(f"{stored:,} bytes claim {claimed:,}")
 
 
 def _bounds(shape: tuple[int, ...], part: Any) -> tuple[list[tuple[int, int]], list[bool]] | None:
@@ -157,16 +142,26 @@ def _bounds(shape: tuple[int, ...], part: Any) -> tuple[list[tuple[int, int]], l
     return bounds, kept
 
 
-def _read_index(file: int, size: int, layout: Layout) -> NDArray[np.uint64]:
+def _opened(path: str) -> FileIO:
+    """A file of the store itself, not of what a link points to."""
+    return open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NOFOLLOW", 0)))
+
+
+def _read_at(file: FileIO, place: int, length: int) -> bytes:
+    file.seek(place)
+    return file.read(length)
+
+
+def _read_index(file: FileIO, layout: Layout) -> NDArray[np.uint64]:
     """Place and length of each chunk, `[chunk along each axis, 2]`, from the shard's end."""
     import google_crc32c
 
-    count = int(np.prod(layout.chunks, dtype=object))
+    size, count = os.fstat(file.fileno()).st_size, int(np.prod(layout.chunks, dtype=object))
     claimed = count * layout.chunk_bytes
-    if claimed > max(BELIEVED_BYTES, PACKED * size):
-        raise ValueError(f"a shard of {size:,} bytes claims {claimed:,}")  # before anything of that size is made
+    if claimed > max(FLOOR_BYTES, PACKED * size):
+        raise ValueError(f"a shard of {size:,} bytes claims {claimed:,}")
     length = 16 * count
-    raw = os.pread(file, length + 4, max(size - length - 4, 0))
+    raw = _read_at(file, max(size - length - 4, 0), length + 4)
     if len(raw) != length + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
         raise ValueError("the index of a shard is damaged")
     index = np.frombuffer(raw, "<u8", 2 * count).reshape(*layout.chunks, 2)
@@ -178,7 +173,7 @@ def _read_index(file: int, size: int, layout: Layout) -> NDArray[np.uint64]:
 
 
 def _read_shard(
-    file: int,
+    file: FileIO,
     index: NDArray[np.uint64],
     shard: tuple[int, ...],
     layout: Layout,
@@ -204,7 +199,7 @@ def _read_shard(
         if length == EMPTY:
             here[...] = 0
             continue
-        raw = os.pread(file, length, place)
+        raw = _read_at(file, place, length)
         if here.shape == layout.chunk and here.flags.c_contiguous:
             _decompress(raw, here, layout)
             continue

@@ -58,7 +58,10 @@ def agree(first: Any, other: Any) -> None:
             apart = np.abs(ours - theirs) > 0.005 * ours.max()
             assert ours.shape == theirs.shape and apart.mean() < 0.002, apart.mean()
         return
-    np.testing.assert_allclose(first, other, rtol=1e-5)
+    if isinstance(first, np.ndarray | list | tuple | int):
+        np.testing.assert_allclose(first, other, rtol=1e-5)
+    else:
+        import_module("bids_index").agree(first, other)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

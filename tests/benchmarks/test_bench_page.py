@@ -50,12 +50,12 @@ def test_other_marks(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_benchmark_of_preparing_runs(tmp_path: Path) -> None:
     script, figures = ROOT / "tests" / "benchmarks" / "bench_preparing.py", tmp_path / "figures.json"
-    command = [sys.executable, str(script), "--quick", "--only", "store", "--json", str(figures)]
+    command = [sys.executable, str(script), "--quick", "--only", "that store", "--json", str(figures)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr[-2000:]
     rows = json.loads(figures.read_text())["rows"]
-    assert {row["system"] for row in rows} == {"neuroflamingo", "monai", "the first time", "1 process"}
-    assert len(rows) == 12 and "| disk of that store | monai |" in run.stdout
+    assert [row["system"] for row in rows] == ["neuroflamingo", "monai"] * 2
+    assert "| disk of that store | monai |" in run.stdout
 
 
 def test_inputs_have_one_image_per_scan() -> None:
