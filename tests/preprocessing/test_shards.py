@@ -37,13 +37,19 @@ def item(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store[KEY].folder
 
 
+def boxed(item: Path, part: Any) -> np.ndarray | None:
+    layout = read_layout(item / "tensor")
+    assert layout is not None
+    return read_part(item / "tensor", layout, part)
+
+
 @given(st.data())
 def test_any_box_is_what_zarr_reads(item: Path, data: Any) -> None:
     part: list[Any] = []
     for size in (2, *SHAPE)[: data.draw(st.integers(0, 5))]:
         low = data.draw(st.integers(0, size - 1))
         part.append(data.draw(st.sampled_from([low, slice(low, data.draw(st.integers(low + 1, size))), slice(None)])))
-    found = read_part(item / "tensor", tuple(part))
+    found = boxed(item, tuple(part))
     assert found is not None and found.dtype == np.float32
     np.testing.assert_array_equal(found, zarr.open_array(item / "tensor", mode="r")[tuple(part)])
 
@@ -52,7 +58,7 @@ def test_any_box_is_what_zarr_reads(item: Path, data: Any) -> None:
     "part", [(slice(None, None, 2),), (-1,), (slice(1, 1),), ([0, 1],), (np.array([0]),), (0,) * 6]
 )
 def test_other_parts_are_left_to_zarr(item: Path, part: Any) -> None:
-    assert read_part(item / "tensor", part) is None
+    assert boxed(item, part) is None
 
 
 def test_other_forms_are_left_to_zarr(tmp_path: Path) -> None:
@@ -66,7 +72,7 @@ def test_other_forms_are_left_to_zarr(tmp_path: Path) -> None:
     usual: dict[str, Any] = {"shape": (8, 8), "chunks": (4, 4), "shards": (8, 8), "dtype": "float32"}
     for number, form in enumerate(forms):
         zarr.create_array(tmp_path / str(number), **(usual | form))
-        assert read_layout(tmp_path / str(number)) is None and read_part(tmp_path / str(number), ...) is None
+        assert read_layout(tmp_path / str(number)) is None
 
 
 def copied(item: Path, into: Path) -> tuple[ScanStore, Path]:
@@ -82,6 +88,16 @@ def test_a_lost_shard_is_an_error_not_zeros(item: Path, tmp_path: Path) -> None:
     assert np.array_equal(store[KEY].read((0,)), voxels(0))
     with pytest.raises(ScanError, match="is damaged"):
         store[KEY].read((1,))
+
+
+def test_links_are_not_followed(item: Path, tmp_path: Path) -> None:
+    store, shard = copied(item, tmp_path)
+    for file in (shard, store[KEY].folder / "tensor" / "zarr.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+        file.unlink()
+        file.symlink_to(tmp_path / file.name)
+        with pytest.raises(ScanError, match="is damaged"):
+            store[KEY].read((1,))
 
 
 def test_one_changed_byte_anywhere_is_seen(item: Path, tmp_path: Path) -> None:
