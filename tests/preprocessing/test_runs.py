@@ -116,7 +116,7 @@ def test_the_repetition_time(
         return
     run = read_run(path, given)
     assert run.repetition_time == (None if wanted is None else pytest.approx(wanted, abs=1e-6))
-    source = "the user" if given else "the sidecar" if sidecar else "the header" if wanted else "not stated"
+    source = "the user" if given else "_bold.json" if sidecar else "the header" if wanted else "not stated"
     assert source in run.provenance.header["repetition time"]
     guessed = any("no unit of time" in warning for warning in run.provenance.warnings)
     assert guessed == (unit in ("none", "hz") and wanted is not None and given is None and sidecar is None)
