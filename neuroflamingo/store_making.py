@@ -200,6 +200,7 @@ def _run(
         if made.key is not None:
             _append(store, SEEN, {"seen": task.seen, "key": made.key})
         _note(summary, made, store, spread)
+    store.sweep()  # what workers left that died on the way
     if summary.done or summary.dropped or not (store.path / INDEX).is_file():
         write_index(store)
     summary.seconds = round(time.perf_counter() - began, 3)
