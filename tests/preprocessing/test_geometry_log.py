@@ -24,7 +24,7 @@ from neuroflamingo_preprocessing.geometry import GeometryStep, apply
 from neuroflamingo_preprocessing.preparing import Prepared, prepare
 from neuroflamingo_preprocessing.run_preparing import prepare_run
 from neuroflamingo_preprocessing.runs import read_run
-from neuroflamingo_preprocessing.scan import Scan
+from neuroflamingo_preprocessing.scan import NativeSpace, Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 
 WEIGHTS = np.array([1.0, 29.0, 31.0 * 29.0])
@@ -226,7 +226,8 @@ def test_the_log_of_a_run_is_what_happened_to_its_voxels(tmp_path_factory: Any, 
     for frame in range(2):
         result = done.volumes[..., frame] - np.float32(20_000 + frame)
         there = Scan(indices(shape), run.affine)
-        as_volume = Prepared(result[None], done.affine, done.geometry, np.eye(4), done.quality, (), {})  # type: ignore[arg-type]
+        native = NativeSpace(run.shape, run.affine)
+        as_volume = Prepared(result[None], done.affine, done.geometry, np.eye(4), done.quality, (), {}, native)  # type: ignore[arg-type]
         assert_log_is_true(there, as_volume, np.ones(3))
     exact = np.allclose(np.abs(affine[:3, :3]).sum(axis=0), 8)
     assert [step.interpolation for step in done.geometry] == ["none" if exact else "linear"]
