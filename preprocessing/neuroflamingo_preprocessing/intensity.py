@@ -29,19 +29,23 @@ def _regressors() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.
 
 
 def _robust_fit(design: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Least squares with outliers (lesions) down-weighted twice; a whisper of ridge keeps it solvable."""
-    design, values = design[::FIT_EVERY], values[::FIT_EVERY]
+    """Least squares with outliers (lesions) down-weighted twice; a whisper of ridge keeps it solvable.
+
+    In double precision: the normal matrix of a cubic is so ill-conditioned that in single precision the number of
+    threads of the linear algebra library shows in the third digit of the result.
+    """
+    design, values = design[::FIT_EVERY].astype(np.float64), values[::FIT_EVERY].astype(np.float64)
     weights = np.ones_like(values)
-    coefficients = np.zeros(design.shape[1], dtype=np.float32)
+    coefficients = np.zeros(design.shape[1])
     for _ in range(1 + REWEIGHTINGS):
         weighted = design * weights[:, None]
-        normal = (weighted.T @ design).astype(np.float64)
+        normal = weighted.T @ design
         normal += np.eye(len(normal)) * 1e-5 * np.trace(normal) / len(normal)
-        coefficients = np.linalg.solve(normal, (weighted.T @ values).astype(np.float64)).astype(np.float32)
+        coefficients = np.linalg.solve(normal, weighted.T @ values)
         residual = values - design @ coefficients
         scale = 1.4826 * float(np.median(np.abs(residual))) + 1e-6
-        weights = (1.0 / (1.0 + (residual / (2.0 * scale)) ** 2)).astype(np.float32)
-    return coefficients
+        weights = 1.0 / (1.0 + (residual / (2.0 * scale)) ** 2)
+    return coefficients.astype(np.float32)
 
 
 def match_to_template(
