@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_generation import _status_kb
+from bench_generation import _status_kb, write_between_marks
 
 FREE_SIZES = {"token": 512, "time": 200}
 """Of axes that a card leaves open."""
@@ -111,10 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     text = f"{table(rows)}\n\nA batch of one, the quickest of {options.rounds} after a warm-up, {kind}."
     print(text)
-    begin, end = f"<!-- {MARK}:begin -->", f"<!-- {MARK}:end -->"
     for page in options.write:
-        before, rest = page.read_text().split(begin)
-        page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+        write_between_marks(page, text, MARK)
     return 0
 
 
