@@ -34,15 +34,15 @@ def _robust_fit(design: NDArray[np.float32], values: NDArray[np.float32]) -> NDA
     In double precision: the normal matrix of a cubic is so ill-conditioned that in single precision the number of
     threads of the linear algebra library shows in the third digit of the result.
     """
-    design, values = design[::FIT_EVERY].astype(np.float64), values[::FIT_EVERY].astype(np.float64)
-    weights = np.ones_like(values)
-    coefficients = np.zeros(design.shape[1])
+    rows, targets = design[::FIT_EVERY].astype(np.float64), values[::FIT_EVERY].astype(np.float64)
+    weights = np.ones_like(targets)
+    coefficients = np.zeros(rows.shape[1])
     for _ in range(1 + REWEIGHTINGS):
-        weighted = design * weights[:, None]
-        normal = weighted.T @ design
+        weighted = rows * weights[:, None]
+        normal = weighted.T @ rows
         normal += np.eye(len(normal)) * 1e-5 * np.trace(normal) / len(normal)
-        coefficients = np.linalg.solve(normal, weighted.T @ values)
-        residual = values - design @ coefficients
+        coefficients = np.linalg.solve(normal, weighted.T @ targets)
+        residual = targets - rows @ coefficients
         scale = 1.4826 * float(np.median(np.abs(residual))) + 1e-6
         weights = 1.0 / (1.0 + (residual / (2.0 * scale)) ** 2)
     return coefficients.astype(np.float32)

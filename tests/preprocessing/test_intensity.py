@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from neuroflamingo_preprocessing.intensity import match_to_template
 from neuroflamingo_preprocessing.template import GRID_SHAPE, grid_affine, load_template
@@ -48,3 +49,12 @@ def test_template_is_symmetric_and_lies_where_the_grid_says() -> None:
     assert np.allclose(TEMPLATE.grid_t1, TEMPLATE.grid_t1[::-1], atol=1e-5)
     centre = np.round(np.linalg.inv(grid_affine()) @ [0, -20, -4, 1]).astype(int)[:3]
     assert TEMPLATE.grid_mask[tuple(centre)]
+
+
+def test_the_number_of_threads_does_not_show() -> None:
+    head = load_template().grid_t1 + np.random.default_rng(0).normal(0, 0.02, GRID_SHAPE).astype(np.float32)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append(match_to_template(head))
+    np.testing.assert_array_equal(*found)
