@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(ABC):
     """What all scans of a run have in common; sent to each worker once.
 
     Attributes:
@@ -96,13 +97,13 @@ class Job:
         """The preparation of one scan."""
         return self.how.at(task.scan.repetition_time, task.scan.series)
 
+    @abstractmethod
     def opened(self) -> ItemStore[Any]:
         """The store."""
-        raise NotImplementedError
 
+    @abstractmethod
     def key(self, input_sha256: str, changes: Mapping[str, Any]) -> str:
         """The address of the item of an input that is prepared with these changes."""
-        raise NotImplementedError
 
     def origin(self, task: Task) -> tuple[str, dict[str, Any]]:
         """Hash of the input, and all of its preparation that changes the tensors."""
@@ -110,9 +111,9 @@ class Job:
         changes = how.changes(task.path) | said_beside(task.path, self.card.scan, how)
         return digest_of(task.path, self.card.scan.modality, how.series), changes
 
+    @abstractmethod
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
         """Make and write the item, which keeps `made_of`; whether it was new, and what it says of itself."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
