@@ -21,13 +21,13 @@ from neuroflamingo_preprocessing.cifti_dense import DenseAtlas, parcellated
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.parcel_tables import MAX_TABLE_BYTES, Rows, Table, laid_out, read_table
 from neuroflamingo_preprocessing.series import target_seconds
+from neuroflamingo_preprocessing.sidecars import SAME_SECONDS
 from neuroflamingo_preprocessing.spec import ScanSpec
 
 TABLES = (".tsv", ".csv")
 ENDINGS = (".npy", ".npz", *TABLES)
 NAMES = ("data", "series", "volume")
 BROKEN_ZIP: Any = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)  # the last one: encrypted
-SAME_SECONDS = 0.005
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from neuroflamingo_preprocessing.reading import (
     parse_header,
 )
 from neuroflamingo_preprocessing.scan import Provenance
-from neuroflamingo_preprocessing.sidecars import read_sidecar
+from neuroflamingo_preprocessing.sidecars import SAME_SECONDS, read_sidecar
 from neuroflamingo_preprocessing.voxels import read_voxels, refuse_excess, refuse_short, truncated
 from neuroflamingo_preprocessing.xform import Xform, checked_xform, refuse_form
 from neuroflamingo_preprocessing.zarr_metadata import is_zarr
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 2**24  # of float32 voxels: some 4 frames at 2 mm; the C library reuses blocks up to twice this size
 TIME_UNIT = {8: 1.0, 16: 1e-3, 24: 1e-6}
-SAME_SECONDS = 0.005
-"""Sidecar and header may differ by so much: headers are often rounded to milliseconds."""
 PLAUSIBLE_SECONDS = (0.05, 30.0)
 
 

@@ -14,6 +14,8 @@ from neuroflamingo_preprocessing.bids_names import BidsName, dataset_root, parse
 from neuroflamingo_preprocessing.errors import ScanError
 
 MAX_BYTES = 2**20
+SAME_SECONDS = 0.005
+"""Two statements of a repetition time may differ by so much: headers are often rounded to milliseconds."""
 
 
 @dataclass(frozen=True)
