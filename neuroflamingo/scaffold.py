@@ -7,12 +7,11 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
-from neuroflamingo_preprocessing.atomic import check_writable, write_text_atomic
+from neuroflamingo_preprocessing.atomic import check_writable, fsync_tree, make_draft_folder, write_text_atomic
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
 
 TEMPLATES = Path(__file__).resolve().parent / "templates" / "encoder"
@@ -113,15 +112,13 @@ def _create(target: Path, files: dict[str, str]) -> Path:
     try:
         if target.exists() and not target.is_dir():
             raise OutputError(f"{target} cannot be a folder", expected="no file of this name", hint="choose another -o")
-        beside = Path(tempfile.mkdtemp(prefix=".neuroflamingo-", dir=target.absolute().parent))
+        beside = make_draft_folder(target.absolute())
     except OSError as error:
         raise _cannot_create(target, error) from error
     try:
         for file, text in files.items():
             write_text_atomic(beside / file, text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o777 & ~umask)
+        fsync_tree(beside)
         if target.is_dir():
             target.rmdir()  # empty, as was seen
         os.rename(beside, target)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.registry import encoder_card, outline
 from neuroflamingo_encoders.weights_fit import check_hash, sha256_of
 from neuroflamingo_encoders.weights_store import READY, weights_folder
-from neuroflamingo_preprocessing.atomic import check_writable, move_atomic
+from neuroflamingo_preprocessing.atomic import check_writable, make_draft_file, move_atomic
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, UsageError
 
 CHILD = "neuroflamingo_encoders.weights_unpickling"
@@ -92,16 +91,15 @@ def convert_weights(
     before = sha256_of(path)
     if card is not None and card.weights.file and Path(card.weights.file).name == path.name:
         check_hash(card, path, before)
-    handle, draft = tempfile.mkstemp(prefix=".neuroflamingo-", suffix=READY, dir=target.parent)
-    os.close(handle)
+    draft = make_draft_file(target)
     try:
         job = _job(path, draft, card, before) | {"key": key, "drop": list(drop), "skip_unknown": skip_unknown}
         bounds = {"seconds": seconds, "memory": memory_bytes or 4 * path.stat().st_size + SLACK_BYTES}
         answer = _ask(job | bounds, path)
-        after, size = sha256_of(Path(draft)), Path(draft).stat().st_size
+        after, size = sha256_of(draft), draft.stat().st_size
         move_atomic(draft, target, overwrite=overwrite)
     finally:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
     return Converted(
         path=str(target),
         sha256=after,
@@ -141,13 +139,13 @@ def _target(output: str | Path | None, card: EncoderCard | None, overwrite: bool
     return check_writable(target, overwrite=overwrite)
 
 
-def _job(path: Path, draft: str, card: EncoderCard | None, before: str) -> dict[str, Any]:
+def _job(path: Path, draft: Path, card: EncoderCard | None, before: str) -> dict[str, Any]:
     metadata = {"format": "pt", "converted_from_sha256": before}
     if card is not None:
         metadata |= {"encoder": card.name, "card_digest": card.digest}
     return {
         "path": str(path.absolute()),
-        "out": str(Path(draft).absolute()),
+        "out": str(draft.absolute()),
         "safetensors": path.suffix == READY,
         "card": None if card is None else card.model_dump(mode="json"),
         "own": None if card is None else {name: list(shape) for name, shape in outline(card).items()},

@@ -28,7 +28,7 @@ def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False
     """
     target = Path(path)
     _refuse_unfit(target, overwrite)
-    temporary = _create_temporary(target)
+    temporary = make_draft_file(target)
     try:
         with open(temporary, "wb") as stream:
             stream.write(data)
@@ -56,7 +56,7 @@ def move_atomic(draft: str | Path, path: str | Path, *, overwrite: bool = False)
     target = Path(path)
     _refuse_unfit(target, overwrite)
     try:
-        _settle(str(draft), target, overwrite)
+        _settle(Path(draft), target, overwrite)
     except OSError as error:
         raise OutputError(
             f"writing {target.name} failed", seen=error.strerror or str(error), hint="free some space", exit_code=74
@@ -79,7 +79,7 @@ def check_writable(path: str | Path, *, overwrite: bool = False) -> Path:
     """
     target = Path(path)
     _refuse_unfit(target, overwrite)
-    os.unlink(_create_temporary(target))
+    os.unlink(make_draft_file(target))
     return target
 
 
@@ -101,15 +101,6 @@ def _refuse_unfit(target: Path, overwrite: bool) -> None:
         )
 
 
-def _create_temporary(target: Path) -> str:
-    try:
-        handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=_TEMPORARY_SUFFIX, dir=target.parent)
-    except OSError as error:
-        raise _cannot_create(target, error) from error
-    os.close(handle)
-    return name
-
-
 def _cannot_create(target: Path, error: OSError) -> OutputError:
     return OutputError(
         f"{target} cannot be created",
@@ -119,7 +110,7 @@ def _cannot_create(target: Path, error: OSError) -> OutputError:
     )
 
 
-def _settle(temporary: str, target: Path, overwrite: bool) -> None:
+def _settle(temporary: Path, target: Path, overwrite: bool) -> None:
     """Bytes to the disk, then the name, then the folder's entry to the disk."""
     with open(temporary, "r+b") as stream:
         os.fsync(stream.fileno())
@@ -145,7 +136,7 @@ def _umask() -> int:
     return umask
 
 
-def _link_new(temporary: str, target: Path) -> None:
+def _link_new(temporary: Path, target: Path) -> None:
     try:
         os.link(temporary, target)
     except FileExistsError as error:
@@ -164,6 +155,21 @@ def fsync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def make_draft_file(target: str | Path) -> Path:
+    """A new empty file beside `target`, to be written and then moved, or removed by whoever made it.
+
+    Raises:
+        OutputError: it cannot be made (exit 73).
+    """
+    target = Path(target)
+    try:
+        handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=_TEMPORARY_SUFFIX, dir=target.parent)
+    except OSError as error:
+        raise _cannot_create(target, error) from error
+    os.close(handle)
+    return Path(name)
 
 
 def make_draft_folder(target: str | Path) -> Path:
