@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from neuroflamingo.cli.encoder_verbs import encoders, models
 from neuroflamingo.cli.options import (
     AtlasFile,
-    BidsFilterFile,
     CardOptions,
+    Cleaning,
     Device,
-    DryRun,
     Json,
     Model,
-    NoResample,
     Nprocs,
-    NumParts,
     OnDatasets,
     Overwrite,
-    Participants,
-    PartId,
+    Preparing,
     Quiet,
     Raw,
-    Runs,
-    ScalingFile,
-    Scheduler,
     Series,
-    Sessions,
+    Spreading,
     TableRows,
-    Tasks,
+    Telling,
     Tr,
     Verbs,
-    Verify,
     XformName,
     preparation,
-    takes_cleaning,
+    takes_groups,
 )
 
 application = typer.Typer(
@@ -183,8 +175,9 @@ def paint(
 
 
 @application.command(cls=OnDatasets)
-@takes_cleaning
+@takes_groups
 def prepare(
+    *,
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A scan, a folder (DICOM too), a BIDS dataset or a manifest.")
     ],
@@ -192,27 +185,10 @@ def prepare(
     encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
     options: CardOptions = None,
     nprocs: Nprocs = 0,
-    scheduler: Scheduler = None,
-    participants: Participants = None,
-    sessions: Sessions = None,
-    tasks: Tasks = None,
-    runs: Runs = None,
-    bids_filter_file: BidsFilterFile = None,
-    num_parts: NumParts = None,
-    part_id: PartId = None,
-    tr: Tr = None,
-    series: Series = None,
-    atlas: AtlasFile = None,
-    scaling: ScalingFile = None,
-    xform: XformName = "auto",
-    raw: Raw = False,
-    rows: TableRows = None,
-    no_resample: NoResample = False,
-    verify: Verify = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    cleaning: Any = None,
+    spreading: Spreading,
+    preparing: Preparing,
+    telling: Telling,
+    cleaning: Cleaning,
 ) -> None:
     """Prepare scans as an encoder's card says, into a store; run again, it does what is missing.
 
@@ -228,25 +204,16 @@ def prepare(
         output,
         encoder=encoder,
         options=options or (),
-        asked=Asked(
-            processes=nprocs,
-            scheduler=scheduler,
-            filters={"sub": participants, "ses": sessions, "task": tasks, "run": runs},
-            filter_file=bids_filter_file,
-            parts=(part_id, num_parts),
-            verify=verify,
-            dry_run=dry_run,
-            as_json=json,
-            quiet=quiet,
-        ),
-        preparation=preparation(tr, series, atlas, scaling, xform, raw, rows, no_resample, cleaning),
+        asked=Asked(processes=nprocs, **spreading, **telling),
+        preparation=preparing | {"cleaning": cleaning},
     )
     raise typer.Exit(code)
 
 
 @application.command("fit-scaling")
-@takes_cleaning
+@takes_groups
 def fit_scaling(
+    *,
     source: Annotated[str, typer.Argument(metavar="INPUT", help="Runs: a file, a folder, a dataset or a manifest.")],
     output: Annotated[str, typer.Option("--output", "-o", help="JSON file, for --scaling.")],
     encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
@@ -259,7 +226,7 @@ def fit_scaling(
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
-    cleaning: Any = None,
+    cleaning: Cleaning,
 ) -> None:
     """Fit the scaling of parcels on a training set, for encoders such as BrainLM; use it with --scaling.
 
@@ -272,7 +239,7 @@ def fit_scaling(
         output,
         encoder=encoder,
         options=options or (),
-        preparation=preparation(tr, None, atlas, None, xform, raw, rows, False, cleaning),
+        preparation=preparation(tr=tr, atlas=atlas, xform=xform, raw=raw, rows=rows) | {"cleaning": cleaning},
         overwrite=overwrite,
         as_json=json,
         quiet=quiet,
@@ -281,8 +248,9 @@ def fit_scaling(
 
 
 @application.command("check-scan")
-@takes_cleaning
+@takes_groups
 def check_scan(
+    *,
     scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="NIfTI files, DICOM folders or zips.")],
     encoder: Annotated[
         str | None, typer.Option("--encoder", help="Check for this one; default: the embedded model's, for volumes.")
@@ -291,20 +259,21 @@ def check_scan(
     series: Series = None,
     xform: XformName = "auto",
     json: Json = False,
-    cleaning: Any = None,
+    cleaning: Cleaning,
 ) -> None:
     """Say what each scan is, what would be done to it, and what is wrong with it.
 
     Nothing is written. The exit code is 65 if one of them cannot be used.
     """
-    from neuroflamingo.cli.asking import check_scans, read_cleaning
+    from neuroflamingo.cli.asking import check_scans
 
-    raise typer.Exit(check_scans(scans, encoder, tr, series, xform, read_cleaning(cleaning), as_json=json))
+    raise typer.Exit(check_scans(scans, encoder, tr, series, xform, cleaning, as_json=json))
 
 
 @application.command(cls=OnDatasets)
-@takes_cleaning
+@takes_groups
 def encode(
+    *,
     scans: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Scans; for a store, one INPUT. See below.")],
     encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
     output: Annotated[
@@ -314,14 +283,7 @@ def encode(
     weights: Annotated[str | None, typer.Option("--weights", help="A safetensors file.")] = None,
     init: Annotated[str | None, typer.Option("--init", help="random: an untrained encoder, on purpose.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of --init random.", min=0)] = 0,
-    tr: Tr = None,
-    series: Series = None,
-    atlas: AtlasFile = None,
-    scaling: ScalingFile = None,
-    xform: XformName = "auto",
-    raw: Raw = False,
-    rows: TableRows = None,
-    no_resample: NoResample = False,
+    preparing: Preparing,
     table: Annotated[
         str | None, typer.Option("--table", help="Parcels' coordinates or gradients, for encoders that need them.")
     ] = None,
@@ -329,19 +291,9 @@ def encode(
     overwrite: Overwrite = False,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Store: float32 (default) or float16.")] = None,
     nprocs: Annotated[int | None, typer.Option("--nprocs", help="Store: scans at a time, by default 1.", min=0)] = None,
-    scheduler: Scheduler = None,
-    participants: Participants = None,
-    sessions: Sessions = None,
-    tasks: Tasks = None,
-    runs: Runs = None,
-    bids_filter_file: BidsFilterFile = None,
-    num_parts: NumParts = None,
-    part_id: PartId = None,
-    verify: Verify = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    cleaning: Any = None,
+    spreading: Spreading,
+    telling: Telling,
+    cleaning: Cleaning,
 ) -> None:
     """Write the patch tokens of scans, with hashes, the geometry log and the tokens' places.
 
@@ -361,21 +313,11 @@ def encode(
         encoder=encoder,
         options=options or (),
         weights={"weights": weights, "init": init, "seed": seed, "table": table},
-        preparation=preparation(tr, series, atlas, scaling, xform, raw, rows, no_resample, cleaning),
+        preparation=preparing | {"cleaning": cleaning},
         device=device,
         dtype=dtype,
         overwrite=overwrite,
-        asked=Asked(
-            processes=nprocs,
-            scheduler=scheduler,
-            filters={"sub": participants, "ses": sessions, "task": tasks, "run": runs},
-            filter_file=bids_filter_file,
-            parts=(part_id, num_parts),
-            verify=verify,
-            dry_run=dry_run,
-            as_json=json,
-            quiet=quiet,
-        ),
+        asked=Asked(processes=nprocs, **spreading, **telling),
     )
     raise typer.Exit(code)
 

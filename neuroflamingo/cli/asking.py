@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_preprocessing.errors import UsageError
@@ -156,8 +156,8 @@ def check_scans(
     return 0 if all(one.usable for one in found) else 65
 
 
-def read_cleaning(said: Mapping[str, Any]) -> Cleaning | None:
-    """The options of `takes_cleaning`; None if nothing was said.
+def read_cleaning(strategy: str | None, frames: str | None, **others: Any) -> Cleaning | None:
+    """The cleaning that options say, which the command line gives as words; None if nothing was said.
 
     Raises:
         UsageError: they contradict each other, or `--frames` is no range.
@@ -165,9 +165,7 @@ def read_cleaning(said: Mapping[str, Any]) -> Cleaning | None:
     from neuroflamingo_preprocessing.cleaning import Cleaning
     from neuroflamingo_preprocessing.confounds import parse_strategy
 
-    words = dict(said)
-    strategy, frames = parse_strategy(words.pop("confound_strategy")), _range(words.pop("frames"))
-    return Cleaning(strategy=strategy, frames=frames, **words) or None
+    return Cleaning(strategy=parse_strategy(strategy), frames=_range(frames), **others) or None
 
 
 def _range(text: str | None) -> tuple[int, int | None] | None:

@@ -102,20 +102,44 @@ Verify = Annotated[bool, typer.Option("--verify", help="Read all items that are 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, with estimates.")]
 
 
-def preparation(
-    tr: float | None,
-    series: int | None,
-    atlas: str | None,
-    scaling: str | None,
-    xform: str,
-    raw: bool,
-    rows: str | None,
-    no_resample: bool,
-    cleaning: dict[str, Any],
-) -> dict[str, Any]:
-    """What `Preparation.of` takes."""
-    from neuroflamingo.cli.asking import read_cleaning
+def takes_groups(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a parameter that is annotated with a function stand for that function's options, in its place.
 
+    The verb gets what the function makes of them.
+    """
+    known = inspect.signature(verb, eval_str=True)
+    groups, own = {}, []
+    for parameter in known.parameters.values():
+        makes = getattr(parameter.annotation, "__metadata__", (None,))[0]
+        if inspect.isfunction(makes):
+            groups[parameter.name] = makes, inspect.signature(makes, eval_str=True).parameters
+            own += groups[parameter.name][1].values()
+        else:
+            own.append(parameter)
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+
+    @wraps(verb)
+    def with_groups(**values: Any) -> Any:
+        for name, (makes, options) in groups.items():
+            values[name] = makes(**{option: values.pop(option) for option in options})
+        return verb(**values)
+
+    with_groups.__signature__ = known.replace(parameters=own)  # type: ignore[attr-defined]
+    with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in own}
+    return with_groups
+
+
+def preparation(
+    tr: Tr = None,
+    series: Series = None,
+    atlas: AtlasFile = None,
+    scaling: ScalingFile = None,
+    xform: XformName = "auto",
+    raw: Raw = False,
+    rows: TableRows = None,
+    no_resample: NoResample = False,
+) -> dict[str, Any]:
+    """What `Preparation.of` takes, but the cleaning."""
     return {
         "repetition_time": tr,
         "series": series,
@@ -125,54 +149,71 @@ def preparation(
         "raw": raw,
         "rows": rows,
         "may_resample": not no_resample,
-        "cleaning": read_cleaning(cleaning),
     }
 
 
-CLEANING: dict[str, tuple[Any, Any]] = {
-    "confounds": (
-        Annotated[
-            str | None, typer.Option("--confounds", metavar="FILE.tsv|auto", help="auto: fMRIPrep's, beside each run.")
-        ],
-        None,
-    ),
-    "confound_strategy": (
-        Annotated[
-            str | None,
-            typer.Option("--confound-strategy", help="6p, 12p, 24p, 36p, acompcor, gsr, ..., columns, or none."),
-        ],
-        None,
-    ),
-    "high_pass": (Annotated[float | None, typer.Option("--high-pass", help="Hz: slower changes are taken out.")], None),
-    "low_pass": (Annotated[float | None, typer.Option("--low-pass", help="Hz: faster changes are taken out.")], None),
-    "detrend": (Annotated[bool, typer.Option("--detrend", help="Take a straight line out.")], False),
-    "drop_first": (Annotated[int, typer.Option("--drop-first", help="Leave out so many frames first.", min=0)], 0),
-    "frames": (
-        Annotated[
-            str | None, typer.Option("--frames", metavar="FIRST:AFTER", help="Counted from 0; either may be left out.")
-        ],
-        None,
-    ),
-    "scrub_fd": (
-        Annotated[float | None, typer.Option("--scrub-fd", help="Leave out frames that moved more, in mm.")],
-        None,
-    ),
-}
-"""What is done to the frames of runs, as options: name to kind and default."""
+def spreading(
+    scheduler: Scheduler = None,
+    participants: Participants = None,
+    sessions: Sessions = None,
+    tasks: Tasks = None,
+    runs: Runs = None,
+    bids_filter_file: BidsFilterFile = None,
+    num_parts: NumParts = None,
+    part_id: PartId = None,
+) -> dict[str, Any]:
+    """Of `Asked`: which scans of a dataset, and where they are worked on."""
+    return {
+        "scheduler": scheduler,
+        "filters": {"sub": participants, "ses": sessions, "task": tasks, "run": runs},
+        "filter_file": bids_filter_file,
+        "parts": (part_id, num_parts),
+    }
 
 
-def takes_cleaning(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a verb these options; it gets what was said of them as one argument, `cleaning`."""
+def telling(
+    verify: Verify = False, dry_run: DryRun = False, json: Json = False, quiet: Quiet = False
+) -> dict[str, Any]:
+    """Of `Asked`: what is looked at and what is said."""
+    return {"verify": verify, "dry_run": dry_run, "as_json": json, "quiet": quiet}
 
-    @wraps(verb)
-    def with_cleaning(**values: Any) -> Any:
-        said = {name: values.pop(name) for name in CLEANING}
-        return verb(**values, cleaning=said)
 
-    known = inspect.signature(verb, eval_str=True)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    own = [p.replace(kind=keyword) for p in known.parameters.values() if p.name != "cleaning"]
-    more = [inspect.Parameter(n, keyword, default=d, annotation=kind) for n, (kind, d) in CLEANING.items()]
-    with_cleaning.__signature__ = known.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
-    with_cleaning.__annotations__ = {p.name: p.annotation for p in (*own, *more)}
-    return with_cleaning
+def cleaning(
+    confounds: Annotated[
+        str | None, typer.Option("--confounds", metavar="FILE.tsv|auto", help="auto: fMRIPrep's, beside each run.")
+    ] = None,
+    confound_strategy: Annotated[
+        str | None,
+        typer.Option("--confound-strategy", help="6p, 12p, 24p, 36p, acompcor, gsr, ..., columns, or none."),
+    ] = None,
+    high_pass: Annotated[float | None, typer.Option("--high-pass", help="Hz: slower changes are taken out.")] = None,
+    low_pass: Annotated[float | None, typer.Option("--low-pass", help="Hz: faster changes are taken out.")] = None,
+    detrend: Annotated[bool, typer.Option("--detrend", help="Take a straight line out.")] = False,
+    drop_first: Annotated[int, typer.Option("--drop-first", help="Leave out so many frames first.", min=0)] = 0,
+    frames: Annotated[
+        str | None, typer.Option("--frames", metavar="FIRST:AFTER", help="Counted from 0; either may be left out.")
+    ] = None,
+    scrub_fd: Annotated[
+        float | None, typer.Option("--scrub-fd", help="Leave out frames that moved more, in mm.")
+    ] = None,
+) -> Any:
+    """What is done to the frames of runs, as a `Cleaning`; None if nothing was said."""
+    from neuroflamingo.cli.asking import read_cleaning
+
+    return read_cleaning(
+        confound_strategy,
+        frames,
+        confounds=confounds,
+        high_pass=high_pass,
+        low_pass=low_pass,
+        detrend=detrend,
+        drop_first=drop_first,
+        scrub_fd=scrub_fd,
+    )
+
+
+# Groups of options that verbs have in common, for `takes_groups`.
+Preparing = Annotated[dict[str, Any], preparation]
+Spreading = Annotated[dict[str, Any], spreading]
+Telling = Annotated[dict[str, Any], telling]
+Cleaning = Annotated[Any, cleaning]
