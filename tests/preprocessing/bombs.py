@@ -1,4 +1,4 @@
-"""Small files that claim or become much. Run as a script it opens each in a process of its own and says what it cost.
+"""Small files that claim or become much; what each costs is measured by `bomb_costs`.
 
 Each maker writes into a folder and gives the call that must be refused; parents make the files, children open them.
 """
@@ -9,11 +9,7 @@ import csv
 import gzip
 import io
 import json
-import os
-import resource
 import struct
-import sys
-import time
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +27,6 @@ from neuroflamingo_preprocessing.series import RobustScaling
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 
 Call = Callable[[], Any]
-LIMIT_BYTES = 3 * 2**30  # of address space above what the process has: keeps a failure from taking the machine along
 AFFINE = np.array([[-5.0, 0, 0, 75], [0, 5, 0, -85], [0, 0, 5, -65], [0, 0, 0, 1]])
 SHAPE = (30, 34, 26)
 ZEROS = gzip.compress(bytes(2**24), 9)  # 16 MB in some 16 kB
@@ -353,62 +348,3 @@ BOMBS["zarr_chunk_becomes_512_mb"] = lambda folder: store(folder, chunk)
 BOMBS["zarr_json_claims_800_tb"] = lambda folder: store(folder, claim)
 BOMBS["zarr_json_of_10_gb"] = lambda folder: store(folder, lambda path: sparse(path, 10**10))
 BOMBS["zarr_json_nested"] = lambda folder: store(folder, lambda path: path.write_text(DEEP))
-
-
-# --- what each costs -----------------------------------------------------------------------------------------------
-
-
-def peak_bytes() -> int:
-    """The most memory that this process ever held; a forked one begins with what its parent holds."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def held_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def cost(call: Call) -> dict[str, Any]:
-    """Error and cost of one call, in this process."""
-    address_space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    most = address_space + LIMIT_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    before, started = held_bytes(), time.process_time()
-    try:
-        call()
-        error = None
-    except BaseException as caught:
-        error = caught
-    seconds = time.process_time() - started
-    said: dict[str, Any] = {"error": type(error).__name__, "exit": getattr(error, "exit_code", None)}
-    words = {key: getattr(error, key, None) for key in ("what", "expected", "seen", "hint")}
-    return said | words | {"bytes": peak_bytes() - before, "seconds": seconds}
-
-
-def cost_in_a_fork(call: Call) -> dict[str, Any]:
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(write, json.dumps(cost(call)).encode()[:60_000])
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as stream:
-        told = stream.read()
-    os.waitpid(child, 0)
-    return json.loads(told) if told else {"error": "killed", "exit": None}
-
-
-def main(folder: Path) -> None:
-    found = {}
-    (folder / "good").mkdir()
-    scan(folder / "good", nifti())()  # so that no bomb pays for what is loaded with the first scan
-    for name, make in BOMBS.items():
-        place = folder / name
-        place.mkdir()
-        found[name] = cost_in_a_fork(make(place))
-    json.dump(found, sys.stdout)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bomb_costs
 import bombs
 import pytest
 
@@ -21,9 +22,9 @@ MAY_BE_READ = ("extension_of_2_gb",)  # the voxels are where the header says; wh
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What each costs, measured in a process of its own; the files are made by its parent."""
     folder = tmp_path_factory.mktemp("bombs")
-    paths = [str(Path(bombs.__file__).parent), *filter(None, sys.path)]
+    paths = [str(Path(bomb_costs.__file__).parent), *filter(None, sys.path)]
     done = subprocess.run(
-        [sys.executable, bombs.__file__, str(folder)],
+        [sys.executable, bomb_costs.__file__, str(folder)],
         capture_output=True,
         text=True,
         timeout=600,
