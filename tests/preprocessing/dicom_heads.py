@@ -12,6 +12,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from neuroflamingo_preprocessing.scan import Scan
+
 MARK_MM = np.array([-38.0, -22.0, 22.0])  # RAS: left, behind and above the middle
 PLANES = {  # along a row, down a column, from slice to slice; LPS, as DICOM has it
     "axial": np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]),
@@ -278,3 +280,14 @@ def _csa(values: Mapping[str, list[str]]) -> bytes:
             text = words[number].encode() + b"\0" if number < len(words) else b""
             out += struct.pack("<iiii", len(text), len(text), 77, len(text)) + text + b"\0" * (-len(text) % 4)
     return out
+
+
+def place_of(voxels: Any, affine: Any) -> np.ndarray:
+    """Where the middle of the bright ball lies, RAS mm."""
+    return np.argwhere(voxels > 750).mean(axis=0) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def assert_left_is_left(scan: Scan) -> None:
+    found = place_of(scan.voxels, scan.affine)
+    assert found[0] < -30
+    assert np.linalg.norm(found - MARK_MM) < min(scan.spacing) / 2
