@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from neuroflamingo.evaluation.constant import best_constant_report
 from neuroflamingo.evaluation.prepared_cases import EncodedCases, encode_cases
 from neuroflamingo.evaluation.scoring import Scores, score_findings, score_reports
 from neuroflamingo.evaluation.text_metrics import text_overlap
-from neuroflamingo.findings.schema import Finding, Side
+from neuroflamingo.evaluation.writing import write_greedily
+from neuroflamingo.findings.schema import mirror
 from neuroflamingo.findings.wording import render_report
 from neuroflamingo_preprocessing.errors import UsageError
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 TEST_SEED = 4_000_000
 BATCH = 50
-LONGEST = 260
 KEYS = (
     "finding_f1",
     "full_finding_f1",
@@ -37,7 +37,6 @@ KEYS = (
     "omission_rate",
     "parse_coverage",
 )
-MIRRORED_SIDE = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def score_encoded(
         real=score_reports(truth, texts),
         blank=score_reports(truth, [blank_text] * count),
         other_patient=score_reports(truth, [*texts[1:], texts[0]]),
-        mirrored=score_reports([_mirrored(f) for f in truth], write("mirrored scans", encoded.mirrored)),
+        mirrored=score_reports([mirror(f) for f in truth], write("mirrored scans", encoded.mirrored)),
         constant=score_reports(truth, [constant.text] * count),
         readout=_readout(model, encoded),
         overlap=text_overlap(references, texts),
@@ -179,7 +178,6 @@ def score_encoded(
     )
 
 
-@torch.no_grad()
 def write_reports(
     model: NeuroFlamingo,
     processor: NeuroFlamingoProcessor,
@@ -187,25 +185,8 @@ def write_reports(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Greedy reports on ready tokens `[case, 1, token, width]`."""
-    prompt = processor("<image>", scan_tokens=tokens[:1])
-    texts: list[str] = []
-    for part in tokens.split(BATCH):
-        ids = prompt["input_ids"].repeat(len(part), 1).to(model.device)
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            scan_tokens=part.to(model.device),
-            max_new_tokens=LONGEST,
-            do_sample=False,
-        )
-        texts += processor.tokenizer.batch_decode(out, skip_special_tokens=True)
-        if progress:
-            progress(len(texts), len(tokens))
-    return texts
-
-
-def _mirrored(findings: Sequence[Finding]) -> list[Finding]:
-    return [f.model_copy(update={"side": MIRRORED_SIDE.get(f.side, f.side)}) for f in findings]  # type: ignore[arg-type]
+    prompt = processor("<image>", scan_tokens=tokens[:1])["input_ids"]
+    return write_greedily(model, processor.tokenizer, prompt, tokens, batch=BATCH, progress=progress)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -58,6 +59,7 @@ class Certainty(StrEnum):
 FOCAL = (FindingClass.INFARCT, FindingClass.MASS, FindingClass.HEMATOMA)
 FOCAL_REGIONS = tuple(Region)[:9]
 LOBES = (Region.FRONTAL, Region.PARIETAL, Region.TEMPORAL, Region.OCCIPITAL)
+MIRRORED = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
 SIGNAL_OF = {FindingClass.INFARCT: Signal.LOW, FindingClass.MASS: Signal.LOW, FindingClass.HEMATOMA: Signal.HIGH}
 
 
@@ -87,6 +89,11 @@ class Finding(BaseModel):
         if self.grade is not None and self.grade not in (1, 2, 3):
             raise ValueError(f"grade must be 1, 2 or 3, not {self.grade}")
         return self
+
+
+def mirror(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings of the mirrored head: sides change names (the scan is flipped with them, never alone)."""
+    return tuple(f.model_copy(update={"side": MIRRORED.get(f.side, f.side)}) for f in findings)  # type: ignore[arg-type]
 
 
 def report_order(findings: list[Finding]) -> list[Finding]:

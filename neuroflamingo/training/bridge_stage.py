@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, LOBES, Finding, FindingClass, Side
+from neuroflamingo.evaluation.writing import write_greedily
+from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, LOBES, Finding, FindingClass, Side, mirror
 from neuroflamingo.findings.unreadable import unreadable_report
 from neuroflamingo.findings.wording import render_report
 from neuroflamingo.model import NeuroFlamingo
 from neuroflamingo.processing import NeuroFlamingoProcessor
-from neuroflamingo.training.encoder_stage import mirror
 from neuroflamingo.training.language_stage import BLANK_SHARE, IMAGE, encode_reports
 from neuroflamingo.training.loop import run_stage
 from neuroflamingo.training.readout import SIDES
@@ -26,7 +26,6 @@ from neuroflamingo_encoders.contract import BrainEncoder
 FOCAL_SLOTS = len(FOCAL) * len(FOCAL_REGIONS) * len(SIDES)
 SLOTS = FOCAL_SLOTS + 2 * 3 + len(LOBES) * 2
 VALIDATION_BATCH = 64
-LONGEST = 260
 
 
 def presence_targets(findings: tuple[Finding, ...]) -> Tensor:
@@ -116,22 +115,10 @@ def assemble_bridge(
     )
 
 
-@torch.no_grad()
 def write_texts(model: NeuroFlamingo, tokenizer: PreTrainedTokenizerFast, tokens: Tensor) -> list[str]:
     """Greedy reports for ready tokens `[case, 1, token, width]`."""
-    image = tokenizer.convert_tokens_to_ids(IMAGE)
-    texts = []
-    for part in tokens.split(VALIDATION_BATCH):
-        ids = torch.full((len(part), 1), image, device=model.device)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            scan_tokens=part.to(model.device),
-            max_new_tokens=LONGEST,
-            do_sample=False,
-        )
-        texts += tokenizer.batch_decode(out, skip_special_tokens=True)
-    return texts
+    prompt = torch.tensor([[tokenizer.convert_tokens_to_ids(IMAGE)]])
+    return write_greedily(model, tokenizer, prompt, tokens, batch=VALIDATION_BATCH)
 
 
 def train_bridge(

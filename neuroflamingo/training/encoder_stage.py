@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, LOBES, Finding, FindingClass, Side
+from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, LOBES, Finding, FindingClass, Side, mirror
 from neuroflamingo.training.loop import finished, run_stage
 from neuroflamingo.training.pool import CasePool
 from neuroflamingo.training.precision import autocast
@@ -22,7 +22,6 @@ HEAT_SIGMA_MM = 9.0
 NEAR_MM = 22.0
 TYPICAL_HEADS = 256
 """Heads of the pool from which the encoder learns what is typical at each place."""
-MIRRORED = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
 
 
 @dataclass
@@ -43,11 +42,6 @@ class Targets:
 
     def to(self, device: str) -> Targets:
         return Targets(**{name: value.to(device) for name, value in vars(self).items()})
-
-
-def mirror(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """The findings of the mirrored head: sides change names (the scan is flipped with them, never alone)."""
-    return tuple(f.model_copy(update={"side": MIRRORED.get(f.side, f.side)}) for f in findings)  # type: ignore[arg-type]
 
 
 def build_targets(cases: list[tuple[tuple[Finding, ...], np.ndarray]], fine: Tensor, centres: Tensor) -> Targets:

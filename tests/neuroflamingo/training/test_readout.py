@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from neuroflamingo.findings.schema import Finding, Side
+from neuroflamingo.findings.schema import Finding, Side, mirror
 from neuroflamingo.painting.case import paint_case
 from neuroflamingo.painting.rendering import render_on_model_grid
-from neuroflamingo.training.encoder_stage import build_targets, mirror
+from neuroflamingo.training.encoder_stage import build_targets
 from neuroflamingo.training.readout import Thresholds, decode
 from neuroflamingo_encoders.tiny_t1w import Readout, TinyT1wEncoder
 
