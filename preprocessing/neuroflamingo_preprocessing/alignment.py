@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
 LEVEL_MM = 4.0  # resolution of the search: finer ones cost more and move the result by less than half a millimetre
 COARSE_SIGMA_MM = 4.0  # extra blur of the first stage, which widens its reach
-RING_MM = 6  # the metric sees the template brain and this much around it: fluid, never scalp
+RIM_MM = 2  # of the template brain that the metric does not see: what lies around a brain differs from head to head
 SAMPLES = 0.3
 SEED = 1
 DECIMALS = 7
 HEAD_MM = 170.0  # from the crown downwards: what lies deeper is neck
-GOOD_START = 0.7  # correlation of the coarse stage above which no other start is tried
-INSIDE_SCALE = 0.85  # of a start that grows from inside the skull: others may take the scalp for the brain's edge
-GOOD_END = 0.6  # correlation of the last stage above which that start is taken
+GOOD_START = 0.45  # correlation of the coarse stage above which no other start is tried; wrong poses end below 0.36
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Alignment:
 
     Attributes:
         scan_to_template: scan world millimetres to template world millimetres, both RAS, `[4, 4]`.
-        correlation: of scan and template in and just around the brain, at 4 mm.
+        correlation: of scan and template inside the brain, at 4 mm.
         starts: number of starting poses that were tried.
         turned: whether the best start was turned by 90 degrees or more from what the header says.
     """
@@ -50,8 +48,8 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
     """Find the 12-parameter affine that brings a head onto the template. Never mirrors: the determinant is positive.
 
     A similarity transform at 4 mm with blur, then an affine without, each by gradient descent on the correlation
-    inside the slightly dilated template brain. Other starts are tried only if the first ends poorly: one that grows
-    from inside the skull without blur, then other poses.
+    inside the template brain, its rim left out: with the rim, fluid and bone of a head with skull are taken for the
+    edge of the brain, and the head is shrunk by a sixth. Other poses are tried only if the first ends poorly.
     One thread and a fixed seed: the result depends neither on the number of cores nor on the run.
 
     Args:
@@ -67,40 +65,29 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
     centre = _head_centre(moving, moving_affine)
     tried = 0
     best: tuple[float, sitk.Similarity3DTransform, bool] | None = None
-    ends: list[tuple[float, sitk.AffineTransform, bool]] = []
     for turn, offset in _starts():
         start = _similarity(centre + turn @ offset, turn)
         tried += 1
-        value = _descend(template.coarse, template.ring, coarse, start, learning_rate=4.0, smallest_step=0.1)
+        value = _descend(template.coarse, template.inside, coarse, start, learning_rate=4.0, smallest_step=0.1)
         if best is None or value > best[0] + 1e-3:
             best = value, start, bool(np.trace(turn) < 1.5)
         if best[0] >= GOOD_START:
             break
-        if not ends:
-            start = _similarity(centre, np.eye(3), INSIDE_SCALE)
-            tried += 1
-            _descend(template.fine, template.ring, fine, start, learning_rate=4.0, smallest_step=0.1)
-            ends.append((*_refine(start, fine), False))
-            if ends[0][0] >= GOOD_END:
-                break
     assert best is not None
-    if not ends or ends[0][0] < GOOD_END:
-        ends.append((*_refine(best[1], fine), best[2]))
-    correlation, transform, turned = max(ends, key=lambda end: end[0])
+    _, start, turned = best
+    correlation, transform = _refine(start, fine)
     # ITK's sums differ in the last bits with the number of cores; a tenth of a micrometre does not.
     return Alignment(np.round(np.linalg.inv(_matrix(transform)), DECIMALS), correlation, tried, turned)
 
 
-def _similarity(
-    head_centre: NDArray[np.float64], turn: NDArray[np.float64], scale: float = 1.0
-) -> sitk.Similarity3DTransform:
-    """Template to scan: turned and scaled about the template brain's centre, which goes to the head's."""
+def _similarity(head_centre: NDArray[np.float64], turn: NDArray[np.float64]) -> sitk.Similarity3DTransform:
+    """Template to scan: turned about the template brain's centre, which goes to the head's."""
     import SimpleITK as sitk
 
     centre = _fixed().centre
     start = sitk.Similarity3DTransform()
     start.SetCenter(centre.tolist())
-    start.SetMatrix((scale * turn).ravel().tolist())
+    start.SetMatrix(turn.ravel().tolist())
     start.SetTranslation((head_centre - centre).tolist())
     return start
 
@@ -114,49 +101,35 @@ def _refine(start: sitk.Similarity3DTransform, fine: sitk.Image) -> tuple[float,
     transform.SetMatrix(start.GetMatrix())
     transform.SetTranslation(start.GetTranslation())
     template = _fixed()
-    correlation = _descend(template.fine, template.ring, fine, transform, learning_rate=1.0, smallest_step=0.02)
+    correlation = _descend(template.fine, template.inside, fine, transform, learning_rate=1.0, smallest_step=0.02)
     return correlation, transform
 
 
 @dataclass(frozen=True)
 class _Fixed:
-    """The template at 4 mm as SimpleITK images."""
+    """The template and its brain without the rim, at 4 mm, as SimpleITK images; the brain's centre."""
 
     coarse: Any
     fine: Any
-    ring: Any
+    inside: Any
     centre: NDArray[np.float64]
 
 
 @lru_cache(maxsize=1)
 def _fixed() -> _Fixed:
+    from scipy.ndimage import binary_erosion
+
     template = load_template()
-    inside = template.mask > 0.5
-    near = _within(inside, RING_MM).astype(np.float32)
+    brain = template.mask > 0.5
+    inside = np.asarray(binary_erosion(brain, iterations=RIM_MM), dtype=np.float32)
     t1, affine = _shrink(template.t1, template.affine)
-    ring, _ = _shrink(near, template.affine)
-    ring_image = _image((ring > 0.5).astype(np.uint8), affine)
+    mask, _ = _shrink(inside, template.affine)
+    mask_image = _image((mask > 0.5).astype(np.uint8), affine)
     middle = [
-        np.average(np.arange(n), weights=inside.sum(axis=tuple({0, 1, 2} - {i}))) for i, n in enumerate(inside.shape)
+        np.average(np.arange(n), weights=brain.sum(axis=tuple({0, 1, 2} - {i}))) for i, n in enumerate(brain.shape)
     ]
     centre = apply(template.affine, np.array([middle]))[0]
-    return _Fixed(_image(_blur(t1, affine), affine), _image(t1, affine), ring_image, centre)
-
-
-def _within(inside: NDArray[np.bool_], voxels: float) -> NDArray[np.bool_]:
-    """What lies so near to the inside, in slabs of its box: a distance transform of the whole takes 400 MB."""
-    from scipy.ndimage import distance_transform_edt, find_objects
-
-    near, margin, depth = np.zeros_like(inside), int(voxels) + 1, 16
-    ((x, y, z),) = find_objects(inside.astype(np.uint8))
-    x, y, z = (slice(max(one.start - margin, 0), one.stop + margin) for one in (x, y, z))
-    for first in range(z.start, min(z.stop, inside.shape[2]), depth):
-        low = max(first - margin, 0)
-        part = inside[x, y, low : first + depth + margin]
-        if part.any():
-            close = np.asarray(distance_transform_edt(~part)) <= voxels
-            near[x, y, first : first + depth] = close[:, :, first - low : first - low + depth]
-    return near
+    return _Fixed(_image(_blur(t1, affine), affine), _image(t1, affine), mask_image, centre)
 
 
 def _shrink(voxels: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], Affine]:
@@ -222,7 +195,7 @@ def _rotation(axis: int, degrees: float) -> NDArray[np.float64]:
 
 def _descend(
     fixed: sitk.Image,
-    ring: sitk.Image,
+    inside: sitk.Image,
     moving: sitk.Image,
     transform: sitk.Transform,
     *,
@@ -236,7 +209,7 @@ def _descend(
     method.SetNumberOfThreads(1)
     method.SetNumberOfWorkUnits(1)
     method.SetMetricAsCorrelation()
-    method.SetMetricFixedMask(ring)
+    method.SetMetricFixedMask(inside)
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(SAMPLES, SEED)
     method.SetInterpolator(sitk.sitkLinear)

@@ -16,7 +16,7 @@ from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.template import GRID_SHAPE, grid_affine, load_template
 
-CORRELATION_REFUSE, CORRELATION_WARN = 0.5, 0.6
+CORRELATION_REFUSE, CORRELATION_WARN = 0.3, 0.4
 COVERAGE_REFUSE, COVERAGE_WARN = 0.8, 0.98
 SCALE_RANGE = (0.6, 1.6)
 SURE_WHITE = 0.9
@@ -29,7 +29,7 @@ class Quality:
     """How far the preparation can be trusted.
 
     Attributes:
-        correlation: of the aligned scan with the template, in and just around the brain; None without alignment.
+        correlation: of the aligned scan with the template, inside the brain; None without alignment.
         coverage: share of the template brain (of the grid, for an encoder without template) that was in view.
         snr: median of the white matter divided by its standard deviation, as MRIQC's SNR of one tissue (bias field and
             noise both lower it); None where the scan does not lie in the template.

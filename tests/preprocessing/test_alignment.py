@@ -74,16 +74,17 @@ def test_a_head_with_skull_in_template_space_stays_there(head_with_skull: Scan) 
     assert found.correlation > 0.8
 
 
-def test_a_start_inside_the_skull_helps_where_the_scalp_is_taken_for_the_brain() -> None:
-    """Bias field, noise and skull of this painted head drew the search outwards, and it was refused."""
-    case = paint_case(4_000_340)
+@pytest.mark.parametrize("seed", [4_000_340, 5_100_001, 5_100_024, 5_100_045])
+def test_a_skull_is_not_taken_for_the_edge_of_the_brain(seed: int) -> None:
+    """Fluid, bone and scalp of these painted heads drew a metric that saw the rim of the brain 6 to 15 mm outwards."""
+    case = paint_case(seed)
+    assert case.blueprint.scanner.skull
     scan = case.scan()
     found = align(np.asarray(scan.voxels, np.float32), scan.affine)
-    template = load_template()
-    brain = apply(template.affine, np.argwhere(template.mask > 0.5)[::500])
-    true = apply(case.blueprint.to_head, brain)
-    error = np.linalg.norm(apply(found.scan_to_template, true) - brain, axis=1)
-    assert found.starts == 2 and np.median(error) < 4.0  # the painted head is also warped by about 4 mm
+    error = np.linalg.norm(
+        apply(found.scan_to_template @ case.blueprint.to_head, brain_points()) - brain_points(), axis=1
+    )
+    assert found.starts == 1 and np.median(error) < 4.0  # the painted head is also warped by about 4 mm
 
 
 def test_no_reflection_and_no_dependence_on_threads_or_runs(head: Scan) -> None:
