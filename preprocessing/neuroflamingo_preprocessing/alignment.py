@@ -24,7 +24,9 @@ SAMPLES = 0.3
 SEED = 1
 DECIMALS = 7
 HEAD_MM = 170.0  # from the crown downwards: what lies deeper is neck
-GOOD_START = 0.45  # correlation of the coarse stage above which no other start is tried; wrong poses end below 0.36
+RING_MM = 6  # what other poses are judged by: the brain and this much around it, whose outline is seen from afar
+GOOD_START = 0.45  # correlation of the header's own pose inside the brain above which no other pose is tried
+GOOD_POSE = 0.7  # the same of another pose, in the brain and the ring
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,34 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
     coarse = _image(_blur(moving, moving_affine), moving_affine)
     fine = _image(moving, moving_affine)
     centre = _head_centre(moving, moving_affine)
-    tried = 0
+    start = _similarity(centre, np.eye(3))
+    tried = 1
+    value = _descend(template.coarse, template.inside, coarse, start, learning_rate=4.0, smallest_step=0.1)
+    ends = [(*_refine(start, fine), False)]
+    if value < GOOD_START:
+        start, turned, poses = _other_pose(coarse, centre)
+        ends.append((*_refine(start, fine), turned))
+        tried += poses
+    correlation, transform, turned = max(ends, key=lambda end: end[0])
+    # ITK's sums differ in the last bits with the number of cores; a tenth of a micrometre does not.
+    return Alignment(np.round(np.linalg.inv(_matrix(transform)), DECIMALS), correlation, tried, turned)
+
+
+def _other_pose(coarse: sitk.Image, centre: NDArray[np.float64]) -> tuple[sitk.Similarity3DTransform, bool, int]:
+    """The best of all starting poses, whether it is turned by 90 degrees or more, and how many were tried."""
+    template = _fixed()
     best: tuple[float, sitk.Similarity3DTransform, bool] | None = None
+    tried = 0
     for turn, offset in _starts():
         start = _similarity(centre + turn @ offset, turn)
         tried += 1
-        value = _descend(template.coarse, template.inside, coarse, start, learning_rate=4.0, smallest_step=0.1)
+        value = _descend(template.coarse, template.ring, coarse, start, learning_rate=4.0, smallest_step=0.1)
         if best is None or value > best[0] + 1e-3:
             best = value, start, bool(np.trace(turn) < 1.5)
-        if best[0] >= GOOD_START:
+        if best[0] >= GOOD_POSE:
             break
     assert best is not None
-    _, start, turned = best
-    correlation, transform = _refine(start, fine)
-    # ITK's sums differ in the last bits with the number of cores; a tenth of a micrometre does not.
-    return Alignment(np.round(np.linalg.inv(_matrix(transform)), DECIMALS), correlation, tried, turned)
+    return best[1], best[2], tried
 
 
 def _similarity(head_centre: NDArray[np.float64], turn: NDArray[np.float64]) -> sitk.Similarity3DTransform:
@@ -107,29 +122,31 @@ def _refine(start: sitk.Similarity3DTransform, fine: sitk.Image) -> tuple[float,
 
 @dataclass(frozen=True)
 class _Fixed:
-    """The template and its brain without the rim, at 4 mm, as SimpleITK images; the brain's centre."""
+    """The template, its brain without the rim and its brain with the ring, at 4 mm; the brain's centre."""
 
     coarse: Any
     fine: Any
     inside: Any
+    ring: Any
     centre: NDArray[np.float64]
 
 
 @lru_cache(maxsize=1)
 def _fixed() -> _Fixed:
-    from scipy.ndimage import binary_erosion
+    from scipy.ndimage import binary_dilation, binary_erosion
 
     template = load_template()
     brain = template.mask > 0.5
-    inside = np.asarray(binary_erosion(brain, iterations=RIM_MM), dtype=np.float32)
     t1, affine = _shrink(template.t1, template.affine)
-    mask, _ = _shrink(inside, template.affine)
-    mask_image = _image((mask > 0.5).astype(np.uint8), affine)
+    inside, ring = (
+        _image((_shrink(np.asarray(part, np.float32), template.affine)[0] > 0.5).astype(np.uint8), affine)
+        for part in (binary_erosion(brain, iterations=RIM_MM), binary_dilation(brain, iterations=RING_MM))
+    )
     middle = [
         np.average(np.arange(n), weights=brain.sum(axis=tuple({0, 1, 2} - {i}))) for i, n in enumerate(brain.shape)
     ]
     centre = apply(template.affine, np.array([middle]))[0]
-    return _Fixed(_image(_blur(t1, affine), affine), _image(t1, affine), mask_image, centre)
+    return _Fixed(_image(_blur(t1, affine), affine), _image(t1, affine), inside, ring, centre)
 
 
 def _shrink(voxels: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], Affine]:
