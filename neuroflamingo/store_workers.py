@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -45,10 +47,16 @@ def lost(task: Task) -> Made:
 
 
 def one_thread() -> None:
-    """Workers stand beside each other: one thread each."""
-    import torch
+    """Workers stand beside each other: one thread each, in libraries that are loaded later too.
 
-    torch.set_num_threads(1)
+    torch is not loaded for this: preparing does without it, and it takes longer than a head.
+    """
+    from threadpoolctl import threadpool_limits
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threadpool_limits(1)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 def _work_in_pool(job: Job, tasks: Sequence[Task], processes: int) -> Iterator[tuple[Task, Made]]:

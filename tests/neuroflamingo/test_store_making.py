@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -198,3 +200,26 @@ def test_a_dead_worker_costs_its_own_scan_only(place: Path, monkeypatch: pytest.
     again = prepare_into_store("ds", "store", card, how, processes=2)
     assert (again.done, again.present, again.failed) == (1, 3, 0)
     assert list(work_all(PrepareJob(Path("store"), card, how), [], 2)) == []
+
+
+def test_a_worker_has_one_thread_and_does_not_load_torch(tmp_path: Path) -> None:
+    """torch takes longer to load than a head takes to prepare; what is loaded later has one thread all the same."""
+    nib.Nifti1Image(run(0)[..., 0], LAS).to_filename(tmp_path / "a.nii")
+    code = (
+        "import json, sys\n"
+        "from neuroflamingo.store_workers import one_thread\n"
+        "from neuroflamingo_encoders import encoder_card\n"
+        "one_thread()\n"
+        "from neuroflamingo_preprocessing import prepare, read_scan\n"
+        "spec = encoder_card('vit3d').scan\n"
+        "spec = spec.model_copy(update={'steps': tuple(s for s in spec.steps if s.name != 'affine_alignment')})\n"
+        "prepare(read_scan('a.nii'), spec)\n"
+        "before = 'torch' in sys.modules\n"
+        "import torch, threadpoolctl\n"
+        "threads = {one['num_threads'] for one in threadpoolctl.threadpool_info()}\n"
+        "print(json.dumps([before, torch.get_num_threads(), sorted(threads)]))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [False, 1, [1]]
