@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,13 +70,8 @@ class Preparation:
             NeuroFlamingoError: a file that is not there, or not what it should be.
         """
         checked_xform(how.get("xform", "auto"))
-        if cleaning and spec.modality not in ("volume4d", "parcels"):
-            raise UsageError(
-                "this encoder takes no runs, and nothing else has frames to clean",
-                expected="no confounds, filters or choice of frames",
-                seen=spec.describe(),
-                hint="leave them out",
-            )
+        if cleaning:
+            _refuse_cleaning(spec)
         parcels = next((axis.size for axis in spec.axes if axis.name == "parcel"), None)
         if spec.modality != "parcels" and (
             atlas is not None or scaling is not None or how.get("raw") or how.get("rows")
@@ -101,9 +96,18 @@ class Preparation:
             **how,
         )
 
-    def at(self, repetition_time: float | None, series: int | None = None) -> Preparation:
-        """The same with what is said for one scan."""
+    def at(
+        self, repetition_time: float | None, series: int | None = None, confounds: Path | None = None
+    ) -> Preparation:
+        """The same with what is said for one scan.
+
+        Raises:
+            UsageError: confounds, but not what to do with them.
+        """
+        from neuroflamingo_preprocessing.cleaning import Cleaning
+
         said = {"repetition_time": repetition_time, "series": series}
+        said["cleaning"] = confounds and replace(self.cleaning or Cleaning(), confounds=confounds)
         return replace(self, **{key: value for key, value in said.items() if value is not None})  # type: ignore[arg-type]
 
     def changes(self, path: Path | None = None) -> dict[str, Any]:
@@ -125,18 +129,40 @@ class Preparation:
         said["cleaning"] = self.cleaning and self.cleaning.changes(path)
         return {key: value for key, value in said.items() if value is not None}
 
-    def check_number(self, scans: int) -> None:
-        """One table of confounds is of one run.
+    def check_tables(self, tables: Sequence[Path | None], spec: ScanSpec) -> None:
+        """One table of confounds is of one run, and something must be asked of it.
+
+        Args:
+            tables: for each scan the one that a manifest says for it, or None.
+            spec: `card.scan` of the encoder.
 
         Raises:
-            UsageError: there are more.
+            UsageError: several runs for one table, a table and no strategy, a strategy and no table, or no runs at all.
         """
-        if self.cleaning and self.cleaning.one_table and scans > 1:
+        said = next((table for table in tables if table is not None), None)
+        if said is not None:
+            _refuse_cleaning(spec)
+            self.at(None, None, said)
+        others = sum(table is None for table in tables)
+        if self.cleaning and others:
+            self.cleaning.check_table()
+        if self.cleaning and self.cleaning.one_table and others > 1:
             raise UsageError(
                 "one table of confounds cannot be that of several runs",
-                expected="--confounds auto: for each run the table that fMRIPrep put beside it",
-                seen=f"one table, {scans} runs",
+                expected="--confounds auto: for each run the table that fMRIPrep put beside it; or a manifest with "
+                "`confounds` in each line",
+                seen=f"one table, {others} runs",
             )
+
+
+def _refuse_cleaning(spec: ScanSpec) -> None:
+    if spec.modality not in ("volume4d", "parcels"):
+        raise UsageError(
+            "this encoder takes no runs, and nothing else has frames to clean",
+            expected="no confounds, filters or choice of frames",
+            seen=spec.describe(),
+            hint="leave them out",
+        )
 
 
 def said_beside(path: Path, spec: ScanSpec, how: Preparation) -> dict[str, Any]:

@@ -126,9 +126,10 @@ def encode(
         if not Path(scan).exists():
             raise NotFoundError(f"there is no file {scan}", expected="a scan or a ready array", hint="check the path")
     how = how or Preparation()
-    how.check_number(len(scans))
+    choice = EncoderChoice(encoder) if isinstance(encoder, str) else encoder
+    how.check_tables([None] * len(scans), choice.card.scan)
     place = pick_device(device)
-    module, origin = (EncoderChoice(encoder) if isinstance(encoder, str) else encoder).load()
+    module, origin = choice.load()
     road = _Road(module.to(place), place, how, [], progress)
     about = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
     tokens = _all_tokens(scans, road)

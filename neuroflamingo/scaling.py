@@ -72,10 +72,10 @@ def fit_scaling(
         )
     _refuse_existing(Path(output), overwrite)
     inputs = find_inputs(source, card.scan, filters)
-    how.check_number(len(inputs))
+    how.check_tables([one.confounds for one in inputs], card.scan)
     parts, failures = [], []
     for number, one in enumerate(inputs, start=1):
-        at = how.at(one.repetition_time, one.series)
+        at = how.at(one.repetition_time, one.series, one.confounds)
         try:
             got = measured_series(one.path, card, at)
             parts.append(at_repetition_time(got.series, got.seconds, card.scan, got.name, got.times)[0])

@@ -103,7 +103,7 @@ def check_scan(
         xform: `auto`, `sform` or `qform`: which affine of a NIfTI header is used.
 
     Raises:
-        UsageError: no such `xform`.
+        UsageError: no such `xform`, or a strategy for confounds and none given.
         NotFoundError: no such file.
         ModelError: no such encoder, or one that takes no files.
     """
@@ -111,6 +111,8 @@ def check_scan(
     from neuroflamingo_preprocessing.dicom_files import is_dicom_input, refuse_series, shown_name
 
     path, wanted = Path(path), checked_xform(xform)
+    if cleaning:
+        cleaning.check_table()
     found = ScanCheck(printable(shown_name(path)))
     card = encoder_card(encoder) if encoder else None
     try:

@@ -95,7 +95,7 @@ class Job(ABC):
 
     def for_scan(self, task: Task) -> Preparation:
         """The preparation of one scan."""
-        return self.how.at(task.scan.repetition_time, task.scan.series)
+        return self.how.at(task.scan.repetition_time, task.scan.series, task.scan.confounds)
 
     @abstractmethod
     def opened(self) -> ItemStore[Any]:

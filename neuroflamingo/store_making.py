@@ -114,7 +114,7 @@ def prepare_into_store(
     spread, began = _checked(options), time.perf_counter()
     notes: list[str] = []
     inputs = spread.share(spread.find(source, card, notes))
-    how.check_number(len(inputs))
+    how.check_tables([one.confounds for one in inputs], card.scan)
     store = ScanStore.create(output, encoder=card.name, card_digest=card.digest, spec_digest=card.scan.digest)
     job = PrepareJob(store.path.absolute(), card, how)
     return _run(store, job, _of_files(inputs, job), Summary(card.name, len(inputs), notes=notes), spread, began)
@@ -158,7 +158,7 @@ def encode_into_store(
     notes: list[str] = []
     scans = _items(ScanStore(source), card, how, spread) if prepared else spread.find(source, card, notes)
     scans = spread.share(scans)
-    how.check_number(len(scans))
+    how.check_tables([] if prepared else [one.confounds for one in scans], card.scan)
     _, weights, origin = load_with_identity(choice)
     store = TokenStore.create(output, card=card, weights=weights, origin=origin, dtype=dtype)
     job = EncodeJob(store.path.absolute(), card, how, _everywhere(choice), weights, device, dtype)
@@ -223,7 +223,8 @@ def _of_files(inputs: list[Input], job: Job) -> Iterator[Task | Made]:
     for one in inputs:
         name = printable(one.name)
         try:
-            task = Task(replace(one, path=one.path.absolute()), name, "")
+            table = one.confounds and one.confounds.absolute()
+            task = Task(replace(one, path=one.path.absolute(), confounds=table), name, "")
             yield replace(task, seen=_seen(task, job, listed))
         except NeuroFlamingoError as error:  # no confounds beside it, or two sidecars at one level, say
             yield Made(name, "failed", error=" ".join(str(error).split()), exit_code=error.exit_code)

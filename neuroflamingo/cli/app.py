@@ -194,8 +194,9 @@ def prepare(
 
     Of a BIDS dataset, or of a subject's folder in one, the T1w or bold images are taken, one version of each; what was
     chosen or left out is said. A manifest is .jsonl, .csv or .parquet with a line a scan: `scan` (relative to the
-    manifest) and, if wanted, `repetition_time`. In the store, log.jsonl has a line for each scan and summary.json the
-    whole. Exit code 1 if some scans failed.
+    manifest) and, if wanted, `repetition_time`, and `confounds`: the table of that run (relative to the manifest), as
+    --confounds FILE says it for one run. In the store, log.jsonl has a line for each scan and summary.json the whole.
+    Exit code 1 if some scans failed.
     """
     from neuroflamingo.cli.storing import Asked, prepare_scans
 

@@ -30,7 +30,7 @@ class Cleaning:
         scrub_fd: leave out frames whose framewise displacement is larger, in mm.
 
     Raises:
-        UsageError: wishes that contradict each other.
+        UsageError: wishes that contradict each other; see also `check_table`.
     """
 
     confounds: str | Path | None = None
@@ -43,12 +43,6 @@ class Cleaning:
     scrub_fd: float | None = None
 
     def __post_init__(self) -> None:
-        if self.confounds is None and (self.strategy not in ((), NONE) or self.scrub_fd is not None):
-            raise UsageError(
-                "no confounds to take columns or motion from",
-                expected="--confounds FILE.tsv, or --confounds auto for fMRIPrep's beside the run",
-                hint="add it, or leave --confound-strategy and --scrub-fd out",
-            )
         if self.confounds is not None and not self.strategy and self.scrub_fd is None:
             raise UsageError(
                 "which confounds?",
@@ -73,6 +67,20 @@ class Cleaning:
     def __bool__(self) -> bool:
         return self != Cleaning()
 
+    def check_table(self) -> None:
+        """Refuse columns or motion of no table: not known before the inputs are, as a manifest may name the tables.
+
+        Raises:
+            UsageError: a strategy or scrubbing without confounds.
+        """
+        if self.confounds is None and (self.strategy not in ((), NONE) or self.scrub_fd is not None):
+            raise UsageError(
+                "no confounds to take columns or motion from",
+                expected="--confounds FILE.tsv, --confounds auto for fMRIPrep's beside the run, or `confounds` in a "
+                "manifest's line",
+                hint="add it, or leave --confound-strategy and --scrub-fd out",
+            )
+
     @property
     def filters(self) -> bool:
         """Whether frequencies are taken out."""
@@ -94,10 +102,16 @@ class Cleaning:
         return replace(self, confounds=Path(self.confounds).absolute()) if self.one_table else self  # type: ignore[arg-type]
 
     def table(self, run: Path) -> Path | None:
-        """The confound table for a run; None if none is used."""
-        return (
-            find_confounds(run) if self.confounds == AUTO else None if self.confounds is None else Path(self.confounds)
-        )
+        """The confound table for a run; None if none is used.
+
+        Raises:
+            UsageError: see `check_table`.
+            NotFoundError: there is none beside the run.
+        """
+        self.check_table()
+        if self.confounds == AUTO:
+            return find_confounds(run)
+        return None if self.confounds is None else Path(self.confounds)
 
     def changes(self, run: Path | None) -> dict[str, Any]:
         """All that makes a difference to what is prepared, as plain data: part of its address in a store.

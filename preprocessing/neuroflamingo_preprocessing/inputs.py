@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr")
 MANIFESTS = (".jsonl", ".csv", ".parquet")
+COLUMNS = ("scan", "path", "repetition_time", "series", "confounds")
+"""Of a manifest."""
 SUFFIX_OF = {"volume4d": "bold", "parcels": "bold"}
 MAX_MANIFEST_BYTES, MAX_LINE = 2**30, 2**20
 
@@ -36,6 +39,7 @@ class Input:
         repetition_time: said by a manifest.
         series: of a DICOM input, said by a manifest.
         number: of a DICOM input among those found, from 1: its folder may be called after the patient.
+        confounds: table of this run, said by a manifest.
     """
 
     path: Path
@@ -43,6 +47,7 @@ class Input:
     repetition_time: float | None = None
     series: int | None = None
     number: int | None = None
+    confounds: Path | None = None
 
     @property
     def name(self) -> str:
@@ -68,14 +73,16 @@ def find_inputs(
 
     Args:
         source: a file, a folder, or a manifest: `.jsonl`, `.csv` or `.parquet` with `scan` (relative to the manifest)
-            and, if wanted, `repetition_time` and `series` (of a DICOM folder or archive).
+            and, if wanted, `repetition_time`, `series` (of a DICOM folder or archive) and `confounds` (a table of that
+            run, relative to the manifest).
         spec: `card.scan` of the encoder.
         filters: entity to the labels wanted, with or without the entity's name: `{"sub": ("01", "sub-02")}`.
         filter_file: of a BIDS dataset; see `read_filter_file`. It narrows down what the filters leave.
         notes: what was chosen or left out is added here, in words for the user.
 
     Raises:
-        NotFoundError: nothing there; what was looked for and the nearest labels are named (exit 66).
+        NotFoundError: nothing there; what was looked for and the nearest labels are named; or a table of confounds
+            that a manifest names is not there (exit 66).
         ScanError: a manifest that cannot be read; all of its faults in one message (exit 65).
         UsageError: scans between which the user has to choose (exit 2).
         ConfigError: a filter file with faults (exit 78).
@@ -197,37 +204,55 @@ def _suffix(spec: ScanSpec) -> str:
 
 
 def _in_manifest(manifest: Path) -> list[Input]:
-    faults, found = [], []
+    faults, gone, found = [], [], []
     for number, row in _rows(manifest):
-        if isinstance(row, str):
-            faults.append(f"line {number}: {row}")
+        one = row if isinstance(row, str) else _of_row(row, manifest.parent)
+        if isinstance(one, str):
+            faults.append(f"line {number}: {one}")
             continue
-        name, seconds = row.get("scan") or row.get("path"), row.get("repetition_time")
-        series = row.get("series")
-        path = manifest.parent / str(name)
-        try:
-            seconds = None if seconds in (None, "") else float(seconds)  # type: ignore[arg-type]
-        except (TypeError, ValueError, OverflowError):
-            faults.append(f"line {number}: the repetition_time {str(seconds)[:40]!r} is no number")
-            continue
-        if series not in (None, "") and not str(series).isdecimal():
-            faults.append(f"line {number}: the series {str(series)[:40]!r} is no number")
-            continue
-        if not name:
-            faults.append(f"line {number}: no `scan`")
-        elif not path.exists():
-            faults.append(f"line {number}: there is no file {name}")
-        else:
-            found.append(Input(path, entities_of(path), seconds, int(series) if series not in (None, "") else None))
+        found.append(one)
+        if one.confounds is not None and not os.path.isfile(one.confounds):
+            gone.append(f"line {number}: there is no file {row['confounds']}")  # type: ignore[index]
     if faults:
-        more = f"\n    and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise ScanError(
-            f"{manifest.name} has {len(faults)} fault{'s' * (len(faults) > 1)}",
+            f"{manifest.name} has {len(faults + gone)} fault{'s' * (len(faults + gone) > 1)}",
             expected="a line a scan, with `scan` relative to the manifest, and `repetition_time` if it is needed",
-            seen="\n    ".join(faults[:20]) + more,
+            seen=_first_of(faults + gone),
             hint="correct or remove these lines",
         )
+    if gone:
+        raise NotFoundError(
+            f"{manifest.name} names {len(gone)} table{'s' * (len(gone) > 1)} of confounds that are not there",
+            expected="tables of confounds (.tsv), relative to the manifest",
+            seen=_first_of(gone),
+            hint="correct these lines, or leave their `confounds` empty",
+        )
     return found
+
+
+def _of_row(row: Mapping[str, Any], folder: Path) -> Input | str:
+    """The scan of a manifest's line, or what is wrong with the line."""
+    name, seconds, series, table = (
+        None if value == "" else value
+        for value in (row.get("scan") or row.get("path"), *map(row.get, ("repetition_time", "series", "confounds")))
+    )
+    try:
+        seconds = None if seconds is None else float(seconds)
+    except (TypeError, ValueError, OverflowError):
+        return f"the repetition_time {str(seconds)[:40]!r} is no number"
+    if series is not None and not str(series).isdecimal():
+        return f"the series {str(series)[:40]!r} is no number"
+    if not name:
+        return "no `scan`"
+    path = folder / str(name)
+    if not path.exists():
+        return f"there is no file {name}"
+    numbers = seconds, None if series is None else int(series)
+    return Input(path, entities_of(path), *numbers, confounds=None if table is None else folder / str(table))
+
+
+def _first_of(lines: list[str]) -> str:
+    return "\n    ".join(lines[:20]) + (f"\n    and {len(lines) - 20} more" if len(lines) > 20 else "")
 
 
 def _rows(manifest: Path):
@@ -271,9 +296,7 @@ def _parquet_rows(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     try:
         with pq.ParquetFile(manifest) as file:
-            columns = [
-                name for name in file.schema_arrow.names if name in ("scan", "path", "repetition_time", "series")
-            ]
+            columns = [name for name in file.schema_arrow.names if name in COLUMNS]
             number = 0
             for batch in file.iter_batches(batch_size=10_000, columns=columns):
                 for row in batch.to_pylist():

@@ -99,6 +99,42 @@ def test_runs_without_confounds_are_named_and_the_others_done(dataset: Path, cap
     assert "one table of confounds cannot be that of several runs" in capsys.readouterr().err
 
 
+def test_a_manifest_names_the_confounds_of_each_run(dataset: Path, capsys: Any) -> None:
+    """As `--confounds FILE` for that run: the same item; another content, another item; the column goes first."""
+    runs = [f"runs/sub-{name}_task-rest_desc-preproc_bold.nii.gz" for name in ("01", "02")]
+    tables = [f"tables/{name}.tsv" for name in ("one", "two")]
+    (dataset / "tables").mkdir()
+    for name, table in zip(("01", "02"), tables, strict=True):
+        (dataset / f"runs/sub-{name}_task-rest_desc-confounds_timeseries.tsv").rename(dataset / table)
+    (dataset / tables[1]).write_text((dataset / tables[0]).read_text() + "\n")  # other bytes, the same numbers
+    rows = ["scan,confounds", *map(",".join, zip(runs, tables, strict=True))]
+    (dataset / "all.csv").write_text("\n".join(rows))
+    common = ("--encoder", "fc-baseline", "--option", "parcels=40", "--atlas", "atlas.nii.gz", "-q", "--nprocs", "1")
+    asked = (*common, "--confound-strategy", "6p")
+
+    def prepare(source: str, *words: str) -> str:
+        code = main(["prepare", source, "-o", "store", *words])
+        said = capsys.readouterr()
+        return f"{code}: {said.out.partition(';')[0].partition(': ')[2]}{said.err}"
+
+    assert prepare("all.csv", *asked) == "0: 2 prepared, 0 were there, 0 failed"
+    keys = set(ScanStore("store"))
+    for run, table in zip(runs, tables, strict=True):
+        assert prepare(run, *asked, "--confounds", table) == "0: 0 prepared, 1 were there, 0 failed"
+    assert prepare("all.csv", *asked, "--confounds", "gone.tsv") == "0: 0 prepared, 2 were there, 0 failed"
+    (dataset / tables[1]).write_text((dataset / tables[0]).read_text() + "\n\n")
+    assert prepare("all.csv", *asked) == "0: 1 prepared, 1 were there, 0 failed"
+    assert len(set(ScanStore("store")) - keys) == 1 and len(ScanStore("store")) == 3
+    assert "which confounds?" in prepare("all.csv", *common)
+    assert "nothing else has frames" in prepare("all.csv", "--encoder", "vit3d", "-q")
+    (dataset / "half.csv").write_text("\n".join([*rows[:2], f"{runs[1]},"]))
+    assert prepare("half.csv", *asked).startswith("2: ") and "no confounds to take" in prepare("half.csv", *asked)
+    assert prepare("half.csv", *asked, "--confounds", tables[1]) == "0: 0 prepared, 2 were there, 0 failed"
+    (dataset / "gone.csv").write_text("\n".join([*rows[:2], f"{runs[1]},tables/x.tsv"]))
+    said = prepare("gone.csv", *asked)
+    assert said.startswith("66: ") and "line 3: there is no file tables/x.tsv" in said
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -162,6 +198,19 @@ def test_the_verb_and_the_function_are_one(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_allclose(one.tensor, wanted[:, :200] * float(step["gain"]), atol=1e-3)
     assert main(["fit-scaling", "train.csv", "-o", "x.json", "--encoder", "fc-baseline", "--raw", "-q"]) == 2
     assert "does not scale by a training set" in capsys.readouterr().err
+
+
+def test_fitting_with_the_confounds_of_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("run.npy", series(0))
+    np.savetxt("table.tsv", np.arange(220.0)[:, None] ** 2, header="trend", comments="")
+    Path("with.csv").write_text(f"scan,repetition_time,confounds\nrun.npy,{SECONDS},table.tsv\n")
+    Path("plain.csv").write_text(f"scan,repetition_time\nrun.npy,{SECONDS}\n")
+    words = ["--encoder", "brainlm-13m", "--raw", "--confound-strategy", "trend", "-q"]
+    assert main(["fit-scaling", "with.csv", "-o", "a.json", *words]) == 0
+    assert main(["fit-scaling", "plain.csv", "-o", "b.json", *words, "--confounds", "table.tsv"]) == 0
+    assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
+    assert main(["fit-scaling", "plain.csv", "-o", "c.json", *words]) == 2
 
 
 def test_fitting_on_what_some_runs_cannot_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

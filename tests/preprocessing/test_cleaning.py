@@ -106,7 +106,8 @@ def test_a_run_is_cleaned_voxel_by_voxel(tmp_path: Path, frames: int | None, mon
     blocks = list(cleaned.blocks(frames))
     assert [first for first, _ in blocks] == list(np.cumsum([0] + [b.shape[-1] for _, b in blocks[:-1]]))
     whole = np.concatenate([block for _, block in blocks], axis=-1)
-    stored = np.asarray(nib.load(run.path).dataobj)[..., 2:]
+    image: Any = nib.load(run.path)
+    stored = np.asarray(image.dataobj)[..., 2:]
     assert whole.shape[-1] == cleaned.frames == FRAMES - 4 and not whole[:3].any()
     np.testing.assert_allclose(whole.reshape(-1, FRAMES - 4), found.clean(stored.reshape(-1, FRAMES - 2)), rtol=1e-5)
     assert cleaned.times is not None and np.diff(cleaned.times).max() == 2 * SECONDS
@@ -167,8 +168,6 @@ def test_gaps_are_seen_when_the_repetition_time_changes(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"strategy": ("6p",)}, "no confounds to take"),
-    ({"scrub_fd": 0.5}, "no confounds to take"),
     ({"confounds": "auto"}, "which confounds"),
     ({"high_pass": 0.0}, "no frequency"),
     ({"low_pass": float("nan")}, "no frequency"),
@@ -183,6 +182,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_wishes_that_contradict_each_other(how: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Cleaning(**how)
+
+
+@pytest.mark.parametrize("how", [{"strategy": ("6p",)}, {"scrub_fd": 0.5}])
+def test_columns_and_motion_are_of_a_table(how: dict[str, Any]) -> None:
+    """Which a manifest may name for each run: refused where it is known that none does."""
+    with pytest.raises(UsageError, match="no confounds to take"):
+        plan(Cleaning(**how))
+    with pytest.raises(UsageError, match="no confounds to take"):
+        Cleaning(**how).changes(FAKE)
 
 
 def test_plans_that_cannot_be(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.inputs import entities_of, find_inputs
@@ -106,6 +108,31 @@ def test_manifests(dataset: Path) -> None:
     (dataset / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ScanError, match="cannot be read"):
         find_inputs(dataset / "binary.csv", BOLD)
+
+
+def test_manifests_name_confounds(dataset: Path) -> None:
+    """Relative to the manifest; one that is not there is the error of `--confounds`, with the line."""
+    scan = "sub-01/func/sub-01_task-rest_run-1_bold.nii.gz"
+    (dataset / "tables").mkdir()
+    (dataset / "tables" / "a.tsv").write_text("x\n1\n")
+    rows: list[dict[str, Any]] = [{"scan": scan, "confounds": "tables/a.tsv"}, {"scan": scan}]
+    rows.append({"scan": scan, "confounds": None})
+    (dataset / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (dataset / "m.csv").write_text(f"confounds,scan\ntables/a.tsv,{scan}\n,{scan}\n,{scan}\n")
+    columns = {"scan": [scan] * 3, "confounds": ["tables/a.tsv", None, None], "site": ["A"] * 3}
+    parquet.write_table(pyarrow.table(columns), dataset / "m.parquet")
+    for name in ("m.jsonl", "m.csv", "m.parquet"):
+        found = find_inputs(dataset / name, BOLD)
+        assert [one.confounds for one in found] == [dataset / "tables/a.tsv", None, None]
+    for wrong in ("tables/b.tsv", "tables", 7, "a\0b", "n" * 5000):
+        (dataset / "gone.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"scan": scan, "confounds": wrong}])))
+        with pytest.raises(NotFoundError, match="line 4: there is no file") as caught:
+            find_inputs(dataset / "gone.jsonl", BOLD)
+        assert caught.value.exit_code == 66 and caught.value.expected and caught.value.hint
+    (dataset / "bad.jsonl").write_text('{"scan": "gone.nii"}\n' + json.dumps({"scan": scan, "confounds": "b.tsv"}))
+    with pytest.raises(ScanError, match="has 2 faults") as both:
+        find_inputs(dataset / "bad.jsonl", BOLD)
+    assert "line 2: there is no file b.tsv" in str(both.value)
 
 
 @pytest.mark.parametrize(
