@@ -41,7 +41,10 @@ class ForEncoder:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a user may say about the way from files to tensors; see `encode`."""
+    """What a user may say about the way from files to tensors; see `encode`.
+
+    `series_sha256` nobody says: it is that of a DICOM series, where this was hashed for an item's key before.
+    """
 
     repetition_time: float | None = None
     atlas: Atlas | DenseAtlas | None = None
@@ -52,6 +55,7 @@ class Preparation:
     may_resample: bool = True
     series: int | None = None
     cleaning: Cleaning | None = None
+    series_sha256: str | None = None
 
     @classmethod
     def of(
@@ -231,7 +235,7 @@ def _from_volume(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEn
             expected="volumes are aligned to the template and interpolated once",
             hint="leave --no-resample out, or give a ready array",
         )
-    scan = read_scan(path, how.series, xform=how.xform)
+    scan = read_scan(path, how.series, xform=how.xform, series_sha256=how.series_sha256)
     prepared = prepare(scan, spec)
     about = _about(path, scan.provenance, prepared.geometry, prepared.warnings)
     about["scan_to_template"] = prepared.scan_to_template.tolist()
@@ -244,7 +248,7 @@ def _from_run(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[ForEncod
     from neuroflamingo_preprocessing.run_preparing import prepare_run
     from neuroflamingo_preprocessing.runs import read_run
 
-    stored = read_run(path, how.repetition_time, how.series, xform=how.xform)
+    stored = read_run(path, how.repetition_time, how.series, xform=how.xform, series_sha256=how.series_sha256)
     plan = _plan(how, path, stored.name, stored.frames, stored.repetition_time)
     run = clean_run(stored, plan)
     prepared = prepare_run(run, spec, may_resample=how.may_resample)
@@ -309,7 +313,7 @@ def _series_of_run(path: Path, card: EncoderCard, how: Preparation) -> Measured:
             expected=f"--atlas LABELS.nii.gz ({wanted})",
             hint="or give a parcel series: .ptseries.nii, or .tsv, .csv, .npy with --raw",
         )
-    run = read_run(path, how.repetition_time, how.series, xform=how.xform)
+    run = read_run(path, how.repetition_time, how.series, xform=how.xform, series_sha256=how.series_sha256)
     _refuse_resampling(run.repetition_time, spec, run.name, how)
     plan = _plan(how, path, run.name, run.frames, run.repetition_time)
     watch = FrameWatch()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,6 +97,10 @@ class Job(ABC):
         """The preparation of one scan."""
         return self.how.at(task.scan.repetition_time, task.scan.series, task.scan.confounds)
 
+    def hashed(self, task: Task, made_of: Mapping[str, Any]) -> Preparation:
+        """The same, with what was hashed for the key: a DICOM series of thousands of files is hashed once."""
+        return replace(self.for_scan(task), series_sha256=made_of["input_sha256"])
+
     @abstractmethod
     def opened(self) -> ItemStore[Any]:
         """The store."""
@@ -127,7 +131,7 @@ class PrepareJob(Job):
         return item_key(input_sha256, self.card.scan.digest, changes)
 
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
-        windows = list(prepare_for_encoder(task.path, self.card, self.for_scan(task)))
+        windows = list(prepare_for_encoder(task.path, self.card, self.hashed(task, made_of)))
         about = _common([one.about for one in windows], made_of)
         axes = [axis.name for axis in self.card.scan.axes]
         return store.put(key, [one.tensor for one in windows], axes, about), about
@@ -183,14 +187,18 @@ class EncodeJob(Job):
         from neuroflamingo.loading import pick_device
 
         encoder, place = self.encoder(), pick_device(self.device)
-        windows = [tokens_of(encoder, tensor, said, place, self.dtype) for tensor, said in self._prepared(task)]
+        windows = [
+            tokens_of(encoder, tensor, said, place, self.dtype) for tensor, said in self._prepared(task, made_of)
+        ]
         about = _common([one.about for one in windows], made_of)
         return store.put(key, windows, about), about
 
-    def _prepared(self, task: Task) -> Iterator[tuple[NDArray[np.float32], Mapping[str, Any]]]:
+    def _prepared(
+        self, task: Task, made_of: Mapping[str, Any]
+    ) -> Iterator[tuple[NDArray[np.float32], Mapping[str, Any]]]:
         """Tensors with what is to be said of them, one after the other."""
         if task.item is None:
-            for one in prepare_for_encoder(task.path, self.card, self.for_scan(task)):
+            for one in prepare_for_encoder(task.path, self.card, self.hashed(task, made_of)):
                 yield one.tensor, one.about
             return
         item = ScanStore(task.path)[task.item]

@@ -116,8 +116,12 @@ class Examination:
         """
         return _digest(choose_series(self.series, wanted, number)[0])
 
-    def scan(self, number: int | None = None) -> Scan:
+    def scan(self, number: int | None = None, series_sha256: str | None = None) -> Scan:
         """The T1-weighted volume, or the series of that number.
+
+        Args:
+            number: of the series.
+            series_sha256: of `digest`, where that was taken before: the files are not hashed again.
 
         Raises:
             UsageError, ScanError: see `choose_series` and `read_scan`.
@@ -125,7 +129,7 @@ class Examination:
         from neuroflamingo_preprocessing.reading import read_scan
 
         with tempfile.TemporaryDirectory(prefix="neuroflamingo-dicom-") as place:
-            done = self._convert("T1w", number, Path(place))
+            done = self._convert("T1w", number, Path(place), series_sha256)
             scan = read_scan(done.file)
         provenance, steps = done.provenance(scan.provenance), done.log(scan.affine, scan.voxels.shape)
         scan = replace(scan, provenance=provenance, modality=MODALITIES.get(done.series.kind, "unknown"))
@@ -149,21 +153,28 @@ class Examination:
             scan = replace(scan, voxels=voxels, affine=affine, provenance=provenance)
         return replace(scan, geometry=steps)
 
-    def run(self, number: int | None = None, repetition_time: float | None = None) -> Run:
+    def run(
+        self, number: int | None = None, repetition_time: float | None = None, series_sha256: str | None = None
+    ) -> Run:
         """The fMRI run, or the series of that number; its NIfTI file is deleted when the run is no longer used.
+
+        Args:
+            number: of the series.
+            repetition_time: in seconds, see `read_run`.
+            series_sha256: see `scan`.
 
         Raises:
             UsageError, ScanError: see `choose_series` and `read_run`.
         """
         place = _Kept()
-        done = self._convert("bold", number, place.path)
+        done = self._convert("bold", number, place.path, series_sha256)
         if done.leans:
             raise misplaced(done.series.name, f"slices that lean by {done.series.tilt_degrees:.1f} degrees")
         run = read_run(done.file, repetition_time)
         steps = done.log(run.affine, run.shape)
         return replace(run, provenance=done.provenance(run.provenance), geometry=steps, _kept=place)
 
-    def _convert(self, wanted: Wanted, number: int | None, place: Path) -> Converted:
+    def _convert(self, wanted: Wanted, number: int | None, place: Path, sha256: str | None) -> Converted:
         chosen, remarks = choose_series(self.series, wanted, number)
         _refuse_huge(chosen)
         file = run_dcm2niix(chosen, place)
@@ -173,7 +184,7 @@ class Examination:
         affine, leans = _hold_against(chosen, shape, stored)
         if hold_contents(file, chosen, stored):
             remarks.append(f"dcm2niix mixed up the slices of the volumes of {chosen.name}; they were put in order")
-        return Converted(file, chosen, tuple(remarks), _digest(chosen), affine, leans)
+        return Converted(file, chosen, tuple(remarks), sha256 or _digest(chosen), affine, leans)
 
 
 @contextmanager

@@ -36,7 +36,9 @@ SUFFIXES: dict[str, ScanModality] = {"t1w": "T1w", "t2w": "T2w", "flair": "FLAIR
 BROKEN_STREAM: Any = (EOFError, zlib.error, igzip_lib.IsalError, igzip.BadGzipFile)
 
 
-def read_scan(path: str | Path, series: int | None = None, *, xform: Xform = "auto") -> Scan:
+def read_scan(
+    path: str | Path, series: int | None = None, *, xform: Xform = "auto", series_sha256: str | None = None
+) -> Scan:
     """Read one volume: NIfTI-1 or -2 (`.nii`, `.nii.gz`), FreeSurfer's MGH (`.mgh`, `.mgz`), a zarr folder, or DICOM.
 
     Any byte order and orientation. Voxels are read once in their stored type and scaled once to float32. The affine of
@@ -47,6 +49,7 @@ def read_scan(path: str | Path, series: int | None = None, *, xform: Xform = "au
         path: of the scan; for zarr see `zarr_scan`.
         series: of a DICOM input; None: its one T1-weighted volume.
         xform: `sform` or `qform` uses that one, even where the other puts left on the other side (with a warning).
+        series_sha256: of a DICOM series that was hashed before, see `Examination.digest`: it is not hashed again.
 
     Raises:
         UsageError: no such `xform`.
@@ -60,7 +63,7 @@ def read_scan(path: str | Path, series: int | None = None, *, xform: Xform = "au
 
         refuse_form(shown_name(path), xform, "DICOM")
         with open_dicom(path) as examination:
-            return examination.scan(series)
+            return examination.scan(series, series_sha256)
     refuse_series(path, series)
     if not path.exists():
         hint = "fetch its content first: datalad get, or git annex get" if path.is_symlink() else "check the path"

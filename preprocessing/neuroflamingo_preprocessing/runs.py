@@ -103,7 +103,12 @@ class Run:
 
 
 def read_run(
-    path: str | Path, repetition_time: float | None = None, series: int | None = None, *, xform: Xform = "auto"
+    path: str | Path,
+    repetition_time: float | None = None,
+    series: int | None = None,
+    *,
+    xform: Xform = "auto",
+    series_sha256: str | None = None,
 ) -> Run:
     """Read the header of a 4D NIfTI or MGH file, and what its sidecar says of time; voxels are read by `Run.blocks`.
 
@@ -111,7 +116,7 @@ def read_run(
 
     The repetition time is the one given here, else the sidecars' (`NAME.json` beside the file, and in a BIDS dataset
     all that apply; see `read_sidecar`), else the header's. Where sidecar and header differ the run is refused, unless
-    the time is given here. `xform`: see `read_scan`.
+    the time is given here. `xform`, `series_sha256`: see `read_scan`.
 
     Raises:
         NotFoundError: no such file (exit 66).
@@ -124,7 +129,7 @@ def read_run(
 
         refuse_form(shown_name(path), xform, "DICOM")
         with open_dicom(path) as examination:
-            return examination.run(series, repetition_time)
+            return examination.run(series, repetition_time, series_sha256)
     refuse_series(path, series)
     if is_zarr(path):
         raise ScanError(

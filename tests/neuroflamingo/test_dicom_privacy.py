@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from neuroflamingo.cli import main
+from neuroflamingo_encoders import encoder_card
+from neuroflamingo_preprocessing.item_store import item_key
+from neuroflamingo_preprocessing.scan_store import ScanStore
 from tests.preprocessing.dicom_heads import LPS_TO_RAS, MPRAGE, PLANES, T2W, Slab, write_series
 
 HEAD = Slab(PLANES["sagittal"], 96, 80, 60, (2.5, 2.5, 3.0))
@@ -225,6 +229,27 @@ def test_stores(patient: Path, tmp_path: Path, aligned: None, capfd: Any, spoken
     assert main([*prepare[:3], str(tmp_path / "other"), *prepare[4:], "--series", "4"]) == 1
     assert "series 4" in (tmp_path / "other" / "log.jsonl").read_text()
     assert_folder_unnamed(tmp_path / "other")
+
+
+def test_a_series_is_hashed_once(patient: Path, tmp_path: Path, aligned: None, monkeypatch: Any) -> None:
+    """For the item's key, which is that of the sorted hashes of its files, and for the record."""
+    from neuroflamingo_preprocessing import dicom
+
+    hashed, counted = [], dicom._digest
+    monkeypatch.setattr(dicom, "_digest", lambda series: hashed.append(series.number) or counted(series))
+    common = ["--encoder", "tiny-t1w-cnn", "--nprocs", "1", "-q"]
+    assert main(["prepare", str(patient), "-o", str(tmp_path / "store"), *common]) == 0
+    assert hashed == [3]
+    files = (patient / LATER["inner folder"] / "a").iterdir()
+    lines = "\n".join(sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files))
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    (item,) = map(ScanStore(tmp_path / "store").__getitem__, ScanStore(tmp_path / "store"))
+    assert item.key == item_key(digest, encoder_card("tiny-t1w-cnn").scan.digest, {})
+    assert item.about["input"]["sha256"] == item.about["made_of"]["input_sha256"] == digest
+    assert main(["encode", str(patient), "-o", str(tmp_path / "tokens"), *common]) == 0
+    assert hashed == [3, 3]
+    with dicom.open_dicom(patient) as examination:
+        assert examination.scan().provenance.sha256 == digest
 
 
 def test_tokens(patient: Path, tmp_path: Path, aligned: None, spoken: list[str]) -> None:
