@@ -21,9 +21,41 @@ from neuroflamingo_preprocessing.header import MAX_VOXELS
 
 MAX_METADATA_BYTES = 2**20
 MAX_FILES = 2**17
+FREE_VOXELS = 2**24
+"""A chunk may have so many, or be twice as long as the array along each of three axes."""
 CODECS = {"bytes", "transpose", "gzip", "zstd", "blosc", "crc32c", "sharding_indexed"}
 COMPRESSORS = {"zlib", "gzip", "zstd", "blosc", "lz4"}
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Where the chunks lie in a file of many.
+
+    Attributes:
+        chunks: how many there are.
+        index_bytes: of their places and lengths, with a checksum if it has one.
+        index_first: before the chunks, not behind them.
+        little: byte order.
+    """
+
+    chunks: int
+    index_bytes: int
+    index_first: bool
+    little: bool
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Chunks that are packed by zstd.
+
+    Attributes:
+        chunk_bytes: of a chunk, unpacked.
+        shard: of a sharded array.
+    """
+
+    chunk_bytes: int
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +68,7 @@ class ArrayMetadata:
         zarr_format: 2 or 3.
         names: of its axes; empty if it gives none.
         attributes: what a user put there; nothing in it is believed.
+        packing: of its chunks; None if zstd has no part in it.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +76,7 @@ class ArrayMetadata:
     zarr_format: int
     names: tuple[str, ...]
     attributes: dict[str, Any]
+    packing: Packing | None = None
 
 
 def damaged(name: str, expected: str, seen: object) -> ScanError:
@@ -160,24 +194,55 @@ def _version_3(said: dict[str, Any]) -> ArrayMetadata:
     dtype = _number(str(said["data_type"]))
     if said["chunk_grid"]["name"] != "regular":
         raise ValueError(f"chunk grid {said['chunk_grid']['name']!r}")
-    _check_chunks(shape, _sizes(said["chunk_grid"]["configuration"]["chunk_shape"]))
+    chunks = _sizes(said["chunk_grid"]["configuration"]["chunk_shape"])
+    _check_chunks(shape, chunks)
     _check_codecs(said["codecs"], shape)
+    packing = _packing(said["codecs"], chunks, dtype.itemsize)
     names = said.get("dimension_names") or ()
-    return ArrayMetadata(shape, dtype, 3, tuple(map(str, names)), said.get("attributes") or {})
+    return ArrayMetadata(shape, dtype, 3, tuple(map(str, names)), said.get("attributes") or {}, packing)
 
 
 def _version_2(folder: Path, name: str) -> ArrayMetadata:
     said = read_json(folder / ".zarray", name)
     if said["zarr_format"] != 2:
         raise ValueError("neither version 2 nor version 3")
-    shape = _sizes(said["shape"])
-    _check_chunks(shape, _sizes(said["chunks"]))
+    shape, chunks, dtype = _sizes(said["shape"]), _sizes(said["chunks"]), _number(str(said["dtype"]))
+    _check_chunks(shape, chunks)
     used = said.get("compressor")
     if said.get("filters") or (used is not None and used["id"] not in COMPRESSORS):
         raise ValueError(f"filters {said.get('filters')}, compressor {used}")
     attributes = read_json(folder / ".zattrs", name)
     names = attributes.get("_ARRAY_DIMENSIONS") or ()
-    return ArrayMetadata(shape, _number(str(said["dtype"])), 2, tuple(map(str, names)), attributes)
+    packing = Packing(math.prod(chunks) * dtype.itemsize) if used is not None and used["id"] == "zstd" else None
+    return ArrayMetadata(shape, dtype, 2, tuple(map(str, names)), attributes, packing)
+
+
+def _packing(codecs: Any, chunks: tuple[int, ...], item_bytes: int) -> Packing | None:
+    """What frames of zstd may become; None where there are none. Checked before: sizes, and names of codecs."""
+    names = [codec["name"] for codec in codecs]
+    if "sharding_indexed" in names:
+        inside = codecs[names.index("sharding_indexed")]["configuration"]
+        inner = _sizes(inside["chunk_shape"])
+        packing = _packing(inside["codecs"], inner, item_bytes)
+        return packing and Packing(packing.chunk_bytes, _shard(names, inside, math.prod(chunks) // math.prod(inner)))
+    if "zstd" not in names:
+        return None
+    if names.count("zstd") > 1 or {"gzip", "blosc"} & set(names):
+        raise ValueError(f"chunks packed again: {', '.join(names)[:80]}")
+    checksums = names[: names.index("zstd")].count("crc32c")
+    return Packing(math.prod(chunks) * item_bytes + 4 * checksums)
+
+
+def _shard(names: list[str], inside: dict[str, Any], chunks: int) -> Shard:
+    index: Any = inside.get("index_codecs") or [{"name": "bytes"}, {"name": "crc32c"}]
+    kinds = [codec["name"] for codec in index]
+    if set(names) - {"transpose", "sharding_indexed"} or kinds not in (["bytes"], ["bytes", "crc32c"]):
+        raise ValueError(f"shards packed again: {', '.join((*names, *kinds))[:80]}")
+    if chunks > MAX_FILES:
+        raise ValueError(f"{chunks:.3g} chunks in a shard")
+    order = (index[0].get("configuration") or {}).get("endian", "little")
+    first = inside.get("index_location", "end") == "start"
+    return Shard(chunks, 16 * chunks + 4 * (len(kinds) - 1), first, order == "little")
 
 
 def _sizes(values: Any) -> tuple[int, ...]:
@@ -199,6 +264,8 @@ def _number(text: str) -> np.dtype[Any]:
 def _check_chunks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
     if len(chunks) != len(shape):
         raise ValueError(f"{len(chunks)} chunk sizes for {len(shape)} axes")
+    if math.prod(chunks) > max(FREE_VOXELS, 8 * math.prod(shape)):
+        raise ValueError(f"chunks of {chunks} for {shape}")
     count = math.prod(-(-n // c) for n, c in zip(shape, chunks, strict=True))
     if count > MAX_FILES:
         raise ValueError(f"{count:.3g} chunks")

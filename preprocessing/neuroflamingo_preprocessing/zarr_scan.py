@@ -24,7 +24,9 @@ from neuroflamingo_preprocessing.geometry import orientation_codes
 from neuroflamingo_preprocessing.header import CheckedHeader, check_header, check_shape
 from neuroflamingo_preprocessing.header_forms import check_columns, check_extent
 from neuroflamingo_preprocessing.scan import Provenance
+from neuroflamingo_preprocessing.voxels import BOMB_BYTES, BOMB_RATIO
 from neuroflamingo_preprocessing.xform import Xform
+from neuroflamingo_preprocessing.zarr_frames import check_frames
 from neuroflamingo_preprocessing.zarr_metadata import (
     METADATA,
     ArrayMetadata,
@@ -48,7 +50,7 @@ def read_zarr(path: Path, xform: Xform = "auto") -> tuple[NDArray[Any], CheckedH
     """
     name = path.name
     try:
-        digest, _ = fingerprint(path)  # refuses links before anything is followed
+        digest, size = fingerprint(path)  # refuses links before anything is followed
     except OSError as error:
         raise ScanError(
             f"{name} cannot be read", seen=error.strerror or str(error), hint="check its permissions", exit_code=74
@@ -67,6 +69,7 @@ def read_zarr(path: Path, xform: Xform = "auto") -> tuple[NDArray[Any], CheckedH
         checked = _own_header(array, name, xform)
         said = (path / "zarr.json" if array.zarr_format == 3 else path / ".zarray").read_bytes()
     order = _order(axes, array, checked, name)
+    _refuse_zeros(array, size, name)
     stored = _read(folder, array, name, warnings)
     stored = stored.reshape([n for n, axis in zip(array.shape, axes, strict=True) if axis in "xyz"]).transpose(order)
     provenance = Provenance(
@@ -177,10 +180,12 @@ def _read(folder: Path, array: ArrayMetadata, name: str, warnings: list[str]) ->
     import zarr
 
     try:
+        if array.packing is not None:
+            check_frames(folder, array.packing, name)
         opened: Any = zarr.open_array(folder, mode="r", zarr_format=array.zarr_format)  # type: ignore[arg-type]
         there, all_chunks = opened.nchunks_initialized, opened.nchunks
         stored = np.asarray(opened[...])
-    except MemoryError:
+    except (MemoryError, ScanError):
         raise
     except Exception as error:  # the library and its codecs raise a dozen types
         raise ScanError(
@@ -192,6 +197,18 @@ def _read(folder: Path, array: ArrayMetadata, name: str, warnings: list[str]) ->
     if there < all_chunks:
         warnings.append(f"{all_chunks - there} of {all_chunks} chunks are not there and count as the fill value")
     return stored
+
+
+def _refuse_zeros(array: ArrayMetadata, size: int, name: str) -> None:
+    """As `refuse_short` does for gzip: chunks that are not there, or packed zeros, make gigabytes out of a kilobyte."""
+    count = int(np.prod(array.shape))
+    if count * (array.dtype.itemsize + 4) > BOMB_BYTES and count * array.dtype.itemsize > BOMB_RATIO * size:
+        raise ScanError(
+            f"{name} holds no picture",
+            expected=f"voxels in chunks that are packed by less than {BOMB_RATIO} times",
+            seen=f"{count * array.dtype.itemsize} bytes of voxels in {size}",
+            hint="check how the folder was written: nearly all of its voxels must be one value",
+        )
 
 
 def _unplaced(name: str, seen: str) -> ScanError:

@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -164,6 +165,85 @@ BOMBS["sidecar_nested"] = lambda folder: sidecar(folder, lambda path: path.write
 BOMBS["sidecar_number"] = lambda folder: sidecar(
     folder, lambda path: path.write_text('{"RepetitionTime": 1' + "0" * 4000 + "}")
 )
+
+
+# --- zarr scans ----------------------------------------------------------------------------------------------------
+
+
+def frame_of_zeros(size: int, declared: int | None) -> bytes:
+    """A zstandard frame by hand (RFC 8878): blocks of one byte 128 kB times; its header may say the size, or lie."""
+    head = b"\x28\xb5\x2f\xfd" + (b"\x00\x58" if declared is None else b"\xc0\x58" + struct.pack("<Q", declared))
+    count = size // 2**17
+    return head + b"".join((2**17 << 3 | 2 | (n == count - 1)).to_bytes(3, "little") + b"\0" for n in range(count))
+
+
+def zarr_scan(folder: Path, content: bytes | None, *, sharded: bool = False, change: Any = None) -> Call:
+    """A small scan that states its affine, one of its chunks replaced; without content all are gone."""
+    import zarr
+
+    how: Any = {"chunks": (16, 16, 16), "shards": (32, 48, 32) if sharded else None}
+    array = zarr.create_array(folder / "head.zarr", shape=SHAPE, dtype="int16", dimension_names=["x", "y", "z"], **how)
+    array[...] = np.random.default_rng(0).integers(1, 99, SHAPE)
+    array.attrs["neuroflamingo"] = {"affine": AFFINE.tolist(), "world": "RAS+ mm"}
+    place = folder / "head.zarr" / "c" / "0" / "0" / "0"
+    if content is None:
+        shutil.rmtree(folder / "head.zarr" / "c")
+    else:
+        place.write_bytes(content)
+    if change:
+        told = json.loads((folder / "head.zarr" / "zarr.json").read_text())
+        change(told)
+        (folder / "head.zarr" / "zarr.json").write_text(json.dumps(told))
+    return partial(read_scan, folder / "head.zarr")
+
+
+GB = 2**30
+ONE = frame_of_zeros(GB, GB)
+FIRST = b"\x28\xb5\x2f\xfd\x20\x01\x09\x00\x00A"  # a frame of one byte, which says so
+SKIPPED = b"\x5a\x2a\x4d\x18\x03\x00\x00\x00abc"
+INDEX = struct.pack("<QQ", 0, len(ONE)) + b"\xff" * 16 * 11
+
+
+@bomb
+def zarr_scan_in_a_shard(folder: Path) -> Call:
+    import google_crc32c
+
+    return zarr_scan(folder, ONE + INDEX + google_crc32c.value(INDEX).to_bytes(4, "little"), sharded=True)
+
+
+@bomb
+def zarr_scan_of_version_2(folder: Path) -> Call:
+    from numcodecs import Zstd
+
+    how = {"dtype": "<i2", "shape": SHAPE, "chunks": SHAPE, "compressor": Zstd(level=1).get_config(), "filters": None}
+    head = {"zarr_format": 2, "fill_value": 0, "order": "C", **how}
+    said = {"neuroflamingo": {"affine": AFFINE.tolist(), "world": "RAS+ mm"}, "_ARRAY_DIMENSIONS": list("xyz")}
+    (folder / "head.zarr").mkdir()
+    for name, content in ((".zarray", head), (".zattrs", said)):
+        (folder / "head.zarr" / name).write_text(json.dumps(content))
+    (folder / "head.zarr" / "0.0.0").write_bytes(ONE)
+    return partial(read_scan, folder / "head.zarr")
+
+
+def larger(told: dict[str, Any], shape: int, chunks: int) -> None:
+    told["chunk_grid"]["configuration"]["chunk_shape"] = [chunks] * 3
+    told["shape"], told["data_type"] = [shape] * 3, "float64"
+    told["attributes"]["neuroflamingo"]["affine"] = np.diag([150 / shape] * 3 + [1.0]).tolist()
+
+
+def claims_larger(shape: int, chunks: int) -> Callable[[dict[str, Any]], None]:
+    return lambda told: larger(told, shape, chunks)
+
+
+for _name, _content in {
+    "becomes_1_gb": ONE,
+    "becomes_1_gb_and_does_not_say": frame_of_zeros(GB, None),
+    "in_a_second_frame": FIRST + ONE,
+    "behind_what_is_skipped": SKIPPED + frame_of_zeros(GB, None),
+}.items():
+    BOMBS[f"zarr_scan_{_name}"] = partial(lambda content, folder: zarr_scan(folder, content), _content)
+BOMBS["zarr_scan_of_one_huge_chunk"] = lambda folder: zarr_scan(folder, ONE, change=claims_larger(30, 512))
+BOMBS["zarr_scan_of_512_mb_without_chunks"] = lambda folder: zarr_scan(folder, None, change=claims_larger(400, 400))
 
 
 # --- arrays and tables ---------------------------------------------------------------------------------------------

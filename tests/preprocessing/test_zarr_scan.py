@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import zarr
+from numcodecs import Zstd
+from zarr.core.array import ShardsConfigParam
 
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.reading import read_scan
 from neuroflamingo_preprocessing.runs import is_run, look, read_run
 from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.zarr_frames import check_frames
+from neuroflamingo_preprocessing.zarr_metadata import read_array_metadata
 
 SHAPE = (12, 14, 11)
 AFFINE = np.array([[-12.0, 0, 0, 70], [0, 0, 12, -80], [0, -12, 0, 60], [0, 0, 0, 1]])
@@ -210,6 +215,45 @@ def test_levels_stay_inside(tmp_path: Path, level: Any) -> None:
     path = nifti_zarr(tmp_path / "a.zarr")
     edited(path, lambda m: m["attributes"]["ome"]["multiscales"][0]["datasets"][0].update(path=level))
     refused(path, "the name of an array inside the folder")
+
+
+def test_frames_that_do_not_say_their_size(tmp_path: Path) -> None:
+    """As Java writes them; one that says too little, and one value too many, are refused."""
+    path = plain(tmp_path / "a.zarr")
+    chunk = path / "c" / "0" / "0" / "0"
+    values = np.ascontiguousarray(VALUES[:8, :8, :8]).tobytes()
+    head, block = b"\x28\xb5\x2f\xfd\x00\x58", (len(values) << 3 | 1).to_bytes(3, "little") + values
+    chunk.write_bytes(head + block)
+    assert np.array_equal(read_scan(path).voxels, VALUES)
+    chunk.write_bytes(bytes(Zstd(level=1).encode(values + b"\0")))  # type: ignore[arg-type]
+    refused(path, "a chunk would become more than it has room for")
+    chunk.write_bytes(b"\x28\xb5\x2f\xfd\x60\x00\x00" + block)
+    refused(path, "truncated or damaged")
+    chunk.write_bytes(b"\x50\x2a\x4d\x18" + (2**21).to_bytes(4, "little") + bytes(2**21) + head + block)
+    refused(path, "a chunk would become more than it has room for")
+
+
+@pytest.mark.parametrize("shards", [None, (16, 16, 16)])
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_claims_of_chunks_in_shards(tmp_path: Path, shards: Any, location: Any) -> None:
+    """Found wherever the index lies; what is packed twice is not."""
+    if shards:
+        shards = ShardsConfigParam(shape=shards, index_location=location)
+    path = plain(tmp_path / "a.zarr", values=np.full((24, 24, 24), 7, np.int16), shards=shards)
+    whole = read_array_metadata(path, "a.zarr").packing
+    assert whole is not None and whole.chunk_bytes == 1024
+    check_frames(path, whole, "a.zarr")
+    with pytest.raises(ScanError, match="more than it has room for") as caught:
+        check_frames(path, replace(whole, chunk_bytes=1023), "a.zarr")
+    assert "claim 1,024" in str(caught.value)
+
+
+@pytest.mark.parametrize("names", ["bytes gzip zstd", "bytes zstd zstd", "sharding_indexed zstd"])
+def test_what_is_packed_twice(tmp_path: Path, names: str) -> None:
+    path = plain(tmp_path / "a.zarr", shards=(16, 16, 16) if "sharding" in names else None)
+    more = [{"name": name, "configuration": {}} for name in names.split()[1:]]
+    edited(path, lambda m: m.update(codecs=[m["codecs"][0], *more]))
+    refused(path, "packed again")
 
 
 def test_lost_and_damaged_chunks(tmp_path: Path) -> None:
