@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.cli.asking import card_options
+from neuroflamingo.cli.estimating import SHOWN, estimate, plan_in_words
 from neuroflamingo.cli.failures import say_error
 from neuroflamingo.cli.progress import Progress
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
+from neuroflamingo_preprocessing.errors import UsageError
 
 if TYPE_CHECKING:
     from neuroflamingo.encoding import EncoderChoice
     from neuroflamingo.store_making import Summary
 
 SOME_FAILED = 1
-SHOWN = 10
-BLOCK_BYTES = 2**26
-
-
-class Cost(NamedTuple):
-    """Of a worker, on one core of 2.8 GHz: memory held before any scan, seconds to start, seconds a volume or frame."""
-
-    megabytes: int
-    start: float
-    each: float
-
-
-COSTS = {"volume3d": Cost(800, 7.0, 1.5), "volume4d": Cost(480, 7.0, 0.09), "parcels": Cost(200, 2.0, 0.01)}
-"""Measured: heads at 1 mm and of twice the voxels (830 and 863 MB, 8.7 s; three more heads 4.7 s); runs of 100 and 400
-frames at 2 mm to frames (1,285 and 3,324 MB, 17 and 44 s) and to 424 parcels (308 MB, 2.8 and 5.3 s)."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +113,7 @@ def prepare_scans(
     card = encoder_card(encoder, **card_options(options))
     how = Preparation.of(card.scan, **preparation)
     if asked.dry_run:
-        return _tell(estimate(source, output, card, asked, how.series), asked)
+        return _tell(estimate(source, output, card, asked, how), asked)
     with Progress(quiet=asked.quiet) as progress:
         progress(f"preparing for {card.name}")
         done = prepare_into_store(source, output, card, how, **asked.spread(progress))
@@ -223,7 +208,7 @@ def _encode_to_store(
     asked.check()
     how = Preparation.of(choice.card.scan, **preparation)
     if asked.dry_run:
-        return _tell(estimate(source, output, choice.card, asked, how.series, tokens=dtype), asked)
+        return _tell(estimate(source, output, choice.card, asked, how, tokens=dtype), asked)
     with Progress(quiet=asked.quiet) as progress:
         progress(f"encoding with {choice.name}")
         done = encode_into_store(source, output, choice, how, device=device, dtype=dtype, **asked.spread(progress))
@@ -231,7 +216,7 @@ def _encode_to_store(
 
 
 def _tell(plan: Mapping[str, Any], asked: Asked) -> int:
-    print(json.dumps(plan, indent=2) if asked.as_json else _plan_in_words(plan))
+    print(json.dumps(plan, indent=2) if asked.as_json else plan_in_words(plan))
     return 0
 
 
@@ -251,110 +236,6 @@ def _say(done: Summary, output: str, verb: str, asked: Asked) -> int:
     if not done.failed:
         return 0
     return int(done.failures[0]["exit_code"]) if done.scans == 1 else SOME_FAILED
-
-
-def estimate(
-    source: str, output: str, card: Any, asked: Asked, series: int | None = None, *, tokens: str | None = None
-) -> dict[str, Any]:
-    """The plan of a run, with rough figures from the headers; nothing is written.
-
-    Args:
-        source, output, card, asked: of the run.
-        series: of DICOM inputs.
-        tokens: type of the tokens' numbers, if the scans are to be encoded too.
-    """
-    from neuroflamingo.store_making import Spread
-    from neuroflamingo_preprocessing.inputs import find_inputs
-
-    if (Path(source) / "store.json").is_file():
-        raise UsageError("--dry-run is for scans, not for a store", hint="a run into a store can be stopped any time")
-    notes: list[str] = []
-    found = find_inputs(source, card.scan, asked.labels, filter_file=asked.filter_file, notes=notes)
-    inputs = Spread(part=asked.part).share(found)
-    wanted: Literal["T1w", "bold"] = "bold" if card.scan.modality in ("volume4d", "parcels") else "T1w"
-    looked = [_look(one.path, wanted, one.series or series) for one in inputs]
-    known = [one for one in looked if one is not None]
-    cost = COSTS.get(card.scan.modality, COSTS["volume3d"])
-    seconds = sum(cost.each * frames for _, frames in known)
-    largest = max((_held(voxels, frames, card.scan) for voxels, frames in known), default=0)
-    out = sum(_stored(frames, card.scan) for _, frames in known)
-    if tokens is not None:
-        sizes = {axis.name: axis.size for axis in card.scan.axes if axis.size is not None}
-        windows = sum(max(1, frames // sizes.get("time", frames)) for _, frames in known)
-        count = card.output.token_count(sizes) if len(sizes) == len(card.scan.axes) else 0
-        out = windows * count * card.output.width * (2 if tokens == "float16" else 4)
-        seconds += windows * (card.cost.cpu_seconds or 0.0)
-    return {
-        "encoder": card.name,
-        "input": card.scan.describe(),
-        "scans": len(inputs),
-        "unreadable": len(looked) - len(known),
-        "output": output,
-        "workers": asked.workers,
-        "memory_per_worker_mb": round(cost.megabytes + largest / 2**20),
-        "store_mb_before_compression": round(out / 2**20, 1),
-        "minutes": round((cost.start * bool(known) + seconds / asked.workers) / 60, 1),
-        "notes": notes,
-        "first": [one.name for one in inputs[:SHOWN]],
-    }
-
-
-def _stored(frames: int, spec: Any) -> int:
-    """Bytes of the tensors of one scan: float32, whole windows of a run, or its frames where the length is free."""
-    item = 4 * math.prod(axis.size or 1 for axis in spec.axes)
-    time = next((axis for axis in spec.axes if axis.name == "time"), None)
-    return item if time is None else item * (max(1, frames // time.size) if time.size else frames)
-
-
-def _held(voxels: int, frames: int, spec: Any) -> int:
-    """Bytes that one scan takes: a volume and its tensor once; of a run a block and all windows, twice."""
-    if frames == 1:
-        return 4 * voxels + _stored(frames, spec)
-    return 2 * (min(4 * voxels * frames, BLOCK_BYTES) + _stored(frames, spec))
-
-
-def _look(path: Path, wanted: Literal["T1w", "bold"], series: int | None) -> tuple[int, int] | None:
-    """Voxels of a volume and how many volumes, from the header; None if that cannot be read, (0, 1) for arrays."""
-    from neuroflamingo_preprocessing.dicom_files import is_dicom_input
-    from neuroflamingo_preprocessing.runs import look
-
-    if is_dicom_input(path):
-        return _look_at_dicom(path, wanted, series)
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return 0, 1
-    try:
-        sizes = look(path)
-    except NeuroFlamingoError:
-        return None
-    return math.prod(sizes[:3]), math.prod(sizes[3:])
-
-
-def _look_at_dicom(path: Path, wanted: Literal["T1w", "bold"], series: int | None) -> tuple[int, int] | None:
-    from neuroflamingo_preprocessing.dicom import list_series
-    from neuroflamingo_preprocessing.dicom_choice import choose_series
-
-    try:
-        chosen, _ = choose_series(list_series(path), wanted, series)
-    except NeuroFlamingoError as error:
-        if error.exit_code == 69:
-            raise
-        return None
-    return chosen.rows * chosen.columns * chosen.slices, chosen.volumes
-
-
-def _plan_in_words(plan: Mapping[str, Any]) -> str:
-    files = ", ".join(plan["first"]) + (", ..." if plan["scans"] > len(plan["first"]) else "")
-    lines = [
-        f"{plan['scans']} scans for {plan['encoder']}: {plan['input']}",
-        f"  files    {files}",
-        f"  into     {plan['output']}, at most {plan['store_mb_before_compression']} MB before compression",
-        f"  memory   about {plan['memory_per_worker_mb']} MB for each of {plan['workers']} workers",
-        f"  time     {_time_in_words(plan['minutes'])}, going by the headers; scans that are there already take none",
-    ]
-    if plan["unreadable"]:
-        lines.append(f"  headers  {plan['unreadable']} are not here or cannot be read: check-scan says why")
-    lines += [f"  note     {note}" for note in plan["notes"]]
-    return "\n".join(lines)
 
 
 def fit_scaling_of(
@@ -386,9 +267,3 @@ def fit_scaling_of(
     else:
         print(f"{output}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
     return SOME_FAILED if done.failures else 0
-
-
-def _time_in_words(minutes: float) -> str:
-    if minutes < 1:
-        return "under a minute"
-    return f"about {minutes:.0f} minutes" if minutes < 120 else f"about {minutes / 60:.0f} hours"

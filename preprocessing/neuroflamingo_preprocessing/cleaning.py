@@ -87,6 +87,11 @@ class Cleaning:
         return self.high_pass is not None or self.low_pass is not None
 
     @property
+    def changes_values(self) -> bool:
+        """Whether more is wanted than leaving frames out; a plan may still find nothing to regress out."""
+        return self.filters or self.detrend or self.strategy not in ((), NONE)
+
+    @property
     def band(self) -> str:
         """What the filter passes, in words."""
         low = "0" if self.high_pass is None else f"{self.high_pass:g}"

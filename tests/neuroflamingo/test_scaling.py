@@ -135,6 +135,37 @@ def test_a_manifest_names_the_confounds_of_each_run(dataset: Path, capsys: Any) 
     assert said.startswith("66: ") and "line 3: there is no file tables/x.tsv" in said
 
 
+def test_a_dry_run_counts_the_cleaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Of a run of 96 x 96 x 60 voxels and 300 frames, and of the same to parcels; only its header is there."""
+    monkeypatch.chdir(tmp_path)
+    header = nib.Nifti1Header()  # type: ignore[attr-defined]
+    header.set_data_shape((96, 96, 60, 300))
+    header.set_data_dtype(np.int16)
+    Path("run.nii").write_bytes(header.binaryblock + bytes(4))
+    Path("table.tsv").write_text("x\n1\n")
+    Path("m.csv").write_text("scan,confounds\nrun.nii,table.tsv\n")
+
+    def plan(source: str, *words: str, encoder: str = "swift") -> tuple[float, int]:
+        assert main(["prepare", source, "-o", "s", "--encoder", encoder, "--dry-run", "--json", *words, *one]) == 0
+        said = json.loads(capsys.readouterr().out)
+        return said["minutes"], said["memory_per_worker_mb"]
+
+    one = ("--nprocs", "1")
+    values = 96 * 96 * 60 * 300
+    minutes, megabytes = plan("run.nii")
+    assert plan("run.nii", "--drop-first", "5") == (minutes, megabytes)
+    trend, band = plan("run.nii", "--detrend"), plan("run.nii", "--high-pass", "0.01", "--detrend")
+    table = ("--confounds", "table.tsv", "--confound-strategy")
+    assert plan("run.nii", *table, "x") == plan("m.csv", "--confound-strategy", "x") == trend
+    assert plan("run.nii", *table, "none") == plan("m.csv", "--confound-strategy", "none") == (minutes, megabytes)
+    assert minutes < trend[0] < band[0] and megabytes + values * 4 / 2**20 < trend[1] < band[1]
+    plain = plan("run.nii", encoder="brainlm-13m")
+    parcels = plan("run.nii", "--high-pass", "0.01", encoder="brainlm-13m")
+    assert parcels[0] >= plain[0] and plain[1] < parcels[1] < plain[1] + 20
+    assert main(["prepare", "m.csv", "-o", "s", "--encoder", "swift", "--dry-run"]) == 2
+    assert "which confounds?" in capsys.readouterr().err and not Path("s").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
