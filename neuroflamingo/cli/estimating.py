@@ -42,7 +42,8 @@ REGRESSION, FILTERING = Cleaning(65e-9, 6), Cleaning(145e-9, 11)
 """Measured on a core of 2.8 GHz with nilearn 0.14.1: all blocks of `clean_run` read once, of noise in 40^3 voxels and
 100 or 400 frames, and in 64^3 voxels and 100 frames; processor time (without cleaning 2 ns a value), and peak memory
 above the run as float32. A straight line 57 to 61 ns a value, 30 regressors 56 to 64 (both 83 MB), a band 111 to 144
-(up to 157 MB), all of it 138 to 148 (up to 163 MB). Voxels that are always 0 take none; here they are counted all the same.
+(up to 157 MB), all of it 138 to 148 (up to 163 MB). Voxels that are always 0 take none, but are
+counted.
 """
 
 
