@@ -169,22 +169,6 @@ def _refuse_cleaning(spec: ScanSpec) -> None:
         )
 
 
-def said_beside(path: Path, spec: ScanSpec, how: Preparation) -> dict[str, Any]:
-    """What a run's sidecars say that changes its tensors: the repetition time, if the user gave none.
-
-    Raises:
-        ScanError: sidecars that cannot be read, or two that apply at one level.
-    """
-    from neuroflamingo_preprocessing.bids_choice import is_run
-    from neuroflamingo_preprocessing.dicom_files import is_dicom_input
-    from neuroflamingo_preprocessing.sidecars import read_sidecar
-
-    if how.repetition_time is not None or not is_run(spec) or is_dicom_input(path):
-        return {}
-    said = read_sidecar(path).values.get("RepetitionTime")
-    return {} if said is None else {"sidecar_repetition_time": said}
-
-
 def prepare_for_encoder(path: Path, card: EncoderCard, how: Preparation) -> Iterator[ForEncoder]:
     """All tensors that a file gives: one, or one for each window of a run.
 

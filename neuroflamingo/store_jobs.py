@@ -10,14 +10,16 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuroflamingo.encoder_input import Preparation, prepare_for_encoder, said_beside
+from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
 from neuroflamingo.encoding import EncoderChoice, tokens_of
 from neuroflamingo.provenance import sha256_of_text
+from neuroflamingo_preprocessing.bids_choice import is_run
 from neuroflamingo_preprocessing.dicom_files import is_dicom_input
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError
 from neuroflamingo_preprocessing.inputs import Input
 from neuroflamingo_preprocessing.item_store import ItemStore, StoredItem, item_key, sha256_of
 from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.sidecars import read_sidecar
 from neuroflamingo_preprocessing.zarr_metadata import fingerprint
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from neuroflamingo_encoders import BrainEncoder, EncoderCard
+    from neuroflamingo_preprocessing.spec import ScanSpec
 
 Status = Literal["done", "present", "failed"]
 _ENCODERS: dict[tuple[str, str], BrainEncoder] = {}
@@ -241,6 +244,18 @@ def _common(said: list[Mapping[str, Any]], made_of: Mapping[str, Any]) -> dict[s
     about = {k: v for k, v in said[0].items() if k != "window"}
     about["windows"] = [one["window"] for one in said if "window" in one]
     return about | {"made_of": dict(made_of)}
+
+
+def said_beside(path: Path, spec: ScanSpec, how: Preparation) -> dict[str, Any]:
+    """What a run's sidecars say that changes its tensors: the repetition time, if the user gave none.
+
+    Raises:
+        ScanError: sidecars that cannot be read, or two that apply at one level.
+    """
+    if how.repetition_time is not None or not is_run(spec) or is_dicom_input(path):
+        return {}
+    said = read_sidecar(path).values.get("RepetitionTime")
+    return {} if said is None else {"sidecar_repetition_time": said}
 
 
 def digest_of(path: Path, modality: str, series: int | None = None) -> str:
