@@ -27,7 +27,7 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.home import home_folder
 
 INTERRUPTED, TERMINATED = 130, 143
-INTERNAL, INPUT_OUTPUT, TRY_AGAIN = 70, 74, 75
+NO_INPUT, INTERNAL, INPUT_OUTPUT, TRY_AGAIN = 66, 70, 74, 75
 _QUIET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -82,6 +82,13 @@ def report_failure(failure: BaseException, arguments: Sequence[str] = ()) -> int
     if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS):
         say_error(f"reading or writing failed: {failure.strerror}\n  seen: {Path(str(failure.filename or '')).name}")
         return INPUT_OUTPUT
+    if isinstance(failure, OSError) and failure.errno == errno.ENAMETOOLONG:
+        name = Path(str(failure.filename)).name
+        say_error(
+            f"there is no file {name[:40]}...\n  expected: a name that a file can have\n  seen: {len(name)} letters\n"
+            "  try: check the path"
+        )
+        return NO_INPUT
     place = _write_crash_file(failure, arguments)
     say_error(
         f"internal error: {type(failure).__name__}: {unnamed(str(failure), arguments)}\n  expected: this is a bug of "

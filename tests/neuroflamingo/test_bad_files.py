@@ -127,3 +127,18 @@ def test_as_a_program_of_its_own(write: Callable[[str], str]) -> None:
     )
     assert done.returncode == 65 and done.stderr == ""
     assert done.stdout.count("cannot be used") == len(names) and "Traceback" not in done.stdout
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "a" * 300 + ".nii.gz"
+    Path("list.jsonl").write_text(json.dumps({"scan": name}) + "\n")
+    for arguments in (
+        ["report", name],
+        ["check-scan", name],
+        ["prepare", "list.jsonl", "-o", "store", "--encoder", "vit3d"],
+    ):
+        assert main(arguments) == 66
+        said = capsys.readouterr().err
+        assert "there is no file aaaa" in said and all(word in said for word in WORDS), said
+    assert not Path("store").exists()
