@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 SCHEMA = 1
+"""Of the files and of the numbers in them: raised when either changes; what is older then does not count."""
 MAX_META_BYTES = 2**24
 MAX_WINDOWS = 2**16
 

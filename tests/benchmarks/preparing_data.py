@@ -18,7 +18,7 @@ PLACE, QUICK = "NEUROFLAMINGO_BENCH_FOLDER", "NEUROFLAMINGO_BENCH_QUICK"
 class Sizes:
     """How much is measured."""
 
-    heads: int = 12
+    heads: int = 32
     cached: int = 4
     frames: int = 60
     runs: int = 10
