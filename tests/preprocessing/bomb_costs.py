@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bombs_of_tokens  # noqa: F401  (adds its own)
 from bombs import BOMBS, Call, nifti, scan
 
 LIMIT_BYTES = 3 * 2**30  # of address space above what the process has: keeps a failure from taking the machine along
