@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
@@ -43,6 +43,8 @@ class CrossAttentionSettings(_Settings):
     Attributes:
         every: a block before every this-many-th layer.
         gate: what the gates start at, before tanh.
+        media_rule: `previous`: text looks at the latest scan before it; `next`: at the first one after it, which is
+            what OpenFlamingo v1 and Multimodal-GPT do without media-placement augmentation.
     """
 
     every: PositiveInt = 1
@@ -51,6 +53,7 @@ class CrossAttentionSettings(_Settings):
     ff_mult: PositiveInt = 4
     only_attend_immediate_media: bool = True
     gate: float = Field(default=0.0, allow_inf_nan=False)
+    media_rule: Literal["previous", "next"] = "previous"
 
 
 def check_settings(kind: type[BaseModel], values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
             self.lang_encoder,
             dim_visual=config.resampler["dim"],
             path=config.decoder_layers,
-            **config.cross_attention,
+            **{key: value for key, value in config.cross_attention.items() if key != "media_rule"},
         )
         config.text_config = self.lang_encoder.config
         self._keyword = language.takes_keyword(self.lang_encoder)

@@ -192,7 +192,7 @@ def write_reports(
 @torch.no_grad()
 def _readout(model: NeuroFlamingo, encoded: EncodedCases) -> Scores | None:
     """The encoder's direct readout by the thresholds stored beside the model, for encoders that have one."""
-    from neuroflamingo.training.readout import Thresholds, decode
+    from neuroflamingo.training.stages.readout import Thresholds, decode
     from neuroflamingo_encoders.tiny_t1w import TinyT1wEncoder
 
     stored = (getattr(model.config, "training", None) or {}).get("thresholds")

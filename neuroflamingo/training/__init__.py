@@ -1,16 +1,16 @@
-"""Training by recipe: all stages of an embedded model, each resumable."""
+"""Training by recipe: research trainings of any encoder with any language model, and the stages of embedded models."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neuroflamingo.training.recipe import Recipe, load_recipe
     from neuroflamingo.training.run import train
-    from neuroflamingo.training.settings import TrainSettings, load_settings
 
-__all__ = ["TrainSettings", "load_settings", "train"]
+__all__ = ["Recipe", "load_recipe", "train"]
 
-_WHERE = {"TrainSettings": "settings", "load_settings": "settings", "train": "run"}
+_WHERE = {"Recipe": "recipe", "load_recipe": "recipe", "train": "run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from neuroflamingo.model import NeuroFlamingo
 from neuroflamingo.resampler import PerceiverResampler
-from neuroflamingo.training.language_stage import train_tokenizer
+from neuroflamingo.training.stages.language import train_tokenizer
 from neuroflamingo_encoders.tiny_t1w import TinyT1wEncoder
 
 

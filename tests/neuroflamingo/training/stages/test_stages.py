@@ -9,10 +9,10 @@ import torch
 
 import neuroflamingo
 from neuroflamingo.training import train
-from neuroflamingo.training.run import weights_digest
+from neuroflamingo.training.stages.run import weights_digest
 from neuroflamingo_preprocessing.errors import ConfigError
 
-RECIPE = Path(__file__).parents[3] / "configs" / "tiny-t1w.yaml"
+RECIPE = Path(__file__).parents[4] / "configs" / "tiny-t1w.yaml"
 TOY = [
     "paint.encoder=[1000000, 6]",
     "paint.bridge=[2000000, 4]",

@@ -8,8 +8,8 @@ import torch
 from neuroflamingo.findings.schema import Finding, Side, mirror
 from neuroflamingo.painting.case import paint_case
 from neuroflamingo.painting.rendering import render_on_model_grid
-from neuroflamingo.training.encoder_stage import build_targets
-from neuroflamingo.training.readout import Thresholds, decode
+from neuroflamingo.training.stages.encoder import build_targets
+from neuroflamingo.training.stages.readout import Thresholds, decode
 from neuroflamingo_encoders.tiny_t1w import Readout, TinyT1wEncoder
 
 

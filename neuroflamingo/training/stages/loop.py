@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neuroflamingo.training.precision import autocast
 from neuroflamingo.training.progress import StageProgress
-from neuroflamingo.training.settings import LoopSettings
+from neuroflamingo.training.stages.settings import LoopSettings
 from neuroflamingo_preprocessing.atomic import write_text_atomic
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo.training.settings import load_settings
+from neuroflamingo.training.stages.settings import load_settings
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
 
-RECIPES = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[4] / "configs").glob("*.yaml"))
 
 
 def test_there_are_recipes_and_all_load() -> None:

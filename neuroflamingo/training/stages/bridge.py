@@ -16,11 +16,11 @@ from neuroflamingo.findings.unreadable import unreadable_report
 from neuroflamingo.findings.wording import render_report
 from neuroflamingo.model import NeuroFlamingo
 from neuroflamingo.processing import NeuroFlamingoProcessor
-from neuroflamingo.training.language_stage import BLANK_SHARE, IMAGE, encode_reports
-from neuroflamingo.training.loop import run_stage
-from neuroflamingo.training.readout import SIDES
-from neuroflamingo.training.settings import BridgeSettings
-from neuroflamingo.training.token_cache import TokenCache
+from neuroflamingo.training.stages.language import BLANK_SHARE, IMAGE, encode_reports
+from neuroflamingo.training.stages.loop import run_stage
+from neuroflamingo.training.stages.readout import SIDES
+from neuroflamingo.training.stages.settings import BridgeSettings
+from neuroflamingo.training.stages.token_cache import TokenCache
 from neuroflamingo_encoders.contract import BrainEncoder
 
 FOCAL_SLOTS = len(FOCAL) * len(FOCAL_REGIONS) * len(SIDES)

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, LOBES, Finding, FindingClass, Side, mirror
-from neuroflamingo.training.loop import finished, run_stage
-from neuroflamingo.training.pool import CasePool
 from neuroflamingo.training.precision import autocast
-from neuroflamingo.training.readout import CELL_MM, SIDES, Thresholds, choose_thresholds, decode
-from neuroflamingo.training.settings import EncoderSettings
+from neuroflamingo.training.stages.loop import finished, run_stage
+from neuroflamingo.training.stages.pool import CasePool
+from neuroflamingo.training.stages.readout import CELL_MM, SIDES, Thresholds, choose_thresholds, decode
+from neuroflamingo.training.stages.settings import EncoderSettings
 from neuroflamingo_encoders.tiny_t1w import Readout, TinyT1wEncoder
 
 HEAT_SIGMA_MM = 9.0

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from neuroflamingo.training.sections import Section, check, read_yaml
 
 
 class PaintSettings(Section):
@@ -99,51 +92,5 @@ class TrainSettings(Section):
 
 
 def load_settings(path: str | Path, overrides: list[str] | None = None) -> TrainSettings:
-    """Read a YAML recipe and apply `--set a.b=c` overrides.
-
-    Raises:
-        NotFoundError: no such file.
-        ConfigError: every fault of the file in one message, unknown keys with the nearest spelling.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise NotFoundError(f"there is no recipe {path}", hint="neuroflamingo train configs/tiny-t1w.yaml")
-    try:
-        data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML", seen=str(error)) from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds no settings", expected="keys and values", seen=type(data).__name__)
-    for override in overrides or []:
-        _apply(data, override)
-    try:
-        return TrainSettings.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{path} has {error.error_count()} faults", seen=_faults(error)) from error
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {override} is no assignment", expected="--set section.key=value")
-    *parents, last = key.split(".")
-    for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {key}: {parent} is no section")
-    data[last] = yaml.safe_load(value)
-
-
-def _faults(error: ValidationError) -> str:
-    return "\n    ".join(_fault(e) for e in error.errors())
-
-
-def _fault(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        return f"{where}: {error['msg']} (seen: {error['input']!r})"
-    section: type[BaseModel] = TrainSettings
-    for part in error["loc"][:-1]:
-        section = section.model_fields[str(part)].annotation  # type: ignore[assignment]
-    near = difflib.get_close_matches(str(error["loc"][-1]), section.model_fields, 1)
-    return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    """Read a recipe of stages; see `read_yaml` and `check`."""
+    return check(TrainSettings, read_yaml(path, overrides), str(path))

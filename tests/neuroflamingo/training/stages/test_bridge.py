@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from neuroflamingo.findings.schema import Finding
-from neuroflamingo.training.bridge_stage import stated_sizes
+from neuroflamingo.training.stages.bridge import stated_sizes
 
 
 def test_sizes_are_stated_in_steps_about_the_truth_and_nothing_else_is_changed() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroflamingo.training.pool import CasePool
 from neuroflamingo.training.precision import autocast
 from neuroflamingo.training.progress import StageProgress
+from neuroflamingo.training.stages.pool import CasePool
 from neuroflamingo_encoders.contract import BrainEncoder, weights_digest
 from neuroflamingo_preprocessing.atomic import write_text_atomic
 

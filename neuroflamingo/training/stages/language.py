@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from neuroflamingo.findings.unreadable import unreadable_report
 from neuroflamingo.findings.wording import RenderedReport, render_report
 from neuroflamingo.painting.cases import draw_wishes
-from neuroflamingo.training.loop import run_stage
-from neuroflamingo.training.settings import LanguageSettings
+from neuroflamingo.training.stages.loop import run_stage
+from neuroflamingo.training.stages.settings import LanguageSettings
 
 IMAGE, END, PAD = "<image>", "<|endofchunk|>", "<PAD>"
 TOKENIZER_REPORTS = 20_000

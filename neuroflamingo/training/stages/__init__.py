@@ -1,0 +1,1 @@
+"""The stages of an embedded model (paint, language model, encoder, bridge), each resumable."""
