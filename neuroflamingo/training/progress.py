@@ -35,19 +35,26 @@ class StageProgress:
         if self.bar:
             self.bar.stop()
 
-    def update(self, step: int, figures: dict[str, float]) -> None:
-        """So many steps are done; the loss, where there is one among the figures, is shown smoothed."""
+    def update(self, step: int, figures: dict[str, float], more: str | None = None) -> None:
+        """So many steps are done; the loss, where there is one among the figures, is shown smoothed.
+
+        Args:
+            step: steps done.
+            figures: of this step.
+            more: what to show beside the loss; None: on lines, all other figures.
+        """
         loss = figures.get("loss")
         if loss is not None:
             self.loss = loss if self.loss is None else 0.98 * self.loss + 0.02 * loss
         shown = "" if self.loss is None else f"loss {self.loss:.3f}"
         if self.bar:
-            self.bar.update(self.task, completed=step, description=f"{self.name}  {shown}".rstrip())
+            self.bar.update(self.task, completed=step, description=f"{self.name}  {shown}  {more or ''}".rstrip())
         elif not self.quiet and (time.monotonic() - self.printed > EVERY_S or step == self.steps):
             self.printed = time.monotonic()
             each = (self.printed - self.began) / max(1, step - self.start)
             left = each * (self.steps - step) / 60
-            parts = " ".join(f"{k} {v:.3f}" for k, v in figures.items() if k not in ("loss", "norm", "seconds"))
+            rest = (f"{k} {v:.3f}" for k, v in figures.items() if k not in ("loss", "norm", "seconds"))
+            parts = " ".join(rest) if more is None else more
             words = [f"{self.name}: {self.unit} {step}/{self.steps}", *([shown] if shown else [])]
             line = ", ".join([*words, f"{each:.2f} s/{self.unit}", f"{left:.0f} min left"])
             print(f"{line} {parts}".rstrip(), file=sys.stderr, flush=True)

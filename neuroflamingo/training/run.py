@@ -2,34 +2,154 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from neuroflamingo.training.recipe import is_recipe
+from neuroflamingo.training.recipe import Recipe, is_recipe, load_recipe
 from neuroflamingo.training.sections import read_yaml
+from neuroflamingo_preprocessing.atomic import write_text_atomic
+from neuroflamingo_preprocessing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from neuroflamingo.training.checkpoints import Checkpoint
+    from neuroflamingo.training.loop import Loop
+
+LOG = logging.getLogger(__name__)
 
 
 def train(
-    config: str | Path,
+    config: str | Path | Recipe,
     overrides: list[str] | None = None,
     *,
     folder: str | Path | None = None,
-    resume: bool = True,
+    resume: bool | str | Path = True,
+    allow_download: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Train by a recipe; gives the folder of the finished model.
 
     Args:
-        config: YAML file: a `Recipe`, or the stages of an embedded model (`TrainSettings`).
+        config: YAML file: a `Recipe`, or the stages of an embedded model (`TrainSettings`); or a `Recipe` itself.
         overrides: `section.key=value` items.
         folder: where everything goes; `runs/NAME` by default.
-        resume: go on with what is there; False begins anew.
+        resume: True: go on at the very step where the run in that folder stopped, if there is one; False: begin anew;
+            a checkpoint's folder: go on from it, with the recipe as it is now.
+        allow_download: language models, encoders and data may come from a hub.
         quiet: no progress on standard error.
 
     Raises:
         ConfigError: the recipe is faulty, or the folder belongs to another one.
+        NeuroFlamingoError: data, weights or a loss that cannot be used; exit code 75 where the same command goes on.
     """
-    if not is_recipe(read_yaml(config, overrides)):
-        from neuroflamingo.training.stages.run import train_stages
+    if not isinstance(config, Recipe):
+        if not is_recipe(read_yaml(config, overrides)):
+            from neuroflamingo.training.stages.run import train_stages
 
-        return train_stages(config, overrides, folder=folder, resume=resume, quiet=quiet)
-    raise NotImplementedError
+            return train_stages(config, overrides, folder=folder, resume=bool(resume), quiet=quiet)
+        config = load_recipe(config, overrides)
+    return _train(config, Path(folder or Path("runs") / config.name), resume, allow_download, quiet)
+
+
+def _train(recipe: Recipe, folder: Path, resume: bool | str | Path, allow_download: bool, quiet: bool) -> Path:
+    from neuroflamingo.training.parallel import accelerate_for
+
+    accelerator = accelerate_for(recipe.run, recipe.log.trackers, str(folder))
+    if accelerator.is_main_process:
+        _own(folder, recipe, resume)
+    accelerator.wait_for_everyone()
+    if (folder / "model" / "done.json").exists():
+        return folder / "model"
+    loop = prepare_loop(recipe, folder, accelerator, allow_download=allow_download, quiet=quiet)
+    start = _start(recipe, folder, resume)
+    if start is not None:
+        loop.restore(start)
+    loop.run()
+    return finish(loop)
+
+
+def _start(recipe: Recipe, folder: Path, resume: bool | str | Path) -> Checkpoint | None:
+    """The checkpoint to go on from."""
+    from neuroflamingo.training import checkpoints
+
+    if isinstance(resume, bool):
+        return checkpoints.newest(folder / "checkpoints", recipe.model_dump(mode="json"))
+    return checkpoints.load(Path(resume))
+
+
+def _own(folder: Path, recipe: Recipe, resume: bool | str | Path) -> None:
+    """Save the resolved recipe with the run; refuse to mix two recipes in one folder.
+
+    Raises:
+        ConfigError: the folder holds a run of another recipe.
+    """
+    from neuroflamingo.training.checkpoints import check_same
+
+    if resume is False and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, said = folder / "recipe.json", recipe.model_dump(mode="json")
+    if resume is True and path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path} cannot be read", seen=str(error), hint="begin anew with --restart") from error
+        check_same(said, before, str(folder))
+    write_text_atomic(path, json.dumps(said, indent=1) + "\n", overwrite=True)
+
+
+def prepare_loop(
+    recipe: Recipe, folder: Path, accelerator: Accelerator, *, allow_download: bool = False, quiet: bool = False
+) -> Loop:
+    """Model, data and optimiser of a recipe, ready to run on this process's device."""
+    import torch
+
+    from neuroflamingo.data.batches import TrainingBatches
+    from neuroflamingo.training.building import build
+    from neuroflamingo.training.loop import Loop
+    from neuroflamingo.training.parallel import runner_of
+    from neuroflamingo.training.parts import add_lora, freeze, parameter_groups
+    from neuroflamingo.training.validation import Validation
+
+    if recipe.run.deterministic:
+        torch.use_deterministic_algorithms(True)
+    model, processor = build(recipe, device=accelerator.device, allow_download=allow_download)
+    freeze(model, recipe.trained)
+    if recipe.trained.lora is not None:
+        add_lora(model, recipe.trained.lora)
+    batches = TrainingBatches.open(recipe, model, processor, world=accelerator.num_processes)
+    runner = runner_of(model, recipe.run, accelerator)
+    optim = recipe.optim
+    optimizer = torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, betas=optim.betas, eps=optim.eps)
+    validation = Validation.open(recipe, batches, processor, accelerator) if recipe.data.validation else None
+    return Loop(recipe, model, processor, runner, optimizer, accelerator, batches, validation, folder, quiet)
+
+
+def finish(loop: Loop) -> Path:
+    """The best weights (the last, if nothing was validated) as a plain model folder, LoRA merged, with its record."""
+    from neuroflamingo.training import checkpoints
+    from neuroflamingo.training.parallel import gather, put_back, trained
+    from neuroflamingo.training.parts import merge_lora
+
+    best = loop.root / checkpoints.BEST
+    if best.exists():
+        put_back(dict(trained(loop.model)), checkpoints.load(best).weights)
+    elif loop.average:
+        loop.average.swap_in()
+    folder = loop.folder / "model"
+    gather(loop.model)
+    if loop.accelerator.is_main_process:
+        if loop.recipe.trained.lora is not None:
+            merge_lora(loop.model)
+        record = {"recipe": loop.said, "progress": asdict(loop.progress)}
+        loop.model.config.training = record
+        loop.model.save_pretrained(folder)
+        loop.processor.save_pretrained(folder)
+        write_text_atomic(folder / "done.json", json.dumps(record["progress"]) + "\n", overwrite=True)
+    loop.accelerator.wait_for_everyone()
+    return folder

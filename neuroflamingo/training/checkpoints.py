@@ -1,0 +1,265 @@
+"""Checkpoints of a training: written whole or not at all, checked by hash, good for any number of processes.
+
+    checkpoints/step-0000100/          or step-0000100-3: the third micro-step after optimiser step 100
+        weights.safetensors            what trains, by parameter name
+        optimizer.safetensors          its moments, `NAME.exp_avg` and so on
+        average.safetensors            the moving average, where there is one
+        gradients.safetensors          what the micro-steps so far have summed up, where there are any
+        state.json                     where the run is, its recipe, software, and the SHA-256 of the files above
+
+The order of the data, the learning rate and all random numbers are functions of the step, so none of them is saved:
+random numbers are seeded anew in each micro-step from (seed, micro-step, process).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from neuroflamingo.provenance import sha256_of, software, utc_now
+from neuroflamingo_preprocessing.atomic import fsync_folder, fsync_tree, make_draft_folder, sweep_drafts
+from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NotFoundError, OutputError
+
+LOG = logging.getLogger(__name__)
+FORMAT = 1
+NAME = re.compile(r"step-(\d{7,})(?:-(\d+))?")
+BEST = "best"
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        step: optimiser steps done.
+        micro: micro-steps done of the next one.
+        loss: what they have summed up.
+        samples, tokens: read so far, over all processes.
+        best: figures of the best validation, with its `step`; empty before the first one.
+        worse: validations since then.
+        scale: of the fp16 loss scaler.
+    """
+
+    step: int = 0
+    micro: int = 0
+    loss: float = 0.0
+    samples: int = 0
+    tokens: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    worse: int = 0
+    scale: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder of a checkpoint holds; tensors are whole and on the CPU."""
+
+    progress: Progress
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors by file, without empty ones."""
+        names = ("weights", "optimizer", "average", "gradients")
+        return {name: part for name in names if (part := getattr(self, name))}
+
+
+def folder_name(progress: Progress) -> str:
+    """Of the checkpoint of a place in a run."""
+    return f"step-{progress.step:07d}" + (f"-{progress.micro}" if progress.micro else "")
+
+
+def save(root: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any], *, keep: int, name: str | None = None) -> Path:
+    """Write a checkpoint and remove those beyond the newest `keep` (`best` stays).
+
+    Args:
+        root: the folder of checkpoints.
+        checkpoint: what to write.
+        recipe: resolved, kept inside.
+        keep: how many numbered ones stay.
+        name: of the folder; None: by its place in the run.
+
+    Raises:
+        OutputError: it cannot be written (exit 74); what was there is untouched.
+    """
+    target = root / (name or folder_name(checkpoint.progress))
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        sweep_drafts(root)
+        draft = make_draft_folder(target)
+        try:
+            _fill(draft, checkpoint, recipe)
+            _replace(draft, target)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"the checkpoint {target.name} cannot be written",
+            expected="room for it",
+            seen=str(error),
+            hint="free some space and run the same command again: it goes on from the checkpoint before",
+            exit_code=74,
+        ) from error
+    for old in numbered(root)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def numbered(root: Path) -> list[Path]:
+    """Checkpoints of a run, the newest first."""
+    found = [(NAME.fullmatch(path.name), path) for path in root.glob("step-*")]
+    order = [((int(match[1]), int(match[2] or 0)), path) for match, path in found if match]
+    return [path for _, path in sorted(order, reverse=True)]
+
+
+def load(folder: Path, recipe: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Read a checkpoint, its hashes checked.
+
+    Args:
+        folder: of one checkpoint.
+        recipe: what the run is asked to do; it must be what the checkpoint was trained by.
+
+    Raises:
+        NotFoundError: no such checkpoint.
+        ModelError: it is damaged (exit 65).
+        ConfigError: it is of another recipe; names the keys.
+    """
+    state = _read_state(folder)
+    if recipe is not None:
+        check_same(recipe, state["recipe"], f"the checkpoint {folder.name}")
+    parts: dict[str, dict[str, Tensor]] = {}
+    for file, digest in state["files"].items():
+        path = folder / file
+        if Path(file).name != file or not path.is_file() or sha256_of(path) != digest:
+            raise _damaged(folder, f"{file} is missing or changed")
+        try:
+            parts[path.stem] = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(folder, f"{file}: {error}") from error
+    try:
+        return Checkpoint(Progress(**state["progress"]), **parts)
+    except TypeError as error:
+        raise _damaged(folder, str(error)) from error
+
+
+def newest(root: Path, recipe: Mapping[str, Any]) -> Checkpoint | None:
+    """The newest checkpoint that can be read; a damaged one is passed over with a warning. None: there is none.
+
+    Raises:
+        ModelError: there are some, all damaged (exit 65).
+        ConfigError: it is of another recipe.
+    """
+    faults: list[ModelError] = []
+    for folder in numbered(root):
+        try:
+            return load(folder, recipe)
+        except ModelError as error:
+            LOG.warning("%s\n  the one before is taken", error)
+            faults.append(error)
+    if faults:
+        raise ModelError(
+            f"none of the {len(faults)} checkpoints can be read",
+            expected="one whose files have the hashes in its state.json",
+            seen=faults[0].what,
+            hint="begin anew with --restart",
+            exit_code=65,
+        ) from faults[0]
+    return None
+
+
+# A run may go on with other values of these: they do not change what is learnt.
+FREE = ("run", "log", "checkpoint", "validation", "data.workers", "data.source")
+
+
+def check_same(asked: Mapping[str, Any], had: Mapping[str, Any], what: str) -> None:
+    """Refuse to go on with another recipe.
+
+    Raises:
+        ConfigError: names each key with both values.
+    """
+    ours, theirs = _flat(asked), _flat(had)
+    keys = [key for key in sorted(ours.keys() | theirs.keys()) if not key.startswith(FREE)]
+    other = [key for key in keys if ours.get(key) != theirs.get(key)]
+    if other:
+        raise ConfigError(
+            f"{what} is of another recipe",
+            expected="; ".join(f"{key}: {theirs.get(key)!r}" for key in other[:8]),
+            seen="; ".join(f"{key}: {ours.get(key)!r}" for key in other[:8]),
+            hint="give the run another name (--set name=...), or begin anew with --restart",
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _fill(draft: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any]) -> None:
+    files = {}
+    for name, tensors in checkpoint.parts().items():
+        path = draft / f"{name}.safetensors"
+        save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+        files[path.name] = sha256_of(path)
+    state = {
+        "format": FORMAT,
+        "written": utc_now(),
+        "progress": asdict(checkpoint.progress),
+        "recipe": dict(recipe),
+        "software": software().model_dump(mode="json"),
+        "files": files,
+    }
+    (draft / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    fsync_tree(draft)
+
+
+def _replace(draft: Path, target: Path) -> None:
+    """Put the draft where the target is; a folder cannot be replaced in one step, so the old one is moved aside."""
+    if target.exists():
+        aside = make_draft_folder(target)
+        target.replace(aside / target.name)
+        draft.replace(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        draft.replace(target)
+    fsync_folder(target.parent)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    path = folder / "state.json"
+    if not folder.is_dir():
+        raise NotFoundError(f"there is no checkpoint {folder}", hint="leave --resume out to take the newest one")
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["format"] == FORMAT and isinstance(state["files"], dict) and "weights.safetensors" in state["files"]:
+            return state
+        raise _damaged(folder, "another format, or no weights")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"state.json: {error}") from error
+
+
+def _damaged(folder: Path, seen: str) -> ModelError:
+    return ModelError(
+        f"the checkpoint {folder.name} is damaged",
+        expected="the files that its state.json names, unchanged",
+        seen=seen,
+        hint="take an older one: --resume FOLDER",
+        exit_code=65,
+    )

@@ -1,0 +1,151 @@
+"""One process or many: devices and precision by accelerate, gradients by DDP, large models by FSDP2 (`fully_shard`).
+
+accelerate's own road to FSDP2 needs the optimiser beforehand and moves weights through the meta device; sharding here
+is done before the optimiser is made, which then only ever sees the sharded parameters that train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from neuroflamingo.language import FusedLayer
+from neuroflamingo.training.precision import has_bfloat16
+from neuroflamingo_preprocessing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from neuroflamingo.model import NeuroFlamingo
+    from neuroflamingo.training.recipe import RunSettings
+
+
+def accelerate_for(settings: RunSettings, trackers: tuple[str, ...] = (), folder: str | None = None) -> Accelerator:
+    """The accelerator of this process; started by torchrun or `accelerate launch`, it knows the others.
+
+    Raises:
+        ConfigError: a precision that this device does not have.
+    """
+    from accelerate import Accelerator
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if has_bfloat16(device) else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "run.precision: fp16 needs a GPU",
+            expected="auto, fp32 or bf16 on a CPU",
+            seen="fp16, and no GPU here",
+            hint="--set run.precision=auto",
+        )
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        cpu=device.type == "cpu",
+        log_with=list(trackers) or None,
+        project_dir=folder,
+    )
+
+
+def shard(model: NeuroFlamingo) -> None:
+    """Shard the model over all processes, in place: each layer of the language model, each gated block, and the rest.
+
+    Frozen parameters are sharded like the others. Embeddings and head stay in one unit with the rest, so that tied
+    ones stay tied.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for module in model.modules():
+        if isinstance(module, FusedLayer):
+            fully_shard(module.decoder_layer)
+            if module.gated_cross_attn_layer is not None:
+                fully_shard(module.gated_cross_attn_layer)
+    fully_shard(model, reshard_after_forward=False)
+
+
+def runner_of(model: NeuroFlamingo, settings: RunSettings, accelerator: Accelerator) -> nn.Module:
+    """What is called in training: the model on its device, sharded in place, in DDP, or as it is.
+
+    What trains is float32 whatever the frozen parts are stored in, or small updates would be lost in rounding.
+    """
+    model.to(accelerator.device)  # type: ignore[arg-type]
+    for _, p in trained(model):
+        p.data = p.data.float()
+    if settings.gradient_checkpointing != "off":
+        model.gradient_checkpointing_enable()
+        model.checkpoint_offload = settings.gradient_checkpointing == "offload"
+    if settings.parallel == "fsdp" and accelerator.num_processes > 1:
+        shard(model)
+    runner: nn.Module = model
+    if settings.compile:
+        model.compile()
+    if accelerator.num_processes > 1 and not is_sharded(model):
+        devices = [accelerator.device] if accelerator.device.type == "cuda" else None
+        runner = nn.parallel.DistributedDataParallel(model, device_ids=devices)
+    return runner
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether `shard` was called on this model."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
+
+
+def without_sync(model: nn.Module) -> AbstractContextManager[Any]:
+    """For backward passes whose gradients are not yet needed elsewhere. Shards sync always, which keeps them small."""
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters that train, by name, each once."""
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded, on the CPU; every process must ask at once."""
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().cpu()
+
+
+def part_of(full: Tensor, like: Tensor) -> Tensor:
+    """The part of a whole tensor that belongs where `like` is."""
+    full = full.to(device=like.device, dtype=like.dtype)
+    if isinstance(like, DTensor):
+        return distribute_tensor(full, like.device_mesh, like.placements)
+    return full
+
+
+@torch.no_grad()
+def put_back(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into parameters of those names."""
+    for name, value in values.items():
+        parameters[name].copy_(part_of(value, parameters[name]))
+
+
+def summed(accelerator: Accelerator, *values: float) -> list[float]:
+    """Sums over all processes, in double precision."""
+    numbers = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    if accelerator.num_processes > 1:
+        torch.distributed.all_reduce(numbers)
+    return numbers.tolist()
+
+
+@torch.no_grad()
+def gather(model: nn.Module) -> None:
+    """Undo `shard` after training: all weights whole on the CPU, in every process; ties stay ties."""
+    whole_ones: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if isinstance(p, DTensor):
+                if id(p) not in whole_ones:
+                    whole_ones[id(p)] = nn.Parameter(whole(p), requires_grad=p.requires_grad)
+                module._parameters[name] = whole_ones[id(p)]
+        if is_sharded(module):
+            module.__class__ = type(module).__bases__[1]  # `fully_shard` put a subclass in its place
+    model.cpu()
