@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from neuroflamingo.provenance import peak_memory_mb
 from neuroflamingo.training import checkpoints
 from neuroflamingo.training.checkpoints import BEST, Checkpoint, Progress
+from neuroflamingo.training.labels import IGNORED
 from neuroflamingo.training.moving import Moments, MovingAverage
 from neuroflamingo.training.parallel import part_of, put_back, summed, trained, whole, without_sync
 from neuroflamingo.training.recipe import KINDS, Recipe
@@ -160,8 +161,8 @@ class Loop:
         """Learnt tokens of each kind, samples and scans of this optimiser step, over all processes."""
         local = [0.0] * (len(KINDS) + 2)
         for batch in fetched:
-            learnt = (batch["labels"] != -100).sum(-1)
-            for index, tokens in zip(batch["kinds"].tolist(), learnt.tolist(), strict=True):
+            learnt = batch["kinds"][:, 1:][batch["labels"][:, 1:] != IGNORED]
+            for index, tokens in enumerate(torch.bincount(learnt, minlength=len(KINDS)).tolist()):
                 local[index] += tokens
             local[-2] += len(batch["ids"])
             local[-1] += float(batch["scan_mask"].sum()) if "scan_mask" in batch else 0.0
@@ -193,20 +194,14 @@ class Loop:
         self.progress = replace(self.progress, micro=number + 1, loss=self.progress.loss + value)
 
     def _inputs(self, batch: dict[str, Any], number: int, counts: list[float]) -> dict[str, Any]:
-        """The model's arguments: each label weighs its kind's multiplier over what the loss is a mean of."""
-        data, device = self.recipe.data, self.accelerator.device
-        factors = torch.tensor([getattr(data.loss, kind) for kind in KINDS])
-        if data.reduction == "kinds":
-            factors = factors / torch.tensor(counts).clamp(min=1.0)
-        inputs = {
-            name: value.to(device, non_blocking=True)
-            for name, value in batch.items()
-            if isinstance(value, Tensor) and name != "kinds"
-        }
-        weights = factors[batch["kinds"]].to(device)
-        inputs["label_weights"] = weights[:, None].expand(batch["labels"].shape)
-        inputs["num_items_in_batch"] = sum(counts) if data.reduction == "tokens" else 1.0
-        inputs["loss_only"] = True
+        """The model's arguments; the loss is divided by the learnt tokens of the whole step, or each kind's by its own."""
+        inputs = inputs_of(batch, self.accelerator.device)
+        total = sum(counts)
+        if self.recipe.data.reduction == "kinds":
+            each = 1.0 / torch.tensor([*counts, 1.0]).clamp(min=1.0)  # the last one is for padding, number -1
+            inputs["label_weights"] = inputs["label_weights"] * each[batch["kinds"]].to(inputs["label_weights"])
+            total = 1.0
+        inputs["num_items_in_batch"] = total
         if self.recipe.optim.label_smoothing:
             inputs["label_smoothing"] = self.recipe.optim.label_smoothing
         if self.recipe.media_placement == "coin":
@@ -319,6 +314,12 @@ class Loop:
             ),
             exit_code=75,
         )
+
+
+def inputs_of(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What of a batch the model takes, on its device."""
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and name != "kinds"}
+    return {name: value.to(device, non_blocking=True) for name, value in tensors.items()} | {"loss_only": True}
 
 
 def nullcontext_if(plain: bool, context: Any) -> Any:
