@@ -8,6 +8,7 @@ import typer
 
 from neuroflamingo.cli.encoder_verbs import encoders, models
 from neuroflamingo.cli.options import (
+    AllowDownload,
     AtlasFile,
     CardOptions,
     Cleaning,
@@ -130,12 +131,34 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides the recipe; may be repeated.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume/--restart", help="Go on from what is there, or begin anew.")] = True,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder of the run; default: runs/NAME.")] = None,
+    resume: Annotated[str, typer.Option("--resume", help="auto, or the folder of a checkpoint.")] = "auto",
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; what is in the folder is removed.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the recipe, the parameters, the steps and the memory; train nothing."),
+    ] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="The recipe's toy twin, made by rule, on toy data.")] = False,
+    allow_download: AllowDownload = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Run all stages of a training recipe; an interrupted run goes on where it stopped."""
+    """Train by a recipe; an interrupted run goes on at the very step.
+
+    Also under `torchrun --nproc-per-node N -m neuroflamingo train ...` or `accelerate launch -m neuroflamingo train`.
+    With --resume FOLDER the recipe may differ from the checkpoint's. SIGTERM and SIGUSR1 save and end with exit code 75.
+    """
     from neuroflamingo.cli.studying import train_recipe
 
-    train_recipe(config, settings or [], resume=resume)
+    train_recipe(
+        config,
+        settings or [],
+        output=output,
+        resume=False if restart else True if resume == "auto" else resume,
+        dry_run=dry_run,
+        tiny=tiny,
+        allow_download=allow_download,
+        quiet=quiet,
+    )
 
 
 @application.command()

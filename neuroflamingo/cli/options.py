@@ -77,6 +77,9 @@ TableRows = Annotated[
     str | None, typer.Option("--rows", metavar="frames|parcels", help="Lines of a parcel table, where both would fit.")
 ]
 NoResample = Annotated[bool, typer.Option("--no-resample", help="Refuse what would have to be interpolated.")]
+AllowDownload = Annotated[
+    bool, typer.Option("--allow-download", help="Models and data named in the recipe may come from a hub.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
 Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a folder.")]

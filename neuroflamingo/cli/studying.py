@@ -12,12 +12,23 @@ from neuroflamingo.cli.progress import Progress
 from neuroflamingo_preprocessing.atomic import check_writable, write_bytes_atomic
 
 
-def train_recipe(config: str, settings: Sequence[str], *, resume: bool) -> None:
-    """Run the stages of a recipe and print the finished model's folder; progress is the trainer's own."""
+def train_recipe(
+    config: str,
+    settings: Sequence[str],
+    *,
+    output: str | None,
+    resume: bool | str,
+    dry_run: bool,
+    tiny: bool,
+    allow_download: bool,
+    quiet: bool,
+) -> None:
+    """Train by a recipe and print the finished model's folder; progress is the trainer's own."""
     from neuroflamingo.recipes import find_config
     from neuroflamingo.training import train
 
-    print(train(find_config(config), list(settings), resume=resume))
+    path, overrides = find_config(config), list(settings)
+    print(train(path, overrides, folder=output, resume=resume, allow_download=allow_download, quiet=quiet))
 
 
 def evaluate_model(

@@ -194,7 +194,7 @@ class Loop:
         self.progress = replace(self.progress, micro=number + 1, loss=self.progress.loss + value)
 
     def _inputs(self, batch: dict[str, Any], number: int, counts: list[float]) -> dict[str, Any]:
-        """The model's arguments; the loss is divided by the learnt tokens of the whole step, or each kind's by its own."""
+        """The model's arguments; the loss is divided by the step's learnt tokens, or each kind's by its own."""
         inputs = inputs_of(batch, self.accelerator.device)
         total = sum(counts)
         if self.recipe.data.reduction == "kinds":
