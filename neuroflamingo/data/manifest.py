@@ -1,0 +1,300 @@
+"""Manifests: a JSON object a line, of which each is a sample of one of four kinds. Importing it loads no torch.
+
+| kind | what it is | `text` | `turns` | `scans` |
+| --- | --- | --- | --- | --- |
+| pairs | scans and their report | the report, without `<image>` | none | one or more |
+| interleaved | a document | with one `<image>` a scan, where it belongs | none | one or more |
+| instructions | a talk about scans | none | user and assistant in turn, with one `<image>` a scan | one or more |
+| text | a talk without scans | none | user and assistant in turn | none |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+
+from neuroflamingo.findings.schema import Finding
+from neuroflamingo.training.recipe import Kind
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.inputs import MAX_LINE, MAX_MANIFEST_BYTES
+
+IMAGE, END_OF_CHUNK = "<image>", "<|endofchunk|>"
+STORE = "store:"
+"""How a scan's name begins that is the key of an item in the recipe's store, not a file."""
+SHOWN = 100
+"""Faults that an error message lists; `neuroflamingo data check` lists all."""
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Turn(_Row):
+    """What one side says in a talk."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+class Sample(_Row):
+    """One line of a manifest.
+
+    Attributes:
+        id: different in all files that are read together; messages name it.
+        subject: whose scans these are, for the guard against leaks between splits. A pseudonym: messages name it.
+        scans: files, relative to the manifest (absolute once read), or `store:KEY`.
+        text: of pairs the report, of interleaved samples the document.
+        turns: of instructions and of text.
+        findings: what the scans show, if that is known; then what a model writes is scored by its findings.
+        weight: multiplies the loss of this sample.
+    """
+
+    id: str = Field(min_length=1)
+    kind: Kind
+    subject: str | None = Field(default=None, min_length=1)
+    scans: tuple[str, ...] = Field(default=(), strict=False)
+    text: str | None = None
+    turns: tuple[Turn, ...] = Field(default=(), strict=False)
+    findings: tuple[Finding, ...] | None = Field(default=None, strict=False)
+    weight: PositiveFloat = Field(default=1.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sample:
+        faults = [*_scan_faults(self), *(_talk_faults(self) if self.kind in TALKS else _text_faults(self))]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The texts that are learnt: the report, the document, or what the assistant says."""
+        return tuple(t.text for t in self.turns if t.role == "assistant") or (self.text or "",)
+
+
+TALKS = ("instructions", "text")
+
+
+def _scan_faults(sample: Sample) -> Iterator[str]:
+    if sample.kind == "text" and sample.scans:
+        yield "a sample of the kind text has no scans; the kind instructions has"
+    if sample.kind != "text" and not sample.scans:
+        yield f"no scans, which the kind {sample.kind} needs"
+    if any(not name.removeprefix(STORE).strip() for name in sample.scans):
+        yield "a scan without a name"
+
+
+def _text_faults(sample: Sample) -> Iterator[str]:
+    """Of pairs and interleaved samples."""
+    text = sample.text or ""
+    if sample.turns:
+        yield f"turns, which the kind {sample.kind} does not have"
+    if sample.kind == "pairs":
+        if not text.strip():
+            yield "the report is empty"
+        if IMAGE in text or END_OF_CHUNK in text:
+            yield f"the report has {IMAGE} or {END_OF_CHUNK} in it, which are put in later; or is the kind interleaved?"
+        return
+    yield from _count_faults(text, sample)
+    if not text.partition(IMAGE)[2].replace(IMAGE, "").replace(END_OF_CHUNK, "").strip():
+        yield f"no text after the first {IMAGE}"
+
+
+def _talk_faults(sample: Sample) -> Iterator[str]:
+    """Of instructions and text."""
+    roles = [turn.role for turn in sample.turns]
+    if sample.text is not None:
+        yield f"text, which the kind {sample.kind} does not have: it has turns"
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        yield "turns must be of user and assistant, one after the other, the user first and the assistant last"
+    if any(not turn.text.strip() for turn in sample.turns):
+        yield "a turn is empty"
+    if any(IMAGE in turn.text for turn in sample.turns if turn.role == "assistant"):
+        yield f"the assistant says {IMAGE}, which belongs into the user's turns"
+    if any(END_OF_CHUNK in turn.text for turn in sample.turns):
+        yield f"a turn has {END_OF_CHUNK} in it, which is put in later"
+    yield from _count_faults(" ".join(turn.text for turn in sample.turns), sample)
+
+
+def _count_faults(text: str, sample: Sample) -> Iterator[str]:
+    marks = text.count(IMAGE)
+    if marks != len(sample.scans):
+        yield f"{'more' if marks > len(sample.scans) else 'fewer'} {IMAGE} ({marks}) than scans ({len(sample.scans)})"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a line of a manifest; `line` is 0 where it is the whole file."""
+
+    file: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.what}" if self.line else f"{self.file}: {self.what}"
+
+
+def read_manifest(files: Sequence[str | Path], *, check_scans: bool = True) -> list[Sample]:
+    """All samples of some manifests, in order, the names of their scans absolute.
+
+    Args:
+        files: JSONL in UTF-8, at most 1 GiB each; empty lines are passed over.
+        check_scans: look whether the files of scans are there.
+
+    Raises:
+        NotFoundError: a manifest is not there (exit 66).
+        ScanError: all faults of all lines in one message (exit 65).
+    """
+    samples, faults = look_through(files, check_scans=check_scans)
+    if faults:
+        more = f"\n    and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise ScanError(
+            f"the data have {len(faults)} fault{'s' * (len(faults) > 1)}",
+            expected="a sample a line, as docs/data.md and `neuroflamingo data schema` say",
+            seen="\n    ".join(map(str, faults[:SHOWN])) + more,
+            hint="correct or remove these lines; `neuroflamingo data check` lists all that is wrong",
+        )
+    return samples
+
+
+def look_through(files: Sequence[str | Path], *, check_scans: bool = True) -> tuple[list[Sample], list[Fault]]:
+    """The samples that can be used, and what is wrong with the other lines; see `read_manifest`.
+
+    Raises:
+        NotFoundError: a manifest is not there.
+    """
+    samples: list[Sample] = []
+    faults: list[Fault] = []
+    places: dict[str, str] = {}
+    for file in map(Path, files):
+        found = len(samples) + len(faults)
+        for number, row in _rows(file):
+            wrong = [row] if isinstance(row, str) else _faults_of(row)
+            if not isinstance(row, str):
+                wrong += _repeated(row.get("id"), f"line {number} of {file.name}", places)
+                names, gone = _resolved(row.get("scans"), file, check=check_scans)
+                wrong += gone
+                if not wrong:
+                    samples.append(Sample.model_validate(row | {"scans": names}))
+            faults += [Fault(file.name, number, what) for what in wrong]
+        if len(samples) + len(faults) == found:
+            faults.append(Fault(file.name, 0, "no samples in it"))
+    return samples, faults
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Numbered lines; of one that cannot be read the words that say why."""
+    if not file.is_file():
+        raise NotFoundError(
+            f"there is no manifest {file.name}",
+            expected="a JSONL file",
+            hint="check the path, and data.source of the recipe",
+        )
+    if file.stat().st_size > MAX_MANIFEST_BYTES:
+        yield 0, f"larger than {MAX_MANIFEST_BYTES:,} bytes; split it into several files"
+        return
+    with file.open("rb") as stream:
+        for number, line in enumerate(_lines(stream), start=1):
+            if line is None:
+                yield number, f"longer than {MAX_LINE:,} bytes"
+            elif line.strip():
+                yield number, _parsed(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Lines; None for one that is too long, which is never held in memory as a whole."""
+    while line := stream.readline(MAX_LINE + 1):
+        whole = len(line) <= MAX_LINE
+        while len(line) > MAX_LINE and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE + 1)
+        yield line if whole else None
+
+
+def _parsed(line: bytes) -> dict[str, Any] | str:
+    try:
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refused)
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 text (byte {error.start + 1}); save the file as UTF-8"
+    except RecursionError:
+        return "not JSON that a manifest has: nested too deep"
+    except json.JSONDecodeError as error:
+        return f"not JSON ({error.msg}, column {error.colno})"
+    except ValueError as error:
+        return f"not JSON ({error})"
+    return row if isinstance(row, dict) else "no JSON object"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that is given twice Python's reader keeps the last in silence."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return row
+
+
+def _refused(name: str) -> float:
+    raise ValueError(f"{name} is no number that JSON has")
+
+
+def _faults_of(row: dict[str, Any]) -> list[str]:
+    try:
+        Sample.model_validate(row)
+    except ValidationError as error:
+        return [_in_words(fault) for fault in error.errors(include_url=False)]
+    return []
+
+
+def _in_words(fault: Any) -> str:
+    """A fault without what the line says, which may be a report's text, unless that is a number or a choice."""
+    *parents, last = fault["loc"] or ("",)
+    where = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        model = {"turns": Turn, "findings": Finding}.get(str(parents[0]) if parents else "", Sample)
+        near = get_close_matches(str(last), model.model_fields, 1)
+        return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    if fault["type"] == "value_error":
+        return (f"{where}: " if where else "") + str(fault["ctx"]["error"])
+    seen = fault["input"]
+    if fault["type"] == "missing":
+        return f"{where}: not there"
+    named = fault["type"] in ("literal_error", "enum") and isinstance(seen, str) or isinstance(seen, (int, float))
+    message = fault["msg"].replace("valid tuple", "list")
+    return f"{where}: {message} (seen: {repr(seen)[:40] if named else type(seen).__name__})"
+
+
+def _repeated(name: Any, here: str, places: dict[str, str]) -> list[str]:
+    if not isinstance(name, str):
+        return []
+    if name in places:
+        return [f"the id {name!r} is that of {places[name]} too"]
+    places[name] = here
+    return []
+
+
+def _resolved(names: Any, manifest: Path, *, check: bool) -> tuple[list[str], list[str]]:
+    """Absolute names, and which of them are not there. Links are not followed: their own names say the format."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return [], []
+    files = [n if n.startswith(STORE) else os.path.abspath(os.path.join(manifest.parent, n)) for n in names]
+    gone = [_gone(name, path) for name, path in zip(names, files, strict=True) if name.strip() and path != name]
+    return files, [words for words in gone if words] if check else []
+
+
+def _gone(name: str, path: str) -> str | None:
+    """Why a scan cannot be read; without its folders, which are often called after the patient."""
+    shown = Path(name).name if Path(name).suffix else "one of its scans"
+    try:
+        if os.path.isdir(path) or os.path.getsize(path):
+            return None
+    except (OSError, ValueError):
+        if os.path.islink(path):
+            return f"{shown} is a link to nothing (of git-annex: get it first)"
+        return f"there is no file {shown}" + ("; write / between folders" if "\\" in name and os.sep == "/" else "")
+    return f"{shown} is empty"
