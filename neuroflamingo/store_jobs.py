@@ -213,14 +213,19 @@ class EncodeJob(Job):
 
 def load_with_identity(choice: EncoderChoice) -> tuple[BrainEncoder, str, dict[str, Any]]:
     """The encoder, a hash of its weights and its table, and where these came from."""
-    from neuroflamingo_encoders.contract import weights_digest
-
     module, origin = choice.load()
-    digest, table = weights_digest(module), origin.get("table")
-    identity = sha256_of_text(digest + table["sha256"]) if table else digest
+    identity = encoder_identity(module, (origin.get("table") or {}).get("sha256"))
     _ENCODERS.clear()
     _ENCODERS[module.card.digest, identity] = module
     return module, identity, origin
+
+
+def encoder_identity(encoder: BrainEncoder, table_sha256: str | None = None) -> str:
+    """A hash of an encoder's weights, and of the file of its table if it has one: by it a token store is recognised."""
+    from neuroflamingo_encoders.contract import weights_digest
+
+    digest = weights_digest(encoder)
+    return sha256_of_text(digest + table_sha256) if table_sha256 else digest
 
 
 def _made_of(item: StoredItem, card: EncoderCard) -> tuple[str, dict[str, Any]]:

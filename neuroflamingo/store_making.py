@@ -185,7 +185,7 @@ def _run(
 ) -> Summary:
     """Do what is missing, keep the log, and end with the summary and the index."""
     store.sweep()
-    known, tasks = _seen_before(store), []
+    known, tasks = seen_before(store), []
     scans = list(scans)
     keys = {known.get(one.seen) for one in scans if isinstance(one, Task)} if spread.part else set(store)
     summary.dropped = len(drop_damaged(store, sorted(filter(None, keys)), thorough=spread.verify))
@@ -225,7 +225,7 @@ def _of_files(inputs: list[Input], job: Job) -> Iterator[Task | Made]:
         try:
             table = one.confounds and one.confounds.absolute()
             task = Task(replace(one, path=one.path.absolute(), confounds=table), name, "")
-            yield replace(task, seen=_seen(task, job, listed))
+            yield replace(task, seen=seen(task, job, listed))
         except NeuroFlamingoError as error:  # no confounds beside it, or two sidecars at one level, say
             yield Made(name, "failed", error=" ".join(str(error).split()), exit_code=error.exit_code)
         except OSError as error:  # a link of git-annex whose file was not fetched, say
@@ -235,7 +235,7 @@ def _of_files(inputs: list[Input], job: Job) -> Iterator[Task | Made]:
             yield Made(name, "failed", error=words, exit_code=66)
 
 
-def _seen(task: Task, job: Job, listed: dict[Path, list[str]]) -> str:
+def seen(task: Task, job: Job, listed: dict[Path, list[str]]) -> str:
     """Hash of a file's place, size and time, of its sidecars' times, and of what would be done to it."""
     path, how = task.path, job.for_scan(task)
     stat = path.stat()
@@ -291,7 +291,7 @@ def _of_items(place: Path, named: list[tuple[str, str]], job: Job) -> Iterator[T
         yield Task(Input(place), printable(name), sha256_of_text(json.dumps([key, job.key("", {})])), item=key)
 
 
-def _seen_before(store: ItemStore[Any]) -> dict[str, str]:
+def seen_before(store: ItemStore[Any]) -> dict[str, str]:
     """Files that were hashed before, by path, size and time: no name of a folder is kept, only the hash of it all."""
     known = {}
     path = store.path / SEEN

@@ -1,0 +1,101 @@
+"""Which sample comes when: the n-th draw of a training is a pure function of n, so resuming needs no state.
+
+Differs from upstream: OpenFlamingo steps through each kind of data by loaders of its own, all of which must be there,
+and resumes at epochs only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroflamingo.training.recipe import KINDS, Kind
+from neuroflamingo_preprocessing.errors import ConfigError
+
+BLOCK = 1024
+"""Draws in which the shares are exact."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """An endless order of samples of several kinds; see `mix`.
+
+    Attributes:
+        counts: samples of each kind.
+        shares: draws of each kind in every block; the rest is never drawn.
+        seed: of the order.
+    """
+
+    counts: Mapping[Kind, int]
+    shares: Mapping[Kind, int]
+    seed: int
+
+    def draw(self, number: int) -> tuple[Kind, int]:
+        """Kind and index of the draw with this number, from 0.
+
+        Every block of 1024 draws has the exact shares, shuffled; every kind goes through all its samples, shuffled
+        anew each time, before any comes again.
+        """
+        block, place = divmod(number, BLOCK)
+        order, before = _block(self.seed, block, tuple(self.shares.items()))
+        kind = KINDS[order[place]]
+        epoch, index = divmod(block * self.shares[kind] + int(before[place]), self.counts[kind])
+        return kind, int(_epoch(self.seed, KINDS.index(kind), epoch, self.counts[kind])[index])
+
+    def epochs(self, draws: int) -> dict[Kind, float]:
+        """How often the samples of each kind are seen in so many draws, to within a block."""
+        return {kind: draws * share / BLOCK / self.counts[kind] for kind, share in self.shares.items()}
+
+
+def mix(counts: Mapping[Kind, int], weights: Mapping[Kind, float], seed: int) -> Mixture:
+    """A mixture of the kinds of data that there are, by weight; the smaller ones come again and again.
+
+    Args:
+        counts: samples of each kind.
+        weights: of each kind, in any unit; kinds without samples or with weight 0 do not count.
+        seed: of the order.
+
+    Raises:
+        ConfigError: nothing is left to draw from, or a weight below 0.
+    """
+    wanted = {kind: float(weights.get(kind, 0.0)) for kind in KINDS if counts.get(kind, 0) > 0}
+    total = sum(wanted.values())
+    if total <= 0 or min(wanted.values()) < 0 or not np.isfinite(total):
+        raise ConfigError(
+            "there is nothing to draw samples from",
+            expected="a kind of data with samples and a weight above 0 in data.mix",
+            seen=f"samples {dict(counts)}, weights {dict(weights)}",
+            hint="set data.mix.KIND=1",
+        )
+    exact = {kind: weight / total * BLOCK for kind, weight in wanted.items() if weight > 0}
+    return Mixture({kind: counts[kind] for kind in exact}, _rounded(exact), seed)
+
+
+def _rounded(exact: Mapping[Kind, float]) -> dict[Kind, int]:
+    """Whole numbers with the sum of a block, by largest remainders; none is 0."""
+    shares = {kind: max(1, int(share)) for kind, share in exact.items()}
+    for kind in sorted(exact, key=lambda kind: shares[kind] - exact[kind])[: max(0, BLOCK - sum(shares.values()))]:
+        shares[kind] += 1
+    shares[max(shares, key=lambda kind: shares[kind])] += BLOCK - sum(shares.values())  # what the minimum took
+    return shares
+
+
+@lru_cache(maxsize=16)
+def _block(seed: int, block: int, shares: tuple[tuple[Kind, int], ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the kinds of a block's draws, and how many of its kind came before each in the block."""
+    numbers = np.repeat([KINDS.index(kind) for kind, _ in shares], [share for _, share in shares])
+    order = np.random.default_rng([seed, block]).permutation(numbers)
+    before = np.zeros(BLOCK, np.int64)
+    for number in set(numbers.tolist()):
+        found = order == number
+        before[found] = np.arange(found.sum())
+    return order, before
+
+
+@lru_cache(maxsize=16)
+def _epoch(seed: int, kind: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, kind, epoch]).permutation(count)

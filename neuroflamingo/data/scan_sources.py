@@ -1,0 +1,188 @@
+"""Where the scans of samples come from: files that are prepared on the fly, prepared scans, or ready tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from neuroflamingo.data.manifest import STORE
+from neuroflamingo.data.stored import keys_of_scans
+from neuroflamingo_preprocessing.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders import EncoderCard
+    from neuroflamingo_preprocessing.item_store import ItemStore
+
+
+class ScanSource(ABC):
+    """Gives one tensor of a scan. Made once, sent to each worker; it holds names and keys, never open files."""
+
+    @abstractmethod
+    def read(self, scan: str, pick: int) -> Mapping[str, Tensor]:
+        """`scan` `[axes of the card]`, or `scan_tokens` `[token, width]` and perhaps `token_mask` `[token]`.
+
+        Args:
+            scan: as the sample names it.
+            pick: any number: of a run with several windows it chooses one.
+
+        Raises:
+            NeuroFlamingoError: the scan cannot be read, or is not what the encoder takes.
+        """
+
+
+class FileScans(ScanSource):
+    """Files, prepared as the card says each time that they are wanted.
+
+    Args:
+        card: of the encoder; of ready tokens `precomputed`.
+        ready: the model has no encoder, and its scans are arrays of tokens.
+    """
+
+    def __init__(self, card: EncoderCard, *, ready: bool = False) -> None:
+        self.card, self.ready = card, ready
+
+    def read(self, scan: str, pick: int) -> Mapping[str, Tensor]:
+        from neuroflamingo_encoders.token_files import ENDINGS, read_tokens
+
+        path = Path(scan)
+        if self.ready and path.suffix in ENDINGS:
+            windows = read_tokens(path, card=self.card).scans
+            chosen = windows[pick % len(windows)]
+            mask = {} if chosen.mask is None else {"token_mask": torch.from_numpy(chosen.mask)}
+            return {"scan_tokens": torch.from_numpy(chosen.tokens), **mask}
+        from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
+
+        prepared = list(prepare_for_encoder(path, self.card, Preparation()))
+        tensor = torch.as_tensor(prepared[pick % len(prepared)].tensor)
+        return {"scan_tokens" if self.ready else "scan": tensor}
+
+
+class StoreScans(ScanSource):
+    """Items of a scan store or a token store.
+
+    Args:
+        store: what was checked to be this encoder's.
+        keys: of the items, by the samples' names of the scans.
+    """
+
+    def __init__(self, store: ItemStore[Any], keys: Mapping[str, str]) -> None:
+        self.store, self.keys = store, keys
+
+    def read(self, scan: str, pick: int) -> Mapping[str, Tensor]:
+        item = self.store.peek(self.keys[scan])
+        shape, _ = item.sizes()
+        element = {name: torch.from_numpy(value) for name, value in item.element(pick % shape[0]).items()}
+        if "token_mask" in element and bool(element["token_mask"].all()):
+            del element["token_mask"]  # nothing to mask is quicker than a mask that masks nothing
+        return element
+
+
+def open_scans(
+    names: Iterable[str],
+    *,
+    card: EncoderCard | None,
+    width: int | None = None,
+    weights: str | None = None,
+    scans: Path | None = None,
+    tokens: Path | None = None,
+) -> ScanSource:
+    """The source of these scans, checked to be what the model's encoder takes or made.
+
+    Args:
+        names: of all scans, as samples have them: absolute paths, or `store:KEY`.
+        card: of the model's encoder; None: it has none.
+        width: of ready tokens, where it has none.
+        weights: `encoder_identity` of the model's encoder, without which no token store is believed.
+        scans: folder of a `ScanStore`.
+        tokens: folder of a `TokenStore`.
+
+    Raises:
+        UsageError: both stores, or items of a store and no store.
+        NotFoundError: no store there, or scans that are not in it (exit 66).
+        ModelError: a store of another card, of other weights, or of tokens of another width (exit 65).
+    """
+    if scans is not None and tokens is not None:
+        raise UsageError("data.scans and data.tokens were both given", expected="one of them", hint="leave one out")
+    names = sorted(set(names))
+    if tokens is not None:
+        from neuroflamingo_encoders.token_store import TokenStore
+
+        store = check_tokens(TokenStore(tokens), card, width, weights)
+        return StoreScans(store, keys_of_scans(names, store, store.card))
+    if scans is not None:
+        from neuroflamingo_preprocessing.scan_store import ScanStore
+
+        if card is None:
+            raise UsageError("this model has no encoder", expected="data.tokens: a store of ready tokens")
+        prepared = check_prepared(ScanStore(scans), card)
+        return StoreScans(prepared, keys_of_scans(names, prepared, card))
+    if items := [name for name in names if name.startswith(STORE)]:
+        raise UsageError(
+            f"{len(items)} scans are items of a store, and the recipe names none",
+            expected="data.scans or data.tokens",
+            seen=items[0][:24],
+            hint="--set data.tokens=FOLDER",
+        )
+    if card is not None:
+        return FileScans(card)
+    from neuroflamingo_encoders.precomputed_card import precomputed_card
+
+    if width is None:
+        raise UsageError("a model without an encoder needs the width of its tokens", expected="model.token_width")
+    return FileScans(precomputed_card(width=width), ready=True)
+
+
+def check_tokens(store: Any, card: EncoderCard | None, width: int | None, weights: str | None) -> Any:
+    """The token store, if this model's encoder made it.
+
+    Raises:
+        ModelError: another card, other weights, another width (exit 65).
+        UsageError: a card without weights to compare.
+    """
+    if card is None:
+        if width is not None and store.card.output.width != width:
+            raise _other(store, f"tokens of width {width}", f"width {store.card.output.width}")
+        return store
+    if weights is None:
+        raise UsageError(
+            "tokens of a store can only be checked against the weights of the encoder",
+            expected="weights=encoder_identity(model.encoder)",
+        )
+    if store.head.get("card") != card.digest:
+        seen = f"'{store.head.get('encoder')}', card {str(store.head.get('card'))[:12]}"
+        raise _other(store, f"'{card.name}', card {card.digest[:12]}", seen)
+    if store.head.get("weights") != weights:
+        raise _other(store, f"weights {weights[:12]}", f"weights {str(store.head.get('weights'))[:12]}")
+    return store
+
+
+def check_prepared(store: Any, card: EncoderCard) -> Any:
+    """The scan store, if it was prepared for the input of this encoder.
+
+    Raises:
+        ModelError: it was not (exit 65).
+    """
+    if store.head.get("spec") != card.scan.digest:
+        raise ModelError(
+            f"the scans in {store.path.name} were not prepared for '{card.name}'",
+            expected=f"spec {card.scan.digest[:12]}: {card.scan.describe()}",
+            seen=f"spec {str(store.head.get('spec'))[:12]}, for {store.head.get('encoder')}",
+            hint=f"neuroflamingo prepare INPUT --encoder {card.name} -o FOLDER",
+            exit_code=65,
+        )
+    return store
+
+
+def _other(store: ItemStore[Any], expected: str, seen: str) -> ModelError:
+    return ModelError(
+        f"the tokens in {store.path.name} are those of another encoder",
+        expected=expected,
+        seen=seen,
+        hint="run `neuroflamingo encode` with the encoder and the weights of this recipe into a new folder",
+        exit_code=65,
+    )
