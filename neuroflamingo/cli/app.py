@@ -136,7 +136,7 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; what is in the folder is removed.")] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show the recipe, the parameters, the steps and the memory; train nothing."),
+        typer.Option("--dry-run", help="Show recipe, parameters, steps and memory; train nothing."),
     ] = False,
     tiny: Annotated[bool, typer.Option("--tiny", help="The recipe's toy twin, made by rule, on toy data.")] = False,
     allow_download: AllowDownload = False,
@@ -145,7 +145,7 @@ def train(
     """Train by a recipe; an interrupted run goes on at the very step.
 
     Also under `torchrun --nproc-per-node N -m neuroflamingo train ...` or `accelerate launch -m neuroflamingo train`.
-    With --resume FOLDER the recipe may differ from the checkpoint's. SIGTERM and SIGUSR1 save and end with exit code 75.
+    With --resume FOLDER the recipe may differ from the checkpoint's. SIGTERM and SIGUSR1 save, then exit with 75.
     """
     from neuroflamingo.cli.studying import train_recipe
 

@@ -264,7 +264,7 @@ def _in_words(fault: Any) -> str:
     seen = fault["input"]
     if fault["type"] == "missing":
         return f"{where}: not there"
-    named = fault["type"] in ("literal_error", "enum") and isinstance(seen, str) or isinstance(seen, (int, float))
+    named = (fault["type"] in ("literal_error", "enum") and isinstance(seen, str)) or isinstance(seen, (int, float))
     message = fault["msg"].replace("valid tuple", "list")
     return f"{where}: {message} (seen: {repr(seen)[:40] if named else type(seen).__name__})"
 

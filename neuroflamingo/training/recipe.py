@@ -149,7 +149,7 @@ class OptimSettings(Section):
 
     steps: PositiveInt
     batch: PositiveInt = 4
-    """Samples of one micro-step on one device."""
+    """Samples of one micro-step on all devices together: a run has the same numbers on one device and on eight."""
     accumulate: PositiveInt = 1
     """Micro-steps of one optimiser step."""
     lr: PositiveFloat = 1e-4
