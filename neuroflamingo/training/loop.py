@@ -138,16 +138,17 @@ class Loop:
         if self.average:
             self.average.update(self.progress.step)
         took = time.perf_counter() - began
-        done = self.progress
+        done, tokens = self.progress, sum(counts)
         self.progress = replace(
             done,
             step=done.step + 1,
             micro=0,
+            loss=0.0,
             samples=done.samples + int(samples),
-            tokens=done.tokens + int(sum(counts)),
+            tokens=done.tokens + int(tokens),
         )
         return {
-            "loss": float(loss),
+            "loss": done.loss,
             "norm": norm,
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": took,

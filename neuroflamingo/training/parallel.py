@@ -32,7 +32,9 @@ def accelerate_for(settings: RunSettings, trackers: tuple[str, ...] = (), folder
         ConfigError: a precision that this device does not have.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state()  # a second training in this process may want another precision
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = settings.precision
     if precision == "auto":

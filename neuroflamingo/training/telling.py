@@ -31,6 +31,7 @@ class Telling:
     def __init__(self, folder: Path, recipe: Recipe, accelerator: Accelerator, step: int, quiet: bool) -> None:
         self.accelerator, self.every, self.steps = accelerator, recipe.log.every, recipe.optim.steps
         self.main = accelerator.is_main_process
+        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "log.jsonl"
         self.trackers = bool(recipe.log.trackers)
         if self.main:
