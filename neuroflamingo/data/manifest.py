@@ -16,20 +16,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
+from neuroflamingo.data.records import json_lines
 from neuroflamingo.findings.schema import Finding
 from neuroflamingo.training.recipe import Kind
-from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
-from neuroflamingo_preprocessing.inputs import MAX_LINE, MAX_MANIFEST_BYTES
+from neuroflamingo_preprocessing.atomic import write_bytes_atomic
+from neuroflamingo_preprocessing.errors import ScanError
 
 IMAGE, END_OF_CHUNK = "<image>", "<|endofchunk|>"
 STORE = "store:"
 """How a scan's name begins that is the key of an item in the recipe's store, not a file."""
 SHOWN = 100
 """Faults that an error message lists; `neuroflamingo data check` lists all."""
+
+
+TALKS = ("instructions", "text")
 
 
 class _Row(BaseModel):
@@ -74,11 +78,11 @@ class Sample(_Row):
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The texts that are learnt: the report, the document, or what the assistant says."""
-        return tuple(t.text for t in self.turns if t.role == "assistant") or (self.text or "",)
-
-
-TALKS = ("instructions", "text")
+        """The texts that are learnt: the report, the document from its first scan on, or what the assistant says."""
+        if self.kind in TALKS:
+            return tuple(turn.text for turn in self.turns if turn.role == "assistant")
+        text = self.text or ""
+        return (text.partition(IMAGE)[2] if self.kind == "interleaved" else text,)
 
 
 def _scan_faults(sample: Sample) -> Iterator[str]:
@@ -174,8 +178,8 @@ def look_through(files: Sequence[str | Path], *, check_scans: bool = True) -> tu
     places: dict[str, str] = {}
     for file in map(Path, files):
         found = len(samples) + len(faults)
-        for number, row in _rows(file):
-            wrong = [row] if isinstance(row, str) else _faults_of(row)
+        for number, row in json_lines(file, strict=True):
+            wrong = [row] if isinstance(row, str) else faults_of(row)
             if not isinstance(row, str):
                 wrong += _repeated(row.get("id"), f"line {number} of {file.name}", places)
                 names, gone = _resolved(row.get("scans"), file, check=check_scans)
@@ -188,62 +192,8 @@ def look_through(files: Sequence[str | Path], *, check_scans: bool = True) -> tu
     return samples, faults
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Numbered lines; of one that cannot be read the words that say why."""
-    if not file.is_file():
-        raise NotFoundError(
-            f"there is no manifest {file.name}",
-            expected="a JSONL file",
-            hint="check the path, and data.source of the recipe",
-        )
-    if file.stat().st_size > MAX_MANIFEST_BYTES:
-        yield 0, f"larger than {MAX_MANIFEST_BYTES:,} bytes; split it into several files"
-        return
-    with file.open("rb") as stream:
-        for number, line in enumerate(_lines(stream), start=1):
-            if line is None:
-                yield number, f"longer than {MAX_LINE:,} bytes"
-            elif line.strip():
-                yield number, _parsed(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
-
-
-def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
-    """Lines; None for one that is too long, which is never held in memory as a whole."""
-    while line := stream.readline(MAX_LINE + 1):
-        whole = len(line) <= MAX_LINE
-        while len(line) > MAX_LINE and not line.endswith(b"\n"):
-            line = stream.readline(MAX_LINE + 1)
-        yield line if whole else None
-
-
-def _parsed(line: bytes) -> dict[str, Any] | str:
-    try:
-        row = json.loads(line.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refused)
-    except UnicodeDecodeError as error:
-        return f"not UTF-8 text (byte {error.start + 1}); save the file as UTF-8"
-    except RecursionError:
-        return "not JSON that a manifest has: nested too deep"
-    except json.JSONDecodeError as error:
-        return f"not JSON ({error.msg}, column {error.colno})"
-    except ValueError as error:
-        return f"not JSON ({error})"
-    return row if isinstance(row, dict) else "no JSON object"
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a key that is given twice Python's reader keeps the last in silence."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
-    return row
-
-
-def _refused(name: str) -> float:
-    raise ValueError(f"{name} is no number that JSON has")
-
-
-def _faults_of(row: dict[str, Any]) -> list[str]:
+def faults_of(row: dict[str, Any]) -> list[str]:
+    """What is wrong with a sample, one line each; nothing of its text is told."""
     try:
         Sample.model_validate(row)
     except ValidationError as error:
@@ -276,6 +226,52 @@ def _repeated(name: Any, here: str, places: dict[str, str]) -> list[str]:
         return [f"the id {name!r} is that of {places[name]} too"]
     places[name] = here
     return []
+
+
+def write_manifest(samples: Sequence[Sample], path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write samples as JSONL; files of scans are named relative to the manifest, so that both can be moved together.
+
+    Raises:
+        OutputError: the file is there already, or cannot be written.
+    """
+    folder = os.path.abspath(Path(path).parent)
+    lines = []
+    for sample in samples:
+        row = sample.model_dump(mode="json", exclude_defaults=True)
+        if sample.scans:
+            row["scans"] = [_relative(name, folder) for name in sample.scans]
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    return write_bytes_atomic(path, "".join(lines).encode(), overwrite=overwrite)
+
+
+def _relative(name: str, folder: str) -> str:
+    if name.startswith(STORE):
+        return name
+    try:
+        return Path(os.path.relpath(name, folder)).as_posix()
+    except ValueError:  # on another drive
+        return Path(name).as_posix()
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The JSON schema of a line (draft 2020-12). It cannot count `<image>`, nor see whether files are there."""
+    schema = Sample.model_json_schema()
+    none, some = {"maxItems": 0}, {"minItems": 1}
+    said = {"type": "string", "pattern": r"\S"}
+    rules = {
+        "pairs": ({"scans": some, "text": said, "turns": none}, ["scans", "text"]),
+        "interleaved": (
+            {"scans": some, "text": {"type": "string", "pattern": IMAGE}, "turns": none},
+            ["scans", "text"],
+        ),
+        "instructions": ({"scans": some, "text": {"type": "null"}, "turns": {"minItems": 2}}, ["scans", "turns"]),
+        "text": ({"scans": none, "text": {"type": "null"}, "turns": {"minItems": 2}}, ["turns"]),
+    }
+    schema["allOf"] = [
+        {"if": {"properties": {"kind": {"const": kind}}}, "then": {"properties": properties, "required": required}}
+        for kind, (properties, required) in rules.items()
+    ]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "A line of a manifest"}
 
 
 def _resolved(names: Any, manifest: Path, *, check: bool) -> tuple[list[str], list[str]]:

@@ -1,0 +1,155 @@
+"""Rows of files that others wrote: JSON lines, JSON lists, CSV, TSV and parquet tables. Nothing in them is run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.inputs import MAX_LINE, MAX_MANIFEST_BYTES
+
+Row = dict[str, Any] | str
+"""What a row says; of one that cannot be read the words that say why."""
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+def json_lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, Row]]:
+    """Numbered lines of a file in UTF-8, a JSON object each; empty ones are passed over.
+
+    Args:
+        file: at most 1 GiB, each line at most 1 MiB.
+        strict: refuse keys that are there twice, and NaN and infinities, which JSON does not have; else the last one
+            counts, and None.
+
+    Raises:
+        NotFoundError: no such file.
+    """
+    _refuse_missing(file)
+    if file.stat().st_size > MAX_MANIFEST_BYTES:
+        yield 0, f"larger than {MAX_MANIFEST_BYTES:,} bytes; split it into several files"
+        return
+    with file.open("rb") as stream:
+        for number, line in enumerate(_lines(stream), start=1):
+            if line is None:
+                yield number, f"longer than {MAX_LINE:,} bytes"
+            elif line.strip():
+                row = _parsed(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, strict)
+                yield number, row if isinstance(row, dict | str) else "no JSON object"
+
+
+def records(file: str | Path) -> Iterator[tuple[int, Row]]:
+    """Numbered rows of a table of any of `ENDINGS`; a JSON file is a list of objects, or an object a line.
+
+    Raises:
+        NotFoundError: no such file (exit 66).
+        ScanError: it cannot be read as a whole (exit 65).
+    """
+    file = Path(file)
+    _refuse_missing(file)
+    ending = file.suffix.lower()
+    if ending not in ENDINGS:
+        raise ScanError(f"{file.name} is no table that is read", expected=f"one of {', '.join(ENDINGS)}", seen=ending)
+    if ending != ".parquet" and file.stat().st_size > MAX_MANIFEST_BYTES:
+        raise ScanError(
+            f"{file.name} is too large",
+            expected=f"at most {MAX_MANIFEST_BYTES:,} bytes",
+            seen=f"{file.stat().st_size:,}",
+            hint="split it into several files",
+        )
+    if ending == ".jsonl":
+        return json_lines(file)
+    if ending == ".json":
+        return _json_list(file)
+    return _parquet(file) if ending == ".parquet" else _table(file, DELIMITERS[ending])
+
+
+def _refuse_missing(file: Path) -> None:
+    if not file.is_file():
+        raise NotFoundError(f"there is no file {file.name}", expected="a file with samples", hint="check the path")
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Lines; None for one that is too long, which is never held in memory as a whole."""
+    while line := stream.readline(MAX_LINE + 1):
+        whole = len(line) <= MAX_LINE
+        while len(line) > MAX_LINE and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE + 1)
+        yield line if whole else None
+
+
+def _parsed(text: bytes, strict: bool) -> Any:
+    """What JSON says, or the words that say why it cannot be read: those of a text, which JSON may be, never."""
+    hooks: dict[str, Any] = {"object_pairs_hook": _once, "parse_constant": _refused} if strict else {}
+    try:
+        value = json.loads(text.decode("utf-8"), **(hooks or {"parse_constant": lambda _: None}))
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 text (byte {error.start + 1}); save the file as UTF-8"
+    except RecursionError:
+        return "not JSON that is read here: nested too deep"
+    except json.JSONDecodeError as error:
+        return f"not JSON ({error.msg}, column {error.colno})"
+    except ValueError as error:
+        return f"not JSON ({error})"
+    return "no JSON object" if isinstance(value, str) else value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return row
+
+
+def _refused(name: str) -> float:
+    raise ValueError(f"{name} is no number that JSON has")
+
+
+def _json_list(file: Path) -> Iterator[tuple[int, Row]]:
+    text = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    value = _parsed(text, strict=False)
+    if isinstance(value, list):
+        yield from ((n, row if isinstance(row, dict) else "no JSON object") for n, row in enumerate(value, start=1))
+        return
+    first = _parsed(text.lstrip().partition(b"\n")[0], strict=False)
+    if isinstance(value, str) and isinstance(first, dict):
+        yield from json_lines(file)
+        return
+    seen = value if isinstance(value, str) else f"a single {type(value).__name__}"
+    raise ScanError(f"{file.name} cannot be read", expected="a JSON list of objects, or an object a line", seen=seen)
+
+
+def _table(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
+    """Numbered by their last lines: a quoted text may have line breaks in it. BIDS writes `n/a` for what is missing."""
+    before = csv.field_size_limit(MAX_LINE)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
+            for row in reader:
+                whole = None not in row and None not in row.values()
+                kept = {name: value for name, value in row.items() if value not in ("", "n/a")}
+                yield reader.line_num, kept if whole else "more or fewer cells than columns"
+    except (UnicodeDecodeError, csv.Error) as error:
+        kind = "tab-separated" if delimiter == "\t" else "comma-separated"
+        raise ScanError(f"{file.name} cannot be read", expected=f"{kind} UTF-8 text", seen=str(error)[:200]) from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _parquet(file: Path) -> Iterator[tuple[int, Row]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            number = 0
+            for batch in table.iter_batches(batch_size=1_000):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError) as error:
+        raise ScanError(f"{file.name} cannot be read", expected="a parquet table", seen=str(error)[:200]) from error
