@@ -46,7 +46,7 @@ class NeuroFlamingoConfig(PretrainedConfig):
     ) -> None:
         refuse_remote_code([text_config if isinstance(text_config, dict) else None, encoder, kwargs], "the config")
         if isinstance(text_config, dict):
-            text_config = _text_config(text_config)
+            text_config = make_text_config(text_config)
         self.text_config = text_config if text_config is not None else CONFIG_MAPPING["llama"]()
         self.resampler = check_settings(ResamplerSettings, resampler or {"dim": 64}, "resampler")
         self.cross_attention = check_settings(CrossAttentionSettings, cross_attention or {}, "cross_attention")
@@ -64,15 +64,20 @@ class NeuroFlamingoConfig(PretrainedConfig):
                 setattr(self.text_config, name, value)
 
 
-def _text_config(values: dict[str, Any]) -> PretrainedConfig:
+def make_text_config(values: dict[str, Any], where: str = "text_config") -> PretrainedConfig:
+    """The config of a language model from plain data with its `model_type`.
+
+    Raises:
+        ConfigError: transformers ships no such model.
+    """
     values = dict(values)
     family = values.pop("model_type", None)
     if family not in CONFIG_MAPPING:
         raise ConfigError(
-            f"text_config names an unknown language model '{family}'",
+            f"{where} names an unknown language model '{family}'",
             expected="a model_type that transformers ships",
             seen=str(family),
-            hint="update transformers, or correct text_config.model_type",
+            hint=f"update transformers, or correct {where}.model_type",
         )
     return CONFIG_MAPPING[family](**values)
 

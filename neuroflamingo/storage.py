@@ -70,7 +70,8 @@ class Storage(PreTrainedModel):
         new_tokens = add_special_tokens(tokenizer)
         embeddings: Any = language_model.get_input_embeddings()
         if len(tokenizer) > len(embeddings.weight):
-            language_model.resize_token_embeddings(len(tokenizer))
+            without_memory = embeddings.weight.is_meta  # then there is no mean to draw the new rows around
+            language_model.resize_token_embeddings(len(tokenizer), mean_resizing=not without_memory)
         config = NeuroFlamingoConfig(
             text_config=language_model.config,
             resampler=resampler.settings,
@@ -179,7 +180,8 @@ def _generation_config(
 def describe_encoder(encoder: BrainEncoder) -> dict[str, Any]:
     """What the config keeps of an encoder: enough to build it again and to see whether it is still the same."""
     plain = encoder.card.model_dump(mode="json")
-    return {"name": encoder.card.name, "options": plain["options"], "digest": encoder.card.digest, "card": plain}
+    kept = {"name": encoder.card.name, "options": plain["options"], "digest": encoder.card.digest, "card": plain}
+    return kept | ({"tiny": True} if getattr(encoder, "tiny_size", False) else {})
 
 
 def _check_comes_back(description: dict[str, Any]) -> None:
@@ -187,6 +189,8 @@ def _check_comes_back(description: dict[str, Any]) -> None:
     from neuroflamingo_encoders import encoder_card, list_encoders
 
     name, options = description["name"], description["options"]
+    if description.get("tiny"):
+        return
     if name in list_encoders() and encoder_card(name, **options).digest != description["digest"]:
         raise ModelError(
             f"the encoder '{name}' could not be built again from what a saved model keeps of it",
@@ -204,7 +208,8 @@ def build_encoder_from_config(description: dict[str, Any]) -> BrainEncoder:
     """
     from neuroflamingo_encoders import build_encoder
 
-    encoder = build_encoder(description["name"], **description.get("options", {}))
+    tiny = bool(description.get("tiny"))
+    encoder = build_encoder(description["name"], tiny=tiny, **description.get("options", {}))
     if encoder.card.digest != description.get("digest"):
         raise ModelError(
             f"the encoder '{description['name']}' is not the one that this model was trained with",

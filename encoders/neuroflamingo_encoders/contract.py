@@ -89,6 +89,7 @@ class BrainEncoder(nn.Module):
         super().__init__()
         self.card = card
         self.frozen = False
+        self.tiny_size = False  # made by `tiny`, for trials
         self.register_forward_pre_hook(_check_batch)
 
     @classmethod

@@ -124,12 +124,13 @@ def encoder_card(name: str, **options: Any) -> EncoderCard:
     return card
 
 
-def build_encoder(name: str, weights: str | Path | None = None, **options: Any) -> BrainEncoder:
+def build_encoder(name: str, weights: str | Path | None = None, *, tiny: bool = False, **options: Any) -> BrainEncoder:
     """Build an encoder, load its weights strictly, and freeze it.
 
     Args:
         name: as `list_encoders` gives it.
         weights: a safetensors file; None leaves the module as it was initialised (untrained, unless it needs none).
+        tiny: its toy size (`BrainEncoder.tiny`) instead: the same code for trials, which no weights belong to.
         options: see `encoder_card`.
 
     Raises:
@@ -137,7 +138,7 @@ def build_encoder(name: str, weights: str | Path | None = None, **options: Any) 
         NotFoundError: no weight file there.
     """
     card = encoder_card(name, **options)
-    encoder = _construct(card)
+    encoder = _construct(card, tiny=tiny)
     if weights is not None:
         encoder.load_weights(read_weights(card, Path(weights)))
     return encoder.freeze()
@@ -155,10 +156,13 @@ def outline(card: EncoderCard) -> dict[str, tuple[int, ...]]:
         return {name: tuple(value.shape) for name, value in _construct(card).state_dict().items()}
 
 
-def _construct(card: EncoderCard) -> BrainEncoder:
+def _construct(card: EncoderCard, *, tiny: bool = False) -> BrainEncoder:
     from neuroflamingo_encoders.contract import BrainEncoder
 
-    encoder = load_dotted(card.name, card.implementation)(card)
+    kind = load_dotted(card.name, card.implementation)
+    small = tiny and isinstance(kind, type) and issubclass(kind, BrainEncoder)
+    encoder = kind.tiny(card) if small else kind(card)
+    encoder.tiny_size = small
     if not isinstance(encoder, BrainEncoder):
         raise ModelError(
             f"{card.implementation} is not an encoder",

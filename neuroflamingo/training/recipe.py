@@ -24,6 +24,8 @@ class EncoderSettings(Section):
     init: Literal["random"] | None = None
     table: str | None = None
     """Parcels' coordinates or gradients, for encoders that need them."""
+    tiny: bool = False
+    """The encoder's toy size instead, untrained: the same code, for trials of a recipe."""
 
 
 class LanguageModelSettings(Section):
@@ -35,7 +37,12 @@ class LanguageModelSettings(Section):
     """Its config as transformers writes it (`model_type` and what differs from that family's defaults): what is built
     where there is no source, for `inspect` and `--dry-run`, and, shrunk, for the tiny twin. With a source, the two must
     agree."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer, where it is not the source's."""
+    tokenizer_size: PositiveInt | None = None
+    """How many tokens the tokenizer has, where the table of embeddings has more rows; for shapes without a source."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of what is frozen; what trains is in float32."""
     quantize: Literal["8bit", "4bit"] | None = None
     decoder_layers: str | None = None
 

@@ -1,0 +1,161 @@
+"""The language model and the tokenizer of a recipe: from a folder, from a hub, or by architecture without weights."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from neuroflamingo.config import refuse_remote_code
+from neuroflamingo.configuration import make_text_config
+from neuroflamingo.quantizing import quantization
+from neuroflamingo.training.recipe import LanguageModelSettings
+from neuroflamingo.training.sources import is_here, local_folder, refuse_pickles
+from neuroflamingo_preprocessing.errors import ConfigError, ModelError
+
+
+def language_model(
+    settings: LanguageModelSettings, *, meta: bool = False, allow_download: bool = False, device: str = "cpu"
+) -> tuple[PreTrainedModel, Any]:
+    """The bare language model and its tokenizer.
+
+    Args:
+        settings: see `LanguageModelSettings`. With a source its weights are read, else they are random.
+        meta: shapes only, without memory; a source that is not here is then replaced by the architecture, and a
+            tokenizer that is not here by one of the same length.
+        allow_download: see `local_folder`.
+        device: where quantised weights go (others are moved later).
+
+    Raises:
+        ModelError: the source is not here (exit 69), or its weights do not fit (65).
+        ConfigError: source and architecture differ, an unknown architecture, or no tokenizer.
+    """
+    folder = None
+    if settings.source is not None and not (meta and _only_architecture(settings, allow_download)):
+        folder = local_folder(settings.source, settings.revision, allow_download)
+    config = _config(settings, folder)
+    if folder is None or meta:
+        with torch.device("meta") if meta else nullcontext():
+            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype))
+    else:
+        model = _read(settings, folder, config, device)
+    return model.eval(), _tokenizer(settings, folder, config, allow_download, meta=meta)
+
+
+def _only_architecture(settings: LanguageModelSettings, allow_download: bool) -> bool:
+    assert settings.source is not None
+    return settings.architecture is not None and not allow_download and not is_here(settings.source, settings.revision)
+
+
+def _config(settings: LanguageModelSettings, folder: Path | None) -> PretrainedConfig:
+    if folder is None:
+        return make_text_config(dict(settings.architecture or {}), "model.language_model.architecture")
+    _check_plain_data(folder)
+    config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    described = settings.architecture or {}
+    faults = [
+        f"{key}: {value!r}, in the source {getattr(config, key, None)!r}"
+        for key, value in described.items()
+        if getattr(config, key, None) != value
+    ]
+    if faults:
+        raise ConfigError(
+            f"model.language_model.architecture is not that of {settings.source}",
+            expected="equal values",
+            seen="; ".join(faults),
+            hint="correct the architecture, or leave it out: the source has its own",
+        )
+    return config
+
+
+def _check_plain_data(folder: Path) -> None:
+    """Refuse configs that ask for code; a missing config is told by name."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"there is no language model in {folder}", expected="config.json", seen="none", exit_code=65)
+    for file in sorted(folder.glob("*.json")):
+        if file.name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+            try:
+                refuse_remote_code(json.loads(file.read_text(encoding="utf-8")), str(file))
+            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise ModelError(f"{file} is not JSON", seen=str(error), exit_code=65) from error
+
+
+def _read(settings: LanguageModelSettings, folder: Path, config: PretrainedConfig, device: str) -> PreTrainedModel:
+    refuse_pickles(folder)
+    quantized = {}
+    if settings.quantize is not None:
+        dtype = getattr(torch, settings.dtype)
+        quantized = {"quantization_config": quantization(settings.quantize, dtype), "device_map": {"": device}}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        config=config,
+        dtype=getattr(torch, settings.dtype),
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        **quantized,
+    )
+    model, info = loaded
+    lacking = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
+    if lacking:
+        raise ModelError(
+            f"the weights in {folder} do not make a {config.model_type} language model",
+            expected="every tensor of it",
+            seen=f"{len(lacking)} missing or of another shape ({', '.join(lacking[:3])})",
+            hint="check that all parts of the weights are there, and that it is a causal language model",
+            exit_code=65,
+        )
+    return model
+
+
+def _tokenizer(
+    settings: LanguageModelSettings,
+    folder: Path | None,
+    config: PretrainedConfig,
+    allow_download: bool,
+    *,
+    meta: bool,
+) -> Any:
+    if settings.tokenizer is not None and not (meta and not is_tokenizer_here(settings.tokenizer)):
+        folder = local_folder(settings.tokenizer, None, allow_download)
+        refuse = folder / "tokenizer_config.json"
+        if refuse.is_file():
+            refuse_remote_code(json.loads(refuse.read_text(encoding="utf-8")), str(refuse))
+    if folder is not None:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if not meta:
+        raise ConfigError(
+            "model.language_model has an architecture and no tokenizer",
+            expected="a source, or the folder of a tokenizer",
+            hint="--set model.language_model.tokenizer=FOLDER",
+        )
+    return _counting_tokenizer(settings, config)
+
+
+def is_tokenizer_here(source: str) -> bool:
+    """Whether a tokenizer is a folder or in the hub's cache."""
+    from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+
+    try:
+        return next(local_folder(source).glob("tokenizer*"), None) is not None
+    except NeuroFlamingoError:
+        return False
+
+
+def _counting_tokenizer(settings: LanguageModelSettings, config: PretrainedConfig) -> Any:
+    """As many tokens as the real one has, so that the added ones get their true ids; it reads no text."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    count = settings.tokenizer_size or config.vocab_size
+    padding = getattr(config, "pad_token_id", None)
+    tokens = {f"token{number}": number for number in range(count)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(tokens, unk_token="token0")),
+        unk_token="token0",
+        pad_token=None if padding is None or not 0 <= padding < count else f"token{padding}",
+    )

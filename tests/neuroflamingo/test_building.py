@@ -1,0 +1,236 @@
+"""From a recipe to a model: encoder, language model, weights to begin with, at any size without memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from neuroflamingo.model import NeuroFlamingo
+from neuroflamingo.training.building import build, start_from
+from neuroflamingo.training.parts import grouped_names, trained_names
+from neuroflamingo.training.recipe import Recipe
+from neuroflamingo.training.sections import check
+from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError, NotFoundError
+from tests.tiny import FAMILIES, tiny_batch, tiny_language_model, tiny_model, tiny_tokenizer
+
+LLAMA_7B = {
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
+SMALL = {"depth": 1, "num_latents": 3, "heads": 2, "dim_head": 8}
+
+
+def recipe(**changes: Any) -> Recipe:
+    """A recipe of ready tokens of width 16; `changes` replace keys of `model`, or, by name, whole sections."""
+    sections = {key: changes.pop(key) for key in ("trained", "optim", "run", "seed", "data") if key in changes}
+    model = {"token_width": 16, "resampler": SMALL, "cross_attention": {"heads": 2, "dim_head": 8}} | changes
+    base = {"name": "trial", "model": model, "data": {"train": ["train.jsonl"]}, "optim": {"steps": 3}}
+    return check(Recipe, base | sections, "the recipe")
+
+
+@pytest.fixture(scope="module")
+def language_folder(tmp_path_factory):
+    """A saved tiny LLaMA with its tokenizer."""
+    folder = tmp_path_factory.mktemp("language")
+    tiny_language_model("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    return str(tmp_path / "tokenizer")
+
+
+def test_a_language_model_of_a_folder_keeps_its_weights(language_folder):
+    model, processor = build(recipe(language_model={"source": str(language_folder)}))
+    assert type(model) is NeuroFlamingo and not model.training
+    rows = tiny_language_model("llama").get_input_embeddings().weight
+    assert torch.equal(model.lang_encoder.get_input_embeddings().weight[:61], rows[:61])
+    assert model.config.new_token_ids == [
+        processor.tokenizer.convert_tokens_to_ids(t) for t in ("<|endofchunk|>", "<image>")
+    ]
+    belongs = grouped_names(model)
+    assert {belongs[name] for name in trained_names(model)} <= {"resampler", "gated_blocks", "new_tokens", "embeddings"}
+    batch = tiny_batch(processor)
+    assert bool(model(**batch).logits.isfinite().all())
+
+
+def test_the_seed_decides_random_weights_and_the_callers_state_stays(tokenizer_folder):
+    architecture = {"model_type": "opt", "vocab_size": 64, **FAMILIES["opt"]}
+    how = {"language_model": {"architecture": architecture, "tokenizer": tokenizer_folder}}
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    one, _ = build(recipe(**how, seed=3))
+    assert torch.equal(torch.rand(1), expected)
+    two, other = build(recipe(**how, seed=3))[0], build(recipe(**how, seed=4))[0]
+    first, second, third = (m.state_dict() for m in (one, two, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], third[name]) for name in first)
+
+
+def test_what_trains_is_in_float32_and_the_rest_as_asked(language_folder):
+    lora = {"rank": 2, "targets": ["q_proj", "to_q"]}
+    how = {"language_model": {"source": str(language_folder), "dtype": "bfloat16"}, "trained": {"lora": lora}}
+    model, processor = build(recipe(**how))
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16), name
+    batch = tiny_batch(processor, padding_side="right")
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.train()(**batch, labels=batch["input_ids"]).loss
+    loss.backward()
+    assert bool(loss.isfinite())
+    assert all(model.get_parameter(name).grad is not None for name in trained_names(model) if "new_token" not in name)
+
+
+def test_multimodal_gpt_at_llama_7b_without_memory():
+    lora = {"rank": 16, "alpha": 16.0}
+    model, processor = build(
+        recipe(
+            token_width=1024,
+            resampler={},
+            cross_attention={"every": 4, "media_rule": "next"},
+            language_model={"architecture": LLAMA_7B, "dtype": "bfloat16"},
+            trained={"parts": [], "lora": lora},
+        ),
+        meta=True,
+    )
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert model.config.cross_attention["media_rule"] == "next"
+    assert len(processor.tokenizer) == 32003 and model.config.new_token_ids == [32000, 32001]
+    shapes = {name: tuple(model.get_parameter(name).shape) for name in trained_names(model)}
+    block = "lang_encoder.model.layers.3.gated_cross_attn_layer."
+    published = {
+        "attn.to_q": ((16, 4096), (512, 16)),
+        "attn.to_kv": ((16, 1024), (1024, 16)),
+        "attn.to_out": ((16, 512), (4096, 16)),
+        "ff.1": ((16, 4096), (16384, 16)),
+        "ff.3": ((16, 16384), (4096, 16)),
+    }
+    for place, (down, up) in published.items():
+        assert shapes[f"{block}{place}.lora_A.default.weight"] == down
+        assert shapes[f"{block}{place}.lora_B.default.weight"] == up
+    assert len(shapes) == 2 * (32 * 4 + 8 * 5)
+    assert not any("mlp" in name or "perceiver" in name for name in shapes)
+
+
+def test_architecture_and_source_must_agree_and_a_source_stands_back_on_meta(language_folder):
+    architecture = {"model_type": "llama", **FAMILIES["llama"], "vocab_size": 64}
+    build(recipe(language_model={"source": str(language_folder), "architecture": architecture}))
+    with pytest.raises(ConfigError, match="hidden_size: 48, in the source 32"):
+        build(
+            recipe(language_model={"source": str(language_folder), "architecture": architecture | {"hidden_size": 48}})
+        )
+    absent = {"source": "nobody/nothing-here", "architecture": architecture, "tokenizer_size": 60}
+    model, processor = build(recipe(language_model=absent), meta=True)
+    assert len(processor.tokenizer) == 63 and model.lang_encoder.get_input_embeddings().weight.shape == (64, 32)
+    with pytest.raises(ModelError, match="nobody/nothing-here is not on this machine") as caught:
+        build(recipe(language_model=absent))
+    assert caught.value.exit_code == 69
+
+
+@pytest.mark.parametrize(
+    ("language_model", "kind", "code", "words"),
+    [
+        ({"architecture": {"model_type": "lama", "hidden_size": 8}}, ConfigError, 78, "unknown language model 'lama'"),
+        ({"source": "./nowhere"}, NotFoundError, 66, "there is no folder ./nowhere"),
+        ({"architecture": {"model_type": "llama", **FAMILIES["llama"]}}, ConfigError, 78, "no tokenizer"),
+    ],
+)
+def test_language_models_that_cannot_be(language_model, kind, code, words):
+    with pytest.raises(kind, match=words) as caught:
+        build(recipe(language_model=language_model))
+    assert caught.value.exit_code == code
+
+
+def test_folders_with_code_pickles_or_half_the_weights_are_refused(language_folder, tmp_path):
+    import shutil
+
+    for fault in ("code", "pickle", "half"):
+        folder = shutil.copytree(language_folder, tmp_path / fault)
+        if fault == "code":
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
+        elif fault == "pickle":
+            (folder / "model.safetensors").unlink()
+            (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+        else:
+            state = tiny_language_model("llama").state_dict()
+            state.pop("model.layers.1.mlp.up_proj.weight")
+            save_file(
+                {key: value.clone() for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"}
+            )
+        with pytest.raises(NeuroFlamingoError) as caught:
+            build(recipe(language_model={"source": str(folder)}))
+        assert caught.value.exit_code == (78 if fault == "code" else 65), fault
+
+
+def test_a_tiny_encoder_of_the_same_class_is_saved_and_comes_back(language_folder, tmp_path):
+    how = {"token_width": None, "encoder": {"name": "brainiac-vitb", "tiny": True}}
+    model, processor = build(recipe(language_model={"source": str(language_folder)}, **how))
+    assert processor.card.output.width == model.config.resampler["dim"] < 768
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+    model.save_pretrained(tmp_path / "saved")
+    again = NeuroFlamingo.from_pretrained(tmp_path / "saved")
+    before, after = model.state_dict(), again.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    again.save_pretrained(tmp_path / "twice")
+
+
+@pytest.mark.parametrize("name", ["siglip-so400m", "swinunetr-encoder", "brainlm-vitmae-650m"])
+def test_published_encoders_need_no_weights_without_memory(name, language_folder):
+    how = {"token_width": None, "encoder": {"name": name}, "resampler": {"depth": 1}}
+    model, processor = build(recipe(language_model={"source": str(language_folder)}, **how), meta=True)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert sum(p.numel() for p in model.encoder.parameters()) == processor.card.cost.parameters
+
+
+def test_start_from_a_saved_model_and_from_multimodal_gpts_branches(language_folder, tmp_path):
+    source = {"source": str(language_folder)}
+    first, _ = build(recipe(language_model=source, seed=1))
+    with torch.no_grad():
+        for block in first.gated_blocks.values():
+            block.attn_gate.fill_(0.5)
+    first.save_pretrained(tmp_path / "first")
+    again, _ = build(recipe(language_model=source, seed=2, start=str(tmp_path / "first")))
+    state, other = first.state_dict(), again.state_dict()
+    assert all(torch.equal(state[name], other[name]) for name in state)
+    name = "lang_encoder.model.layers.1.gated_cross_attn_layer.attn.to_q"
+    theirs = name.replace("lang_encoder.", "lang_encoder.base_model.model.")
+    down, up = torch.ones(2, 32), torch.ones(16, 2)
+    branches = {f"{theirs}.lora_A.default.weight": down, f"{theirs}.lora_B.default.weight": up}
+    save_file(branches, tmp_path / "branches.safetensors")
+    report = start_from(again, tmp_path / "branches.safetensors")
+    assert report.merged == (f"{name}.weight",)
+    torch.testing.assert_close(again.get_parameter(f"{name}.weight"), state[f"{name}.weight"] + 2.0)
+
+
+def test_weights_to_start_from_that_do_not_fit_or_are_not_there(language_folder, tmp_path):
+    source = {"source": str(language_folder)}
+    with pytest.raises(NotFoundError, match="no weights to start from"):
+        build(recipe(language_model=source, start=str(tmp_path / "none")))
+    (tmp_path / "old.pt").write_bytes(b"\x80\x04")
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        build(recipe(language_model=source, start=str(tmp_path / "old.pt")))
+    other, _ = tiny_model("llama", resampler={"dim": 16, "depth": 2, "num_latents": 3, "heads": 2, "dim_head": 8})
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError) as caught:
+        build(recipe(language_model=source, start=str(tmp_path / "other")))
+    assert caught.value.exit_code == 65
+
+
+def test_settings_that_do_not_fit_are_told(language_folder):
+    with pytest.raises(ConfigError, match=r"model\.resampler"):
+        build(recipe(language_model={"source": str(language_folder)}, resampler={"depht": 3}))
+    with pytest.raises(ConfigError, match="qkv matches nothing"):
+        build(recipe(language_model={"source": str(language_folder)}, trained={"lora": {"targets": ["qkv"]}}))
