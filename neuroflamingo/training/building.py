@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from neuroflamingo.checkpoint import LoadReport, load_openflamingo
 from neuroflamingo.config import ResamplerSettings, check_settings
 from neuroflamingo.model import NeuroFlamingo
 from neuroflamingo.training.language_models import language_model
 from neuroflamingo.training.parts import add_lora, freeze
 from neuroflamingo.training.recipe import EncoderSettings, ModelSettings, Recipe
-from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+from neuroflamingo.training.starting import start_from
 
 if TYPE_CHECKING:
     from neuroflamingo.processing import NeuroFlamingoProcessor
@@ -26,7 +24,7 @@ _HALF = (torch.bfloat16, torch.float16)
 def build(
     recipe: Recipe, *, device: str | torch.device = "cpu", meta: bool = False, allow_download: bool = False
 ) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
-    """Join what a recipe names, read the weights to begin with, add the branches, freeze the rest.
+    """Join what a recipe names, read the weights to begin with, add the branches (`add_lora`), freeze the rest.
 
     What trains is in float32 whatever type the language model has, so that small steps are not lost: run such a model
     under autocast. The recipe's seed decides all random weights; the caller's random state is left alone.
@@ -120,41 +118,3 @@ def recipe_encoder(settings: EncoderSettings, *, seed: int = 0, meta: bool = Fal
             return build_encoder(settings.name, **options)
     choice = EncoderChoice(settings.name, settings.options, settings.weights, settings.init, seed, settings.table)
     return choice.load()[0]
-
-
-def start_from(model: NeuroFlamingo, start: str | Path) -> LoadReport:
-    """Read the weights to begin with: strictly, every tensor has its place or is an error.
-
-    Args:
-        model: changed in place; without branches (a file of branches is added to the matrices).
-        start: a folder with `model*.safetensors`, or a safetensors file in any layout that `load_openflamingo` reads.
-
-    Raises:
-        NotFoundError: no such file or folder.
-        ModelError: a pickle, or tensors that do not fit (exit 65).
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = Path(start).expanduser()
-    files = sorted(path.glob("model*.safetensors")) if path.is_dir() else [path]
-    if not path.exists() or not files:
-        raise NotFoundError(
-            f"there are no weights to start from in {path}",
-            expected="a safetensors file, or a folder with model.safetensors",
-            seen="no such file or folder" if not path.exists() else "a folder without",
-            hint="check model.start",
-        )
-    tensors: dict[str, Any] = {}
-    for file in files:
-        try:
-            tensors |= load_file(file)
-        except SafetensorError as error:
-            raise ModelError(
-                f"{file} is not a safetensors file",
-                expected="safetensors (pickles are never loaded)",
-                seen=str(error),
-                hint="neuroflamingo models convert FILE",
-                exit_code=65,
-            ) from error
-    return load_openflamingo(model, tensors)

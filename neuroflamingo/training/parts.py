@@ -74,16 +74,19 @@ def add_lora(model: NeuroFlamingo, lora: LoraSettings, *, seed: int = 0) -> tupl
         seed: of the branches' first matrix.
 
     Returns:
-        Names of the matrices' modules, in the model's order.
+        Names of the matrices' modules, in the model's order. Where the very same branches are there already, nothing is
+        changed.
 
     Raises:
-        ConfigError: a target that matches nothing (each one that does is named), or branches are there already.
+        ConfigError: a target that matches nothing (each one that does is named), or other branches are there already.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    if any(".lora_" in name for name, _ in model.named_parameters()):
-        raise ConfigError("the model has low-rank branches already", hint="merge_lora(model) first")
     chosen = lora_targets(model, lora)
+    if there := _branches(model):
+        if there != dict.fromkeys(chosen, (lora.rank, lora.alpha)):
+            raise ConfigError("the model has other low-rank branches already", hint="merge_lora(model) first")
+        return tuple(chosen)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
@@ -250,8 +253,17 @@ def _matrices(model: NeuroFlamingo, lora: LoraSettings) -> Iterator[tuple[str, n
     prefixes += [name + "." for name in encoder_blocks(model, lora.encoder_blocks)]
     heads = {id(model.lang_encoder.get_output_embeddings())}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and name.startswith(tuple(prefixes)) and id(module) not in heads:
-            yield name, module
+        wanted = name.startswith(tuple(prefixes)) and ".lora_" not in name and id(module) not in heads
+        if wanted and isinstance(module, nn.Linear | Conv1D):
+            yield name.removesuffix(".base_layer"), module
+
+
+def _branches(model: nn.Module) -> dict[str, tuple[int, float]]:
+    """Rank and alpha of the branches that are there, by the names of the matrices' modules."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    layers = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer))
+    return {name: (layer.r["default"], layer.lora_alpha["default"]) for name, layer in layers}
 
 
 def _matches(target: str, name: str) -> bool:

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.training.building import build, start_from
+from neuroflamingo.training.building import build
 from neuroflamingo.training.parts import grouped_names, trained_names
 from neuroflamingo.training.recipe import Recipe
 from neuroflamingo.training.sections import check
+from neuroflamingo.training.starting import start_from
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError, NotFoundError
 from tests.tiny import FAMILIES, tiny_batch, tiny_language_model, tiny_model, tiny_tokenizer
 
@@ -213,6 +214,30 @@ def test_start_from_a_saved_model_and_from_multimodal_gpts_branches(language_fol
     report = start_from(again, tmp_path / "branches.safetensors")
     assert report.merged == (f"{name}.weight",)
     torch.testing.assert_close(again.get_parameter(f"{name}.weight"), state[f"{name}.weight"] + 2.0)
+
+
+def test_start_from_a_checkpoint_of_a_run_adds_its_branches(language_folder, tmp_path):
+    source = {"source": str(language_folder)}
+    lora = {"rank": 2, "alpha": 6.0, "targets": ["q_proj", "to_kv"]}
+    there = recipe(language_model=source, trained={"parts": ["resampler", "new_tokens"], "lora": lora})
+    first, processor = build(there)
+    with torch.no_grad():
+        for name in trained_names(first):
+            if "embed" not in name and "lm_head" not in name:
+                first.get_parameter(name).add_(0.01)
+    folder = tmp_path / "step-0000010"
+    folder.mkdir()
+    weights = {name: first.get_parameter(name).detach().clone() for name in trained_names(first)}
+    save_file(weights, folder / "weights.safetensors")
+    (folder / "state.json").write_text(json.dumps({"recipe": there.model_dump(mode="json")}))
+    second, _ = build(recipe(language_model=source, seed=0, start=str(folder)))
+    batch = tiny_batch(processor)
+    with torch.no_grad():
+        torch.testing.assert_close(second(**batch).logits, first(**batch).logits, atol=1e-5, rtol=1e-5)
+    save_file({"perceiver.latent": torch.zeros(2)}, folder / "weights.safetensors")
+    with pytest.raises(ModelError, match=r"perceiver\.latent") as caught:
+        build(recipe(language_model=source, start=str(folder)))
+    assert caught.value.exit_code == 65
 
 
 def test_weights_to_start_from_that_do_not_fit_or_are_not_there(language_folder, tmp_path):

@@ -160,8 +160,12 @@ def test_lora_keeps_what_was_trained_before_it():
     freeze(model, TrainedSettings(parts=("resampler",)))
     add_lora(model, LoraSettings(rank=2, targets=("q_proj",)))
     assert trained_groups(model) == {"resampler", "lora"}
-    with pytest.raises(ConfigError, match="already"):
-        add_lora(model, LoraSettings(rank=2))
+    branches = trained_names(model)
+    add_lora(model, LoraSettings(rank=2, targets=("q_proj",)))
+    assert trained_names(model) == branches
+    for other in ({}, {"rank": 3, "targets": ("q_proj",)}):
+        with pytest.raises(ConfigError, match="other low-rank branches already"):
+            add_lora(model, LoraSettings(**other))
 
 
 def test_lora_targets_by_regular_expression_resampler_and_the_ones_that_match_nothing():
