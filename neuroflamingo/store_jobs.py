@@ -25,6 +25,7 @@ from neuroflamingo_preprocessing.zarr_metadata import fingerprint
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
     from neuroflamingo_encoders import BrainEncoder, EncoderCard
     from neuroflamingo_preprocessing.spec import ScanSpec
@@ -220,7 +221,7 @@ def load_with_identity(choice: EncoderChoice) -> tuple[BrainEncoder, str, dict[s
     return module, identity, origin
 
 
-def encoder_identity(encoder: BrainEncoder, table_sha256: str | None = None) -> str:
+def encoder_identity(encoder: nn.Module, table_sha256: str | None = None) -> str:
     """A hash of an encoder's weights, and of the file of its table if it has one: by it a token store is recognised."""
     from neuroflamingo_encoders.contract import weights_digest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -13,18 +13,22 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from neuroflamingo.data.collating import collate
+from neuroflamingo.data.collating import collate, stacked
+from neuroflamingo.data.held_out import asked, evenly, shares, with_scans_of_others
 from neuroflamingo.data.mixing import Mixture, mix
 from neuroflamingo.data.scan_sources import open_scans
 from neuroflamingo.data.sequences import Sequence as Tokens
 from neuroflamingo.data.sequences import nothing_learnt, read_sample
 from neuroflamingo.data.templates import check_template
-from neuroflamingo.training.recipe import KINDS, DataSettings, Kind
+from neuroflamingo.training.labels import IGNORED
+from neuroflamingo.training.recipe import KINDS, DataSettings
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 
 if TYPE_CHECKING:
     from neuroflamingo.data.manifest import Sample
+    from neuroflamingo.model import NeuroFlamingo
     from neuroflamingo.processing import NeuroFlamingoProcessor
+    from neuroflamingo.training.recipe import Recipe
 
 
 class TrainingBatches:
@@ -34,10 +38,11 @@ class TrainingBatches:
     asked for before, so resuming is asking for the next number. It is sent to workers as it is.
 
     Args:
-        samples: as `read_manifest` gives them.
+        samples: to train on, as `read_manifest` gives them.
         data: of the recipe.
         processor: the model's.
         batch: samples of a micro-step on one device.
+        held_out: samples for validation.
         seed: of the order.
         root: the folder that `data.source` stands for; stores lie in it.
         width: of ready tokens, for a model without an encoder.
@@ -56,6 +61,7 @@ class TrainingBatches:
         processor: NeuroFlamingoProcessor,
         *,
         batch: int,
+        held_out: Sequence[Sample] = (),
         seed: int = 0,
         root: str | Path = ".",
         width: int | None = None,
@@ -64,18 +70,56 @@ class TrainingBatches:
         self.data, self.batch, self.seed = data, batch, seed
         self.tokenizer = processor.tokenizer
         check_template(data.template, self.tokenizer)
-        self.samples, self.dropped = self._usable(samples)
-        self.by_kind: dict[Kind, list[Sample]] = {
+        self.dropped: Counter[str] = Counter()
+        self.samples, self.held_out = self._usable(samples), self._usable(held_out)
+        self.by_kind: dict[str, list[Sample]] = {
             kind: [sample for sample in self.samples if sample.kind == kind] for kind in KINDS
         }
         self.source = open_scans(
-            (name for sample in self.samples for name in sample.scans),
+            (name for sample in (*self.samples, *self.held_out) for name in sample.scans),
             card=processor.card,
             width=width,
             weights=weights,
             scans=None if data.scans is None else Path(root) / data.scans,
             tokens=None if data.tokens is None else Path(root) / data.tokens,
         )
+
+    @classmethod
+    def open(
+        cls,
+        recipe: Recipe,
+        model: NeuroFlamingo,
+        processor: NeuroFlamingoProcessor,
+        *,
+        allow_download: bool = False,
+    ) -> TrainingBatches:
+        """The batches of a recipe: manifests read, filtered, and checked for subjects in both splits.
+
+        Args:
+            recipe: what to read.
+            model: whose tokens a store must hold; frozen as it will be trained.
+            processor: the model's.
+            allow_download: whether a data set may be fetched from a hub.
+
+        Raises:
+            NeuroFlamingoError: see `read_splits`, `identity_for`, and the class.
+        """
+        from neuroflamingo.data.opening import identity_for, read_splits
+
+        root, train, held_out, dropped = read_splits(recipe.data, allow_download=allow_download)
+        batches = cls(
+            train,
+            recipe.data,
+            processor,
+            batch=recipe.optim.batch,
+            held_out=held_out,
+            seed=recipe.seed,
+            root=root,
+            width=model.config.resampler["dim"] if processor.card is None else None,
+            weights=identity_for(recipe, model) if processor.card is not None else None,
+        )
+        batches.dropped.update(dropped)
+        return batches
 
     @cached_property
     def mixture(self) -> Mixture:
@@ -143,36 +187,83 @@ class TrainingBatches:
             sample, self.tokenizer, template=data.template, max_tokens=data.max_tokens, max_scans=data.max_scans
         )
 
-    def _usable(self, samples: Sequence[Sample]) -> tuple[list[Sample], Counter[str]]:
-        """The samples that are drawn from, in order, and how many were left out, by reason."""
+    def validation(self, samples: int | None = None, rank: int = 0, world: int = 1) -> Iterator[dict[str, Any]]:
+        """The held-out samples in order, as micro-batches; every device gets equally many.
+
+        Where there is nothing left for a device, it gets its first batch again without labels and without `ids`.
+
+        Args:
+            samples: at most so many, evenly spread over all; None: all.
+            rank, world: which share.
+        """
+        chosen = evenly(self.held_out, samples)
+        for part in shares(chosen, self.batch, rank, world):
+            yield self._collated(part) if part else _silent(self._collated(chosen[: self.batch]))
+
+    def swapped(
+        self, samples: int | None = None, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Pairs of micro-batches for the image-reliance figure: with the right scans, and with another subject's.
+
+        Only samples with scans for which there is another subject with as many; else as `validation`.
+        """
+        chosen = with_scans_of_others(evenly(self.held_out, samples))
+        for part in shares(chosen, self.batch, rank, world):
+            if part:
+                yield self._collated([own for own, _ in part]), self._collated([other for _, other in part])
+            else:
+                nothing = _silent(self._collated([own for own, _ in chosen[: self.batch]]))
+                yield nothing, nothing
+
+    def prompts(self, samples: int | None = None, rank: int = 0, world: int = 1) -> Iterator[dict[str, Any]]:
+        """Held-out samples whose findings are known, to be answered by `generate`; see `asked`.
+
+        Every device gets equally many batches; where there is nothing left for one, its first batch without `ids`.
+        """
+        chosen = evenly([sample for sample in self.held_out if sample.findings is not None], samples)
+        for part in shares(chosen, self.batch, rank, world):
+            shown = part or chosen[: self.batch]
+            scans = self._scans([sample.scans for sample in shown], [[0] * len(sample.scans) for sample in shown])
+            batch = asked(shown, self.data.template, self.tokenizer) | stacked(scans)
+            yield batch if part else batch | {"ids": [], "references": [], "findings": []}
+
+    def _usable(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples that can be learnt from, in order; those that are left out are counted by reason."""
         kept: list[Sample] = []
-        dropped: Counter[str] = Counter()
         empty: list[Tokens] = []
         for sample in samples:
             sequence = self.sequence(sample)
             if sequence.cut and self.data.too_long == "drop":
-                dropped["longer than data.max_tokens or data.max_scans"] += 1
+                self.dropped["longer than data.max_tokens or data.max_scans"] += 1
             elif sequence.learnt:
                 kept.append(sample)
             else:
                 empty.append(sequence)
         if empty:
             raise nothing_learnt([one.id for one in empty], cut=any(one.cut for one in empty))
-        return kept, dropped
+        return kept
 
-    def _collated(self, samples: Sequence[Sample], picks: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def _collated(self, samples: Sequence[Sample], picks: Sequence[Iterable[int]] | None = None) -> dict[str, Any]:
+        """A batch of these samples; of runs with several windows the picked ones, else the first."""
         sequences = [self.sequence(sample) for sample in samples]
-        scans = [
-            [self.source.read(name, int(pick)) for name, pick in zip(one.scans, some, strict=False)]
-            for one, some in zip(sequences, picks, strict=True)
-        ]
+        picks = picks if picks is not None else [[0] * len(one.scans) for one in sequences]
         return collate(
             sequences,
-            scans,
+            self._scans([one.scans for one in sequences], picks),
             pad_token_id=self.tokenizer.pad_token_id,
             multipliers=self.data.loss.model_dump(),
             room=self.data.max_tokens if self.data.pack else None,
         )
+
+    def _scans(self, names: Sequence[Sequence[str]], picks: Sequence[Iterable[int]]) -> list[list[Mapping[str, Any]]]:
+        return [
+            [self.source.read(name, int(pick)) for name, pick in zip(row, some, strict=False)]
+            for row, some in zip(names, picks, strict=True)
+        ]
+
+
+def _silent(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch | {"labels": torch.full_like(batch["labels"], IGNORED), "ids": []}
 
 
 class _From:

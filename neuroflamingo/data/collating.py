@@ -83,7 +83,7 @@ def collate(
     }
     if packed:
         batch["sequence_ids"] = padded(lambda n, one: filled(one, n), -1)
-    batch |= _stacked([[scan for place in row for scan in scans[place]] for row in rows])
+    batch |= stacked([[scan for place in row for scan in scans[place]] for row in rows])
     return batch | {"ids": [one.id for row in members for one in row]}
 
 
@@ -96,7 +96,7 @@ def _labels(one: Tokens, *, follows: bool) -> Tensor:
     return labels
 
 
-def _stacked(rows: Sequence[Scans]) -> dict[str, Tensor]:
+def stacked(rows: Sequence[Scans]) -> dict[str, Tensor]:
     """The scans of all rows; tokens of shorter scans are padded and masked. Without any scan: nothing."""
     found = [scan for row in rows for scan in row]
     if not found:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroflamingo.training.recipe import KINDS, Kind
+from neuroflamingo.training.recipe import KINDS
 from neuroflamingo_preprocessing.errors import ConfigError
 
 BLOCK = 1024
@@ -30,11 +30,11 @@ class Mixture:
         seed: of the order.
     """
 
-    counts: Mapping[Kind, int]
-    shares: Mapping[Kind, int]
+    counts: Mapping[str, int]
+    shares: Mapping[str, int]
     seed: int
 
-    def draw(self, number: int) -> tuple[Kind, int]:
+    def draw(self, number: int) -> tuple[str, int]:
         """Kind and index of the draw with this number, from 0.
 
         Every block of 1024 draws has the exact shares, shuffled; every kind goes through all its samples, shuffled
@@ -46,12 +46,12 @@ class Mixture:
         epoch, index = divmod(block * self.shares[kind] + int(before[place]), self.counts[kind])
         return kind, int(_epoch(self.seed, KINDS.index(kind), epoch, self.counts[kind])[index])
 
-    def epochs(self, draws: int) -> dict[Kind, float]:
+    def epochs(self, draws: int) -> dict[str, float]:
         """How often the samples of each kind are seen in so many draws, to within a block."""
         return {kind: draws * share / BLOCK / self.counts[kind] for kind, share in self.shares.items()}
 
 
-def mix(counts: Mapping[Kind, int], weights: Mapping[Kind, float], seed: int) -> Mixture:
+def mix(counts: Mapping[str, int], weights: Mapping[str, float], seed: int) -> Mixture:
     """A mixture of the kinds of data that there are, by weight; the smaller ones come again and again.
 
     Args:
@@ -75,7 +75,7 @@ def mix(counts: Mapping[Kind, int], weights: Mapping[Kind, float], seed: int) ->
     return Mixture({kind: counts[kind] for kind in exact}, _rounded(exact), seed)
 
 
-def _rounded(exact: Mapping[Kind, float]) -> dict[Kind, int]:
+def _rounded(exact: Mapping[str, float]) -> dict[str, int]:
     """Whole numbers with the sum of a block, by largest remainders; none is 0."""
     shares = {kind: max(1, int(share)) for kind, share in exact.items()}
     for kind in sorted(exact, key=lambda kind: shares[kind] - exact[kind])[: max(0, BLOCK - sum(shares.values()))]:
@@ -85,7 +85,7 @@ def _rounded(exact: Mapping[Kind, float]) -> dict[Kind, int]:
 
 
 @lru_cache(maxsize=16)
-def _block(seed: int, block: int, shares: tuple[tuple[Kind, int], ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _block(seed: int, block: int, shares: tuple[tuple[str, int], ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Numbers of the kinds of a block's draws, and how many of its kind came before each in the block."""
     numbers = np.repeat([KINDS.index(kind) for kind, _ in shares], [share for _, share in shares])
     order = np.random.default_rng([seed, block]).permutation(numbers)

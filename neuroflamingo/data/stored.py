@@ -78,7 +78,7 @@ def _job(store: ItemStore[Any], card: EncoderCard) -> Job:
     )
 
 
-def _seen_now(name: str, job: Job, listed: dict[Path, list[str]]) -> str | None:
+def _seen_now(name: str, job: Job, listed: dict[Path, list[str]]) -> str:
     from neuroflamingo.store_jobs import Task
     from neuroflamingo.store_making import seen
     from neuroflamingo_preprocessing.inputs import Input
@@ -86,7 +86,7 @@ def _seen_now(name: str, job: Job, listed: dict[Path, list[str]]) -> str | None:
     try:
         return seen(Task(Input(Path(name)), Path(name).name, ""), job, listed)
     except OSError:
-        return None  # not here any more: its item may still be found, by nothing but its key
+        return ""  # not here any more
 
 
 def _by_content(files: Sequence[str], store: ItemStore[Any], card: EncoderCard) -> dict[str, str]:

@@ -1,0 +1,70 @@
+"""The held-out samples of a validation: which of them, in which batches, and whose scans are swapped in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from neuroflamingo.data.templates import render
+
+if TYPE_CHECKING:
+    from neuroflamingo.data.manifest import Sample
+
+T = TypeVar("T")
+
+
+def evenly(samples: Sequence[T], most: int | None) -> list[T]:
+    """At most so many, in order and evenly spread: files are often sorted by finding."""
+    count = len(samples) if most is None else min(most, len(samples))
+    return [samples[number * len(samples) // count] for number in range(count)]
+
+
+def shares(samples: Sequence[T], batch: int, rank: int, world: int) -> list[list[T]]:
+    """Batches of one of the devices; all have equally many, the last ones perhaps an empty batch."""
+    batches = [list(samples[first : first + batch]) for first in range(0, len(samples), batch)]
+    batches += [[]] * (-len(batches) % world)
+    return batches[rank::world]
+
+
+def with_scans_of_others(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+    """Samples with scans, each beside itself with the scans of another subject: the next one that has enough.
+
+    Samples for which there is nobody else are left out. A sample without a subject is a subject of its own.
+    """
+    seeing = [sample for sample in samples if sample.scans]
+    pairs = []
+    for place, sample in enumerate(seeing):
+        for donor in (*seeing[place + 1 :], *seeing[:place]):
+            if _other(sample, donor):
+                swapped = sample.model_copy(update={"scans": donor.scans[: len(sample.scans)]})
+                pairs.append((sample, swapped))
+                break
+    return pairs
+
+
+def _other(sample: Sample, donor: Sample) -> bool:
+    same = sample.subject is not None and sample.subject == donor.subject
+    return not same and len(donor.scans) >= len(sample.scans) and set(donor.scans).isdisjoint(sample.scans)
+
+
+def asked(samples: Sequence[Sample], template: str, tokenizer: Any) -> dict[str, Any]:
+    """Prompts, padded on the left for generation, and what should be written: the last answer of each sample.
+
+    Returns:
+        `input_ids`, `attention_mask`; `ids`; `references`, the answers; `findings`, tuples or None.
+    """
+    prompts = []
+    for sample in samples:
+        rendered = render(sample, template, tokenizer)
+        prompts.append(torch.tensor(tokenizer(rendered.prompt, add_special_tokens=rendered.bos)["input_ids"]))
+    masks = [torch.ones_like(prompt) for prompt in prompts]
+    return {
+        "input_ids": pad_sequence(prompts, True, tokenizer.pad_token_id, "left"),
+        "attention_mask": pad_sequence(masks, True, 0, "left"),
+        "ids": [sample.id for sample in samples],
+        "references": [sample.answers[-1] for sample in samples],
+        "findings": [sample.findings for sample in samples],
+    }
