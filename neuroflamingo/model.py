@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
 
-from neuroflamingo import language
+from neuroflamingo import language, new_tokens
 from neuroflamingo.configuration import NeuroFlamingoConfig
 from neuroflamingo.gated_attention import GatedCrossAttentionBlock
 from neuroflamingo.generation import ScanGeneration
@@ -93,8 +93,11 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         config.text_config = self.lang_encoder.config
         self._keyword = language.takes_keyword(self.lang_encoder)
         self._text_arguments = language.forward_arguments(self.lang_encoder)
+        self.new_tokens = None
+        new_tokens.register(self)
         self.post_init()
-        self.freeze_for_training()
+        if not self.perceiver.latents.is_meta:  # from_pretrained freezes when the weights are there
+            self.freeze_for_training()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: each part has initialised itself, and a trained encoder that was handed in must stay as it is."""
@@ -148,6 +151,8 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         """
         if input_ids is None or input_ids.numel() == 0:
             raise UsageError("the prompt is empty", expected="at least one token", hint="begin with '<image>'")
+        if self.new_tokens is not None:
+            self.new_tokens.settle(here_only=True)
         ahead = use_cache is True
         use_cache = use_cache if use_cache is not None else (labels is None and not torch.is_grad_enabled())
         given = ScanInputs(scans, scan_tokens, scan_mask, token_mask)

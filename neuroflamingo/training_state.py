@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from neuroflamingo import language
 from neuroflamingo.configuration import NeuroFlamingoConfig
+from neuroflamingo.new_tokens import NewTokens
 from neuroflamingo.resampler import PerceiverResampler
 
 
@@ -20,23 +20,35 @@ class TrainingState(nn.Module):
     encoder: nn.Module | None
     perceiver: PerceiverResampler
     lang_encoder: PreTrainedModel
+    new_tokens: NewTokens | None
 
     def freeze_for_training(self, *, embeddings: Literal["new", "all", "none"] = "new") -> Self:
         """Freeze everything but the resampler, the gated blocks and the embeddings.
 
         Args:
-            embeddings: train the rows of the added tokens only (the others get a zero gradient; give these weights no
-                weight decay), all rows, or none.
+            embeddings: train the rows of the added tokens only (as `new_tokens.input` and, where the head is not tied,
+                `new_tokens.output`; give them no weight decay), all rows, or none.
         """
         self.requires_grad_(False)
         self.perceiver.requires_grad_(True)
         for _, block in language.gated_blocks(self.lang_encoder):
             block.requires_grad_(True)
-        self._trained_rows = embeddings
-        trains = embeddings == "all" or (embeddings == "new" and bool(self.config.new_token_ids))
+        self._set_new_tokens(embeddings == "new" and bool(self.config.new_token_ids))
         for weight in self._embedding_weights():
-            weight.requires_grad_(trains)
+            weight.requires_grad_(embeddings == "all")
         return self.train(self.training)
+
+    def _set_new_tokens(self, wanted: bool) -> None:
+        """Have the small table of new tokens, or not; one that is there and fits stays, since optimisers know it."""
+        modules = (self.lang_encoder.get_input_embeddings(), self.lang_encoder.get_output_embeddings())
+        ids = list(self.config.new_token_ids)
+        if self.new_tokens is not None and not (wanted and self.new_tokens.serves(ids, *modules)):
+            self.new_tokens.remove()
+            self.new_tokens = None
+        if wanted and self.new_tokens is None:
+            self.new_tokens = NewTokens(ids, *modules)
+        if self.new_tokens is not None:
+            self.new_tokens.requires_grad_(True)
 
     def _embedding_weights(self) -> list[nn.Parameter]:
         """Input and output embeddings, once if they are tied."""
@@ -65,28 +77,4 @@ class TrainingState(nn.Module):
                     module.training = True
                     if module.gated_cross_attn_layer is not None:
                         module.gated_cross_attn_layer.train()
-        self._mask_embedding_gradients()
         return self
-
-    def _mask_embedding_gradients(self) -> None:
-        masked = getattr(self, "_trained_rows", "new") == "new" and bool(self.config.new_token_ids)
-        for weight in self._embedding_weights():
-            # The handle lies on the tensor itself: copies and reloaded weights are new tensors that have neither.
-            handle = getattr(weight, "row_mask", None)
-            if masked and weight.requires_grad and handle is None:
-                weight.row_mask = weight.register_hook(_RowMask(self.config.new_token_ids))  # pyright: ignore
-            elif not masked and handle is not None:
-                handle.remove()
-                del weight.row_mask  # pyright: ignore[reportAttributeAccessIssue]
-
-
-class _RowMask:
-    """Gradient hook that keeps the rows of some tokens."""
-
-    def __init__(self, rows: list[int]) -> None:
-        self.rows = rows
-
-    def __call__(self, gradient: Tensor) -> Tensor:
-        kept = torch.zeros_like(gradient)
-        index = torch.tensor(self.rows, device=gradient.device)
-        return kept.index_copy_(0, index, gradient[index])

@@ -47,11 +47,13 @@ def model_with_embeddings(vocab: int, width: int, spec: dict) -> NeuroFlamingo:
 
 
 def test_embedding_gradient(training_labels):
-    """Only the rows of the two new tokens get a gradient; upstream clips after that."""
+    """The rows of the two new tokens get upstream's gradient, which is masked to them there; clipping comes after."""
     spec, weight = training_labels.spec, training_labels["input.embedding_loss_weight"]
-    table = model_with_embeddings(*weight.shape, spec).lang_encoder.get_input_embeddings().weight
+    model = model_with_embeddings(*weight.shape, spec)
+    table, rows = model.lang_encoder.get_input_embeddings(), model.new_tokens.input
     for multiplier in (spec["loss_multiplier_pair"], spec["loss_multiplier_interleaved"]):
-        (multiplier * (table * weight).sum()).backward()
-    torch.nn.utils.clip_grad_norm_([table], spec["clip_grad_norm"])
+        (multiplier * (table(torch.arange(len(weight))) * weight).sum()).backward()
+    torch.nn.utils.clip_grad_norm_([rows], spec["clip_grad_norm"])
     expected = training_labels["output.embedding_grad_after_mask_and_clip"]
-    torch.testing.assert_close(table.grad, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(rows.grad, expected[model.new_tokens.ids], atol=1e-6, rtol=1e-5)
+    assert table.weight.grad is None and int(expected.any(-1).sum()) == 2
