@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
@@ -19,6 +18,7 @@ from neuroflamingo.configuration import NeuroFlamingoConfig
 from neuroflamingo.gated_attention import GatedCrossAttentionBlock
 from neuroflamingo.generation import ScanGeneration
 from neuroflamingo.looking import Looking
+from neuroflamingo.losses import chosen_logits, gather_before, logits_at, next_tokens, weighted_loss
 from neuroflamingo.media import NOTHING, Media, check_count, make_plan, media_scope
 from neuroflamingo.media_cache import MediaCache, attach, media_cache
 from neuroflamingo.resampler import PerceiverResampler
@@ -95,6 +95,7 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         self._text_arguments = language.forward_arguments(self.lang_encoder)
         self.new_tokens = None
         new_tokens.register(self)
+        gather_before(self.lang_encoder.get_output_embeddings())
         self.post_init()
         if not self.perceiver.latents.is_meta:  # from_pretrained freezes when the weights are there
             self.freeze_for_training()
@@ -122,6 +123,7 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         loss_only: bool = False,
+        label_smoothing: float = 0.0,
         memory: MediaCache | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
@@ -141,7 +143,8 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
             position_ids: given to language models that take them.
             use_cache: whether to return a cache; None: when not training and without labels.
             logits_to_keep: only the last so many positions, or these positions; 0: all.
-            loss_only: with labels, compute logits at labelled positions only and return none.
+            loss_only: with labels, compute logits only where a row has a label, and return none.
+            label_smoothing: share of each target that the loss spreads evenly over the vocabulary.
             memory: scans that `generate` has projected already.
             return_dict: False gives a tuple.
             kwargs: for the language model; `num_items_in_batch` divides the summed loss instead of the label count.
@@ -160,30 +163,33 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         riding = self._riding(past_key_values, memory, len(input_ids))
         media, riding, latents = self._condition(given, images, riding, past_key_values, use_cache, ahead)
         total = kwargs.pop("num_items_in_batch", None)
-        labelled = _labelled(labels) if labels is not None and loss_only else None
+        targets = None if labels is None else next_tokens(labels, label_weights)
+        places = targets.places if targets is not None and loss_only else None
         output = self._read(
             media,
+            places,
             input_ids=input_ids,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
             use_cache=use_cache,
-            logits_to_keep=logits_to_keep if labelled is None else labelled,
+            logits_to_keep=logits_to_keep if places is None else 0,
             **kwargs,
         )
         if use_cache and riding is not None:
             attach(riding, output.past_key_values, images)
         loss = None
-        if labels is not None:
-            loss = weighted_loss(output.logits, labels, label_weights, labelled, total)
-        result = NeuroFlamingoOutput(loss=loss, logits=None if labelled is not None else output.logits, latents=latents)
+        if targets is not None:
+            wanted = targets if places is None else targets.at(places)
+            loss = weighted_loss(output.logits, wanted, total=total, label_smoothing=label_smoothing)
+        result = NeuroFlamingoOutput(loss=loss, logits=output.logits if places is None else None, latents=latents)
         for name in ("past_key_values", "hidden_states", "attentions"):
             if (value := getattr(output, name, None)) is not None:  # generate takes a key that is there for a cache
                 result[name] = value
         return result if return_dict is not False else result.to_tuple()
 
-    def _read(self, media: Media, **arguments: Any) -> Any:
-        """The fused language model's forward, with the media as an argument."""
+    def _read(self, media: Media, places: Int[Tensor, " label"] | None = None, **arguments: Any) -> Any:
+        """The fused language model's forward, with the media as an argument; logits at some places only, if asked."""
         keep = arguments["logits_to_keep"]
         if "position_ids" not in self._text_arguments:
             arguments.pop("position_ids")
@@ -191,9 +197,14 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
             arguments.pop("logits_to_keep")
         if self._keyword:
             arguments["media"] = media
-        with nullcontext() if self._keyword else media_scope(media):
+        with ExitStack() as scope:
+            if not self._keyword:
+                scope.enter_context(media_scope(media))
+            gathering = None if places is None else scope.enter_context(logits_at(places))
             output = self.lang_encoder(**arguments, return_dict=True)
-        if "logits_to_keep" not in self._text_arguments:
+        if gathering is not None:
+            output.logits = chosen_logits(output.logits, gathering)
+        elif "logits_to_keep" not in self._text_arguments:
             output.logits = output.logits[:, -keep:] if isinstance(keep, int) else output.logits[:, keep]
         return output
 
@@ -259,38 +270,3 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
             riding = riding.fresh()
         riding.add(self.project(latents), present)
         return riding.open(images, exact=not ahead), riding, latents
-
-
-def _labelled(labels: Int[Tensor, "batch text"]) -> Int[Tensor, " position"]:
-    """Positions whose next token is a label in at least one row."""
-    return (labels[:, 1:] != -100).any(0).nonzero()[:, 0]
-
-
-def weighted_loss(
-    logits: Float[Tensor, "batch position vocab"],
-    labels: Int[Tensor, "batch text"],
-    weights: Float[Tensor, "batch text"] | None,
-    positions: Int[Tensor, " position"] | None,
-    total: int | Tensor | None,
-) -> Float[Tensor, ""]:
-    """Cross-entropy of each next token, averaged over the labels (by weight, if there are weights).
-
-    Args:
-        logits: of all positions of the text, or of `positions`.
-        labels: -100 where there is none; a text without any has the loss 0.
-        weights: of each label.
-        positions: see `logits`.
-        total: divide the sum by this instead (gradient accumulation).
-    """
-    following = pad(labels, (0, 1), value=-100)[:, 1:]  # the last position predicts nothing
-    if weights is not None:
-        weights = pad(weights, (0, 1))[:, 1:]
-    if positions is not None:
-        following = following[:, positions]
-        weights = weights[:, positions] if weights is not None else None
-    targets = following.to(logits.device)
-    losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="none")
-    weight = (targets != -100).flatten().to(losses.dtype)
-    if weights is not None:
-        weight = weight * weights.flatten().to(weight)
-    return (losses * weight).sum() / (total if total is not None else weight.sum().clamp(min=1e-9))

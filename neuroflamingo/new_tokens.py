@@ -11,6 +11,8 @@ from torch.nn.functional import linear
 
 NAME = "new_tokens"  # of the small table in the model; its parameters are in no state dict
 
+_uncompiled: Any = torch.compiler.disable  # compiled code would be made anew for each version of a tensor
+
 
 class NewTokens(nn.Module):
     """Trained rows of the embedding table and, where the output head is not tied to it, of the head.
@@ -94,7 +96,7 @@ class NewTokens(nn.Module):
 
     # ---- between forward passes
 
-    @torch.compiler.disable
+    @_uncompiled
     @torch.no_grad()
     def settle(self, *, here_only: bool = False) -> None:
         """Bring rows and tables together: trained rows are written into the table, rows of a changed table are read.

@@ -90,7 +90,7 @@ class Storage(PreTrainedModel):
             new_token_ids=new_tokens,
             dtype=language_model.dtype,
         )
-        model = cls(config, language_model, encoder, resampler.to(language_model.device, language_model.dtype))
+        model: Any = cls(config, language_model, encoder, resampler.to(language_model.device, language_model.dtype))
         model.freeze_for_training()
         model.generation_config = _generation_config(language_model, config, tokenizer)
         return model, NeuroFlamingoProcessor(tokenizer, getattr(encoder, "card", None))

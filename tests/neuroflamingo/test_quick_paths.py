@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from neuroflamingo.generation import NeverWrite
-from neuroflamingo.model import weighted_loss
+from neuroflamingo.losses import next_tokens, weighted_loss
 from neuroflamingo.resampler import PerceiverResampler
 
 
@@ -55,9 +55,11 @@ def test_loss_of_some_positions_is_the_loss_of_all(weighted: bool) -> None:
     logits, labels = torch.randn(2, 6, 11), torch.randint(0, 11, (2, 6))
     labels[:, :2], labels[1, 4] = -100, -100
     weights = torch.rand(2, 6) + 0.5 if weighted else None
-    positions = torch.tensor([1, 2, 3, 4])
-    every = weighted_loss(logits, labels, weights, None, None)
-    torch.testing.assert_close(weighted_loss(logits[:, positions], labels, weights, positions, None), every)
+    targets = next_tokens(labels, weights)
+    every = weighted_loss(logits, targets)
+    some = logits.flatten(0, 1)[targets.places]
+    assert len(some) == int((labels[:, 1:] != -100).sum()) == 7
+    torch.testing.assert_close(weighted_loss(some, targets.at(targets.places)), every)
     by_hand = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
     share = (labels[:, 1:] != -100).float() * (weights[:, 1:] if weights is not None else 1.0)
     torch.testing.assert_close(every, (by_hand * share.flatten()).sum() / share.sum())
