@@ -91,6 +91,7 @@ class TrainingBatches:
         model: NeuroFlamingo,
         processor: NeuroFlamingoProcessor,
         *,
+        world: int = 1,
         allow_download: bool = False,
     ) -> TrainingBatches:
         """The batches of a recipe: manifests read, filtered, and checked for subjects in both splits.
@@ -99,6 +100,7 @@ class TrainingBatches:
             recipe: what to read.
             model: whose tokens a store must hold; frozen as it will be trained.
             processor: the model's.
+            world: devices that share each batch.
             allow_download: whether a data set may be fetched from a hub.
 
         Raises:
@@ -111,7 +113,7 @@ class TrainingBatches:
             train,
             recipe.data,
             processor,
-            batch=recipe.optim.batch,
+            batch=recipe.optim.batch // world,
             held_out=held_out,
             seed=recipe.seed,
             root=root,

@@ -17,7 +17,7 @@ from neuroflamingo.training import checkpoints
 from neuroflamingo.training.checkpoints import BEST, Checkpoint, Progress
 from neuroflamingo.training.labels import IGNORED
 from neuroflamingo.training.moving import Moments, MovingAverage
-from neuroflamingo.training.parallel import part_of, put_back, summed, trained, whole, without_sync
+from neuroflamingo.training.parallel import inputs_of, part_of, put_back, summed, trained, whole, without_sync
 from neuroflamingo.training.recipe import KINDS, Recipe
 from neuroflamingo.training.schedule import rate
 from neuroflamingo.training.stopping import StopRequest
@@ -234,11 +234,7 @@ class Loop:
         assert self.validation is not None
         raw = self.average.swap_in() if self.average else None
         figures = self.validation.figures(self.runner)
-        chosen, better = self.validation.chosen(figures), not self.progress.best
-        if self.progress.best:
-            before = self.progress.best[chosen]
-            better = figures[chosen] <= before if "loss" in chosen else figures[chosen] >= before
-        if better:
+        if self.validation.better(figures, self.progress.best):
             best = figures | {"step": float(self.progress.step)}
             self.progress = replace(self.progress, best=best, worse=0)
             self._write(Checkpoint(self.progress, self._weights()), BEST)
@@ -315,12 +311,6 @@ class Loop:
             ),
             exit_code=75,
         )
-
-
-def inputs_of(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """What of a batch the model takes, on its device."""
-    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and name != "kinds"}
-    return {name: value.to(device, non_blocking=True) for name, value in tensors.items()} | {"loss_only": True}
 
 
 def nullcontext_if(plain: bool, context: Any) -> Any:

@@ -151,3 +151,9 @@ def gather(model: nn.Module) -> None:
         if is_sharded(module):
             module.__class__ = type(module).__bases__[1]  # `fully_shard` put a subclass in its place
     model.cpu()
+
+
+def inputs_of(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What of a batch the model takes, on its device."""
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and name != "kinds"}
+    return {name: value.to(device, non_blocking=True) for name, value in tensors.items()} | {"loss_only": True}

@@ -17,8 +17,6 @@ from neuroflamingo_preprocessing.errors import ConfigError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from neuroflamingo.data.batches import TrainingBatches
-    from neuroflamingo.data.manifest import Sample
     from neuroflamingo.model import NeuroFlamingo
     from neuroflamingo.processing import NeuroFlamingoProcessor
     from neuroflamingo.training.checkpoints import Checkpoint
@@ -112,12 +110,8 @@ def prepare_loop(
 ) -> Loop:
     """Model, data and optimiser of a recipe, ready to run on this process's device."""
     from neuroflamingo.training.building import build
-    from neuroflamingo.training.parts import add_lora, freeze
 
-    model, processor = build(recipe, device="cpu", allow_download=allow_download)
-    freeze(model, recipe.trained)
-    if recipe.trained.lora is not None:
-        add_lora(model, recipe.trained.lora, seed=recipe.seed)
+    model, processor = build(recipe, allow_download=allow_download)
     return loop_for(recipe, model, processor, folder, accelerator, allow_download=allow_download, quiet=quiet)
 
 
@@ -139,6 +133,7 @@ def loop_for(
     """
     import torch
 
+    from neuroflamingo.data.batches import TrainingBatches
     from neuroflamingo.training.loop import Loop
     from neuroflamingo.training.parallel import runner_of
     from neuroflamingo.training.parts import parameter_groups
@@ -154,56 +149,13 @@ def loop_for(
             seen=str(optim.batch),
             hint=f"--set optim.batch={world * max(1, round(optim.batch / world))}",
         )
-    batches, held_out = open_batches(recipe, model, processor, world=world, allow_download=allow_download)
+    batches = TrainingBatches.open(recipe, model, processor, world=world, allow_download=allow_download)
+    if batches.dropped:
+        LOG.warning("samples left out: %s", ", ".join(f"{n} {why}" for why, n in batches.dropped.items()))
     runner = runner_of(model, recipe.run, accelerator)
     optimizer = torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, betas=optim.betas, eps=optim.eps)
-    validation = Validation(recipe, held_out, accelerator) if held_out is not None else None
+    validation = Validation(recipe.validation, batches, accelerator) if batches.held_out else None
     return Loop(recipe, model, processor, runner, optimizer, accelerator, batches, validation, folder, quiet)
-
-
-def open_batches(
-    recipe: Recipe,
-    model: NeuroFlamingo,
-    processor: NeuroFlamingoProcessor,
-    *,
-    world: int = 1,
-    allow_download: bool = False,
-) -> tuple[TrainingBatches, TrainingBatches | None]:
-    """The samples to learn from and those held out, filtered, without a subject in both.
-
-    Raises:
-        NeuroFlamingoError: manifests, scans or stores that cannot be used.
-    """
-    from neuroflamingo.data.batches import TrainingBatches
-    from neuroflamingo.data.filters import check_leaks, keep
-    from neuroflamingo.data.manifest import read_manifest
-    from neuroflamingo.store_jobs import encoder_identity
-    from neuroflamingo.training.sources import local_folder
-
-    data = recipe.data
-    root = local_folder(data.source, allow_download=allow_download)
-    train = read_manifest([root / name for name in data.train])
-    held_out = read_manifest([root / name for name in data.validation])
-    check_leaks(train, held_out)
-    train, dropped = keep(train, data.min_answer_words, data.drop_duplicates)
-    if dropped:
-        LOG.info("%s", dropped)
-    weights = encoder_identity(model.encoder) if data.tokens is not None and model.encoder is not None else None
-
-    def opened(samples: list[Sample], batch: int) -> TrainingBatches:
-        return TrainingBatches(
-            samples,
-            data,
-            processor,
-            batch=batch,
-            seed=recipe.seed,
-            root=root,
-            width=recipe.model.token_width,
-            weights=weights,
-        )
-
-    share = recipe.optim.batch // world
-    return opened(train, share), opened(held_out, share) if held_out else None
 
 
 def finish(loop: Loop) -> Path:

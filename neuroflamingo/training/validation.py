@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +10,18 @@ import torch
 from torch import nn
 
 from neuroflamingo.training.labels import IGNORED
-from neuroflamingo.training.parallel import is_sharded, summed
+from neuroflamingo.training.parallel import inputs_of, is_sharded, summed
+from neuroflamingo_preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from neuroflamingo.data.batches import TrainingBatches
-    from neuroflamingo.data.manifest import Sample
-    from neuroflamingo.training.recipe import Recipe
+    from neuroflamingo.findings.schema import Finding
+    from neuroflamingo.training.recipe import ValidationSettings
 
 SCORES = ("finding_f1", "full_finding_f1", "laterality_accuracy", "size_mae_mm", "hallucination_on_normals")
+LESS_IS_BETTER = ("loss", "loss_other_scan", "size_mae_mm", "hallucination_on_normals")
 
 
 @dataclass(frozen=True)
@@ -27,36 +29,31 @@ class Validation:
     """What is measured at each validation.
 
     Attributes:
-        recipe: its `validation` section.
-        held_out: the samples, and how they become batches.
+        settings: of the recipe.
+        batches: the held-out samples.
         accelerator: processes share the work.
     """
 
-    recipe: Recipe
-    held_out: TrainingBatches
+    settings: ValidationSettings
+    batches: TrainingBatches
     accelerator: Accelerator
-
-    @property
-    def samples(self) -> list[Sample]:
-        """In order, as many as the recipe says."""
-        return self.held_out.samples[: self.recipe.validation.samples]
 
     @torch.no_grad()
     def figures(self, runner: nn.Module) -> dict[str, float]:
-        """`loss`; `loss_other_scan`, the same with another patient's scans, and `reliance`, how much worse that is;
-        where the data have findings, the exact scores of written reports.
+        """All figures of a model, the same in every process.
 
-        A model that does not look has a reliance of 0.
+        Returns:
+            `loss`, the mean over learnt tokens; where there are scans, `loss_other_scan`, the same with another
+            patient's, and `reliance`, by how much that is worse (0 for a model that does not look); where the data have
+            findings, the exact scores of written reports.
         """
         runner.eval()
-        samples = self.samples
-        paired = [(one, other) for one in samples if (other := partner(one, samples)) is not None]
-        figures = {"loss": self._loss(runner, samples)}
-        if paired:
-            known = figures["loss"] if len(paired) == len(samples) else self._loss(runner, [one for one, _ in paired])
-            swapped = [one.model_copy(update={"scans": other.scans}) for one, other in paired]
-            figures["loss_other_scan"] = self._loss(runner, swapped)
-            figures["reliance"] = figures["loss_other_scan"] - known
+        share = (self.settings.samples, self.accelerator.process_index, self.accelerator.num_processes)
+        (loss,) = self._losses(runner, ((batch,) for batch in self.batches.validation(*share)), 1)
+        own, other = self._losses(runner, self.batches.swapped(*share), 2)
+        figures = {"loss": loss}
+        if own:
+            figures |= {"loss_other_scan": other, "reliance": other - own}
         return figures | self._findings(runner)
 
     def chosen(self, figures: dict[str, float]) -> str:
@@ -65,9 +62,7 @@ class Validation:
         Raises:
             ConfigError: there is no such figure.
         """
-        from neuroflamingo_preprocessing.errors import ConfigError
-
-        asked = self.recipe.validation.choose_by
+        asked = self.settings.choose_by
         if asked == "auto":
             return "full_finding_f1" if "full_finding_f1" in figures else "loss"
         if asked not in figures:
@@ -76,70 +71,55 @@ class Validation:
             )
         return asked
 
-    def _loss(self, runner: nn.Module, samples: Sequence[Sample]) -> float:
-        """Mean over learnt tokens of all samples, shared among processes."""
-        from neuroflamingo.training.loop import inputs_of
+    def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
+        """Whether these figures are as good as the best so far, which may be empty."""
+        name = self.chosen(figures)
+        if name not in best:
+            return True
+        return figures[name] <= best[name] if name in LESS_IS_BETTER else figures[name] >= best[name]
 
-        total = tokens = 0.0
-        for chunk, counts in self._shares(samples):
-            batch = self.held_out.collated(chunk)
-            learnt = float((batch["labels"][:, 1:] != IGNORED).sum())
-            inputs = inputs_of(batch, self.accelerator.device) | {"num_items_in_batch": 1.0}
-            inputs.pop("label_weights")
-            with self.accelerator.autocast():
-                loss = float(runner(**inputs).loss)
-            total, tokens = total + counts * loss, tokens + counts * learnt
-        total, tokens = summed(self.accelerator, total, tokens)
-        return total / max(tokens, 1.0)
-
-    def _shares(self, samples: Sequence[Sample]) -> Iterator[tuple[Sequence[Sample], float]]:
-        """This process's batches, and 1.0; all processes get the same number, the spare ones with 0.0."""
-        size = max(1, self.recipe.optim.batch // self.accelerator.num_processes)
-        chunks = [samples[first : first + size] for first in range(0, len(samples), size)]
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        for first in range(0, len(chunks), world):
-            mine = first + rank
-            yield (chunks[mine], 1.0) if mine < len(chunks) else (chunks[0], 0.0)
+    def _losses(self, runner: nn.Module, rows: Iterable[tuple[dict[str, Any], ...]], count: int) -> list[float]:
+        """Mean losses over the learnt tokens of each column of batches, over all processes."""
+        totals, tokens = [0.0] * count, [0.0] * count
+        for row in rows:
+            for column, batch in enumerate(row):
+                inputs = inputs_of(batch, self.accelerator.device) | {"num_items_in_batch": 1.0}
+                inputs.pop("label_weights")
+                with self.accelerator.autocast():
+                    totals[column] += float(runner(**inputs).loss)
+                tokens[column] += float((batch["labels"][:, 1:] != IGNORED).sum())
+        sums = summed(self.accelerator, *totals, *tokens)
+        return [total / max(number, 1.0) for total, number in zip(sums[:count], sums[count:], strict=True)]
 
     def _findings(self, runner: nn.Module) -> dict[str, float]:
         """Scores of written reports against known findings; nothing where there are none."""
         from neuroflamingo.evaluation.scoring import score_reports
 
-        known = [one for one in self.samples if one.findings is not None and one.kind == "pairs"]
-        known = known[: self.recipe.validation.write]
-        if not known:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        pairs: list[tuple[tuple[Finding, ...], str]] = []
+        for batch in self.batches.prompts(self.settings.write, rank, world) if self.settings.write else ():
+            texts = self._written(runner, batch)
+            pairs += zip(batch["findings"], texts[: len(batch["ids"])], strict=True)
+        if world > 1:
+            from accelerate.utils import gather_object
+
+            pairs = gather_object(pairs)
+        if not pairs:
             return {}
-        truth = [one.findings or () for one in known]
-        size = max(1, self.recipe.optim.batch)
-        texts = [
-            text for first in range(0, len(known), size) for text in self._written(runner, known[first : first + size])
-        ]
-        scores = score_reports(truth, texts)
+        scores = score_reports([truth for truth, _ in pairs], [text for _, text in pairs])
         return {name: float(scores[name] or 0.0) for name in SCORES}
 
-    def _written(self, runner: nn.Module, samples: Sequence[Sample]) -> list[str]:
-        """Greedy reports. Every process writes all of them: how long they get is not known beforehand."""
+    def _written(self, runner: nn.Module, batch: dict[str, Any]) -> list[str]:
+        """Greedy answers to the prompts of a batch."""
         model: Any = runner.module if isinstance(runner, nn.parallel.DistributedDataParallel) else runner
-        prompts = self.held_out.prompts(samples)
-        inputs = {name: value.to(self.accelerator.device) for name, value in prompts.items()}
-        tokenizer = self.held_out.tokenizer
+        device = self.accelerator.device
+        inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
         with self.accelerator.autocast():
             ids = model.generate(
                 **inputs,
-                max_new_tokens=self.recipe.validation.max_new_tokens,
+                max_new_tokens=self.settings.max_new_tokens,
                 do_sample=False,
                 synced_gpus=is_sharded(model),
             )
+        tokenizer = self.batches.tokenizer
         return tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def partner(sample: Sample, samples: Sequence[Sample]) -> Sample | None:
-    """Another patient's sample with as many scans, the next one in the list; None: there is none."""
-    if not sample.scans:
-        return None
-    place = next(n for n, one in enumerate(samples) if one is sample)
-    for other in (*samples[place + 1 :], *samples[:place]):
-        same = other.subject == sample.subject if sample.subject is not None else other.scans == sample.scans
-        if not same and len(other.scans) == len(sample.scans):
-            return other
-    return None
