@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from neuroflamingo.idle import exchanging, idle
 from neuroflamingo.media import KeysValues, Media, Plan, media_from_locations
 
 
@@ -178,4 +179,6 @@ class GatedCrossAttentionBlock(nn.Module):
         media = self.attn.as_media(x, media, media_locations, use_cached_media)
         if not media.sees_nothing:
             x = x + self.attn(x, media, layer=layer) * self.attn_gate.tanh()
+        elif exchanging():
+            x = x + idle((*self.attn.parameters(), self.attn_gate))
         return x + self.ff(x) * self.ff_gate.tanh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from neuroflamingo import language, new_tokens
 from neuroflamingo.configuration import NeuroFlamingoConfig
 from neuroflamingo.gated_attention import GatedCrossAttentionBlock
 from neuroflamingo.generation import ScanGeneration
+from neuroflamingo.idle import exchanging, idle
 from neuroflamingo.looking import Looking
 from neuroflamingo.losses import chosen_logits, gather_before, logits_at, next_tokens, weighted_loss
 from neuroflamingo.media import NOTHING, Media, check_count, make_plan, media_scope
@@ -182,6 +184,8 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         if targets is not None:
             wanted = targets if places is None else targets.at(places)
             loss = weighted_loss(output.logits, wanted, total=total, label_smoothing=label_smoothing)
+            if not given.given and exchanging():
+                loss = loss + idle(self._reading())
         result = NeuroFlamingoOutput(loss=loss, logits=output.logits if places is None else None, latents=latents)
         for name in ("past_key_values", "hidden_states", "attentions"):
             if (value := getattr(output, name, None)) is not None:  # generate takes a key that is there for a cache
@@ -207,6 +211,12 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         elif "logits_to_keep" not in self._text_arguments:
             output.logits = output.logits[:, -keep:] if isinstance(keep, int) else output.logits[:, keep]
         return output
+
+    def _reading(self) -> Iterator[nn.Parameter]:
+        """Parameters that only scans reach: resampler and encoder."""
+        yield from self.perceiver.parameters()
+        if self.encoder is not None:
+            yield from self.encoder.parameters()
 
     def encode(self, given: ScanInputs, batch: int) -> tuple[Tensor, Tensor]:
         """Latents of the scans, `[batch, scan, latent, width]`, and which slots hold one, `[batch, scan]`."""

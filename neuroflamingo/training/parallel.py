@@ -99,6 +99,15 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def reshard(model: nn.Module) -> None:
+    """After forward passes without a backward pass: what they gathered is let go, and parameters are shards again."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def without_sync(model: nn.Module) -> AbstractContextManager[Any]:
     """For backward passes whose gradients are not yet needed elsewhere. Shards sync always, which keeps them small."""
     return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()

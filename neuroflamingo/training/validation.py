@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from neuroflamingo.training.labels import IGNORED
-from neuroflamingo.training.parallel import inputs_of, is_sharded, summed
+from neuroflamingo.training.parallel import inputs_of, is_sharded, reshard, summed
 from neuroflamingo_preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ class Validation:
         figures = {"loss": loss}
         if own:
             figures |= {"loss_other_scan": other, "reliance": other - own}
-        return figures | self._findings(runner)
+        figures |= self._findings(runner)
+        reshard(runner)
+        return figures
 
     def chosen(self, figures: dict[str, float]) -> str:
         """The name of the figure by which the best checkpoint is chosen.
