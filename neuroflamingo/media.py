@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from neuroflamingo_preprocessing.errors import UsageError
 
@@ -148,6 +149,19 @@ class Media:
         """The same media with other latents: a checkpointed block takes them as an explicit argument."""
         return replace(self, latents=latents)
 
+
+# Whoever looks for tensors among a layer's arguments (FSDP's hooks, moves between devices) has to find those of the
+# media: FSDP gathers a block's weights for its backward pass when the gradient of one of the arguments is asked for.
+register_pytree_node(
+    Plan,
+    lambda plan: ([plan.visible, plan.scan, plan.allowed, plan.slots, plan.places], plan.kind),
+    lambda tensors, kind: Plan(kind, *tensors),
+)
+register_pytree_node(
+    Media,
+    lambda media: ([media.plan, media.latents, media.keys_values], media.observe),
+    lambda parts, observe: Media(*parts, observe),
+)
 
 NOTHING = Media(Plan("none"))
 

@@ -223,6 +223,9 @@ class Loop:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.unscale_(self.optimizer)
         parameters = [p for _, p in trained(self.model)]
+        for p in parameters:  # a step without any scan is the same on one process as on several
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
         limit = self.recipe.optim.clip_norm or float("inf")
         norm = float(whole(nn.utils.clip_grad_norm_(parameters, limit)))
         if not np.isfinite(norm) and self.accelerator.scaler is None:  # the scaler leaves such a step out by itself
