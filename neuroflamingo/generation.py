@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
-from neuroflamingo.media import check_count
+from neuroflamingo.media import MediaRule, check_count
 from neuroflamingo.media_cache import media_cache
 from neuroflamingo.scans import ScanInputs
 from neuroflamingo_preprocessing.errors import UsageError
@@ -69,6 +69,7 @@ class ScanGeneration(GenerationMixin):
         scan_tokens: Float[Tensor, "batch scan *frame token width"] | None = None,
         scan_mask: Bool[Tensor, "batch scan"] | None = None,
         token_mask: Bool[Tensor, "batch scan *token"] | None = None,
+        media_shift: MediaRule | None = None,
         **kwargs: Any,
     ) -> Any:
         """Continue prompts; everything that transformers' `generate` takes works (beams, sampling, several sequences).
@@ -79,6 +80,7 @@ class ScanGeneration(GenerationMixin):
         Args:
             inputs: prompts, `[batch, text]`, padded on the left; `input_ids=` works as well.
             scans, scan_tokens, scan_mask, token_mask: see `ScanInputs`.
+            media_shift: as in `forward`; with `next`, what is written sees no scan, as in OpenFlamingo v1.
             kwargs: see `GenerationMixin.generate`.
 
         Raises:
@@ -99,7 +101,7 @@ class ScanGeneration(GenerationMixin):
                 )
             latents, present = self.encode(given, len(ids))
             check_count(images.to(present.device), present.sum(-1), exact=True)
-            kwargs["memory"] = self.remember(len(ids))
+            kwargs["memory"] = self.remember(len(ids), rule=media_shift)
             kwargs["memory"].add(self.project(latents), present)
         elif riding is None:
             check_count(images, 0)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuroflamingo.gated_attention import MaskedCrossAttention, split_heads
-from neuroflamingo.media import Media, allowed_scans, check_count, masked_plan
+from neuroflamingo.media import Media, allowed_scans, check_count, masked_plan, media_time
 from neuroflamingo.resampler import PerceiverResampler
 from neuroflamingo.scans import ScanInputs
 from neuroflamingo.scans import scan_tokens as tokens_of
@@ -79,8 +79,9 @@ def _masked_media(model: NeuroFlamingo, images: Tensor, present: Tensor, tokens:
     """The media of a whole text with the plan that scores every scan."""
     check_count(images.sum(-1), present.sum(-1), exact=True)
     ordinal = present.long().cumsum(-1) * present
-    immediate = model.config.cross_attention["only_attend_immediate_media"]
-    plan = masked_plan(allowed_scans(images.long().cumsum(-1), ordinal, immediate))
+    settings = model.config.cross_attention
+    time = media_time(images, settings["media_rule"])
+    plan = masked_plan(allowed_scans(time, ordinal, settings["only_attend_immediate_media"]))
     return Media(plan, model.perceiver(tokens, real))
 
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import register_pytree_node
 
 from neuroflamingo_preprocessing.errors import UsageError
 
+MediaRule = Literal["previous", "next"]
 KeysValues = tuple[Tensor, Tensor]  # each `[batch, head, key, width of a head]`
 
 
@@ -58,13 +59,47 @@ class Plan:
         return self.allowed.repeat_interleave(latents, dim=-1)
 
 
-def make_plan(time: Int[Tensor, "batch text"], ordinal: Int[Tensor, "batch scan"], immediate: bool) -> Plan:
+def media_time(
+    images: Bool[Tensor, "batch text"],
+    rule: MediaRule,
+    *,
+    before: Int[Tensor, " batch"] | None = None,
+    closed: Int[Tensor, "batch text"] | None = None,
+) -> Int[Tensor, "batch text"]:
+    """The number of the scan that each token looks at, from 1; 0 for none.
+
+    Args:
+        images: True where a token is `<image>`.
+        rule: `previous`: the latest scan so far; `next`: `<image>` sees its own scan, any other token the scan that the
+            next `<image>` of this text stands for, and text after the last `<image>` sees none.
+        before: `<image>` tokens of each row before this chunk of its text.
+        closed: for packed rows, how many `<image>` tokens the row has up to the end of each token's own sequence.
+
+    Source:
+        `next` is what OpenFlamingo v1 and Multimodal-GPT do where they do not attend to the previous image.
+    """
+    time = images.long().cumsum(-1)
+    time = time if before is None else time + before[:, None]
+    if rule == "previous":
+        return time
+    last = time[:, -1:] if closed is None else closed
+    time = time + (~images).long()
+    return time.masked_fill(time > last, 0)
+
+
+def make_plan(
+    time: Int[Tensor, "batch text"],
+    ordinal: Int[Tensor, "batch scan"],
+    immediate: bool,
+    earlier: Int[Tensor, "batch text"] | None = None,
+) -> Plan:
     """Choose the cheapest way to compute exactly the allowed scores.
 
     Args:
-        time: how many `<image>` tokens there are up to and including each token.
+        time: the number of the scan that each token looks at, see `media_time`.
         ordinal: which `<image>` of its row each scan belongs to, from 1; 0 for a padded slot.
-        immediate: a token sees its latest scan only, else every scan so far.
+        immediate: a token sees that scan only, else every scan up to it.
+        earlier: for packed rows, how many `<image>` tokens the sequences before each token's own have.
 
     Source:
         OpenFlamingo's text_time and media_time. Differs from upstream: text before the first scan sees nothing in
@@ -72,13 +107,15 @@ def make_plan(time: Int[Tensor, "batch text"], ordinal: Int[Tensor, "batch scan"
     """
     if ordinal.shape[1] == 0 or not bool(time.any()):
         return Plan("none")
-    allowed = allowed_scans(time, ordinal, immediate)
+    allowed = allowed_scans(time, ordinal, immediate, earlier)
     seen = allowed.any(-1)
+    if not bool(seen.any()):
+        return Plan("none")
     visible = None if bool(seen.all()) else seen
     if immediate and ordinal.shape[1] == 1:
         return Plan("one", visible)
     if immediate and bool((time == time[:, :1]).all()):
-        return Plan("one", visible, scan=allowed[:, 0].int().argmax(-1))
+        return Plan("one", visible, scan=allowed.any(1).int().argmax(-1))
     if bool(allowed.all()):
         return Plan("all")
     if immediate:
@@ -89,11 +126,15 @@ def make_plan(time: Int[Tensor, "batch text"], ordinal: Int[Tensor, "batch scan"
 
 
 def allowed_scans(
-    time: Int[Tensor, "batch text"], ordinal: Int[Tensor, "batch scan"], immediate: bool
+    time: Int[Tensor, "batch text"],
+    ordinal: Int[Tensor, "batch scan"],
+    immediate: bool,
+    earlier: Int[Tensor, "batch text"] | None = None,
 ) -> Bool[Tensor, "batch text scan"]:
     """Which scans each token may look at; arguments as in `make_plan`."""
     now, opened = time[:, :, None], ordinal[:, None, :]
-    return (now == opened if immediate else now >= opened) & (opened > 0)
+    first = 0 if earlier is None else earlier[:, :, None]
+    return (now == opened if immediate else now >= opened) & (opened > first)
 
 
 def masked_plan(allowed: Bool[Tensor, "batch text scan"]) -> Plan:
@@ -160,7 +201,7 @@ register_pytree_node(
 register_pytree_node(
     Media,
     lambda media: ([media.plan, media.latents, media.keys_values], media.observe),
-    lambda parts, observe: Media(*parts, observe),
+    lambda parts, observe: Media(*parts, observe=observe),
 )
 
 NOTHING = Media(Plan("none"))

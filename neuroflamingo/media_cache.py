@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DummyLayer
 
-from neuroflamingo.media import KeysValues, Media, Plan, check_count, make_plan
+from neuroflamingo.media import KeysValues, Media, MediaRule, Plan, check_count, make_plan, media_time
 
 Packed = dict[int, Float[Tensor, "batch scan latent inner"]]
 Arrange = Callable[[int, Tensor, Plan], KeysValues]
@@ -27,14 +27,23 @@ class MediaCache(DummyLayer):
         ordinal: see `media.make_plan`.
         arrange: splits the keys and values that a plan scores into heads, for a layer.
         immediate: see `media.make_plan`.
+        rule: see `media.media_time`. With `next`, what comes in a later chunk is not known yet: text after the last
+            `<image>` of its chunk sees nothing, generated text included (as upstream's).
     """
 
     def __init__(
-        self, packed: Packed, ordinal: Int[Tensor, "prompt scan"], arrange: Arrange, *, immediate: bool
+        self,
+        packed: Packed,
+        ordinal: Int[Tensor, "prompt scan"],
+        arrange: Arrange,
+        *,
+        immediate: bool,
+        rule: MediaRule = "previous",
     ) -> None:
         super().__init__()
         self.packed, self.ordinal = packed, ordinal
         self.arrange, self.immediate = arrange, immediate
+        self.rule: MediaRule = rule
         self.rows: Tensor | None = None  # which prompt a row of the batch continues; None: row i is prompt i
         self.times = ordinal.new_zeros(len(ordinal), 0)  # scans so far at each token, up to the last chunk with one
         self.length = 0
@@ -42,7 +51,7 @@ class MediaCache(DummyLayer):
 
     def fresh(self) -> MediaCache:
         """A copy that can go on by itself; tensors are shared, since none is ever changed in place."""
-        copy = MediaCache(self.packed, self.ordinal, self.arrange, immediate=self.immediate)
+        copy = MediaCache(self.packed, self.ordinal, self.arrange, immediate=self.immediate, rule=self.rule)
         copy.rows, copy.times, copy.length, copy._steady = self.rows, self.times, self.length, self._steady
         return copy
 
@@ -98,9 +107,12 @@ class MediaCache(DummyLayer):
         """
         if self._steady is not None and not bool(images.any()):
             return self._steady
-        time = self.seen[:, None] + images.long().cumsum(-1)
-        check_count(time[:, -1], self.count, exact=exact)
-        return self._media(time)
+        check_count(self.seen + images.sum(-1), self.count, exact=exact)
+        return self._media(media_time(images, self.rule, before=self.seen))
+
+    def _later(self) -> Media:
+        """The media of text without a new `<image>`."""
+        return self._media(self.seen[:, None]) if self.rule == "previous" else Media(Plan("none"))
 
     def _media(self, time: Tensor) -> Media:
         ordinal = self.ordinal if self.rows is None else self.ordinal[self.rows]
@@ -122,7 +134,7 @@ class MediaCache(DummyLayer):
         before = self.seen[:, None].expand(-1, gap + images.shape[1])
         new = torch.cat((images.new_zeros(len(images), gap), images), dim=1).long().cumsum(-1)
         self.times = torch.cat((self.times, before + new), dim=1)
-        self._steady = self._media(self.seen[:, None])
+        self._steady = self._later()
 
     def _select(self, index: Tensor) -> None:
         seen, rows = self.seen, self.rows
@@ -130,7 +142,7 @@ class MediaCache(DummyLayer):
         self.rows = index if rows is None else rows[index]
         same = rows is not None and len(rows) == len(self.rows) and torch.equal(rows, self.rows)
         if not (same and torch.equal(seen, self.seen)):
-            self._steady = None if self.length == 0 else self._media(self.seen[:, None])
+            self._steady = None if self.length == 0 else self._later()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams."""
@@ -151,7 +163,7 @@ class MediaCache(DummyLayer):
         self.length -= min(abs(tokens_to_remove), self.length)
         if self.times.shape[1] > self.length:
             self.times = self.times[:, : self.length]
-            self._steady = self._media(self.seen[:, None])
+            self._steady = self._later()
 
     def reset(self) -> None:
         """Forget everything: the cache is about to be used for another text."""

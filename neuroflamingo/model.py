@@ -21,8 +21,9 @@ from neuroflamingo.generation import ScanGeneration
 from neuroflamingo.idle import exchanging, idle
 from neuroflamingo.looking import Looking
 from neuroflamingo.losses import chosen_logits, gather_before, logits_at, next_tokens, weighted_loss
-from neuroflamingo.media import NOTHING, Media, check_count, make_plan, media_scope
+from neuroflamingo.media import NOTHING, Media, MediaRule, check_count, make_plan, media_scope, media_time
 from neuroflamingo.media_cache import MediaCache, attach, media_cache
+from neuroflamingo.packing import check_packing, scans_of_own, text_of_own
 from neuroflamingo.resampler import PerceiverResampler
 from neuroflamingo.scans import ScanInputs, encode_scans
 from neuroflamingo.storage import Storage, build_encoder_from_config
@@ -126,6 +127,8 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         logits_to_keep: int | Tensor = 0,
         loss_only: bool = False,
         label_smoothing: float = 0.0,
+        media_shift: MediaRule | None = None,
+        sequence_ids: Int[Tensor, "batch text"] | None = None,
         memory: MediaCache | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
@@ -147,12 +150,18 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
             logits_to_keep: only the last so many positions, or these positions; 0: all.
             loss_only: with labels, compute logits only where a row has a label, and return none.
             label_smoothing: share of each target that the loss spreads evenly over the vocabulary.
+            media_shift: `previous`: text looks at the latest scan before it; `next`: at the first one after it, as
+                OpenFlamingo v1; None: as the config's `media_rule` says. A cache keeps to the rule it began with.
+            sequence_ids: packed rows: which sequence of its row each token belongs to, in runs. A token sees text and
+                scans of its own sequence only, and positions begin again in each. Not with a cache.
             memory: scans that `generate` has projected already.
             return_dict: False gives a tuple.
             kwargs: for the language model; `num_items_in_batch` divides the summed loss instead of the label count.
 
         Raises:
-            UsageError: empty text; `<image>` tokens and scans that do not fit; scans without `<image>`.
+            UsageError: empty text; `<image>` tokens and scans that do not fit; scans without `<image>`; packed rows
+                with a cache, or sequences that come back.
+            ModelError: packed rows for a family that cannot keep sequences apart.
         """
         if input_ids is None or input_ids.numel() == 0:
             raise UsageError("the prompt is empty", expected="at least one token", hint="begin with '<image>'")
@@ -163,9 +172,16 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         given = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
         images = input_ids == self.config.image_token_id
         riding = self._riding(past_key_values, memory, len(input_ids))
-        media, riding, latents = self._condition(given, images, riding, past_key_values, use_cache, ahead)
+        if sequence_ids is not None:
+            check_packing(self, sequence_ids, cached=ahead or past_key_values is not None)
+            attention_mask, position_ids = text_of_own(self.config.text_config, sequence_ids, attention_mask)
+            use_cache = False
+        rule = media_shift or self.config.cross_attention["media_rule"]
+        media, riding, latents = self._condition(
+            given, images, riding, past_key_values, use_cache, ahead, rule, sequence_ids
+        )
         total = kwargs.pop("num_items_in_batch", None)
-        targets = None if labels is None else next_tokens(labels, label_weights)
+        targets = None if labels is None else next_tokens(labels, label_weights, sequence_ids)
         places = targets.places if targets is not None and loss_only else None
         output = self._read(
             media,
@@ -228,8 +244,8 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         blocks = self.gated_blocks
         return {n: b.attn.project(latents.to(b.attn.to_kv.weight.device)) for n, b in blocks.items()}
 
-    def remember(self, batch: int, length: int = 0) -> MediaCache:
-        """An empty memory of scans, for a text of which `length` tokens have been read."""
+    def remember(self, batch: int, length: int = 0, rule: MediaRule | None = None) -> MediaCache:
+        """An empty memory of scans, for a text of which `length` tokens have been read (`rule` as in `forward`)."""
         device = self.perceiver.latents.device
         nothing = torch.zeros(batch, 0, dtype=torch.long, device=device)
         attentions = {layer: block.attn for layer, block in self.gated_blocks.items()}
@@ -238,6 +254,7 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
             nothing,
             lambda layer, packed, plan: attentions[layer].arrange(packed, plan),
             immediate=self.config.cross_attention["only_attend_immediate_media"],
+            rule=rule or self.config.cross_attention["media_rule"],
         )
         memory.length = length
         return memory
@@ -258,6 +275,8 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         cache: Cache | None,
         use_cache: bool,
         ahead: bool,
+        rule: MediaRule,
+        sequence_ids: Int[Tensor, "batch text"] | None,
     ) -> tuple[Media, MediaCache | None, Tensor | None]:
         """The media of this pass, what is to ride on the cache afterwards, and the new scans' latents."""
         batch = len(images)
@@ -273,9 +292,11 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
             check_count(images.sum(-1), count, exact=True)
             ordinal = present.long().cumsum(-1) * present
             immediate = self.config.cross_attention["only_attend_immediate_media"]
-            return Media(make_plan(images.long().cumsum(-1), ordinal, immediate), latents), None, latents
+            earlier, closed = (None, None) if sequence_ids is None else scans_of_own(images, sequence_ids)
+            time = media_time(images, rule, closed=closed)
+            return Media(make_plan(time, ordinal, immediate, earlier), latents), None, latents
         if riding is None:
-            riding = self.remember(batch, cache.get_seq_length() if cache is not None else 0)
+            riding = self.remember(batch, cache.get_seq_length() if cache is not None else 0, rule)
         else:
             riding = riding.fresh()
         riding.add(self.project(latents), present)
