@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 
 from neuroflamingo.gated_attention import GatedCrossAttentionBlock
 from neuroflamingo.media import NOTHING, Media, current_media
@@ -39,6 +41,7 @@ class FusedLayer(nn.Module):
     """
 
     gradient_checkpointing = False
+    checkpoint_offload = False  # what checkpoints keep is kept in the memory of the CPU
 
     def __init__(
         self, decoder_layer: nn.Module, gated_cross_attn_layer: GatedCrossAttentionBlock | None, index: int
@@ -62,10 +65,12 @@ class FusedLayer(nn.Module):
             hidden = arguments[0] if arguments else keywords.pop("hidden_states")
             media = media or current_media() or NOTHING
             arguments = (self._look(hidden, media), *arguments[1:])
-        if self._checkpoints and not self._inner_checkpoints:
-            layer = partial(self.decoder_layer, **keywords)
-            return self._gradient_checkpointing_func(layer, *arguments)
-        return self.decoder_layer(*arguments, **keywords)
+        if not self._checkpoints:
+            return self.decoder_layer(*arguments, **keywords)
+        with self._keeping():
+            if self._inner_checkpoints:
+                return self.decoder_layer(*arguments, **keywords)
+            return self._gradient_checkpointing_func(partial(self.decoder_layer, **keywords), *arguments)
 
     def _look(self, hidden: Tensor, media: Media) -> Tensor:
         block = self.gated_cross_attn_layer
@@ -78,7 +83,14 @@ class FusedLayer(nn.Module):
         def look(hidden: Tensor, latents: Tensor | None) -> Tensor:
             return block(hidden, media.with_latents(latents), layer=self.index)
 
-        return self._gradient_checkpointing_func(look, hidden, media.latents)
+        with self._keeping():
+            return self._gradient_checkpointing_func(look, hidden, media.latents)
+
+    def _keeping(self) -> AbstractContextManager[Any]:
+        """Where the arguments of a checkpoint wait for the backward pass."""
+        if not self.checkpoint_offload:
+            return nullcontext()
+        return save_on_cpu(pin_memory=torch.cuda.is_available())
 
     @property
     def _checkpoints(self) -> bool:

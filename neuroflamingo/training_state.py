@@ -50,6 +50,22 @@ class TrainingState(nn.Module):
         if self.new_tokens is not None:
             self.new_tokens.requires_grad_(True)
 
+    @property
+    def checkpoint_offload(self) -> bool:
+        """With gradient checkpointing: keep what checkpoints keep in the memory of the CPU. Off by default.
+
+        Saves accelerator memory, one hidden state per decoder layer and gated block, for a transfer each way.
+        """
+        return any(layer.checkpoint_offload for layer in self._fused_layers())
+
+    @checkpoint_offload.setter
+    def checkpoint_offload(self, wanted: bool) -> None:
+        for layer in self._fused_layers():
+            layer.checkpoint_offload = wanted
+
+    def _fused_layers(self) -> list[language.FusedLayer]:
+        return [module for module in self.lang_encoder.modules() if isinstance(module, language.FusedLayer)]
+
     def _embedding_weights(self) -> list[nn.Parameter]:
         """Input and output embeddings, once if they are tied."""
         tables = (self.lang_encoder.get_input_embeddings(), self.lang_encoder.get_output_embeddings())
@@ -72,9 +88,8 @@ class TrainingState(nn.Module):
             self.encoder.eval()
         if self.language_model_frozen:
             self.lang_encoder.eval()
-            for module in self.lang_encoder.modules():
-                if isinstance(module, language.FusedLayer):
-                    module.training = True
-                    if module.gated_cross_attn_layer is not None:
-                        module.gated_cross_attn_layer.train()
+            for layer in self._fused_layers():
+                layer.training = True
+                if layer.gated_cross_attn_layer is not None:
+                    layer.gated_cross_attn_layer.train()
         return self

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from neuroflamingo import language
 from neuroflamingo.gated_attention import GatedCrossAttentionBlock
 from neuroflamingo.media import current_media
 from tests.tiny import tiny_batch, tiny_model
@@ -103,6 +105,38 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, whole, reentran
     assert seen.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(seen[name], value, atol=1e-6, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["frozen language model", "everything trains"])
+@pytest.mark.parametrize("family", ["llama", "gptj"])
+def test_what_checkpoints_keep_may_wait_in_the_memory_of_the_cpu(family, whole, monkeypatch):
+    model, processor = tiny_model(family)
+    batch = tiny_batch(processor, padding_side="right")
+    if whole:
+        model.requires_grad_(True)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    expected = gradients(model, batch)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.checkpoint_offload = True
+    assert model.checkpoint_offload and not tiny_model(family)[0].checkpoint_offload
+    kept = []
+
+    class Counted(save_on_cpu):
+        def __init__(self, **how):
+            super().__init__(**how)
+            pack = self.pack_hook
+            self.pack_hook = lambda tensor: kept.append(tuple(tensor.shape)) or pack(tensor)
+
+    monkeypatch.setattr(language, "save_on_cpu", Counted)
+    seen = gradients(model.train(), batch)
+    hidden, latents = (2, 9, 32), (2, 2, 5, 16)
+    assert kept.count(hidden) == 6 and kept.count(latents) == 3  # three layers, three blocks; nothing from inside them
+    assert {shape for shape in kept if len(shape) > 1 and shape not in (hidden, latents)} <= {(2, 1, 9, 9)}
+    for name, value in expected.items():
+        torch.testing.assert_close(seen[name], value, atol=1e-6, rtol=1e-5, msg=name)
 
 
 @KINDS
