@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from neuroflamingo.cli.data_verbs import data
 from neuroflamingo.cli.encoder_verbs import encoders, models
 from neuroflamingo.cli.options import (
     AllowDownload,
@@ -45,6 +46,7 @@ application = typer.Typer(
 )
 application.add_typer(encoders, name="encoders")
 application.add_typer(models, name="models")
+application.add_typer(data, name="data")
 
 
 def _version(wanted: bool) -> None:

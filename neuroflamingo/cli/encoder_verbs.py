@@ -9,13 +9,13 @@ import typer
 from neuroflamingo.cli.options import CardOptions, Json, Overwrite, Quiet, Verb, Verbs
 
 
-def _group(help: str) -> typer.Typer:
+def group(help: str) -> typer.Typer:
     """A group of verbs below the application."""
     return typer.Typer(cls=Verbs, help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
 
-encoders = _group("The encoders that turn scans into tokens.")
-models = _group("The weights of encoders: what is here, where it comes from, and on what terms.")
+encoders = group("The encoders that turn scans into tokens.")
+models = group("The weights of encoders: what is here, where it comes from, and on what terms.")
 
 
 @encoders.command("list", cls=Verb)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Annotated, Any
 
@@ -55,6 +55,14 @@ def _one_option_each(words: list[str]) -> list[str]:
             found += [option] if values > 1 else []
         found.append(word)
     return found
+
+
+def taken_apart(filters: Mapping[str, Sequence[str] | None]) -> dict[str, tuple[str, ...]]:
+    """Labels by entity, where several may be in one word: `01,02`."""
+    return {
+        entity: tuple(word for value in values or () for word in value.replace(",", " ").split())
+        for entity, values in filters.items()
+    }
 
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]

@@ -40,10 +40,7 @@ class Asked:
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
         """The filters, with lists taken apart."""
-        return {
-            entity: tuple(w for v in values or () for w in v.replace(",", " ").split())
-            for entity, values in self.filters.items()
-        }
+        return taken_apart(self.filters)
 
     @property
     def part(self) -> tuple[int, int] | None:

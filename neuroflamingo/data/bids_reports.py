@@ -27,7 +27,7 @@ def from_bids(
     reports: str | Path | None = None,
     column: str = "report",
     suffixes: Sequence[str] = ("T1w",),
-    filters: Mapping[str, tuple[str, ...]] | None = None,
+    filters: Mapping[str, Any] | None = None,
     filter_file: str | Path | None = None,
 ) -> Conversion:
     """Pairs of a BIDS dataset: a sample for each session that has scans and a report.

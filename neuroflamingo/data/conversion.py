@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neuroflamingo.data.checking import counts, in_words
 from neuroflamingo.data.manifest import Sample, faults_of, write_manifest
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 
@@ -66,14 +67,12 @@ class Conversion:
 
     def as_dict(self) -> dict[str, Any]:
         """Counts for JSON."""
-        return {
-            "samples": len(self.samples),
-            "kinds": dict(Counter(sample.kind for sample in self.samples)),
-            "subjects": len({sample.subject for sample in self.samples if sample.subject}),
-            "scans": len({name for sample in self.samples for name in sample.scans}),
-            "left_out": {why: len(rows) for why, rows in self.left_out.items()},
-            "notes": self.notes,
-        }
+        left_out = {why: len(rows) for why, rows in self.left_out.items()}
+        return counts(self.samples) | {"left_out": left_out, "notes": self.notes}
+
+    def lines(self) -> list[str]:
+        """In words: what there is, what was chosen, what was left out."""
+        return [in_words(counts(self.samples)), *self.notes, *self.reasons()]
 
 
 class ImageFolder:

@@ -123,7 +123,8 @@ def _talk_faults(sample: Sample) -> Iterator[str]:
         yield f"the assistant says {IMAGE}, which belongs into the user's turns"
     if any(END_OF_CHUNK in turn.text for turn in sample.turns):
         yield f"a turn has {END_OF_CHUNK} in it, which is put in later"
-    yield from _count_faults(" ".join(turn.text for turn in sample.turns), sample)
+    if sample.kind == "instructions" or not sample.scans:
+        yield from _count_faults(" ".join(turn.text for turn in sample.turns), sample)
 
 
 def _count_faults(text: str, sample: Sample) -> Iterator[str]:

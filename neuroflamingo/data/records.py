@@ -13,6 +13,7 @@ from neuroflamingo_preprocessing.inputs import MAX_LINE, MAX_MANIFEST_BYTES
 
 Row = dict[str, Any] | str
 """What a row says; of one that cannot be read the words that say why."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -37,7 +38,7 @@ def json_lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, Row]]
             if line is None:
                 yield number, f"longer than {MAX_LINE:,} bytes"
             elif line.strip():
-                row = _parsed(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, strict)
+                row = _parsed(line.removeprefix(BYTE_ORDER_MARK).rstrip(), strict)
                 yield number, row if isinstance(row, dict | str) else "no JSON object"
 
 
@@ -110,7 +111,7 @@ def _refused(name: str) -> float:
 
 
 def _json_list(file: Path) -> Iterator[tuple[int, Row]]:
-    text = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    text = file.read_bytes().removeprefix(BYTE_ORDER_MARK)
     value = _parsed(text, strict=False)
     if isinstance(value, list):
         yield from ((n, row if isinstance(row, dict) else "no JSON object") for n, row in enumerate(value, start=1))
