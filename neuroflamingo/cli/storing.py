@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from neuroflamingo.cli.asking import card_options
 from neuroflamingo.cli.estimating import SHOWN, estimate, plan_in_words
 from neuroflamingo.cli.failures import say_error
+from neuroflamingo.cli.options import taken_apart
 from neuroflamingo.cli.progress import Progress
 from neuroflamingo_preprocessing.errors import UsageError
 
