@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroflamingo.data.checking import counts, in_words
-from neuroflamingo.data.manifest import Sample, faults_of, write_manifest
+from neuroflamingo.data.manifest import Sample, sample_of, write_manifest
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".nii.gz", ".nii", ".npy")
@@ -35,15 +35,15 @@ class Conversion:
     def add(self, number: int, name: str, **values: Any) -> None:
         """A sample from row `number`; its id gets a number behind it if it is taken. Left out if it cannot be used."""
         row = {"id": name} | {key: value for key, value in values.items() if value is not None}
-        faults = faults_of(row)
-        if faults:
+        sample, faults = sample_of(row)
+        if sample is None:
             self.left_out["; ".join(faults)].append(number)
             return
         while row["id"] in self._ids:
             self._ids[name] += 1
             row["id"] = f"{name}-{self._ids[name]}"
         self._ids[row["id"]] = 1
-        self.samples.append(Sample.model_validate(row))
+        self.samples.append(sample.model_copy(update={"id": row["id"]}))
 
     def write(self, output: str | Path, *, overwrite: bool = False) -> Path:
         """Write the manifest.

@@ -180,26 +180,26 @@ def look_through(files: Sequence[str | Path], *, check_scans: bool = True) -> tu
     for file in map(Path, files):
         found = len(samples) + len(faults)
         for number, row in json_lines(file, strict=True):
-            wrong = [row] if isinstance(row, str) else faults_of(row)
-            if not isinstance(row, str):
-                wrong += _repeated(row.get("id"), f"line {number} of {file.name}", places)
-                names, gone = _resolved(row.get("scans"), file, check=check_scans)
-                wrong += gone
-                if not wrong:
-                    samples.append(Sample.model_validate(row | {"scans": names}))
+            if isinstance(row, str):
+                faults.append(Fault(file.name, number, row))
+                continue
+            gone = _resolve(row, file, check=check_scans)
+            sample, wrong = sample_of(row)
+            wrong += _repeated(row.get("id"), f"line {number} of {file.name}", places) + gone
+            if sample and not wrong:
+                samples.append(sample)
             faults += [Fault(file.name, number, what) for what in wrong]
         if len(samples) + len(faults) == found:
             faults.append(Fault(file.name, 0, "no samples in it"))
     return samples, faults
 
 
-def faults_of(row: dict[str, Any]) -> list[str]:
-    """What is wrong with a sample, one line each; nothing of its text is told."""
+def sample_of(row: dict[str, Any]) -> tuple[Sample | None, list[str]]:
+    """A sample, or what is wrong with it, in words that tell nothing of its text."""
     try:
-        Sample.model_validate(row)
+        return Sample.model_validate(row), []
     except ValidationError as error:
-        return [_in_words(fault) for fault in error.errors(include_url=False)]
-    return []
+        return None, [_in_words(fault) for fault in error.errors(include_url=False)]
 
 
 def _in_words(fault: Any) -> str:
@@ -275,13 +275,15 @@ def manifest_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "A line of a manifest"}
 
 
-def _resolved(names: Any, manifest: Path, *, check: bool) -> tuple[list[str], list[str]]:
-    """Absolute names, and which of them are not there. Links are not followed: their own names say the format."""
+def _resolve(row: dict[str, Any], manifest: Path, *, check: bool) -> list[str]:
+    """Make names of files absolute, and tell which are not there. Links stay: their own names say the format."""
+    names = row.get("scans")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return [], []
-    files = [n if n.startswith(STORE) else os.path.abspath(os.path.join(manifest.parent, n)) for n in names]
-    gone = [_gone(name, path) for name, path in zip(names, files, strict=True) if name.strip() and path != name]
-    return files, [words for words in gone if words] if check else []
+        return []
+    files = {n: os.path.abspath(manifest.parent / n) for n in names if n.strip() and not n.startswith(STORE)}
+    row["scans"] = [files.get(name, name) for name in names]
+    gone = [_gone(name, path) for name, path in files.items()] if check else []
+    return [words for words in gone if words]
 
 
 def _gone(name: str, path: str) -> str | None:

@@ -96,6 +96,8 @@ def test_a_byte_order_mark_empty_lines_and_windows_line_ends_are_fine(folder: Pa
     ("row", "words"),
     [
         (changed("pairs", scans=["b/Doe^Jane/c.nii.gz"]), "there is no file c.nii.gz"),
+        (changed("pairs", scans=[str(Path("/Doe^Jane/c.nii.gz").absolute())]), "there is no file c.nii.gz"),
+        (changed("pairs", scans=["a.nii.gz", " "]), "a scan without a name"),
         (changed("pairs", scans=["Doe Jane"]), "there is no file one of its scans"),
         (changed("pairs", scans=["empty.nii"]), "empty.nii is empty"),
         (changed("pairs", scans=["link.nii"]), "link.nii is a link to nothing"),
