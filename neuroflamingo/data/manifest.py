@@ -178,12 +178,12 @@ def look_through(files: Sequence[str | Path], *, check_scans: bool = True) -> tu
     faults: list[Fault] = []
     places: dict[str, str] = {}
     for file in map(Path, files):
-        found = len(samples) + len(faults)
+        found, folder = len(samples) + len(faults), os.path.abspath(file.parent)
         for number, row in json_lines(file, strict=True):
             if isinstance(row, str):
                 faults.append(Fault(file.name, number, row))
                 continue
-            gone = _resolve(row, file, check=check_scans)
+            gone = _resolve(row, folder, check=check_scans)
             sample, wrong = sample_of(row)
             wrong += _repeated(row.get("id"), f"line {number} of {file.name}", places) + gone
             if sample and not wrong:
@@ -275,12 +275,12 @@ def manifest_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "A line of a manifest"}
 
 
-def _resolve(row: dict[str, Any], manifest: Path, *, check: bool) -> list[str]:
+def _resolve(row: dict[str, Any], folder: str, *, check: bool) -> list[str]:
     """Make names of files absolute, and tell which are not there. Links stay: their own names say the format."""
     names = row.get("scans")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return []
-    files = {n: os.path.abspath(manifest.parent / n) for n in names if n.strip() and not n.startswith(STORE)}
+    files = {n: os.path.abspath(os.path.join(folder, n)) for n in names if n.strip() and not n.startswith(STORE)}
     row["scans"] = [files.get(name, name) for name in names]
     gone = [_gone(name, path) for name, path in files.items()] if check else []
     return [words for words in gone if words]
