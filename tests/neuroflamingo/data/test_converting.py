@@ -123,6 +123,12 @@ def test_several_images_in_a_row(tmp_path: Path, images: Path, cell: Any) -> Non
     assert names(sample.scans) == ["1.jpg", "2.jpg"] and sample.subject is None and sample.id == "row-1"
 
 
+def test_questions_of_no_case_are_not_joined(tmp_path: Path, images: Path) -> None:
+    rows = [{"image_id": name, "question": "What?", "answer": "A head."} for name in ("1", "2")]
+    found = from_medpix_qa(save(tmp_path / "qa.json", rows), images)
+    assert [names(sample.scans) for sample in found.samples] == [["1.jpg"], ["2.jpg"]]
+
+
 def test_parquet_of_the_datasets_library(tmp_path: Path, images: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -104,6 +104,7 @@ def test_converters_write_manifests_and_say_what_they_left_out(place: Path, caps
     assert main(["data", "from-llava", "llava.json", "--images", ".", "-o", "from-llava.jsonl", "--overwrite"]) == 0
     assert "1 left out: conversations that are not of human and gpt (first: row 2)" in capsys.readouterr().out
     assert main(["data", "from-dolly-alpaca", "no.json", "-o", "x.jsonl"]) == 66
+    assert main(["data", "from-dolly-alpaca", "no.json", "-o", output]) == 73, "refused before any work"
     assert main(["data", "from-dolly-alpaca", "llava.json", "-o", "x.jsonl"]) == 65
     assert "no instruction or no response" in capsys.readouterr().err and not Path("x.jsonl").exists()
 

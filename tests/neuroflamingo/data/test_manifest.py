@@ -245,6 +245,7 @@ def test_the_schema_takes_whatever_the_reader_takes(row: dict[str, Any]) -> None
     "row",
     [
         changed("pairs", text="gone"),
+        changed("pairs", text=" "),
         changed("pairs", scans=[]),
         changed("pairs", turns=TALK),
         changed("interleaved", text="x"),
