@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 data = group("Training data: check manifests, and make them of data sets that others keep otherwise.")
 
 Manifest = Annotated[str, typer.Option("--output", "-o", metavar="OUT.jsonl", help="The manifest to write.")]
+Extract = Annotated[
+    bool, typer.Option("--extract", help="Save images that are in a parquet table itself into --images.")
+]
 Images = Annotated[str, typer.Option("--images", help="The folder that images are named relative to.")]
 
 
@@ -104,13 +107,14 @@ def data_from_llava(
     file: Annotated[str, typer.Argument(metavar="FILE.json", help="A list of id, image and conversations.")],
     images: Images,
     output: Manifest,
+    extract: Extract = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Instructions with images, and text, of LLaVA's conversations."""
     from neuroflamingo.data.converting import from_llava
 
-    _write(lambda: from_llava(file, images), output, overwrite=overwrite, as_json=json)
+    _write(lambda: from_llava(file, images, extract=extract), output, overwrite=overwrite, as_json=json)
 
 
 @data.command("from-medpix-qa")
@@ -120,6 +124,7 @@ def data_from_medpix_qa(
     ],
     images: Images,
     output: Manifest,
+    extract: Extract = False,
     split: Annotated[str | None, typer.Option("--split", help="Take the rows of this split only.")] = None,
     join: Annotated[
         bool, typer.Option("--join/--no-join", help="Rows of a case with the same question and answer are one sample.")
@@ -130,7 +135,8 @@ def data_from_medpix_qa(
     """Instructions with one or several images of MedPix ClinQA's questions; the case is the subject."""
     from neuroflamingo.data.converting import from_medpix_qa
 
-    _write(lambda: from_medpix_qa(file, images, split=split, join=join), output, overwrite=overwrite, as_json=json)
+    convert = partial(from_medpix_qa, file, images, split=split, join=join, extract=extract)
+    _write(convert, output, overwrite=overwrite, as_json=json)
 
 
 @data.command("from-dolly-alpaca")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -11,8 +12,10 @@ from typing import Any
 
 from neuroflamingo.data.checking import counts, in_words
 from neuroflamingo.data.manifest import Sample, sample_of, write_manifest
+from neuroflamingo_preprocessing.atomic import write_bytes_atomic
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 
+MAGIC = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".nii.gz", ".nii", ".npy")
 """Tried, in this order, where a table names images without an ending."""
 
@@ -78,15 +81,21 @@ class Conversion:
 class ImageFolder:
     """The images of a data set, by the names that its table gives them.
 
+    Args:
+        folder: where they are.
+        extract: save images that are in the table itself there, called after their content.
+
     Raises:
         NotFoundError: no such folder.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, extract: bool = False) -> None:
+        self.folder, self.extract = Path(folder), extract
         if not self.folder.is_dir():
             raise NotFoundError(
-                f"there is no folder {self.folder.name} of images", expected="a folder", hint="check --images"
+                f"there is no folder {self.folder.name} of images",
+                expected="a folder",
+                hint="check --images, or make the folder",
             )
         self._found: dict[str, str | None] = {}
 
@@ -94,18 +103,34 @@ class ImageFolder:
         """The files that a cell names, or what is wrong with it.
 
         A cell is a name, a list of names, or several in one text with `;` or `,` between, also with brackets and quotes
-        around as Python and JSON write lists. An image that `datasets` keeps in parquet goes by its `path`.
+        around as Python and JSON write lists. An image that `datasets` keeps in parquet goes by its `path`, or is saved.
         """
         if isinstance(cell, str) and not self._file(cell):
             cell = [name.strip().strip("'\"") for name in cell.strip().strip("[]").replace(";", ",").split(",")]
         cells = cell if isinstance(cell, list) else [] if cell is None else [cell]
-        names = [one.get("path") if isinstance(one, Mapping) else one for one in cells]
-        if not all(isinstance(name, str) for name in names):
-            return "an image is neither named nor has it a path"
-        files = [self._file(str(name)) for name in names]
-        return [file for file in files if file] if all(files) else "an image is not there"
+        files = [self._kept(one) if isinstance(one, Mapping) else self._file(one) for one in cells]
+        inside = any(isinstance(one, Mapping) and one.get("bytes") for one in cells)
+        missing = "an image is in the table only, or is no PNG or JPEG; --extract saves those" * inside
+        return [file for file in files if file] if all(files) else missing or "an image is not there"
 
-    def _file(self, name: str) -> str | None:
+    def _kept(self, image: Mapping[str, Any]) -> str | None:
+        """The file of an image that `datasets` keeps as a path, as bytes, or as both."""
+        if file := self._file(image.get("path")):
+            return file
+        content = image.get("bytes")
+        endings = [
+            ending for magic, ending in MAGIC.items() if isinstance(content, bytes) and content.startswith(magic)
+        ]
+        if not self.extract or not endings or not isinstance(content, bytes):
+            return None
+        name = hashlib.sha256(content).hexdigest()[:32] + endings[0]
+        if not self._file(name):
+            self._found[name] = os.path.abspath(write_bytes_atomic(self.folder / name, content))
+        return self._file(name)
+
+    def _file(self, name: Any) -> str | None:
+        if not isinstance(name, str):
+            return None
         if name not in self._found:
             place = os.path.abspath(self.folder / name)
             tried = (place, *(place + ending for ending in IMAGE_ENDINGS))

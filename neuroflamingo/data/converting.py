@@ -18,7 +18,7 @@ NAMES = {"image": ("image_id", "image_ids", "image", "images"), "case": ("case_i
 """Of the columns of clinical questions."""
 
 
-def from_llava(file: str | Path, images: str | Path) -> Conversion:
+def from_llava(file: str | Path, images: str | Path, *, extract: bool = False) -> Conversion:
     """LLaVA's conversations: `id`, `image` (a name or several), `conversations` of `from` (human, gpt) and `value`.
 
     Rows without an image become text. Each image needs one `<image>` in what the human says; where it stands is kept.
@@ -27,12 +27,13 @@ def from_llava(file: str | Path, images: str | Path) -> Conversion:
     Args:
         file: a JSON list, JSON lines or parquet table.
         images: the folder that images are named relative to.
+        extract: save images that are in a parquet table itself there.
 
     Raises:
         NotFoundError: the file or the folder is not there (exit 66).
         ScanError: the file cannot be read (exit 65).
     """
-    found, folder = Conversion(), ImageFolder(images)
+    found, folder = Conversion(), ImageFolder(images, extract=extract)
     for number, row in records(file):
         if isinstance(row, str):
             found.left_out[row].append(number)
@@ -61,7 +62,9 @@ def _turns(talk: Any) -> list[dict[str, str]] | None:
     return turns
 
 
-def from_medpix_qa(file: str | Path, images: str | Path, *, split: str | None = None, join: bool = True) -> Conversion:
+def from_medpix_qa(
+    file: str | Path, images: str | Path, *, split: str | None = None, join: bool = True, extract: bool = False
+) -> Conversion:
     """Clinical questions about images, as MedPix ClinQA has them: image_id, case_id, question, answer, split.
 
     Rows of one case with the same question and answer are one sample with several images; so is a row whose `image_id`
@@ -72,12 +75,13 @@ def from_medpix_qa(file: str | Path, images: str | Path, *, split: str | None = 
         images: the folder that images are named relative to; endings may be left out in the table.
         split: take the rows of this split only (`Train`, ...).
         join: False makes each row a sample of its own.
+        extract: save images that are in a parquet table itself there.
 
     Raises:
         NotFoundError: the file or the folder is not there (exit 66).
         ScanError: the file cannot be read (exit 65).
     """
-    found, folder = Conversion(), ImageFolder(images)
+    found, folder = Conversion(), ImageFolder(images, extract=extract)
     groups: dict[Any, tuple[int, str | None, dict[str, None]]] = {}
     others = 0
     for number, row in records(file):

@@ -82,12 +82,11 @@ def test_llava(tmp_path: Path, images: Path, ending: str) -> None:
     assert names(two.scans) == ["1.jpg", "2.jpg"] and two.turns[0].text == f"A {IMAGE} B {IMAGE}?"
     assert text.kind == "text" and not text.scans and names(comma.scans) == ["a, b.png"]
     assert left_out(found) == {
-        "an image is not there": 1,
+        "an image is not there": 2,
         f"fewer {IMAGE} (0) than scans (1)": 1,
         "turns must be of user and assistant, one after the other, the user first and the assistant last": 1,
         "conversations that are not of human and gpt": 2,
         f"more {IMAGE} (1) than scans (0)": 1,
-        "an image is neither named nor has it a path": 1,
     }
     path = found.write(tmp_path / "out.jsonl")
     assert read_manifest([path]) == found.samples
@@ -133,12 +132,21 @@ def test_parquet_of_the_datasets_library(tmp_path: Path, images: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [{"image_id": {"bytes": b"x", "path": "1.jpg"}, "case_id": "MPX1", "question": "What?", "answer": "A head."}]
-    rows += [rows[0] | {"image_id": {"bytes": b"x", "path": None}}]
+    png, row = b"\x89PNG\r\n\x1a\n...", {"case_id": "MPX1", "question": "What?", "answer": "A head."}
+    cells = [(b"x", "1.jpg"), (png, None), (png, "folder/../../../etc/doe.png"), (b"MZ", "evil.exe"), (None, None)]
+    rows = [row | {"image_id": {"bytes": data, "path": path}} for data, path in cells]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "qa.parquet")
     found = from_medpix_qa(tmp_path / "qa.parquet", images)
     assert [names(sample.scans) for sample in found.samples] == [["1.jpg"]]
-    assert left_out(found) == {"an image is neither named nor has it a path": 1}
+    why = "an image is in the table only, or is no PNG or JPEG; --extract saves those"
+    assert left_out(found) == {why: 3, "an image is not there": 1}
+    before = set(images.iterdir())
+    found = from_medpix_qa(tmp_path / "qa.parquet", images, extract=True, join=False)
+    (saved,) = set(images.iterdir()) - before
+    assert saved.read_bytes() == png and saved.suffix == ".png" and "doe" not in saved.name
+    assert [names(sample.scans) for sample in found.samples] == [["1.jpg"], [saved.name], [saved.name]]
+    assert left_out(found) == {why: 1, "an image is not there": 1}
+    assert from_medpix_qa(tmp_path / "qa.parquet", images, extract=True, join=False).samples == found.samples
 
 
 def test_dolly_and_alpaca(tmp_path: Path) -> None:
