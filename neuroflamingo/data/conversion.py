@@ -103,7 +103,8 @@ class ImageFolder:
         """The files that a cell names, or what is wrong with it.
 
         A cell is a name, a list of names, or several in one text with `;` or `,` between, also with brackets and quotes
-        around as Python and JSON write lists. An image that `datasets` keeps in parquet goes by its `path`, or is saved.
+        around as Python and JSON write lists. An image that `datasets` keeps in parquet goes by its `path`, or is
+        saved.
         """
         if isinstance(cell, str) and not self._file(cell):
             cell = [name.strip().strip("'\"") for name in cell.strip().strip("[]").replace(";", ",").split(",")]
@@ -118,12 +119,12 @@ class ImageFolder:
         if file := self._file(image.get("path")):
             return file
         content = image.get("bytes")
-        endings = [
-            ending for magic, ending in MAGIC.items() if isinstance(content, bytes) and content.startswith(magic)
-        ]
-        if not self.extract or not endings or not isinstance(content, bytes):
+        if not self.extract or not isinstance(content, bytes):
             return None
-        name = hashlib.sha256(content).hexdigest()[:32] + endings[0]
+        ending = next((ending for magic, ending in MAGIC.items() if content.startswith(magic)), None)
+        if ending is None:
+            return None
+        name = hashlib.sha256(content).hexdigest()[:32] + ending
         if not self._file(name):
             self._found[name] = os.path.abspath(write_bytes_atomic(self.folder / name, content))
         return self._file(name)

@@ -142,13 +142,13 @@ def _table(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
 
 
 def _parquet(file: Path) -> Iterator[tuple[int, Row]]:
-    import pyarrow as pa  # some rows at a time: there may be images in them
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file) as table:
             number = 0
-            for batch in table.iter_batches(batch_size=64):
+            for batch in table.iter_batches(batch_size=64):  # few: there may be images in them
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
