@@ -47,7 +47,7 @@ def from_bids(
         NotFoundError: no dataset, no scans of a kind, or no table (exit 66).
         ScanError: no dataset, or a table without these columns (exit 65).
     """
-    dataset = Path(dataset)
+    dataset = Path(dataset).absolute()
     root = dataset_root(dataset) if dataset.is_dir() else None
     if root is None:
         raise ScanError(

@@ -46,7 +46,7 @@ def from_llava(file: str | Path, images: str | Path, *, extract: bool = False) -
             found.left_out["conversations that are not of human and gpt"].append(number)
         else:
             kind = "instructions" if files else "text"
-            found.add(number, str(row.get("id") or f"row-{number}"), kind=kind, scans=files, turns=turns)
+            found.add(number, str(row.get("id") or f"{Path(file).stem}-{number}"), kind=kind, scans=files, turns=turns)
     return found
 
 
@@ -104,7 +104,14 @@ def from_medpix_qa(
         found.notes.append(f"{others} rows are of other splits than {split}")
     for (_, asked, answer, _), (number, case, names) in groups.items():
         turns = [{"role": "user", "text": IMAGE * len(names) + asked}, {"role": "assistant", "text": answer}]
-        found.add(number, case or f"row-{number}", kind="instructions", subject=case, scans=list(names), turns=turns)
+        found.add(
+            number,
+            case or f"{Path(file).stem}-{number}",
+            kind="instructions",
+            subject=case,
+            scans=list(names),
+            turns=turns,
+        )
     return found
 
 
@@ -142,5 +149,5 @@ def from_dolly_alpaca(file: str | Path) -> Conversion:
             {"role": "user", "text": "\n\n".join(part for part in (asked, given) if part)},
             {"role": "assistant", "text": answer},
         ]
-        found.add(number, str(row.get("id") or f"row-{number}"), kind="text", turns=turns)
+        found.add(number, str(row.get("id") or f"{Path(file).stem}-{number}"), kind="text", turns=turns)
     return found

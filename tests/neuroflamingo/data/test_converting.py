@@ -119,7 +119,7 @@ def test_medpix_questions_of_a_case_are_one_sample_with_several_images(tmp_path:
 def test_several_images_in_a_row(tmp_path: Path, images: Path, cell: Any) -> None:
     row = {"image_id": cell, "question": "What?", "answer": "A head."}
     (sample,) = from_medpix_qa(save(tmp_path / "qa.json", [row]), images).samples
-    assert names(sample.scans) == ["1.jpg", "2.jpg"] and sample.subject is None and sample.id == "row-1"
+    assert names(sample.scans) == ["1.jpg", "2.jpg"] and sample.subject is None and sample.id == "qa-1"
 
 
 def test_questions_of_no_case_are_not_joined(tmp_path: Path, images: Path) -> None:
@@ -161,6 +161,7 @@ def test_dolly_and_alpaca(tmp_path: Path) -> None:
         ["Sum up.\n\nLong text.", "Short."],
         ["Why?", "So."],
     ]
+    assert [sample.id for sample in found.samples] == ["dolly-1", "dolly-2"], "other than those of another file"
     assert left_out(found) == {"no instruction or no response": 1, f"more {IMAGE} (1) than scans (0)": 1}
     alpaca = [
         {"instruction": "Add.", "input": "1, 2", "output": 3},
@@ -247,7 +248,7 @@ def test_what_cannot_be_converted_says_what_to_try(dataset: Path, images: Path, 
     with pytest.raises(ScanError, match="--column report") as caught:
         from_bids(dataset, column="reports")
     assert caught.value.exit_code == 65
-    with pytest.raises(ScanError, match="is no BIDS dataset"):
+    with pytest.raises(ScanError, match="images is no BIDS dataset"):
         from_bids(images)
     with pytest.raises(NotFoundError, match=r"reports\.tsv"):
         from_bids(dataset, reports=tmp_path / "reports.tsv")
