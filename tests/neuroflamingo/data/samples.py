@@ -25,11 +25,10 @@ def sample(kind: str, *scans: str, **said: Any) -> Sample:
     return Sample.model_validate({"id": kind, "kind": kind, "scans": scans, "turns": turns} | said)
 
 
-def tiny_processor(*, eos: bool = True) -> NeuroFlamingoProcessor:
-    """Words `w0` to `w60`, of which the last one ends a text."""
-    tokenizer = tiny_tokenizer()
-    if eos:
-        tokenizer.eos_token = "w60"
+def tiny_processor() -> NeuroFlamingoProcessor:
+    """Words `w0` to `w59`; 60 ends a text, 61 a chunk, 62 is `<image>` and 63 padding."""
+    tokenizer = tiny_tokenizer(60)
+    tokenizer.add_special_tokens({"eos_token": "</s>"})
     add_special_tokens(tokenizer)
     return NeuroFlamingoProcessor(tokenizer)
 
