@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -74,7 +74,7 @@ def find_inputs(
     Args:
         source: a file, a folder, or a manifest: `.jsonl`, `.csv` or `.parquet` with `scan` (relative to the manifest)
             and, if wanted, `repetition_time`, `series` (of a DICOM folder or archive) and `confounds` (a table of that
-            run, relative to the manifest).
+            run, relative to the manifest); or training data, of which all scans are taken, each once.
         spec: `card.scan` of the encoder.
         filters: entity to the labels wanted, with or without the entity's name: `{"sub": ("01", "sub-02")}`.
         filter_file: of a BIDS dataset; see `read_filter_file`. It narrows down what the filters leave.
@@ -205,7 +205,7 @@ def _suffix(spec: ScanSpec) -> str:
 
 def _in_manifest(manifest: Path) -> list[Input]:
     faults, gone, found = [], [], []
-    for number, row in _rows(manifest):
+    for number, row in _single(_rows(manifest)):
         one = row if isinstance(row, str) else _of_row(row, manifest.parent)
         if isinstance(one, str):
             faults.append(f"line {number}: {one}")
@@ -228,6 +228,23 @@ def _in_manifest(manifest: Path) -> list[Input]:
             hint="correct these lines, or leave their `confounds` empty",
         )
     return found
+
+
+def _single(rows: Iterable[tuple[int, Mapping[str, Any] | str]]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """A line a scan also of training data, whose samples (`kind`) have any number of `scans`, some in several lines."""
+    seen: set[str] = set()
+    for number, row in rows:
+        if isinstance(row, str) or row.get("scan") or ("scans" not in row and row.get("kind") != "text"):
+            yield number, row
+            continue
+        names = row.get("scans") or ()
+        if not isinstance(names, list | tuple):
+            yield number, "`scans` is no list"
+            continue
+        for name in map(str, names):
+            if name not in seen and not name.startswith("store:"):
+                seen.add(name)
+                yield number, {"scan": name}
 
 
 def _of_row(row: Mapping[str, Any], folder: Path) -> Input | str:

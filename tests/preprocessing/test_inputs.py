@@ -110,6 +110,23 @@ def test_manifests(dataset: Path) -> None:
         find_inputs(dataset / "binary.csv", BOLD)
 
 
+def test_manifests_of_training_data_give_each_scan_once(dataset: Path) -> None:
+    scan = "sub-01/func/sub-01_task-rest_run-1_bold.nii.gz"
+    rows = [
+        {"id": "a", "kind": "pairs", "scans": [scan]},
+        {"id": "b", "kind": "text", "turns": []},
+        {"id": "c", "kind": "instructions", "scans": [scan, "store:" + "0" * 64, scan]},
+    ]
+    (dataset / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [one.path for one in find_inputs(dataset / "train.jsonl", BOLD)] == [dataset / scan]
+    bad = [{"kind": "pairs", "scans": ["gone.nii"]}, {"kind": "pairs", "scans": scan}, {"kind": "pairs"}]
+    (dataset / "bad.jsonl").write_text("\n".join(map(json.dumps, bad)))
+    with pytest.raises(ScanError, match="has 3 faults") as caught:
+        find_inputs(dataset / "bad.jsonl", BOLD)
+    for words in ("line 1: there is no file gone.nii", "line 2: `scans` is no list", "line 3: no `scan`"):
+        assert words in str(caught.value)
+
+
 def test_manifests_name_confounds(dataset: Path) -> None:
     """Relative to the manifest; one that is not there is the error of `--confounds`, with the line."""
     scan = "sub-01/func/sub-01_task-rest_run-1_bold.nii.gz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from neuroflamingo.data.batches import TrainingBatches
 from neuroflamingo.data.collating import collate, first_fit
+from neuroflamingo.data.held_out import with_scans_of_others
 from neuroflamingo.data.sequences import encode_sample
 from neuroflamingo.training.recipe import KINDS, DataSettings
 from neuroflamingo_preprocessing.errors import ConfigError, NeuroFlamingoError, ScanError, UsageError
@@ -156,6 +158,16 @@ def test_nothing_learnt_is_refused_at_collation_too() -> None:
         collate([good, bad], scans, pad_token_id=63, multipliers=EVEN)
 
 
+def test_a_packed_text_is_not_predicted_from_the_one_before_it() -> None:
+    """Not even its first token, which a tokenizer may put there and a pair's labels hold."""
+    one = encode_sample(sample("pairs", "a", text="w1 w2"), PROCESSOR.tokenizer)
+    begun = replace(one, ids=torch.cat([torch.tensor([7]), one.ids]), labels=torch.cat([torch.tensor([7]), one.labels]))
+    scans = [[{"scan_tokens": torch.zeros(2, 3)}]] * 2
+    batch = collate([begun, begun], scans, pad_token_id=63, multipliers=EVEN, room=20)
+    assert batch["labels"].tolist() == [[7, -100, 1, 2, 61, 60, -100, -100, 1, 2, 61, 60]]
+    assert batch["sequence_ids"].tolist() == [[0] * 6 + [1] * 6]
+
+
 def test_tokens_of_different_lengths_are_masked_and_of_different_widths_refused() -> None:
     two = [encode_sample(sample("pairs", "a", text="w1"), PROCESSOR.tokenizer)] * 2
     mask = torch.tensor([True, False])
@@ -193,6 +205,24 @@ def test_scans_of_others(tmp_path: Path) -> None:
     for own, other in pairs:
         assert own["ids"] == other["ids"] and own["labels"].equal(other["labels"])
         assert not (own["scan_tokens"] == other["scan_tokens"]).flatten(1).all(-1).any()
+
+
+def test_another_scan_of_the_same_subject_is_not_anothers(tmp_path: Path) -> None:
+    samples = [
+        sample("pairs", f"{subject}{n}", id=f"{subject}{n}", subject=subject, text="w1")
+        for n in "12"
+        for subject in "ab"
+    ]
+    pairs = with_scans_of_others(samples)
+    assert [(own.scans[0], other.scans[0]) for own, other in pairs] == [
+        ("a1", "b1"),
+        ("b1", "a2"),
+        ("a2", "b2"),
+        ("b2", "a1"),
+    ]
+    assert with_scans_of_others([one for one in samples if one.subject == "a"]) == []
+    nobody = [one.model_copy(update={"subject": None}) for one in samples]
+    assert [other.scans[0] for _, other in with_scans_of_others(nobody)] == ["b1", "a2", "b2", "a1"]
 
 
 def test_prompts_end_where_the_answer_begins(tmp_path: Path) -> None:

@@ -51,12 +51,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(5):
         series = np.random.default_rng(number).normal(size=(PARCELS, FRAMES)).astype(np.float32)
         np.save(folder / f"scans/series{number}.npy", series)
-    listed = folder / "scans.csv"
-    listed.write_text("\n".join(["scan", *(f"scans/series{number}.npy" for number in range(5))]) + "\n")
-    prepare_into_store(listed, folder / "prepared", CARD, Preparation())
-    encode_into_store(listed, folder / "tokens", CHOICE, device="cpu")
     manifest(folder, "train.jsonl", [f"scans/series{number}.npy" for number in range(3)])
     manifest(folder, "held.jsonl", [f"scans/series{number}.npy" for number in (3, 4)], first=3)
+    manifest(folder, "all.jsonl", [f"scans/series{number}.npy" for number in range(5)])
+    prepare_into_store(folder / "all.jsonl", folder / "prepared", CARD, Preparation())
+    encode_into_store(folder / "all.jsonl", folder / "tokens", CHOICE, device="cpu")
     return folder
 
 
