@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.data.manifest import END_OF_CHUNK, IMAGE
@@ -160,23 +161,27 @@ def _chat(rounds: Rounds, tokenizer: Any) -> Rendered:
         ConfigError: a template that changes earlier turns once later ones are there: what is learnt cannot be told.
     """
     talk: list[dict[str, str]] = []
-    pieces: list[Piece] = []
+    whole, answers = "", []
     for said, answer in rounds:
         images, words = _split(said)
         talk.append({"role": "user", "content": f"{images}\n{words}" if images else words})
         asked = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
         talk.append({"role": "assistant", "content": answer})
         told = tokenizer.apply_chat_template(talk, tokenize=False)
-        before = "".join(piece.text for piece in pieces)
-        if not (asked.startswith(before) and told.startswith(asked)):
+        if answers and not asked.startswith(whole):  # some templates put the end token after each talk, not each turn
+            whole = whole.removesuffix(tokenizer.eos_token or "")
+            answers[-1] = (answers[-1][0], len(whole.rstrip()))
+        if not (asked.startswith(whole) and told.startswith(asked)):
             raise ConfigError(
                 "the tokenizer's chat template writes a turn otherwise once others follow",
                 expected="a template that only adds to what it wrote, so that answers can be told from prompts",
                 seen=f"a talk of {len(rounds)} rounds, changed in round {len(talk) // 2}",
                 hint="another data.template, or talks of one round",
             )
-        learnt = told[len(asked) :].rstrip()  # the line break after the end of a turn belongs to the next one
-        pieces += [Piece(asked[len(before) :]), Piece(learnt, True), Piece(told[len(asked) + len(learnt) :])]
+        whole = told
+        answers.append((len(asked), len(told.rstrip())))  # the line break after a turn belongs to the next one
+    edges = [0, *(edge for answer in answers for edge in answer), len(whole)]
+    pieces = (Piece(whole[a:b], bool(n % 2)) for n, (a, b) in enumerate(pairwise(edges)))
     return Rendered(tuple(piece for piece in pieces if piece.text), bos=False)
 
 

@@ -80,6 +80,15 @@ def test_chat_is_the_tokenizers_own() -> None:
     assert not rendered.bos and rendered.prompt.endswith("Where?<|stop|>\n<|start|>assistant\n")
 
 
+def test_chat_templates_that_end_each_talk() -> None:
+    tokenizer = tiny_processor().tokenizer
+    tokenizer.chat_template = CHATML + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+    assert shown(render(TALK, "chat", tokenizer)) == (
+        "<|start|>user\n<image><image>\nIs it?<|stop|>\n<|start|>assistant\n[Yes.<|stop|>]\n"
+        "<|start|>user\nWhere?<|stop|>\n<|start|>assistant\n[On the left.<|stop|>\n</s>]"
+    )
+
+
 def test_a_chat_template_that_rewrites_what_was_said() -> None:
     tokenizer = tiny_processor().tokenizer
     tokenizer.chat_template = "{% for m in messages %}{{ loop.revindex ~ m['content'] }}{% endfor %}"
