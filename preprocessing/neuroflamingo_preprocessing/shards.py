@@ -1,8 +1,8 @@
-"""Parts of a sharded zarr v3 array, read straight from its shards: what a training loop does a million times.
+"""Parts of a zarr v3 array, read straight from its shards or chunks: what a training loop does a million times.
 
 zarr opens the array anew, makes a task for each chunk and hands each to a thread, which takes longer than to decompress
 it. What is read here is zarr's own format (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/), in
-the one form that `ScanStore` writes; any other form is left to zarr.
+the two forms that `ScanStore` (shards) and `TokenStore` (chunks) write; any other form is left to zarr.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ MAX_META_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of an array, of its shards and of the chunks in them; names of its axes."""
+    """Sizes of an array, of its shards and of the chunks in them; names of its axes; whether a file is one chunk."""
 
     shape: tuple[int, ...]
     shard: tuple[int, ...]
     chunk: tuple[int, ...]
     axes: tuple[str, ...]
     dtype: np.dtype[Any]
+    whole: bool = False
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -51,7 +52,7 @@ class Layout:
 
 
 def read_layout(folder: Path) -> Layout | None:
-    """What the `zarr.json` of an array says; None if the array has another form than `ScanStore` writes.
+    """What the `zarr.json` of an array says; None if the array has another form than our stores write.
 
     Raises:
         OSError, ValueError: it cannot be read.
@@ -64,18 +65,15 @@ def read_layout(folder: Path) -> Layout | None:
 def _parse(text: bytes) -> Layout | None:
     try:
         said = json.loads(text)
-        (sharding,) = said["codecs"]
-        inside = sharding["configuration"]
-        names = [codec["name"] for codec in inside["codecs"]]
-        index = [codec["name"] for codec in inside["index_codecs"]]
+        whole = len(said["codecs"]) > 1
+        inside = said if whole else said["codecs"][0]["configuration"]
         shape, shard = tuple(said["shape"]), tuple(said["chunk_grid"]["configuration"]["chunk_shape"])
-        chunk, axes = tuple(inside["chunk_shape"]), tuple(said["dimension_names"] or ())
+        chunk, axes = shard if whole else tuple(inside["chunk_shape"]), tuple(said["dimension_names"] or ())
         ours = (
-            (said["zarr_format"], sharding["name"], inside["index_location"]) == (3, "sharding_indexed", "end")
-            and (said["node_type"], said["chunk_grid"]["name"]) == ("array", "regular")
+            (whole or _is_indexed(said["codecs"][0]))
+            and (said["zarr_format"], said["node_type"], said["chunk_grid"]["name"]) == (3, "array", "regular")
             and said["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
-            and (names, index) == (CODECS, ["bytes", "crc32c"])
-            and inside["codecs"][0]["configuration"]["endian"] == inside["index_codecs"][0]["configuration"]["endian"]
+            and [codec["name"] for codec in inside["codecs"]] == CODECS
             and inside["codecs"][0]["configuration"]["endian"] == "little"
             and said["data_type"] in ("float16", "float32", "float64")
             and said["fill_value"] == 0
@@ -85,7 +83,17 @@ def _parse(text: bytes) -> Layout | None:
         )
     except (KeyError, TypeError, ValueError, IndexError, RecursionError):
         return None
-    return Layout(shape, shard, chunk, axes, np.dtype(said["data_type"]).newbyteorder("<")) if ours else None
+    return Layout(shape, shard, chunk, axes, np.dtype(said["data_type"]).newbyteorder("<"), whole) if ours else None
+
+
+def _is_indexed(codec: Any) -> bool:
+    """Whether shards end with an index of their chunks, in the form that zarr writes by default."""
+    said = codec["configuration"]
+    return (
+        (codec["name"], said["index_location"]) == ("sharding_indexed", "end")
+        and [one["name"] for one in said["index_codecs"]] == ["bytes", "crc32c"]
+        and said["index_codecs"][0]["configuration"]["endian"] == "little"
+    )
 
 
 def read_part(folder: Path, layout: Layout, part: Any) -> NDArray[Any] | None:
@@ -112,7 +120,10 @@ def read_part(folder: Path, layout: Layout, part: Any) -> NDArray[Any] | None:
     needed = tuple(range(low // size, -(-high // size)) for (low, high), size in zip(bounds, layout.shard, strict=True))
     out = None
     for shard in product(*needed):
-        with _opened(f"{folder}/c/{'/'.join(map(str, shard))}") as stream:
+        file = f"{folder}/c/{'/'.join(map(str, shard))}"
+        if layout.whole and not os.path.lexists(file):
+            return None  # zarr writes no chunk that is all zeros
+        with _opened(file) as stream:
             index = _read_index(stream, layout)
             if out is None:
                 out = np.empty([high - low for low, high in bounds], layout.dtype)
@@ -153,13 +164,15 @@ def _read_at(file: FileIO, place: int, length: int) -> bytes:
 
 
 def _read_index(file: FileIO, layout: Layout) -> NDArray[np.uint64]:
-    """Place and length of each chunk, `[chunk along each axis, 2]`, from the shard's end."""
+    """Place and length of each chunk, `[chunk along each axis, 2]`, from the shard's end, if it has more than one."""
     import google_crc32c
 
     size, count = os.fstat(file.fileno()).st_size, int(np.prod(layout.chunks, dtype=object))
     claimed = count * layout.chunk_bytes
     if claimed > max(FLOOR_BYTES, PACKED * size):
         raise ValueError(f"a shard of {size:,} bytes claims {claimed:,}")
+    if layout.whole:
+        return np.array([0, size], "<u8").reshape(*layout.chunks, 2)
     length = 16 * count
     raw = _read_at(file, max(size - length - 4, 0), length + 4)
     if len(raw) != length + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):

@@ -149,3 +149,35 @@ def test_lies_cost_little(item: Path, tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="is damaged"):
         store[KEY].read((1,))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # kilobytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_arrays_whose_files_are_one_chunk_each(tmp_path: Path, dtype: str) -> None:
+    """As `TokenStore` writes them: the same numbers as zarr reads, or a refusal."""
+    values = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(dtype)
+    how: Any = {"compressors": [zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()], "zarr_format": 3}
+    zarr.create_array(tmp_path / "a", data=values, chunks=(1, 7, 5), dimension_names=tuple("wtd"), **how)
+    layout = read_layout(tmp_path / "a")
+    assert layout is not None and layout.whole and layout.chunk == layout.shard == (1, 7, 5)
+    for part in (1, ..., slice(0, 2), (2, slice(1, 4)), (slice(None), 3)):
+        np.testing.assert_array_equal(read_part(tmp_path / "a", layout, part), values[part])
+    chunk = tmp_path / "a/c/1/0/0"
+    good = chunk.read_bytes()
+    for bad in (
+        good[:-1],
+        good[:20] + bytes([good[20] ^ 1]) + good[21:],
+        b"",
+        (tmp_path / "a/c/0/0/0").read_bytes()[:8],
+    ):
+        chunk.write_bytes(bad)
+        with pytest.raises(ValueError, match="chunk"):
+            read_part(tmp_path / "a", layout, 1)
+    chunk.unlink()
+    assert read_part(tmp_path / "a", layout, 1) is None, "zarr knows that it is all zeros"
+    claims = json.loads((tmp_path / "a/zarr.json").read_text())
+    claims["shape"][1] = claims["chunk_grid"]["configuration"]["chunk_shape"][1] = 10**9
+    (tmp_path / "a/zarr.json").write_text(json.dumps(claims))
+    bomb = read_layout(tmp_path / "a")
+    assert bomb is not None
+    with pytest.raises(ValueError, match="claims"):
+        read_part(tmp_path / "a", bomb, 0)
