@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from neuroflamingo.model import NeuroFlamingo
 
 
 @dataclass(frozen=True)
@@ -117,4 +120,77 @@ def as_lines(part: Part, depth: int | None = None, indent: int = 0) -> Iterator[
         size = " x ".join(map(str, shape)) or "scalar"
         yield f"{pad}  .{name}  {size}{'  trained' if trained else ''}"
     for below in part.parts:
-        yield from as_lines(below, depth, indent + 1)
+        if below.parameters or below.kind not in _EMPTY:
+            yield from as_lines(below, depth, indent + 1)
+
+
+# What peft puts beside a branch for kinds of it that are not used.
+_EMPTY = ("ModuleDict", "ParameterDict", "BufferDict", "Identity")
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    """One parameter of a model, shared ones once.
+
+    Attributes:
+        name: as in `named_parameters`.
+        shape, dtype: of the tensor.
+        group: what it belongs to, see `neuroflamingo.training.parts.GROUPS`.
+        trained: whether it trains.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    group: str
+    trained: bool
+
+    @property
+    def numbers(self) -> int:
+        """How many weights."""
+        return prod(self.shape)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+
+def parameter_rows(model: NeuroFlamingo) -> list[ParameterRow]:
+    """Every parameter of a model, frozen or trained."""
+    from neuroflamingo.training.parts import grouped_names
+
+    belongs = grouped_names(model)
+    return [
+        ParameterRow(
+            name, tuple(value.shape), str(value.dtype).removeprefix("torch."), belongs[name], value.requires_grad
+        )
+        for name, value in model.named_parameters()
+    ]
+
+
+def count_groups(rows: Iterable[ParameterRow]) -> dict[str, dict[str, int]]:
+    """Trained and frozen weights by group, in the order of the groups."""
+    from neuroflamingo.training.parts import GROUPS
+
+    counts = {group: {"trained": 0, "frozen": 0} for group in GROUPS}
+    for row in rows:
+        counts[row.group]["trained" if row.trained else "frozen"] += row.numbers
+    return {group: count for group, count in counts.items() if any(count.values())}
+
+
+def group_lines(rows: Iterable[ParameterRow]) -> Iterator[str]:
+    """The counts by group as a table, with the sum below."""
+    counts = count_groups(rows)
+    whole = {state: sum(count[state] for count in counts.values()) for state in ("trained", "frozen")}
+    yield f"{'':<16}{'trained':>18}{'frozen':>18}"
+    for group, count in [*counts.items(), ("all", whole)]:
+        yield f"{group.replace('_', ' '):<16}{count['trained']:>18,}{count['frozen']:>18,}"
+
+
+def frozen_lines(rows: list[ParameterRow]) -> Iterator[str]:
+    """Every parameter on a line, frozen or trained; then the counts by group."""
+    for row in rows:
+        size = " x ".join(map(str, row.shape)) or "scalar"
+        yield f"{'trained' if row.trained else 'frozen ':<8} {row.name}  {size}"
+    yield ""
+    yield from group_lines(rows)

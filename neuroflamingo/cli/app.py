@@ -350,14 +350,33 @@ def encode(
 
 @application.command()
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of an embedded model, or a folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_CONFIG", help="Name of an embedded model, a folder, or a recipe.")
+    ],
     depth: Annotated[int | None, typer.Option("--depth", help="Show this many levels.", min=1)] = None,
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="List every parameter, frozen or trained, with counts by group.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides the recipe; may be repeated.")
+    ] = None,
+    allow_download: AllowDownload = False,
     json: Json = False,
 ) -> None:
-    """Show a model's modules, the shapes of their weights, and which are frozen or trained."""
+    """Show a model's modules, the shapes of their weights, and which are frozen or trained.
+
+    Of a recipe, what it would train, low-rank branches too: from the architecture alone, in no memory, at any size.
+    """
     from neuroflamingo.cli.asking import inspect_model
 
-    inspect_model(model, depth=depth, as_json=json)
+    inspect_model(
+        model,
+        settings=settings or (),
+        depth=depth,
+        frozen=frozen,
+        allow_download=allow_download,
+        as_json=json,
+    )
 
 
 @application.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from neuroflamingo_preprocessing.errors import UsageError
 
 if TYPE_CHECKING:
+    from neuroflamingo.model import NeuroFlamingo
     from neuroflamingo_encoders.card import EncoderCard
     from neuroflamingo_preprocessing.cleaning import Cleaning
 
@@ -121,18 +122,47 @@ def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
     return [*lines, ("cost", ", ".join(spent)), ("digest", card.digest)]
 
 
-def inspect_model(name: str, *, depth: int | None, as_json: bool) -> None:
-    """Print the module tree of a model."""
-    from neuroflamingo.inspecting import as_lines, inspect_module
-    from neuroflamingo.loading import load
+def inspect_model(
+    name: str,
+    *,
+    settings: Sequence[str] = (),
+    depth: int | None,
+    frozen: bool,
+    allow_download: bool = False,
+    as_json: bool,
+) -> None:
+    """Print the module tree of a model or a recipe, or all its parameters, frozen or trained."""
+    from neuroflamingo.inspecting import as_lines, count_groups, frozen_lines, inspect_module, parameter_rows
 
-    model, _ = load(name, device="cpu")
+    model = _model_or_recipe(name, settings, allow_download)
     part = inspect_module(model, name)
+    if frozen:
+        rows = parameter_rows(model)
+        listed = {"parameters": [row.as_dict() for row in rows], "groups": count_groups(rows)}
+        print(json.dumps(listed, indent=2) if as_json else "\n".join(frozen_lines(rows)))
+        return
     if as_json:
         print(json.dumps(part.as_dict(), indent=2))
         return
     print("\n".join(as_lines(part, depth)))
     print(f"\n{part.parameters:,} weights, {part.trained:,} trained, {part.parameters - part.trained:,} frozen")
+
+
+def _model_or_recipe(name: str, settings: Sequence[str], allow_download: bool) -> NeuroFlamingo:
+    """A model with its weights, or what a recipe would train, without memory for it."""
+    from neuroflamingo.loading import list_models, load
+    from neuroflamingo.recipes import find_config, list_configs
+
+    is_recipe_file = name.endswith((".yaml", ".yml")) or (name in list_configs() and name not in list_models())
+    if not is_recipe_file:
+        if settings or allow_download:
+            raise UsageError(f"{name} is a model", expected="a recipe, for --set and --allow-download", seen=name)
+        return load(name, device="cpu")[0]
+    from neuroflamingo.training.building import build
+    from neuroflamingo.training.recipe import load_research_recipe
+
+    recipe = load_research_recipe(find_config(name), list(settings))
+    return build(recipe, meta=True, allow_download=allow_download)[0]
 
 
 def check_scans(

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from neuroflamingo.config import CrossAttentionSettings
 from neuroflamingo.training.sections import Section, check, read_yaml
+from neuroflamingo_preprocessing.errors import ConfigError
 
 KINDS = ("pairs", "interleaved", "instructions", "text")
 Kind = Literal["pairs", "interleaved", "instructions", "text"]
@@ -239,3 +240,20 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         ConfigError: every fault in one message.
     """
     return check(Recipe, read_yaml(path, overrides), str(path))
+
+
+def load_research_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """`load_recipe` for what only works with these.
+
+    Raises:
+        ConfigError: also for the stages of an embedded model, told in one sentence.
+    """
+    data = read_yaml(path, overrides)
+    if not is_recipe(data):
+        raise ConfigError(
+            f"{path} has no model section",
+            expected="the recipe of a research training",
+            seen="the stages of an embedded model" if "language" in data or "joint" in data else ", ".join(data)[:200],
+            hint=f"neuroflamingo inspect {data.get('name', 'tiny-t1w')}",
+        )
+    return check(Recipe, data, str(path))
