@@ -1,0 +1,339 @@
+"""How much memory a recipe takes on each device, before anything is loaded, and what to change if it will not fit.
+
+Weights, gradients and the optimiser's moments are counted. What the backward pass keeps is measured: one row runs
+through the model on the meta device, and all tensors that autograd saves are summed up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroflamingo import language
+from neuroflamingo.media import Media, Plan
+from neuroflamingo.training.precision import has_bfloat16
+from neuroflamingo.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from neuroflamingo.model import NeuroFlamingo
+
+GIB = 2**30
+_MASK_IN_2D = frozenset({"bloom", "opt"})  # these make positions of the mask; the others take one of four axes
+_TRAINED = 4  # bytes of a number that trains, of its gradient, and of each of Adam's two moments
+_QUANTIZED = {None: None, "8bit": 1.0, "4bit": 0.52}  # bytes of a weight, scales included
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the estimate is made of; all but `trained` and `matrices` in bytes, for one device without sharding.
+
+    Attributes:
+        trained: numbers that train.
+        frozen: what does not.
+        matrices: numbers in the language model's own matrices, which may be quantised.
+        matrices_kept: bytes of these as they are.
+        whole: of what every device holds whole even if the rest is sharded (embeddings, head, resampler, encoder).
+        unit: of the largest layer or gated block.
+        row: kept for the backward pass of one row.
+        resampled: the part of `row` that the resampler keeps.
+        inputs: the inputs of all layers and gated blocks, all that checkpointing keeps of a row.
+        layers: how many of these there are.
+        encoder: working memory of the encoder for one row's scans.
+        copies: half-precision copies of float32 weights that autocast makes.
+        logits: of one row, if every token is learnt.
+    """
+
+    trained: int
+    frozen: int
+    matrices: int
+    matrices_kept: int
+    whole: int
+    unit: int
+    row: int
+    resampled: int
+    inputs: int
+    layers: int
+    encoder: int
+    copies: int
+    logits: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on one device.
+
+    Attributes:
+        weights: as stored, and half-precision copies that autocast makes.
+        gradients: with DDP their buckets too.
+        optimizer: Adam's moments, and the moving average if there is one.
+        gathered: with FSDP, what is whole for the moment.
+        activations: kept for the backward pass.
+        logits: with their gradient, if every token is learnt.
+        encoder: working memory of a frozen encoder, or what is kept of one that trains.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    gathered: int
+    activations: int
+    logits: int
+    encoder: int
+
+    @property
+    def total(self) -> int:
+        """Bytes; the framework itself takes a few hundred MB more."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def lines(self) -> Iterator[str]:
+        """A table in GB."""
+        for field in fields(self):
+            if getattr(self, field.name):
+                yield f"{field.name:<14}{getattr(self, field.name) / GIB:>9.2f} GB"
+        yield f"{'all':<14}{self.total / GIB:>9.2f} GB"
+
+
+def estimate_memory(recipe: Recipe, model: NeuroFlamingo, *, world: int = 1, precision: str | None = None) -> Estimate:
+    """The memory that a recipe takes on each of `world` devices.
+
+    Args:
+        recipe: batch, tokens, scans, precision and so on.
+        model: built from it with `meta=True`; its type changes.
+        world: devices that share the batch.
+        precision: fp32, bf16 or fp16; None: the recipe's, or what `auto` means on this machine.
+    """
+    return combine(recipe, measure(recipe, model, precision or resolved_precision(recipe)), world=world)
+
+
+def resolved_precision(recipe: Recipe) -> str:
+    """What `run.precision: auto` means on this machine."""
+    if recipe.run.precision != "auto":
+        return recipe.run.precision
+    return "bf16" if has_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "fp32"
+
+
+def measure(recipe: Recipe, model: NeuroFlamingo, precision: str) -> Sizes:
+    """Sizes of a model on the meta device; see `estimate_memory`."""
+    sizes = _count(model, half=precision != "fp32")
+    low = precision != "fp32"
+    dtype = torch.bfloat16 if low else torch.float32
+    model.to(dtype)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    model.train()
+    tokens = _tokens_of_a_scan(recipe, model)
+    row, resampled = saved_bytes(model, recipe.data.max_tokens, recipe.data.max_scans, tokens)
+    layers = sum(isinstance(module, language.FusedLayer) for module in model.modules()) + len(model.gated_blocks)
+    inputs = layers * recipe.data.max_tokens * language.text_width(model.lang_encoder) * dtype.itemsize
+    vocabulary = model.lang_encoder.get_output_embeddings().weight.shape[0]  # pyright: ignore
+    each = 4 + 4 + 4 + (2 * dtype.itemsize if low else 4)  # in float32, its softmax, gradients; half: both ways
+    return replace(
+        sizes,
+        row=row,
+        resampled=resampled,
+        inputs=inputs,
+        layers=layers,
+        encoder=_encoder_bytes(recipe, model, tokens),
+        logits=recipe.data.max_tokens * vocabulary * each,
+    )
+
+
+def combine(recipe: Recipe, sizes: Sizes, *, world: int = 1) -> Estimate:
+    """The estimate of a recipe from the sizes of its model."""
+    run, share = recipe.run, max(1, recipe.optim.batch // world)
+    each = _QUANTIZED[recipe.model.language_model.quantize]
+    frozen = sizes.frozen
+    if each is not None:
+        frozen += int(sizes.matrices * each) - sizes.matrices_kept
+    weights, trained = frozen + sizes.trained * _TRAINED, sizes.trained * _TRAINED
+    gradients, gathered, moments = trained, 0, trained * (3 if recipe.optim.ema else 2)
+    if world > 1 and run.parallel == "fsdp":
+        whole = sizes.whole + 2 * sizes.unit  # the unit at work and the next one
+        weights, gradients, moments = weights // world, gradients // world, moments // world
+        gathered = max(0, whole - whole // world)
+    elif world > 1:
+        gradients *= 2
+    kept = sizes.row
+    if run.gradient_checkpointing != "off":
+        once = (sizes.row - sizes.resampled) // max(1, sizes.layers)  # a layer is computed again
+        kept = sizes.resampled + 2 * once + (sizes.inputs if run.gradient_checkpointing == "on" else 0)
+    return Estimate(
+        weights + sizes.copies,
+        gradients,
+        moments,
+        gathered,
+        kept * share,
+        sizes.logits * share,
+        0 if recipe.data.tokens else sizes.encoder * share,
+    )
+
+
+def advice(recipe: Recipe, sizes: Sizes, *, world: int = 1) -> list[tuple[str, int]]:
+    """Settings that take less memory, each by itself, with the bytes that the recipe then takes; the best one first."""
+    now = combine(recipe, sizes, world=world).total
+    changes: list[tuple[str, Callable[[dict[str, Any]], None]]] = []
+
+    def offer(said: str, section: tuple[str, ...], **values: Any) -> None:
+        def change(plain: dict[str, Any]) -> None:
+            for key in section:
+                plain = plain[key]
+            plain.update(values)
+
+        changes.append((said, change))
+
+    optim, text = recipe.optim, recipe.model.language_model
+    if recipe.run.gradient_checkpointing == "off":
+        offer("run.gradient_checkpointing=on", ("run",), gradient_checkpointing="on")
+    if recipe.run.gradient_checkpointing != "offload":
+        offer("run.gradient_checkpointing=offload", ("run",), gradient_checkpointing="offload")
+    if optim.batch // world > 1:
+        batch, more = world, optim.accumulate * optim.batch // world
+        offer(f"optim.batch={batch} with optim.accumulate={more}", ("optim",), batch=batch, accumulate=more)
+    offer(f"data.max_tokens={recipe.data.max_tokens // 2}", ("data",), max_tokens=recipe.data.max_tokens // 2)
+    if recipe.data.max_scans > 1:
+        offer(f"data.max_scans={recipe.data.max_scans // 2}", ("data",), max_scans=recipe.data.max_scans // 2)
+    if text.quantize is None:
+        offer("model.language_model.quantize=8bit", ("model", "language_model"), quantize="8bit")
+    if text.quantize != "4bit":
+        offer("model.language_model.quantize=4bit", ("model", "language_model"), quantize="4bit")
+    if world > 1 and recipe.run.parallel == "ddp":
+        offer("run.parallel=fsdp", ("run",), parallel="fsdp")
+    if recipe.model.encoder is not None and not recipe.data.tokens and not _trains_encoder(recipe):
+        offer("data.tokens=STORE (made by neuroflamingo encode)", ("data",), tokens="STORE")
+    found = []
+    for said, change in changes:
+        plain = recipe.model_dump()
+        change(plain)
+        other = Recipe.model_validate(plain)
+        found.append((said, combine(other, _scaled(sizes, recipe, other), world=world).total))
+    if text.dtype == "float32" and text.quantize is None:
+        found.append(("model.language_model.dtype=bfloat16", now - sizes.matrices_kept // 2 - sizes.copies))
+    return sorted((one for one in found if one[1] < now), key=lambda one: one[1])
+
+
+def saved_bytes(model: NeuroFlamingo, text: int, scans: int, tokens: int) -> tuple[int, int]:
+    """Bytes that autograd keeps of one row: all, and the resampler's share.
+
+    Scores of attention are not counted where the attention is fused, since a device's kernels do not keep them.
+
+    Args:
+        model: on the meta device, in train mode; one type of numbers throughout.
+        text: tokens of the row.
+        scans: of the row.
+        tokens: of a scan.
+    """
+    # Odd lengths, so that scores (text by text) cannot be taken for something else (widths are even).
+    text, tokens, latents = text | 1, tokens | 1, len(model.perceiver.latents) | 1
+    queries = len(model.perceiver.latents)
+    fused = getattr(model.lang_encoder.config, "_attn_implementation", "eager") != "eager"
+    scores = {(text, latents), (text, scans * latents), (queries, tokens + queries)} | ({(text, text)} if fused else set())
+    own = {_storage(p) for p in (*model.parameters(), *model.buffers())}
+    kept: dict[int, tuple[Any, int]] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if _storage(tensor) not in own and not (tensor.ndim == 4 and tuple(tensor.shape[-2:]) in scores):
+            kept[_storage(tensor)] = storage, storage.nbytes()  # held, or its address would come again
+        return tensor
+
+    weight = model.perceiver.latents
+    ready = torch.zeros(1, scans, 1, tokens, weight.shape[1], dtype=weight.dtype, device="meta")
+    media = torch.zeros(1, scans, latents, weight.shape[1], dtype=weight.dtype, device="meta", requires_grad=True)
+    plan = Plan("one" if model.config.cross_attention["only_attend_immediate_media"] else "all")
+    takes_4d = model.lang_encoder.config.model_type not in _MASK_IN_2D
+    mask = torch.zeros(1, 1, text, text, dtype=weight.dtype, device="meta") if takes_4d else None
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.perceiver(ready)
+        resampled = sum(size for _, size in kept.values())
+        model._read(
+            Media(plan, media if any(p.requires_grad for p in model.perceiver.parameters()) else media.detach()),
+            input_ids=torch.zeros(1, text, dtype=torch.long, device="meta"),
+            attention_mask=mask,
+            past_key_values=None,
+            position_ids=None,
+            use_cache=False,
+            logits_to_keep=1,
+        )
+    return sum(size for _, size in kept.values()), resampled
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _count(model: NeuroFlamingo, *, half: bool) -> Sizes:
+    matrices = [p for name, p in _own_matrices(model) if not p.requires_grad]
+    inside = {id(p) for unit in _units(model) for p in unit.parameters()}
+    parameters = list(model.parameters())
+    wide = [p for p in parameters if p.dtype == torch.float32 and p.ndim > 1]
+    return Sizes(
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        frozen=sum(_bytes(p) for p in parameters if not p.requires_grad) + sum(map(_bytes, model.buffers())),
+        matrices=sum(p.numel() for p in matrices),
+        matrices_kept=sum(map(_bytes, matrices)),
+        whole=sum(_bytes(p) for p in parameters if id(p) not in inside),
+        unit=max(sum(map(_bytes, unit.parameters())) for unit in _units(model)),
+        row=0,
+        resampled=0,
+        inputs=0,
+        layers=0,
+        encoder=0,
+        copies=2 * sum(p.numel() for p in wide) if half else 0,
+        logits=0,
+    )
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _units(model: NeuroFlamingo) -> list[nn.Module]:
+    layers = [module for module in model.modules() if isinstance(module, language.FusedLayer)]
+    return [layer.decoder_layer for layer in layers] + list(model.gated_blocks.values())
+
+
+def _own_matrices(model: NeuroFlamingo) -> Iterator[tuple[str, nn.Parameter]]:
+    for module in model.modules():
+        if isinstance(module, language.FusedLayer):
+            for name, parameter in module.decoder_layer.named_parameters():
+                if parameter.ndim == 2 and ".lora_" not in name:
+                    yield name, parameter
+
+
+def _tokens_of_a_scan(recipe: Recipe, model: NeuroFlamingo) -> int:
+    """As the card says; 256 where it depends on the scan or where there is no encoder."""
+    card = getattr(model.encoder, "card", None)
+    return card.output.tokens if card is not None and isinstance(card.output.tokens, int) else 256
+
+
+def _encoder_bytes(recipe: Recipe, model: NeuroFlamingo, tokens: int) -> int:
+    """Of one row's scans: a transformer's layer holds its width about ten times, and keeps 16 of each that trains."""
+    if model.encoder is None:
+        return 0
+    one = recipe.data.max_scans * tokens * model.config.resampler["dim"] * 4
+    every = list(model.encoder.parameters())
+    share = sum(p.numel() for p in every if p.requires_grad) / max(1, sum(p.numel() for p in every))
+    blocks = max((len(m) for m in model.encoder.modules() if isinstance(m, nn.ModuleList)), default=1)
+    return int(one * (10 + 16 * blocks * share))
+
+
+def _trains_encoder(recipe: Recipe) -> bool:
+    lora = recipe.trained.lora
+    blocks = recipe.trained.encoder_blocks + (lora.encoder_blocks if lora else 0)
+    return bool(blocks) or "encoder" in recipe.trained.parts or any("encoder\\." in p for p in recipe.trained.patterns)
+
+
+def _scaled(sizes: Sizes, recipe: Recipe, other: Recipe) -> Sizes:
+    """The sizes for fewer tokens or scans: nearly all of them grow with the first, the resampler's with the second."""
+    text, scans = other.data.max_tokens / recipe.data.max_tokens, other.data.max_scans / recipe.data.max_scans
+    resampled = int(sizes.resampled * scans)
+    return replace(
+        sizes,
+        row=int((sizes.row - sizes.resampled) * text) + resampled,
+        resampled=resampled,
+        inputs=int(sizes.inputs * text),
+        encoder=int(sizes.encoder * scans),
+        logits=int(sizes.logits * text),
+    )
