@@ -38,6 +38,7 @@ class NewTokens(nn.Module):
         super().__init__()
         weight: Any = embedding.weight
         self.register_buffer("ids", torch.tensor(ids, device=weight.device), persistent=False)
+        self._which = list(ids)  # also known where the buffer has no memory
         tied = head is None or head.weight is weight
         self.input = nn.Parameter(weight.detach()[self.ids].clone())
         self.output = None if tied else nn.Parameter(head.weight.detach()[self.ids].clone())  # pyright: ignore
@@ -51,7 +52,7 @@ class NewTokens(nn.Module):
 
     def serves(self, ids: list[int], embedding: nn.Module, head: nn.Module | None) -> bool:
         """Whether this is the table of these tokens and modules."""
-        return self.ids.tolist() == ids and self._tables[0] is embedding and self._tables[1] is head
+        return self._which == ids and self._tables[0] is embedding and self._tables[1] is head
 
     def remove(self) -> None:
         """Write the rows back and leave the language model as it was."""
