@@ -28,6 +28,12 @@ def train_recipe(
     from neuroflamingo.training import train
 
     path, overrides = find_config(config), list(settings)
+    if dry_run:
+        from neuroflamingo.training.dry_run import describe_run
+        from neuroflamingo.training.recipe import load_research_recipe
+
+        print(describe_run(load_research_recipe(path, overrides), allow_download=allow_download))
+        return
     print(train(path, overrides, folder=output, resume=resume, allow_download=allow_download, quiet=quiet))
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from neuroflamingo import language
 from neuroflamingo.media import Media, Plan
@@ -123,7 +125,7 @@ def measure(recipe: Recipe, model: NeuroFlamingo, precision: str) -> Sizes:
     dtype = torch.bfloat16 if low else torch.float32
     model.to(dtype)  # pyright: ignore[reportCallIssue, reportArgumentType]
     model.train()
-    tokens = _tokens_of_a_scan(recipe, model)
+    tokens = _tokens_of_a_scan(model)
     row, resampled = saved_bytes(model, recipe.data.max_tokens, recipe.data.max_scans, tokens)
     layers = sum(isinstance(module, language.FusedLayer) for module in model.modules()) + len(model.gated_blocks)
     inputs = layers * recipe.data.max_tokens * language.text_width(model.lang_encoder) * dtype.itemsize
@@ -144,9 +146,10 @@ def combine(recipe: Recipe, sizes: Sizes, *, world: int = 1) -> Estimate:
     """The estimate of a recipe from the sizes of its model."""
     run, share = recipe.run, max(1, recipe.optim.batch // world)
     each = _QUANTIZED[recipe.model.language_model.quantize]
-    frozen = sizes.frozen
+    frozen, copies = sizes.frozen, sizes.copies
     if each is not None:
         frozen += int(sizes.matrices * each) - sizes.matrices_kept
+        copies -= min(copies, 2 * sizes.matrices)  # each is made for a moment, when its layer is computed
     weights, trained = frozen + sizes.trained * _TRAINED, sizes.trained * _TRAINED
     gradients, gathered, moments = trained, 0, trained * (3 if recipe.optim.ema else 2)
     if world > 1 and run.parallel == "fsdp":
@@ -160,7 +163,7 @@ def combine(recipe: Recipe, sizes: Sizes, *, world: int = 1) -> Estimate:
         once = (sizes.row - sizes.resampled) // max(1, sizes.layers)  # a layer is computed again
         kept = sizes.resampled + 2 * once + (sizes.inputs if run.gradient_checkpointing == "on" else 0)
     return Estimate(
-        weights + sizes.copies,
+        weights + copies,
         gradients,
         moments,
         gathered,
@@ -216,7 +219,7 @@ def advice(recipe: Recipe, sizes: Sizes, *, world: int = 1) -> list[tuple[str, i
 def saved_bytes(model: NeuroFlamingo, text: int, scans: int, tokens: int) -> tuple[int, int]:
     """Bytes that autograd keeps of one row: all, and the resampler's share.
 
-    Scores of attention are not counted where the attention is fused, since a device's kernels do not keep them.
+    Fused attention keeps no scores, here as on the devices that will train.
 
     Args:
         model: on the meta device, in train mode; one type of numbers throughout.
@@ -224,27 +227,22 @@ def saved_bytes(model: NeuroFlamingo, text: int, scans: int, tokens: int) -> tup
         scans: of the row.
         tokens: of a scan.
     """
-    # Odd lengths, so that scores (text by text) cannot be taken for something else (widths are even).
-    text, tokens, latents = text | 1, tokens | 1, len(model.perceiver.latents) | 1
-    queries = len(model.perceiver.latents)
-    fused = getattr(model.lang_encoder.config, "_attn_implementation", "eager") != "eager"
-    scores = {(text, latents), (text, scans * latents), (queries, tokens + queries)} | ({(text, text)} if fused else set())
     own = {_storage(p) for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, tuple[Any, int]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if _storage(tensor) not in own and not (tensor.ndim == 4 and tuple(tensor.shape[-2:]) in scores):
+        if _storage(tensor) not in own:
             kept[_storage(tensor)] = storage, storage.nbytes()  # held, or its address would come again
         return tensor
 
     weight = model.perceiver.latents
     ready = torch.zeros(1, scans, 1, tokens, weight.shape[1], dtype=weight.dtype, device="meta")
-    media = torch.zeros(1, scans, latents, weight.shape[1], dtype=weight.dtype, device="meta", requires_grad=True)
+    media = torch.zeros(1, scans, *weight.shape, dtype=weight.dtype, device="meta", requires_grad=True)
     plan = Plan("one" if model.config.cross_attention["only_attend_immediate_media"] else "all")
     takes_4d = model.lang_encoder.config.model_type not in _MASK_IN_2D
     mask = torch.zeros(1, 1, text, text, dtype=weight.dtype, device="meta") if takes_4d else None
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
         model.perceiver(ready)
         resampled = sum(size for _, size in kept.values())
         model._read(
@@ -257,6 +255,32 @@ def saved_bytes(model: NeuroFlamingo, text: int, scans: int, tokens: int) -> tup
             logits_to_keep=1,
         )
     return sum(size for _, size in kept.values()), resampled
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Fused attention on the meta device, which by itself would compute and keep the scores."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        return _fused(*args, **(kwargs or {}))
+
+
+def _fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if enable_gqa:
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
+    mask = None if attn_mask is None else attn_mask.to(query.dtype)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel(query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale)[0]
 
 
 def _storage(tensor: Tensor) -> int:
@@ -302,10 +326,12 @@ def _own_matrices(model: NeuroFlamingo) -> Iterator[tuple[str, nn.Parameter]]:
                     yield name, parameter
 
 
-def _tokens_of_a_scan(recipe: Recipe, model: NeuroFlamingo) -> int:
-    """As the card says; 256 where it depends on the scan or where there is no encoder."""
+def _tokens_of_a_scan(model: NeuroFlamingo) -> int:
+    """As the card says, with 64 for a side that it leaves open; 256 where there is no encoder."""
     card = getattr(model.encoder, "card", None)
-    return card.output.tokens if card is not None and isinstance(card.output.tokens, int) else 256
+    if card is None:
+        return 256
+    return card.output.token_count({axis.name: axis.size or 64 for axis in card.scan.axes})
 
 
 def _encoder_bytes(recipe: Recipe, model: NeuroFlamingo, tokens: int) -> int:
