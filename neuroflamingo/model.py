@@ -241,8 +241,11 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
 
     def project(self, latents: Tensor) -> dict[int, Tensor]:
         """Keys and values of scans for each gated block, by layer."""
-        blocks = self.gated_blocks
-        return {n: b.attn.project(latents.to(b.attn.to_kv.weight.device)) for n, b in blocks.items()}
+        matrices = {layer: (block.attn, block.attn.to_kv.weight) for layer, block in self.gated_blocks.items()}
+        return {  # an offloaded matrix is on no device yet: its hook moves what it is given
+            layer: attention.project(latents if weight.is_meta else latents.to(weight.device))
+            for layer, (attention, weight) in matrices.items()
+        }
 
     def remember(self, batch: int, length: int = 0, rule: MediaRule | None = None) -> MediaCache:
         """An empty memory of scans, for a text of which `length` tokens have been read (`rule` as in `forward`)."""
