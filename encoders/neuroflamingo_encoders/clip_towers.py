@@ -24,6 +24,9 @@ class _Tower(PictureEncoder):
     @classmethod
     def tiny(cls, card: EncoderCard) -> Self:
         """The published pictures and a network of one layer, see `TINY` beside the cards."""
+        if card.scan.modality == "image2d":  # the picture's side is the tower's
+            _, config = TINY[card.name]
+            return cls(card.shrunk({}, width=config["width"]), config)
         return cls(*shrunk(card, TINY))
 
 

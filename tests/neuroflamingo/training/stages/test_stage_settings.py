@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from neuroflamingo.training.recipe import is_recipe
+from neuroflamingo.training.sections import read_yaml
 from neuroflamingo.training.stages.settings import load_settings
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
 
-RECIPES = sorted((Path(__file__).parents[4] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[4] / "configs").glob("*.yaml"))
+RECIPES = [path for path in CONFIGS if not is_recipe(read_yaml(path))]  # those of stages
 
 
 def test_there_are_recipes_and_all_load() -> None:
