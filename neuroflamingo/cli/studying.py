@@ -34,7 +34,7 @@ def train_recipe(
 
         print(describe_run(load_research_recipe(path, overrides), allow_download=allow_download))
         return
-    print(train(path, overrides, folder=output, resume=resume, allow_download=allow_download, quiet=quiet))
+    print(train(path, overrides, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet))
 
 
 def evaluate_model(

@@ -32,6 +32,7 @@ def train(
     folder: str | Path | None = None,
     resume: bool | str | Path = True,
     allow_download: bool = False,
+    tiny: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Train by a recipe; gives the folder of the finished model.
@@ -43,6 +44,7 @@ def train(
         resume: True: go on at the very step where the run in that folder stopped, if there is one; False: begin anew;
             a checkpoint's folder: go on from it, with the recipe as it is now.
         allow_download: language models, encoders and data may come from a hub.
+        tiny: train the recipe's tiny twin, on toy data beside the folder; see `neuroflamingo.training.tiny`.
         quiet: no progress on standard error.
 
     Raises:
@@ -53,9 +55,19 @@ def train(
         if not is_recipe(read_yaml(config, overrides)):
             from neuroflamingo.training.stages.run import train_stages
 
+            if tiny:
+                from neuroflamingo.training.stages.settings import load_settings
+                from neuroflamingo.training.tiny import tiny_stages
+
+                overrides = [*(overrides or []), *tiny_stages(load_settings(config, overrides))]
             return train_stages(config, overrides, folder=folder, resume=bool(resume), quiet=quiet)
         config = load_recipe(config, overrides)
-    return _train(config, Path(folder or Path("runs") / config.name), resume, allow_download, quiet)
+    folder = Path(folder or Path("runs") / (config.name + "-tiny" * tiny))
+    if tiny:
+        from neuroflamingo.training.tiny import tiny_twin
+
+        config = tiny_twin(config, folder.with_name(f"{folder.name}-twin"))
+    return _train(config, folder, resume, allow_download, quiet)
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool | str | Path, allow_download: bool, quiet: bool) -> Path:

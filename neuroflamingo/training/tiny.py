@@ -44,7 +44,7 @@ _SIZES = {
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 _BEGINS = ("llama", "gemma", "mistral", "mixtral")  # families whose tokenizers put a token before each text
 _SAMPLES = {"train": 16, "validation": 8}  # of each kind
-_STEPS = 24
+_STEPS = 18
 _GATE = 0.5  # of the weights to begin with: a trained model's gates are open
 _ABOUT = "twin.json"
 
@@ -92,7 +92,8 @@ def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
 def tiny_stages(settings: TrainSettings) -> list[str]:
     """Overrides that shrink a recipe of stages: as many numbers as can be, of the same stages."""
     cases = {name: first for name, (first, _) in settings.paint.model_dump().items()}
-    few = [f"paint.{name}=[{first}, {4 + 2 * (name == 'encoder')}]" for name, first in cases.items()]
+    few = [f"name={settings.name}-tiny"]
+    few += [f"paint.{name}=[{first}, {4 + 2 * (name == 'encoder')}]" for name, first in cases.items()]
     loops = [
         f"{stage}.{key}={value}"
         for stage in ("encoder", "language", "bridge")
@@ -107,12 +108,12 @@ def toy_architecture(architecture: Mapping[str, Any], every: int, vocabulary: in
 
     Args:
         architecture: as transformers writes configs.
-        every: a gated block stands before every this-many-th layer; the toy has two of them.
+        every: a gated block stands before every this-many-th layer; the toy has so many layers, or two.
         vocabulary: tokens of the toy's tokenizer.
     """
     heads = next((architecture[key] for key in ("num_attention_heads", "n_heads", "n_head") if key in architecture), 0)
     toy = {key: _SIZES.get(key, value) for key, value in architecture.items()}
-    toy |= {key: 2 * every for key in _LAYERS if key in architecture}
+    toy |= {key: max(every, 2) for key in _LAYERS if key in architecture}
     if groups := architecture.get("num_key_value_heads"):
         toy["num_key_value_heads"] = HEADS if groups == heads else min(groups, HEADS // 2)
     toy |= {key: None for key in ("pad_token_id",) if key in architecture or toy["model_type"].startswith("gemma")}
@@ -148,10 +149,14 @@ def _read_architecture(folder: Path) -> dict[str, Any]:
 
 
 def _write(recipe: Recipe, folder: Path) -> None:
-    tokenizer = _write_data(recipe, folder / "data")
-    architecture = _write_language_model(recipe, folder, tokenizer)
-    if recipe.model.start is not None:
-        _write_start(_twin(recipe, folder, architecture), folder / "start.safetensors")
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        tokenizer = _write_data(recipe, folder / "data")
+        architecture = _write_language_model(recipe, folder, tokenizer)
+        if recipe.model.start is not None:
+            _write_start(_twin(recipe, folder, architecture), folder / "start.safetensors")
 
 
 def _write_data(recipe: Recipe, folder: Path) -> PreTrainedTokenizerFast:
@@ -201,9 +206,7 @@ def _write_language_model(recipe: Recipe, folder: Path, tokenizer: PreTrainedTok
     architecture = toy_architecture(described.architecture or {}, every, len(tokenizer))
     switches = {key: value for key, value in architecture.items() if key != "model_type"}
     config = CONFIG_MAPPING[architecture["model_type"]](**switches)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, described.dtype))
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, described.dtype))
     model.save_pretrained(folder / "language_model")
     tokenizer.save_pretrained(folder / "language_model")
     (folder / "architecture.json").write_text(json.dumps(architecture, indent=2) + "\n", encoding="utf-8")
@@ -236,9 +239,10 @@ def _twin(recipe: Recipe, folder: Path, architecture: dict[str, Any]) -> Recipe:
     plain["data"] |= {"source": str(folder / "data"), "train": ["train.jsonl"], "validation": ["validation.jsonl"]}
     plain["data"] |= {"tokens": None, "scans": None, "workers": 0, "max_tokens": min(recipe.data.max_tokens, 256)}
     optim = recipe.optim
-    plain["optim"] |= {"steps": _STEPS, "batch": min(optim.batch, 4), "accumulate": min(optim.accumulate, 2)}
+    plain["optim"] |= {"steps": min(optim.steps, _STEPS), "batch": min(optim.batch, 2)}
+    plain["optim"] |= {"accumulate": min(optim.accumulate, 2)}
     plain["optim"] |= {"lr": max(optim.lr, 1e-2), "warmup": min(optim.warmup, 2)}
-    plain["validation"] |= {"every": _STEPS // 2, "samples": 8, "write": 2, "max_new_tokens": 24}
+    plain["validation"] |= {"every": _STEPS // 3, "samples": 8, "write": 2, "max_new_tokens": 24}
     plain["checkpoint"]["every"] = _STEPS // 2
     plain["log"]["trackers"] = []
     return check(Recipe, plain, f"the tiny twin of {recipe.name}")

@@ -113,7 +113,8 @@ def toy_samples(
 def _content(kind: Kind, patterns: list[int], number: int) -> dict[str, Any]:
     if kind == "text":
         question, answer = _FACTS[number % len(_FACTS)]
-        return {"turns": (Turn(role="user", text=question), Turn(role="assistant", text=answer))}
+        asked = f"Question {number + 1}. {question}"  # so that no two are the same
+        return {"turns": (Turn(role="user", text=asked), Turn(role="assistant", text=answer))}
     report, findings = PATTERNS[patterns[0]]
     if kind == "pairs":
         return {"text": report, "findings": findings}

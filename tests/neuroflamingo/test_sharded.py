@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, distributed
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from neuroflamingo.language import FusedLayer
 from neuroflamingo.media import Media, make_plan
 from neuroflamingo.model import NeuroFlamingo
+from neuroflamingo.training.parallel import shard
 from tests.tiny import tiny_batch, tiny_model
 
 WORLD, STEPS = 2, 3
@@ -55,18 +55,6 @@ def prepared(family: str, checkpointing: bool, text: bool) -> tuple[NeuroFlaming
     if text:
         batch["input_ids"][1], batch["scan_mask"][1] = torch.arange(1, 10), False
     return model, batch, int((batch["input_ids"][:, 1:] != -100).sum())
-
-
-def shard(model: NeuroFlamingo) -> None:
-    from torch.distributed.fsdp import fully_shard
-
-    for module in list(model.modules()):
-        if isinstance(module, FusedLayer):
-            fully_shard(module.decoder_layer)
-            if module.gated_cross_attn_layer is not None:
-                fully_shard(module.gated_cross_attn_layer)
-    fully_shard(model.perceiver)
-    fully_shard(model)
 
 
 def worker(rank: int, port: int, folder: str) -> None:

@@ -10,23 +10,12 @@ import torch
 import neuroflamingo
 from neuroflamingo.training import train
 from neuroflamingo.training.stages.run import weights_digest
+from neuroflamingo.training.stages.settings import load_settings
+from neuroflamingo.training.tiny import tiny_stages
 from neuroflamingo_preprocessing.errors import ConfigError
 
 RECIPE = Path(__file__).parents[4] / "configs" / "tiny-t1w.yaml"
-TOY = [
-    "paint.encoder=[1000000, 6]",
-    "paint.bridge=[2000000, 4]",
-    "paint.validation=[3000000, 3]",
-    *(
-        f"{stage}.{key}={value}"
-        for stage in ("encoder", "language", "bridge")
-        for key, value in (("steps", 2), ("batch", 2))
-    ),
-    "encoder.first_window=4",
-    "encoder.window_growth=1",
-    "language.layers=2",
-    "bridge.latents=4",
-]
+TOY = tiny_stages(load_settings(RECIPE))
 
 
 @pytest.mark.slow
