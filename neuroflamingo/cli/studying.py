@@ -32,7 +32,14 @@ def train_recipe(
         from neuroflamingo.training.dry_run import describe_run
         from neuroflamingo.training.recipe import load_research_recipe
 
-        print(describe_run(load_research_recipe(path, overrides), allow_download=allow_download))
+        recipe = load_research_recipe(path, overrides)
+        if tiny:
+            from neuroflamingo.training.tiny import tiny_twin
+
+            with tempfile.TemporaryDirectory() as scratch:
+                print(describe_run(tiny_twin(recipe, Path(scratch) / "twin")))
+            return
+        print(describe_run(recipe, allow_download=allow_download))
         return
     print(train(path, overrides, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet))
 

@@ -101,7 +101,7 @@ def save(root: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any], *, keep:
         draft = make_draft_folder(target)
         try:
             _fill(draft, checkpoint, recipe)
-            _replace(draft, target)
+            replace_folder(draft, target)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -227,11 +227,11 @@ def _fill(draft: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any]) -> Non
         "files": files,
     }
     (draft / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    fsync_tree(draft)
 
 
-def _replace(draft: Path, target: Path) -> None:
+def replace_folder(draft: Path, target: Path) -> None:
     """Put the draft where the target is; a folder cannot be replaced in one step, so the old one is moved aside."""
+    fsync_tree(draft)
     if target.exists():
         aside = make_draft_folder(target)
         target.replace(aside / target.name)

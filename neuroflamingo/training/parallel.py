@@ -79,7 +79,8 @@ def runner_of(model: NeuroFlamingo, settings: RunSettings, accelerator: Accelera
     for _, p in trained(model):
         p.data = p.data.float()
     if settings.gradient_checkpointing != "off":
-        model.gradient_checkpointing_enable()
+        enable = getattr(model, "activation_checkpointing_enable", None)  # newer releases of transformers call it so
+        (enable or model.gradient_checkpointing_enable)()
         model.checkpoint_offload = settings.gradient_checkpointing == "offload"
     if settings.parallel == "fsdp" and accelerator.num_processes > 1:
         shard(model)

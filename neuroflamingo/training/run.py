@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from neuroflamingo.training.recipe import Recipe, is_recipe, load_recipe
 from neuroflamingo.training.sections import read_yaml
-from neuroflamingo_preprocessing.atomic import write_text_atomic
+from neuroflamingo_preprocessing.atomic import make_draft_folder, write_text_atomic
 from neuroflamingo_preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from neuroflamingo.processing import NeuroFlamingoProcessor
     from neuroflamingo.training.checkpoints import Checkpoint
     from neuroflamingo.training.loop import Loop
+
+DONE = "training.json"
+"""In a finished model's folder: how far its training went."""
 
 LOG = logging.getLogger(__name__)
 
@@ -77,37 +80,59 @@ def _train(recipe: Recipe, folder: Path, resume: bool | str | Path, allow_downlo
     if accelerator.is_main_process:
         _own(folder, recipe, resume)
     accelerator.wait_for_everyone()
-    if (folder / "model" / "done.json").exists():
+    if resume is True and (folder / "model" / DONE).exists():
         return folder / "model"
     loop = prepare_loop(recipe, folder, accelerator, allow_download=allow_download, quiet=quiet)
-    start = _start(recipe, folder, resume)
+    start = _start(loop, resume)
     if start is not None:
         loop.restore(start)
     loop.run()
     return finish(loop)
 
 
-def _start(recipe: Recipe, folder: Path, resume: bool | str | Path) -> Checkpoint | None:
-    """The checkpoint to go on from."""
+def _start(loop: Loop, resume: bool | str | Path) -> Checkpoint | None:
+    """The checkpoint to go on from.
+
+    Raises:
+        ConfigError: one was asked for, and the folder holds later ones, which would be lost.
+        NeuroFlamingoError: see `newest` and `load`.
+    """
     from neuroflamingo.training import checkpoints
 
     if isinstance(resume, bool):
-        return checkpoints.newest(folder / "checkpoints", recipe.model_dump(mode="json"))
-    return checkpoints.load(Path(resume))
+        return checkpoints.newest(loop.root, loop.said)
+    asked = checkpoints.load(Path(resume))
+    name = checkpoints.folder_name(asked.progress)
+    later = [path.name for path in checkpoints.numbered(loop.root) if path.name > name]
+    if later:
+        raise ConfigError(
+            f"{loop.folder} holds later checkpoints than {name}",
+            expected="a folder of its own for a run that goes back",
+            seen=", ".join(later),
+            hint=f"-o {loop.folder}-2",
+        )
+    return asked
 
 
 def _own(folder: Path, recipe: Recipe, resume: bool | str | Path) -> None:
     """Save the resolved recipe with the run; refuse to mix two recipes in one folder.
 
     Raises:
-        ConfigError: the folder holds a run of another recipe.
+        ConfigError: the folder holds a run of another recipe, or something that is no run.
     """
     from neuroflamingo.training.checkpoints import check_same
 
+    path, said = folder / "recipe.json", recipe.model_dump(mode="json")
+    if folder.exists() and not path.exists() and any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder} holds something that is no run",
+            expected="a new folder, or that of a run (recipe.json lies in it)",
+            seen=", ".join(sorted(entry.name for entry in folder.iterdir())[:5]),
+            hint="give another folder: -o FOLDER",
+        )
     if resume is False and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path, said = folder / "recipe.json", recipe.model_dump(mode="json")
     if resume is True and path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -186,10 +211,12 @@ def finish(loop: Loop) -> Path:
     if loop.accelerator.is_main_process:
         if loop.recipe.trained.lora is not None:
             merge_lora(loop.model)
-        record = {"recipe": loop.said, "progress": asdict(loop.progress)}
-        loop.model.config.training = record
-        loop.model.save_pretrained(folder)
-        loop.processor.save_pretrained(folder)
-        write_text_atomic(folder / "done.json", json.dumps(record["progress"]) + "\n", overwrite=True)
+        progress = asdict(loop.progress)
+        loop.model.config.training = {"recipe": loop.said, "progress": progress}
+        draft = make_draft_folder(folder)
+        loop.model.save_pretrained(draft)
+        loop.processor.save_pretrained(draft)
+        (draft / DONE).write_text(json.dumps(progress, indent=1) + "\n", encoding="utf-8")
+        checkpoints.replace_folder(draft, folder)
     loop.accelerator.wait_for_everyone()
     return folder

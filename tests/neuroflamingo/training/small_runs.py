@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from neuroflamingo.training.recipe import Recipe
-from tests.tiny import TOKENS, WIDTH, tiny_model
+from tests.tiny import TOKENS, WIDTH, tiny_language_model, tiny_model, tiny_tokenizer
 
 
 def write_samples(folder: Path, count: int = 12, first: int = 0, name: str = "train.jsonl") -> Path:
@@ -59,3 +59,22 @@ def small_loop(recipe: Recipe, folder: Path, family: str = "llama") -> Any:
     model, processor = tiny_model(family)
     accelerator = accelerate_for(recipe.run, recipe.log.trackers, str(folder))
     return loop_for(recipe, model, processor, folder, accelerator, quiet=True)
+
+
+def write_language_model(folder: Path, family: str = "llama") -> Path:
+    """The tiny language model of a family with its tokenizer, saved."""
+    tiny_language_model(family).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def whole_recipe(folder: Path, **sections: dict[str, Any]) -> Recipe:
+    """A recipe that `train` runs by itself, on `write_samples` and `write_language_model`."""
+    model = {
+        "token_width": WIDTH,
+        "language_model": {"source": str(folder / "lm")},
+        "resampler": {"depth": 1, "num_latents": 4, "heads": 2, "dim_head": 8},
+        "cross_attention": {"heads": 2, "dim_head": 8, "gate": 0.5},
+    }
+    data = {"source": str(folder), "train": ["train.jsonl"], "validation": ["held_out.jsonl"], "max_tokens": 24}
+    return small_recipe(folder, **({"model": model, "data": data, "validation": {"every": 3}} | sections))
