@@ -203,5 +203,5 @@ def _before_loading(model: nn.Module, *_: Any) -> None:
 def _after_loading(model: nn.Module, found: Any) -> None:
     table = _table(model)
     if table is not None:
-        found.missing_keys[:] = [key for key in found.missing_keys if key.split(".")[-2] != NAME]
+        found.missing_keys[:] = [key for key in found.missing_keys if f".{NAME}." not in f".{key}"]
         table.read()

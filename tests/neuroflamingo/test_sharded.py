@@ -93,6 +93,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "checkpointing", "text"), CASES)
 def test_two_processes_learn_what_one_learns(sharded, family, checkpointing, text):
     model, batch, labels = prepared(family, checkpointing, text)
