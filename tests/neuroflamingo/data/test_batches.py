@@ -248,3 +248,16 @@ def test_refusals(tmp_path: Path) -> None:
         TrainingBatches([stored], DataSettings(train=("a",)), PROCESSOR, batch=1, width=WIDTH)
     with pytest.raises(UsageError, match="width of its tokens"):
         TrainingBatches(written(tmp_path), DataSettings(train=("a",)), PROCESSOR, batch=1)
+
+
+def test_packed_rows_have_the_loss_of_single_ones(tmp_path: Path) -> None:
+    """Through the model: what a text learns does not depend on what shares its row."""
+    model, _ = tiny_model()
+    plain, packed = batches(tmp_path, batch=8), batches(tmp_path, batch=8, pack=True, max_tokens=24)
+    losses = []
+    for made in (plain, packed):
+        batch = made.micro_batch(0)
+        inputs = {name: value for name, value in batch.items() if name not in ("ids", "kinds")}
+        with torch.no_grad():
+            losses.append(model(**inputs).loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
