@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 # What stays in its own type: what NeuroFlamingo adds is small, trains, and is computed with apart from its forward.
-KEPT = ("encoder", "perceiver", "gated_cross_attn_layer", "lm_head", "embed_out")
+# Regular expressions on the beginning of a name, or its end.
+KEPT = ("encoder", "perceiver", r".*\.gated_cross_attn_layer\.", "lm_head", "embed_out")
 
 
 def quantization(bits: Literal["8bit", "4bit"], dtype: torch.dtype | None = None) -> Any:

@@ -94,6 +94,9 @@ def add_lora(model: NeuroFlamingo, lora: LoraSettings, *, seed: int = 0) -> tupl
         bias="none",
         target_modules="|".join(map(re.escape, chosen)),
     )
+    for kind in ("is_loaded_in_8bit", "is_loaded_in_4bit"):  # where peft looks for it
+        if getattr(model.lang_encoder, kind, False):
+            setattr(model, kind, True)
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     without_memory = next(model.perceiver.parameters()).is_meta
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -130,22 +133,28 @@ def lora_targets(model: NeuroFlamingo, lora: LoraSettings) -> list[str]:
     return [name for name in looked_at if name in chosen]
 
 
+@torch.no_grad()
 def merge_lora(model: NeuroFlamingo) -> tuple[str, ...]:
     """Add every branch to its matrix and take it away, in place: the same outputs, and a plain model to save.
+
+    Quantised weights become plain ones first, so that nothing of a branch is lost in their rounding.
 
     Returns:
         Names of the matrices' modules.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    found = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)]
-    for name, layer in found:
-        layer.merge(safe_merge=True)
+    changes: dict[str, torch.Tensor] = {}
+    for name, layer in _branched(model).items():
+        changes[name] = layer.get_delta_weight("default").float()
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, layer.get_base_layer())
+    if changes and getattr(model.lang_encoder, "hf_quantizer", None) is not None:
+        model.lang_encoder.dequantize()
+    for name, change in changes.items():
+        weight = model.get_parameter(f"{name}.weight")
+        weight.copy_((weight.float() + change).to(weight.dtype))
     if hasattr(model, "peft_config"):
         del model.peft_config
-    return tuple(name for name, _ in found)
+    return tuple(changes)
 
 
 def encoder_blocks(model: NeuroFlamingo, count: int) -> dict[str, nn.Module]:
@@ -260,10 +269,14 @@ def _matrices(model: NeuroFlamingo, lora: LoraSettings) -> Iterator[tuple[str, n
 
 def _branches(model: nn.Module) -> dict[str, tuple[int, float]]:
     """Rank and alpha of the branches that are there, by the names of the matrices' modules."""
+    return {name: (layer.r["default"], layer.lora_alpha["default"]) for name, layer in _branched(model).items()}
+
+
+def _branched(model: nn.Module) -> dict[str, Any]:
+    """Modules that hold a matrix and its branch."""
     from peft.tuners.lora.layer import LoraLayer
 
-    layers = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer))
-    return {name: (layer.r["default"], layer.lora_alpha["default"]) for name, layer in layers}
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
 
 
 def _matches(target: str, name: str) -> bool:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from neuroflamingo.model import NeuroFlamingo
 from neuroflamingo.training.building import build
-from neuroflamingo.training.parts import grouped_names, trained_names
+from neuroflamingo.training.parts import grouped_names, merge_lora, trained_names
 from neuroflamingo.training.recipe import Recipe
 from neuroflamingo.training.sections import check
 from neuroflamingo.training.starting import start_from
@@ -259,3 +259,30 @@ def test_settings_that_do_not_fit_are_told(language_folder):
         build(recipe(language_model={"source": str(language_folder)}, resampler={"depht": 3}))
     with pytest.raises(ConfigError, match="qkv matches nothing"):
         build(recipe(language_model={"source": str(language_folder)}, trained={"lora": {"targets": ["qkv"]}}))
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_branches_beside_quantised_weights_train_and_merge(bits, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="quantised weights need the optional package bitsandbytes")
+    tiny_language_model("llama", hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "language")
+    tiny_tokenizer().save_pretrained(tmp_path / "language")
+    source = {"source": str(tmp_path / "language"), "quantize": bits}
+    model, processor = build(recipe(language_model=source, trained={"lora": {"rank": 2}}))
+    kinds = {type(module).__module__.split(".")[0] for module in model.lang_encoder.modules()}
+    assert "bitsandbytes" in kinds
+    assert not any("gated" in name and "int" in str(p.dtype) for name, p in model.named_parameters())
+    batch = tiny_batch(processor, padding_side="right")
+    model.train()(**batch, labels=batch["input_ids"]).loss.backward()
+    assert all(model.get_parameter(name).grad is not None for name in trained_names(model))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.02)
+        before = model.eval()(**batch).logits
+    assert merge_lora(model)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).logits, before, atol=0.05, rtol=0.05)
+    model.save_pretrained(tmp_path / "saved")
+    again = NeuroFlamingo.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(again(**batch).logits, model(**batch).logits)
