@@ -140,7 +140,7 @@ class BrainJepaEncoder(BrainEncoder):
         Raises:
             UsageError: another shape, or numbers that are not finite.
         """
-        if tuple(gradient.shape) != self.gradient_shape or not bool(gradient.isfinite().all()):
+        if tuple(gradient.shape) != self.gradient_shape or not (gradient.is_meta or bool(gradient.isfinite().all())):
             raise UsageError(
                 "this gradient table does not fit Brain-JEPA",
                 expected=f"finite numbers of shape {list(self.gradient_shape)}",

@@ -47,7 +47,7 @@ def check_coordinates(xyz: Tensor, parcels: int) -> None:
     Raises:
         UsageError: another shape, or numbers that are not finite.
     """
-    if tuple(xyz.shape) != (parcels, 3) or not bool(xyz.isfinite().all()):
+    if tuple(xyz.shape) != (parcels, 3) or not (xyz.is_meta or bool(xyz.isfinite().all())):
         raise UsageError(
             "these coordinates do not fit BrainLM",
             expected=f"finite millimetres of shape [{parcels}, 3]",

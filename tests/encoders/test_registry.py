@@ -98,6 +98,20 @@ def test_options_make_the_card() -> None:
         encoder_card("tiny-t1w-cnn", width=3)
 
 
+@pytest.mark.parametrize("name", ["brainlm-13m", "brainlm-vitmae-111m", "brain-jepa-vitb", "siglip-tower"])
+def test_small_instances_have_their_tables_and_are_built_without_memory_too(name: str) -> None:
+    """As saved models are read: on the meta device first. Pictures keep the side of the tower."""
+    options = {"slices": 0, "side": 56, "patch": 14} if name == "siglip-tower" else {}
+    encoder = build_encoder(name, tiny=True, **options)
+    sizes = [axis.size or 0 for axis in encoder.card.scan.axes]
+    assert encoder(torch.rand(1, 1, *sizes)).tokens.isfinite().all()
+    with torch.device("meta"):
+        outline = build_encoder(name, tiny=True, **options)
+    assert [tuple(v.shape) for v in outline.state_dict().values()] == [
+        tuple(v.shape) for v in encoder.state_dict().values()
+    ]
+
+
 def test_unknown_names_get_the_nearest_ones() -> None:
     with pytest.raises(ModelError, match=r"no encoder named 'tiny-t1-cnn'(.|\n)*did you mean tiny-t1w-cnn\?") as caught:
         encoder_card("tiny-t1-cnn")
