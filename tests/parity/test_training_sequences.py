@@ -49,7 +49,9 @@ def test_samples_give_upstreams_tokens_and_labels(training_labels) -> None:
         checked += 1
         if ids[0] == spec["media_token_id"]:
             end = ids.tolist().index(spec["eoc_token_id"]) + 1
-            report = Sample(id="b", kind="pairs", scans=("scan",), text=tokenizer.decode(ids[1 : end - 1].tolist()))
+            report = Sample(
+                id="b", kind="pairs", scans=("scan",), text=str(tokenizer.decode(ids[1 : end - 1].tolist()))
+            )
             sequence = encode_sample(report, tokenizer)
             assert sequence.ids.equal(ids[:end]) and sequence.labels.equal(pair[:end])
     assert checked

@@ -14,7 +14,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from numcodecs import zstd
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.scan_store import ScanStore
@@ -155,7 +155,7 @@ def test_lies_cost_little(item: Path, tmp_path: Path) -> None:
 def test_arrays_whose_files_are_one_chunk_each(tmp_path: Path, dtype: str) -> None:
     """As `TokenStore` writes them: the same numbers as zarr reads, or a refusal."""
     values = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(dtype)
-    how: Any = {"compressors": [zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()], "zarr_format": 3}
+    how: Any = {"compressors": [ZstdCodec(level=1), Crc32cCodec()], "zarr_format": 3}
     zarr.create_array(tmp_path / "a", data=values, chunks=(1, 7, 5), dimension_names=tuple("wtd"), **how)
     layout = read_layout(tmp_path / "a")
     assert layout is not None and layout.whole and layout.chunk == layout.shard == (1, 7, 5)

@@ -20,7 +20,7 @@ from tests.neuroflamingo.data.samples import sample, tiny_processor, written
 from tests.tiny import TOKENS, WIDTH, tiny_model
 
 PROCESSOR = tiny_processor()
-EVEN = dict.fromkeys(KINDS, 1.0)
+EVEN: dict[str, float] = {kind: 1.0 for kind in KINDS}
 
 
 def batches(folder: Path, *, batch: int = 4, seed: int = 0, **said: Any) -> TrainingBatches:

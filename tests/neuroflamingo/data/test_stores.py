@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from neuroflamingo.data import stored
 from neuroflamingo.data.batches import TrainingBatches
 from neuroflamingo.data.manifest import read_manifest
-from neuroflamingo.data.scan_sources import open_scans
+from neuroflamingo.data.scan_sources import ScanSource, StoreScans, open_scans
 from neuroflamingo.encoder_input import Preparation
 from neuroflamingo.encoding import EncoderChoice
 from neuroflamingo.model import NeuroFlamingo
@@ -68,6 +69,11 @@ def recipe(folder: Path, **data: Any) -> Recipe:
     return Recipe.model_validate({"name": "r", "model": model, "data": data, "optim": {"steps": 1, "batch": 4}})
 
 
+def _keys(source: ScanSource) -> Mapping[str, str]:
+    assert isinstance(source, StoreScans)
+    return source.keys
+
+
 @pytest.fixture(scope="module")
 def joined() -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
     encoder = build_encoder("fc-baseline", parcels=PARCELS).freeze()
@@ -95,11 +101,12 @@ def test_three_sources_one_training(made: Path, joined) -> None:
 def test_files_are_recognised_without_being_read(made: Path, monkeypatch) -> None:
     monkeypatch.setattr(stored, "_by_content", lambda *_: pytest.fail("files were read"))
     names = [str(made / f"scans/series{number}.npy") for number in range(5)]
-    for store in ({"scans": made / "prepared"}, {"tokens": made / "tokens"}):
+    stores: list[dict[str, Any]] = [{"scans": made / "prepared"}, {"tokens": made / "tokens"}]
+    for store in stores:
         source = open_scans(
             names, card=CARD, weights=encoder_identity(build_encoder("fc-baseline", parcels=PARCELS)), **store
         )
-        assert len(set(source.keys.values())) == 5
+        assert len(set(_keys(source).values())) == 5
 
 
 def test_files_that_moved_are_known_by_their_bytes_and_keys_by_themselves(made: Path, tmp_path: Path, joined) -> None:
@@ -110,7 +117,7 @@ def test_files_that_moved_are_known_by_their_bytes_and_keys_by_themselves(made: 
     moved = TrainingBatches.open(recipe(tmp_path, tokens="tokens", validation=[]), model, processor)
     here = TrainingBatches.open(recipe(made, tokens="tokens", validation=[]), model, processor)
     assert moved.micro_batch(0)["scan_tokens"].equal(here.micro_batch(0)["scan_tokens"])
-    keys = [here.source.keys[str(made / f"scans/series{number}.npy")] for number in range(3)]
+    keys = [_keys(here.source)[str(made / f"scans/series{number}.npy")] for number in range(3)]
     manifest(tmp_path, "train.jsonl", [f"store:{key}" for key in keys])
     shutil.rmtree(tmp_path / "elsewhere")
     keyed = TrainingBatches.open(recipe(tmp_path, tokens="tokens", validation=[]), model, processor)
