@@ -200,7 +200,7 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
         if targets is not None:
             wanted = targets if places is None else targets.at(places)
             loss = weighted_loss(output.logits, wanted, total=total, label_smoothing=label_smoothing)
-            if not given.given and exchanging():
+            if exchanging() and (latents is None or not latents.requires_grad):  # no scans, or empty slots only
                 loss = loss + idle(self._reading())
         result = NeuroFlamingoOutput(loss=loss, logits=output.logits if places is None else None, latents=latents)
         for name in ("past_key_values", "hidden_states", "attentions"):
