@@ -73,7 +73,7 @@ def load(
     dtype: torch.dtype | None = None,
     *,
     device_map: str | Mapping[str, int | str] | None = None,
-    max_memory: Mapping[int | str, int | str] | None = None,
+    max_memory: Mapping[Any, int | str] | None = None,
     offload_folder: str | Path | None = None,
     quantize: Literal["8bit", "4bit"] | None = None,
 ) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:

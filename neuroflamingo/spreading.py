@@ -21,7 +21,7 @@ def place_layers(
     folder: Path,
     device_map: str | Places,
     device: str,
-    max_memory: Mapping[int | str, int | str] | None = None,
+    max_memory: Mapping[Any, int | str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, int | str]:
     """Where each part of a saved model goes.
