@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from neuroflamingo.model import NeuroFlamingo
 
 Places = Mapping[str, int | str]
+NO_SPLIT = ("FusedLayer", "PerceiverResampler")  # classes
 WHOLE = ("encoder", "perceiver")  # small, and always at work: never offloaded
 
 
@@ -58,7 +59,7 @@ def place_layers(
     rest = infer_auto_device_map(
         model,
         max_memory=None if max_memory is None else dict(max_memory),
-        no_split_module_classes=[*model._no_split_modules, type(model.encoder).__name__],
+        no_split_module_classes=[*NO_SPLIT, type(model.encoder).__name__],
         dtype=dtype,
     )
     return _spelled_out(model, rest) | {name: main for name in WHOLE if getattr(model, name) is not None}
@@ -72,7 +73,8 @@ def _main(device: str) -> int | str:
 def _spelled_out(model: NeuroFlamingo, places: Places) -> dict[str, int | str]:
     """A map by layers and by what lies beside them, so that single parts can be placed anew."""
     layers = model.config.decoder_layers
-    parts = [f"lang_encoder.{layers}.{n}" for n in range(len(model.lang_encoder.get_submodule(str(layers))))]
+    count = sum(1 for _ in model.lang_encoder.get_submodule(str(layers)).children())
+    parts = [f"lang_encoder.{layers}.{n}" for n in range(count)]
     beside = [
         name
         for name, module in model.named_modules()
