@@ -14,9 +14,9 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from neuroflamingo.training.recipe import KINDS, EncoderSettings, Recipe
+from neuroflamingo.training.recipe import EncoderSettings, Kind, Recipe
 from neuroflamingo.training.sections import check
 from neuroflamingo_preprocessing.atomic import fsync_tree, make_draft_folder
 from neuroflamingo_preprocessing.errors import ConfigError, OutputError
@@ -116,7 +116,7 @@ def toy_architecture(architecture: Mapping[str, Any], every: int, vocabulary: in
     toy |= {key: max(every, 2) for key in _LAYERS if key in architecture}
     if groups := architecture.get("num_key_value_heads"):
         toy["num_key_value_heads"] = HEADS if groups == heads else min(groups, HEADS // 2)
-    toy |= {key: None for key in ("pad_token_id",) if key in architecture or toy["model_type"].startswith("gemma")}
+    toy |= {key: None for key in ("pad_token_id",) if key in architecture or str(toy["model_type"]).startswith("gemma")}
     # a wide start: of a language model that is random and frozen, other words must still be within reach
     wide = {"initializer_range": 1 / math.sqrt(WIDTH)}
     return toy | wide | {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1}
@@ -163,7 +163,7 @@ def _write_data(recipe: Recipe, folder: Path) -> PreTrainedTokenizerFast:
     from neuroflamingo.data.manifest import write_manifest
     from neuroflamingo.training.toy_data import toy_samples, toy_tokenizer, write_scans
 
-    kinds = [kind for kind in KINDS if getattr(recipe.data.mix, kind)]
+    kinds = [kind for kind in get_args(Kind) if getattr(recipe.data.mix, kind)]
     every_sample, needed = [], []
     for split, count in _SAMPLES.items():
         made = [toy_samples(kind, split, count, folder / "scans", recipe.data.max_scans) for kind in kinds]
@@ -219,7 +219,7 @@ def _write_start(twin: Recipe, file: Path) -> None:
 
     from neuroflamingo.training.building import build
 
-    plain = {"model": twin.model.model_copy(update={"start": None})}
+    plain: dict[str, Any] = {"model": twin.model.model_copy(update={"start": None})}
     plain["trained"] = twin.trained.model_copy(update={"lora": None})
     model, _ = build(twin.model_copy(update=plain))
     for block in model.gated_blocks.values():

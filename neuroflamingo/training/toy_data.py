@@ -79,7 +79,7 @@ def write_scans(
         repetition_time: seconds between frames, where the encoder asks for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    seconds = {} if repetition_time is None else {"repetition_time": repetition_time}
+    seconds: dict[str, Any] = {} if repetition_time is None else {"repetition_time": repetition_time}
     for number, (name, pattern) in enumerate(names):
         np.savez(folder / name, data=toy_scan(axes, pattern, number), **seconds)
 

@@ -101,7 +101,7 @@ def test_options_make_the_card() -> None:
 @pytest.mark.parametrize("name", ["brainlm-13m", "brainlm-vitmae-111m", "brain-jepa-vitb", "siglip-tower"])
 def test_small_instances_have_their_tables_and_are_built_without_memory_too(name: str) -> None:
     """As saved models are read: on the meta device first. Pictures keep the side of the tower."""
-    options = {"slices": 0, "side": 56, "patch": 14} if name == "siglip-tower" else {}
+    options: dict[str, Any] = {"slices": 0, "side": 56, "patch": 14} if name == "siglip-tower" else {}
     encoder = build_encoder(name, tiny=True, **options)
     sizes = [axis.size or 0 for axis in encoder.card.scan.axes]
     assert encoder(torch.rand(1, 1, *sizes)).tokens.isfinite().all()

@@ -189,6 +189,7 @@ def test_a_twin_trains_and_lowers_its_loss(name: str, tmp_path: Path) -> None:
     assert len(losses) == 3 and losses == sorted(losses, reverse=True), losses
     assert losses[-1] < 0.9 * losses[0], losses
     model, processor = neuroflamingo.load(path, device="cpu")
+    assert processor.card is not None
     card = encoder_card(processor.card.name, **dict(processor.card.options))
     assert type(model.encoder) is load_dotted(card.name, card.implementation)
     assert not any(".lora_" in key for key in model.state_dict()), "branches are merged"
