@@ -12,8 +12,9 @@ import yaml
 
 from neuroflamingo.inspecting import group_lines, parameter_rows
 from neuroflamingo.training.building import build
-from neuroflamingo.training.memory import GIB, advice, combine, measure, resolved_precision
+from neuroflamingo.training.memory import GIB, advice, combine, measure
 from neuroflamingo.training.parts import describe_groups
+from neuroflamingo.training.precision import resolved_precision
 from neuroflamingo.training.recipe import KINDS, Recipe
 from neuroflamingo.training.sources import DATASETS
 

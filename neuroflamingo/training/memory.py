@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from neuroflamingo import language
 from neuroflamingo.media import Media, Plan
-from neuroflamingo.training.precision import has_bfloat16
+from neuroflamingo.training.precision import resolved_precision
 from neuroflamingo.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -109,13 +109,6 @@ def estimate_memory(recipe: Recipe, model: NeuroFlamingo, *, world: int = 1, pre
         precision: fp32, bf16 or fp16; None: the recipe's, or what `auto` means on this machine.
     """
     return combine(recipe, measure(recipe, model, precision or resolved_precision(recipe)), world=world)
-
-
-def resolved_precision(recipe: Recipe) -> str:
-    """What `run.precision: auto` means on this machine."""
-    if recipe.run.precision != "auto":
-        return recipe.run.precision
-    return "bf16" if has_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "fp32"
 
 
 def measure(recipe: Recipe, model: NeuroFlamingo, precision: str) -> Sizes:

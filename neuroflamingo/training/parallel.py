@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,41 +16,30 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from neuroflamingo.language import FusedLayer
-from neuroflamingo.training.precision import has_bfloat16
-from neuroflamingo_preprocessing.errors import ConfigError
+from neuroflamingo.training.precision import resolved_precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from neuroflamingo.model import NeuroFlamingo
-    from neuroflamingo.training.recipe import RunSettings
+    from neuroflamingo.training.recipe import Recipe, RunSettings
 
 
-def accelerate_for(settings: RunSettings, trackers: tuple[str, ...] = (), folder: str | None = None) -> Accelerator:
+def accelerate_for(recipe: Recipe, folder: str | Path | None = None) -> Accelerator:
     """The accelerator of this process; started by torchrun or `accelerate launch`, it knows the others.
 
     Raises:
-        ConfigError: a precision that this device does not have.
+        ConfigError: a precision that this device or this language model does not have.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()  # a second training in this process may want another precision
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16" if has_bfloat16(device) else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        raise ConfigError(
-            "run.precision: fp16 needs a GPU",
-            expected="auto, fp32 or bf16 on a CPU",
-            seen="fp16, and no GPU here",
-            hint="--set run.precision=auto",
-        )
+    precision = resolved_precision(recipe)
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
-        cpu=device.type == "cpu",
-        log_with=list(trackers) or None,
+        cpu=not torch.cuda.is_available(),
+        log_with=list(recipe.log.trackers) or None,
         project_dir=folder,
     )
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+
+from neuroflamingo_preprocessing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from neuroflamingo.training.recipe import Recipe
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -18,3 +25,33 @@ def autocast(device: torch.device | str, precision: str = "auto") -> torch.autoc
     device = torch.device(device)
     enabled = precision == "bf16" or (precision == "auto" and has_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def resolved_precision(recipe: Recipe) -> str:
+    """What a recipe's `run.precision` means on this machine: `fp32`, `bf16` or `fp16`.
+
+    `auto` is bf16 where that is native, and where the language model is stored in half precision.
+
+    Raises:
+        ConfigError: fp16 without a GPU, or float32 arithmetic on weights in half precision (exit 78).
+    """
+    asked, stored = recipe.run.precision, recipe.model.language_model.dtype
+    gpu = torch.cuda.is_available()
+    if asked == "auto":
+        native = has_bfloat16(torch.device("cuda" if gpu else "cpu"))
+        return "bf16" if native or stored != "float32" else "fp32"
+    if asked == "fp16" and not gpu:
+        raise ConfigError(
+            "run.precision: fp16 needs a GPU",
+            expected="auto, fp32 or bf16 on a CPU",
+            seen="fp16, and no GPU here",
+            hint="--set run.precision=auto",
+        )
+    if asked == "fp32" and stored != "float32":
+        raise ConfigError(
+            "run.precision: fp32 does not go with a language model in half precision",
+            expected="auto or bf16, or model.language_model.dtype=float32",
+            seen=f"fp32 and {stored}",
+            hint="--set run.precision=auto",
+        )
+    return asked

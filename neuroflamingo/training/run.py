@@ -76,7 +76,7 @@ def train(
 def _train(recipe: Recipe, folder: Path, resume: bool | str | Path, allow_download: bool, quiet: bool) -> Path:
     from neuroflamingo.training.parallel import accelerate_for
 
-    accelerator = accelerate_for(recipe.run, recipe.log.trackers, str(folder))
+    accelerator = accelerate_for(recipe, folder)
     if accelerator.is_main_process:
         _own(folder, recipe, resume)
     accelerator.wait_for_everyone()
@@ -211,6 +211,8 @@ def finish(loop: Loop) -> Path:
     if loop.accelerator.is_main_process:
         if loop.recipe.trained.lora is not None:
             merge_lora(loop.model)
+        if getattr(loop.model.lang_encoder, "hf_quantizer", None) is not None:
+            loop.model.lang_encoder.dequantize()  # a model folder holds plain weights
         progress = asdict(loop.progress)
         loop.model.config.training = {"recipe": loop.said, "progress": progress}
         draft = make_draft_folder(folder)

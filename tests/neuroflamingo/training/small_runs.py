@@ -13,8 +13,13 @@ from neuroflamingo.training.recipe import Recipe
 from tests.tiny import TOKENS, WIDTH, tiny_language_model, tiny_model, tiny_tokenizer
 
 
-def write_samples(folder: Path, count: int = 12, first: int = 0, name: str = "train.jsonl") -> Path:
-    """Pairs of a token file and a text of words that its mean tells, some talks without scans among them."""
+def write_samples(
+    folder: Path, count: int = 12, first: int = 0, name: str = "train.jsonl", findings: bool = False
+) -> Path:
+    """Pairs of a token file and a text of words that its mean tells, some talks without scans among them.
+
+    With `findings` the pairs say that nothing is found.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for number in range(first, first + count):
@@ -57,7 +62,7 @@ def small_loop(recipe: Recipe, folder: Path, family: str = "llama") -> Any:
 
     torch.manual_seed(0)
     model, processor = tiny_model(family)
-    accelerator = accelerate_for(recipe.run, recipe.log.trackers, str(folder))
+    accelerator = accelerate_for(recipe, folder)
     return loop_for(recipe, model, processor, folder, accelerator, quiet=True)
 
 

@@ -28,7 +28,7 @@ pytestmark = [
 def recipe_for(folder: Path, steps: int = STEPS, parallel: str = "ddp", **run) -> Recipe:
     """Batches of two: a process now and then has no scan at all, or nothing but scans."""
     optim = {"steps": steps, "batch": 2, "accumulate": 2, "schedule": "constant", "clip_norm": 0.5, "lr": 1e-3}
-    validation = {"every": 10, "write": 0}
+    validation = {"every": 10, "write": 3, "max_new_tokens": 4, "choose_by": "loss"}
     data = {"source": str(folder), "train": ["train.jsonl"], "validation": ["held_out.jsonl"], "max_tokens": 24}
     return small_recipe(folder, optim=optim, run={"parallel": parallel} | run, validation=validation, data=data)
 
@@ -60,7 +60,7 @@ def figures(folder: Path, name: str = "loss") -> list[float]:
 def samples(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("samples")
     write_samples(folder)
-    write_samples(folder, 5, 100, "held_out.jsonl")
+    write_samples(folder, 5, 100, "held_out.jsonl", findings=True)
     return folder
 
 
@@ -77,7 +77,7 @@ def test_two_processes_have_the_losses_of_one(samples, alone, tmp_path, parallel
     folder = tmp_path / "run"
     losses = launch(recipe_for(samples, parallel=parallel), folder, 2)
     assert losses == pytest.approx(figures(alone), abs=1e-5)
-    for name in ("norm", "validation_loss", "validation_loss_other_scan"):
+    for name in ("norm", "validation_loss", "validation_loss_other_scan", "validation_full_finding_f1"):
         assert figures(folder, name) == pytest.approx(figures(alone, name), rel=1e-4), name
     ours = load_file(folder / "checkpoints" / f"step-{STEPS:07d}" / "weights.safetensors")
     theirs = load_file(alone / "checkpoints" / f"step-{STEPS:07d}" / "weights.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,32 @@ def test_a_cluster_asks_the_command_to_stop(material, tmp_path):
     assert "SIGUSR1 ended the training; it is saved at step" in errors and "run the same command again" in errors
     saved = checkpoints.newest(tmp_path / "run" / "checkpoints", recipe.model_dump(mode="json"))
     assert saved is not None and saved.progress.step >= len(lines.read_text().splitlines())
+
+
+def test_a_language_model_in_half_precision(material, tmp_path):
+    """Frozen in bfloat16, with what trains in float32 beside it; float32 arithmetic on it is refused."""
+    recipe = whole_recipe(material, run={"precision": "auto"}, optim={"steps": 8, "lr": 0.02})
+    half = recipe.model.language_model.model_copy(update={"dtype": "bfloat16"})
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"language_model": half})})
+    train(recipe, folder=tmp_path / "run", quiet=True)
+    losses = [line["loss"] for line in log(tmp_path / "run")]
+    assert losses[-1] < losses[0]
+    best = checkpoints.load(tmp_path / "run" / "checkpoints" / checkpoints.BEST)
+    assert {value.dtype for value in best.weights.values()} == {torch.float32}
+    single = recipe.model_copy(update={"run": recipe.run.model_copy(update={"precision": "fp32"})})
+    with pytest.raises(ConfigError, match="does not go with a language model in half precision"):
+        train(single, folder=tmp_path / "single", quiet=True)
+
+
+def test_compiled_and_plain_runs_have_the_same_losses(material, tmp_path):
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    losses = {}
+    for compiled in (False, True):
+        recipe = whole_recipe(material, run={"precision": "fp32", "compile": compiled}, optim={"steps": 3})
+        train(recipe, folder=tmp_path / str(compiled), quiet=True)
+        losses[compiled] = [line["loss"] for line in log(tmp_path / str(compiled))]
+    assert losses[True] == pytest.approx(losses[False], abs=1e-4)
 
 
 def test_errors_of_data_come_before_anything_is_written(material, tmp_path):
