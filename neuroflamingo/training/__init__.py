@@ -5,12 +5,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuroflamingo.training.recipe import Recipe, load_recipe
+    from neuroflamingo.training.building import build
+    from neuroflamingo.training.parts import add_lora, freeze, merge_lora, parameter_groups
+    from neuroflamingo.training.recipe import LoraSettings, OptimSettings, Recipe, TrainedSettings, load_recipe
     from neuroflamingo.training.run import train
 
-__all__ = ["Recipe", "load_recipe", "train"]
+__all__ = [
+    "LoraSettings",
+    "OptimSettings",
+    "Recipe",
+    "TrainedSettings",
+    "add_lora",
+    "build",
+    "freeze",
+    "load_recipe",
+    "merge_lora",
+    "parameter_groups",
+    "train",
+]
 
-_WHERE = {"Recipe": "recipe", "load_recipe": "recipe", "train": "run"}
+_WHERE = {
+    "LoraSettings": "recipe",
+    "OptimSettings": "recipe",
+    "Recipe": "recipe",
+    "TrainedSettings": "recipe",
+    "add_lora": "parts",
+    "build": "building",
+    "freeze": "parts",
+    "load_recipe": "recipe",
+    "merge_lora": "parts",
+    "parameter_groups": "parts",
+    "train": "run",
+}
 
 
 def __getattr__(name: str) -> Any:
