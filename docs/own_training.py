@@ -66,7 +66,7 @@ def main(steps: int = 60, batch: int = 8) -> list[float]:
     torch.manual_seed(0)
     encoder, language_model, tokenizer = parts()
     resampler = {"dim": WIDTH, "depth": 1, "num_latents": 4, "heads": 2, "dim_head": 16}
-    model, processor = NeuroFlamingo.assemble(encoder, language_model, tokenizer, resampler=resampler)
+    model, _ = NeuroFlamingo.assemble(encoder, language_model, tokenizer, resampler=resampler)
     add_lora(model, LoraSettings(rank=4, targets=("q_proj", "v_proj", "to_q", "ff.1")))
     freeze(model, TrainedSettings(parts=("resampler", "gated_blocks", "embeddings")))  # branches train as well
     optim = OptimSettings(steps=steps, lr=5e-3, warmup=5, weight_decay=0.01)

@@ -162,6 +162,10 @@ class GatedCrossAttentionBlock(nn.Module):
         self.ff = feed_forward(dim, ff_mult)
         self.ff_gate = nn.Parameter(torch.zeros(1))
 
+    def project(self, latents: Float[Tensor, "batch scan latent width"]) -> Float[Tensor, "batch scan latent inner"]:
+        """Its attention's keys and values of scans. A sharded block is gathered for it, as for its forward pass."""
+        return self.attn.project(latents)
+
     def forward(
         self,
         x: Float[Tensor, "batch text dim"],

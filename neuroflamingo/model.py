@@ -241,10 +241,10 @@ class NeuroFlamingo(TrainingState, Looking, ScanGeneration, Storage, GenerationM
 
     def project(self, latents: Tensor) -> dict[int, Tensor]:
         """Keys and values of scans for each gated block, by layer."""
-        matrices = {layer: (block.attn, block.attn.to_kv.weight) for layer, block in self.gated_blocks.items()}
+        matrices = {layer: (block, block.attn.to_kv.weight) for layer, block in self.gated_blocks.items()}
         return {  # an offloaded matrix is on no device yet: its hook moves what it is given
-            layer: attention.project(latents if weight.is_meta else latents.to(weight.device))
-            for layer, (attention, weight) in matrices.items()
+            layer: block.project(latents if weight.is_meta else latents.to(weight.device))
+            for layer, (block, weight) in matrices.items()
         }
 
     def remember(self, batch: int, length: int = 0, rule: MediaRule | None = None) -> MediaCache:

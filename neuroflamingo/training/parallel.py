@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from neuroflamingo.language import FusedLayer
 from neuroflamingo.training.precision import resolved_precision
+from neuroflamingo_preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,11 +30,12 @@ def accelerate_for(recipe: Recipe, folder: str | Path | None = None) -> Accelera
     """The accelerator of this process; started by torchrun or `accelerate launch`, it knows the others.
 
     Raises:
-        ConfigError: a precision that this device or this language model does not have.
+        ConfigError: a precision that this device or this language model does not have, or a tracker that is not here.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    _check_trackers(recipe.log.trackers)
     AcceleratorState._reset_state()  # a second training in this process may want another precision
     precision = resolved_precision(recipe)
     return Accelerator(
@@ -44,19 +46,34 @@ def accelerate_for(recipe: Recipe, folder: str | Path | None = None) -> Accelera
     )
 
 
+def _check_trackers(trackers: tuple[str, ...]) -> None:
+    """accelerate itself leaves out what is not installed, without a word."""
+    from accelerate.tracking import get_available_trackers
+
+    here = [str(tracker) for tracker in get_available_trackers()] if trackers else []
+    if missing := [tracker for tracker in trackers if tracker not in here]:
+        raise ConfigError(
+            f"log.trackers: {', '.join(missing)} is not here",
+            expected=", ".join(here) or "one that is installed",
+            seen=", ".join(trackers),
+            hint="pip install 'neuroflamingo[track]' for tensorboard; log.jsonl is always written",
+        )
+
+
 def shard(model: NeuroFlamingo) -> None:
     """Shard the model over all processes, in place: each layer of the language model, each gated block, and the rest.
 
     Frozen parameters are sharded like the others. Embeddings and head stay in one unit with the rest, so that tied
     ones stay tied.
     """
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     for module in model.modules():
         if isinstance(module, FusedLayer):
             fully_shard(module.decoder_layer)
             if module.gated_cross_attn_layer is not None:
                 fully_shard(module.gated_cross_attn_layer)
+                register_fsdp_forward_method(module.gated_cross_attn_layer, "project")  # called on its own when writing
     fully_shard(model, reshard_after_forward=False)
 
 
@@ -150,6 +167,7 @@ def gather(model: nn.Module) -> None:
                 module._parameters[name] = whole_ones[id(p)]
         if is_sharded(module):
             module.__class__ = type(module).__bases__[1]  # `fully_shard` put a subclass in its place
+            module.__dict__.pop("project", None)
     model.cpu()
 
 

@@ -115,9 +115,6 @@ class Validation:
         """Greedy answers to the prompts of a batch."""
         model: Any = runner.module if isinstance(runner, nn.parallel.DistributedDataParallel) else runner
         device = self.accelerator.device
-        if is_sharded(model):
-            for block in model.gated_blocks.values():
-                block.unshard()  # the scans are projected with its weights before its own forward pass gathers them
         inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
         with self.accelerator.autocast():
             ids = model.generate(

@@ -83,8 +83,12 @@ def worker(rank: int, port: int, folder: str) -> None:
         assert all(torch.equal(a.full_tensor(), b) for a, b in zip(model.new_tokens.parameters(), rows, strict=True))
         with torch.no_grad():
             assert torch.equal(model(**mine, use_cache=False).logits, ahead)
+        written = None
+        if not text:  # every process has scans
+            written = model.generate(**mine, max_new_tokens=3, do_sample=False, synced_gpus=True)
         if rank == 0:
-            torch.save({"losses": losses, "state": state, "rows": rows}, Path(folder) / f"{family}.pt")
+            kept = {"losses": losses, "state": state, "rows": rows, "written": written}
+            torch.save(kept, Path(folder) / f"{family}.pt")
         distributed.barrier()
     distributed.destroy_process_group()
 
@@ -114,6 +118,9 @@ def test_two_processes_learn_what_one_learns(sharded, family, checkpointing, tex
     for one, two in zip(model.new_tokens.parameters(), theirs["rows"], strict=True):
         torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-4)
         assert torch.equal(two, theirs["state"][_name(model, one)][model.new_tokens.ids])
+    if theirs["written"] is not None:
+        first = {name: value[:1] for name, value in batch.items()}
+        assert torch.equal(model.generate(**first, max_new_tokens=3, do_sample=False), theirs["written"])
 
 
 def _name(model: NeuroFlamingo, rows: Tensor) -> str:

@@ -214,6 +214,12 @@ def test_bfloat16(samples, tmp_path):
 
 
 def test_trackers(samples, tmp_path):
-    pytest.importorskip("tensorboard", reason="in the extra `track`")
     small_loop(small_recipe(samples, log={"trackers": ["tensorboard"]}), tmp_path).run()
     assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_a_tracker_that_is_not_here_is_not_left_out_in_silence(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [])
+    with pytest.raises(ConfigError, match=r"log\.trackers: tensorboard is not here") as caught:
+        small_loop(small_recipe(samples, log={"trackers": ["tensorboard"]}), tmp_path)
+    assert "neuroflamingo[track]" in str(caught.value)
