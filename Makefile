@@ -39,6 +39,7 @@ bench: $(FULL)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_generation.py $(BENCH)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_encoders.py $(BENCH_ENCODERS)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_preparing.py $(BENCH_PREPARING)
+	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_training.py $(BENCH_TRAINING)
 
 lint: $(FULL)
 	@$(BIN)/ruff check .

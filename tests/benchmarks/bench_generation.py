@@ -74,9 +74,9 @@ class NeuroFlamingoSystem:
         from neuroflamingo.resampler import PerceiverResampler
 
         torch.manual_seed(0)
-        lm = _language_model(family)
+        lm = language_model(family)
         model, processor = NeuroFlamingo.assemble(
-            None, lm, _tokenizer(), cross_attn_every_n_layers=1, resampler=PerceiverResampler(dim=WIDTH)
+            None, lm, tokenizer_of(), cross_attn_every_n_layers=1, resampler=PerceiverResampler(dim=WIDTH)
         )
         assert processor.tokenizer.convert_tokens_to_ids("<image>") == IMAGE_ID
         for name, parameter in model.named_parameters():
@@ -171,10 +171,12 @@ def _new_ids(ids: Tensor, inputs: Inputs) -> Tensor:
     return ids[:, -NEW:]
 
 
-def _language_model(family: str) -> nn.Module:
+def language_model(family: str, vocabulary: int = VOCAB) -> Any:
+    """A random language model of the benchmark's sizes."""
     from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-    shared = {"vocab_size": VOCAB, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    shared = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    shared["vocab_size"] = vocabulary
     if family == "opt":
         sizes = {"ffn_dim": 4 * HIDDEN, "word_embed_proj_dim": HIDDEN, "max_position_embeddings": 1024}
         return OPTForCausalLM(OPTConfig(**shared, **sizes, dropout=0.0))
@@ -182,12 +184,12 @@ def _language_model(family: str) -> nn.Module:
     return LlamaForCausalLM(LlamaConfig(**shared, **sizes))
 
 
-def _tokenizer() -> Any:
+def tokenizer_of(vocabulary: int = VOCAB) -> Any:
     """A tokenizer of the right size; the benchmark reads ids, never text."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {f"w{number}": number for number in range(VOCAB - 1)} | {"</s>": VOCAB - 1}
+    words = {f"w{number}": number for number in range(vocabulary - 1)} | {"</s>": vocabulary - 1}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="w0")

@@ -8,12 +8,9 @@ template, 16-bit and gzipped. Results of both sides are compared before anything
 
 from __future__ import annotations
 
-import atexit
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,7 +26,7 @@ import preparing_data
 import torch
 from comparing import OURS, Comparison
 from preparing_caches import Near, Work, heads, scratch
-from preparing_data import LAS, PLACE, QUICK, SHAPE, folder, sizes
+from preparing_data import LAS, SHAPE, begin_with, folder, sizes
 
 CROP = (64, 64, 64)
 SIZE = sizes()
@@ -213,17 +210,6 @@ if find_spec("bids_index"):
     GOALS |= bids_index.GOALS
 
 
-def begin(quick: bool) -> None:
-    """Make the files; they go when this process ends. `--quick` begins anew, so that sizes are small from the start."""
-    if quick and not os.environ.get(QUICK):
-        os.environ[QUICK] = "1"
-        os.execv(sys.executable, [sys.executable, *sys.argv])
-    place = Path(tempfile.mkdtemp(prefix="bench-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    os.environ[PLACE] = str(place)
-    preparing_data.make(place)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="monai")
@@ -238,8 +224,8 @@ if __name__ == "__main__":
             bounds=BOUNDS,
             wall=frozenset({PROCESSES}),
             most_rounds={PROCESSES: 2},
-            more=lambda: list(on_disk()),
-            begin=begin,
+            more={DISK: on_disk},
+            begin=begin_with(preparing_data.make),
             note=NOTE,
         ).main()
     )

@@ -9,7 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ class Comparison:
         bounds: job to the MB of memory that ours may take; where there are any, memory is measured for these jobs only.
         wall: jobs whose work other processes do: wall time is read there, not processor time.
         most_rounds: job to the rounds that are enough for it, for long ones.
-        more: further rows, as `rows_of` gives them.
+        weighed: jobs whose memory is measured where there are no bounds; None: all.
+        more: job to what gives further rows, as `rows_of` does.
         begin: called first, with whether `--quick` was given; what it makes is there for the child processes too.
         note: a sentence below the table.
     """
@@ -48,7 +49,8 @@ class Comparison:
     bounds: Mapping[str, float] = field(default_factory=dict)
     wall: frozenset[str] = frozenset()
     most_rounds: Mapping[str, int] = field(default_factory=dict)
-    more: Callable[[], list[dict[str, Any]]] = list
+    weighed: frozenset[str] | None = None
+    more: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = field(default_factory=dict)
     begin: Callable[[bool], None] | None = None
     note: str = ""
 
@@ -86,6 +88,7 @@ class Comparison:
             seconds = getattr(measured, clock)
             ratios = [b / a for a, b in zip(ours, seconds, strict=True)]
             bound = self.bounds.get(case)
+            weighed = case in self.weighed if self.weighed is not None else bound or not self.bounds
             goal = f"<= {bound:.0f} MB" if bound else f">= {self.goals[case]}" if case in self.goals else ""
             rows.append(
                 {
@@ -93,7 +96,7 @@ class Comparison:
                     "system": name,
                     f"{clock}_s": statistics.median(seconds),
                     "ratio": statistics.median(ratios) if len(times) > 1 else None,
-                    "memory_mb": self._memory_in_child(case, name) if bound or not self.bounds else None,
+                    "memory_mb": self._memory_in_child(case, name) if weighed else None,
                     "goal": goal if bound or name != OURS else "",
                 }
             )
@@ -118,7 +121,8 @@ class Comparison:
         rows, rounds = [], 1 if getattr(options, "quick", False) else options.rounds
         for case in (case for case in self.systems if options.only in case):
             rows += self.rows_of(case, self.measure(case, min(rounds, self.most_rounds.get(case, rounds))))
-        rows += [row for row in self.more() if options.only in row["case"]]
+        for rows_of_more in (make for case, make in self.more.items() if options.only in case):
+            rows += rows_of_more()
         versions = f"torch {torch.__version__}, Python {platform.python_version()}"
         text = f"{table(rows)}\n\n{rounds} interleaved rounds, medians, 1 thread, float32 on cpu; {versions}."
         text += f"\n{self.note}" if self.note else ""

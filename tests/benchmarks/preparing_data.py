@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +40,24 @@ def sizes() -> Sizes:
 def folder() -> Path:
     """Where the files are; `make` made them, for this process and those that it starts."""
     return Path(os.environ[PLACE])
+
+
+def begin_with(make: Callable[[Path], None]) -> Callable[[bool], None]:
+    """What makes the files in a folder, which goes when this process ends.
+
+    `--quick` begins the script anew, so that sizes are small from the start.
+    """
+
+    def begin(quick: bool) -> None:
+        if quick and not os.environ.get(QUICK):
+            os.environ[QUICK] = "1"
+            os.execv(sys.executable, [sys.executable, *sys.argv])
+        place = Path(tempfile.mkdtemp(prefix="bench-"))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        os.environ[PLACE] = str(place)
+        make(place)
+
+    return begin
 
 
 def make(place: Path) -> None:

@@ -58,6 +58,30 @@ def test_the_benchmark_of_preparing_runs(tmp_path: Path) -> None:
     assert "| disk of that store | monai |" in run.stdout
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_training_runs(tmp_path: Path) -> None:
+    script, figures = ROOT / "tests" / "benchmarks" / "bench_training.py", tmp_path / "figures.json"
+    command = [sys.executable, str(script), "--quick", "--only", "tokens of", "--json", str(figures)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr[-2000:]
+    rows = json.loads(figures.read_text())["rows"]
+    assert [row["system"] for row in rows] == ["neuroflamingo", "encoding again"]
+    assert rows[1]["ratio"] > 1
+
+
+def test_memory_of_tensors_as_wide_as_the_vocabulary() -> None:
+    import torch
+    from bench_training import AsWide
+
+    weight = torch.randn(10, 4)
+    with AsWide(10, [weight]) as mode:
+        logits = torch.randn(3, 4) @ weight.T
+        other = torch.exp(logits)
+        del logits
+        again = torch.exp(other).view(1, 3, 10)
+    assert (mode.peak, mode.now, again.numel()) == (2 * 120, 2 * 120, 30)
+
+
 def test_inputs_have_one_image_per_scan() -> None:
     import torch
 
