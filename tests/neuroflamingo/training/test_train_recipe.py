@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -214,17 +213,6 @@ def test_a_language_model_in_half_precision(material, tmp_path):
     single = recipe.model_copy(update={"run": recipe.run.model_copy(update={"precision": "fp32"})})
     with pytest.raises(ConfigError, match="does not go with a language model in half precision"):
         train(single, folder=tmp_path / "single", quiet=True)
-
-
-def test_compiled_and_plain_runs_have_the_same_losses(material, tmp_path):
-    if shutil.which("c++") is None and shutil.which("g++") is None:
-        pytest.skip("torch.compile needs a C++ compiler on a CPU")
-    losses = {}
-    for compiled in (False, True):
-        recipe = whole_recipe(material, run={"precision": "fp32", "compile": compiled}, optim={"steps": 3})
-        train(recipe, folder=tmp_path / str(compiled), quiet=True)
-        losses[compiled] = [line["loss"] for line in log(tmp_path / str(compiled))]
-    assert losses[True] == pytest.approx(losses[False], abs=1e-4)
 
 
 def test_errors_of_data_come_before_anything_is_written(material, tmp_path):
