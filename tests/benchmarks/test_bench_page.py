@@ -38,13 +38,14 @@ def test_pages_have_marks(page: str) -> None:
     assert text.count(bench.BEGIN) == 1 and text.count(bench.END) == 1
 
 
-def test_other_marks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", ["bench-preparing", "bench-training"])
+def test_other_marks(tmp_path: Path, mark: str) -> None:
     text = (ROOT / "docs" / "performance.md").read_text()
     page = tmp_path / "page.md"
     page.write_text(text)
-    bench.write_between_marks(page, "new", "bench-preparing")
-    assert "<!-- bench-preparing:begin -->\nnew\n<!-- bench-preparing:end -->" in page.read_text()
-    assert page.read_text().split("<!-- bench-preparing")[0] == text.split("<!-- bench-preparing")[0]
+    bench.write_between_marks(page, "new", mark)
+    assert f"<!-- {mark}:begin -->\nnew\n<!-- {mark}:end -->" in page.read_text()
+    assert page.read_text().split(f"<!-- {mark}")[0] == text.split(f"<!-- {mark}")[0]
 
 
 @pytest.mark.slow
