@@ -14,7 +14,7 @@ import torch
 from preparing_data import QUICK, folder
 
 BATCH = 4
-SMALL = {"hidden_size": 192, "num_hidden_layers": 4, "intermediate_size": 512, "num_attention_heads": 4}
+SMALL: dict[str, Any] = {"hidden_size": 192, "num_hidden_layers": 4, "intermediate_size": 512, "num_attention_heads": 4}
 """The sizes of the embedded model tiny-t1w."""
 SMALL_RESAMPLER = {"depth": 2, "num_latents": 32}
 
