@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,9 @@ def train_recipe(
             return
         print(describe_run(recipe, allow_download=allow_download))
         return
-    print(train(path, overrides, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet))
+    done = train(path, overrides, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet)
+    if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
+        print(done)
 
 
 def evaluate_model(

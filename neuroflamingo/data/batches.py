@@ -222,7 +222,7 @@ class TrainingBatches:
 
         Every device gets equally many batches; where there is nothing left for one, its first batch without `ids`.
         """
-        chosen = evenly([sample for sample in self.held_out if sample.findings is not None], samples)
+        chosen = evenly([sample for sample in self.held_out if sample.findings is not None and sample.scans], samples)
         for part in shares(chosen, self.batch, rank, world):
             shown = part or chosen[: self.batch]
             scans = self._scans([sample.scans for sample in shown], [[0] * len(sample.scans) for sample in shown])
