@@ -175,7 +175,7 @@ def language_model(family: str, vocabulary: int = VOCAB) -> Any:
     """A random language model of the benchmark's sizes."""
     from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-    shared = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    shared: dict[str, Any] = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
     shared["vocab_size"] = vocabulary
     if family == "opt":
         sizes = {"ffn_dim": 4 * HIDDEN, "word_embed_proj_dim": HIDDEN, "max_position_embeddings": 1024}
