@@ -178,7 +178,7 @@ def language_model(family: str, vocabulary: int = VOCAB) -> Any:
     shared: dict[str, Any] = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
     shared["vocab_size"] = vocabulary
     if family == "opt":
-        sizes = {"ffn_dim": 4 * HIDDEN, "word_embed_proj_dim": HIDDEN, "max_position_embeddings": 1024}
+        sizes: dict[str, Any] = {"ffn_dim": 4 * HIDDEN, "word_embed_proj_dim": HIDDEN, "max_position_embeddings": 1024}
         return OPTForCausalLM(OPTConfig(**shared, **sizes, dropout=0.0))
     sizes = {"intermediate_size": HIDDEN * 8 // 3, "max_position_embeddings": 1024, "tie_word_embeddings": True}
     return LlamaForCausalLM(LlamaConfig(**shared, **sizes))
