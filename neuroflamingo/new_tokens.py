@@ -48,6 +48,7 @@ class NewTokens(nn.Module):
         if head is not None:
             self._handles.append(head.register_forward_hook(self._score, prepend=True))
         self._seen: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
+        self._trained = False  # a forward pass with gradients came since: fused optimisers change rows without a trace
         self._note()
 
     def serves(self, ids: list[int], embedding: nn.Module, head: nn.Module | None) -> bool:
@@ -72,6 +73,8 @@ class NewTokens(nn.Module):
     def _embed(self, embedding: Any, given: tuple[Any, ...], embedded: Tensor) -> Tensor | None:
         if not self._needed:
             return None
+        if torch.is_grad_enabled() and self.input.requires_grad:
+            self._trained = True
         where = (given[0][..., None] == self.ids).to(embedded.dtype)
         # Gemma 3 and BioGPT scale inside the module.
         change = self._change(self.input, embedding.weight) * getattr(embedding, "embed_scale", 1.0)
@@ -91,9 +94,9 @@ class NewTokens(nn.Module):
 
     @property
     def _needed(self) -> bool:
-        return torch.is_grad_enabled() or any(
-            self._state(*pair[1:]) != self._seen.get(pair[0]) for pair in self._pairs()
-        )
+        if torch.is_grad_enabled() or self._trained:
+            return True
+        return any(self._state(*pair[1:]) != self._seen.get(pair[0]) for pair in self._pairs())
 
     # ---- between forward passes
 
@@ -108,13 +111,16 @@ class NewTokens(nn.Module):
         for name, rows, table in self._pairs():
             state, seen = self._state(rows, table), self._seen.get(name)
             known = seen is not None and seen[0][0] == state[0][0]
-            if state == seen or (here_only and not known) or rows.is_meta or table.is_meta:
+            same = state == seen and not self._trained
+            if same or (here_only and not known) or rows.is_meta or table.is_meta:
                 continue
-            if known and seen is not None and seen[0] == state[0]:  # only the table has changed
+            if known and seen is not None and seen[0] == state[0] and seen[1] != state[1]:  # only the table has changed
                 put_rows(rows, None, rows_of(table, self.ids))
             else:
                 put_rows(table, self.ids, whole(rows))
             self._seen[name] = self._state(rows, table)
+        if not here_only:
+            self._trained = self.input.grad is not None  # then an optimiser's step is still to come
 
     @torch.no_grad()
     def read(self) -> None:

@@ -137,3 +137,29 @@ def test_without_memory_the_small_table_is_there_to_be_counted():
         "new_tokens.output": (2, 32),
     }
     assert "new_tokens.input" not in model.state_dict()
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+def test_an_optimiser_that_leaves_no_trace_is_noticed(cleared):
+    """Fused AdamW changes a tensor without raising its version; saved and evaluated weights are the new ones."""
+    model, processor = tiny_model("llama")
+    batch = tiny_batch(processor)
+    learn(model.train(), batch)
+    model.state_dict()  # between the backward pass and the step
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, fused=True)
+    version = model.new_tokens.input._version
+    optimizer.step()
+    if cleared:
+        optimizer.zero_grad()
+    rows = model.new_tokens.input
+    if rows._version != version:
+        pytest.skip("this torch counts what fused optimisers change")
+    model.eval()
+    with torch.no_grad():
+        told = model(**batch).logits
+    table = model.state_dict()["lang_encoder.model.embed_tokens.weight"]
+    assert torch.equal(table[IDS], rows)
+    again, _ = tiny_model("llama")
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(again(**batch).logits, told)
