@@ -94,7 +94,7 @@ class NewTokens(nn.Module):
 
     @property
     def _needed(self) -> bool:
-        if torch.is_grad_enabled() or self._trained:
+        if self._trained or (torch.is_grad_enabled() and self.input.requires_grad):
             return True
         return any(self._state(*pair[1:]) != self._seen.get(pair[0]) for pair in self._pairs())
 

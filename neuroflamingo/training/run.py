@@ -190,7 +190,9 @@ def loop_for(
     if batches.dropped:
         LOG.warning("samples left out: %s", ", ".join(f"{n} {why}" for why, n in batches.dropped.items()))
     runner = runner_of(model, recipe.run, accelerator)
-    optimizer = torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, betas=optim.betas, eps=optim.eps)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, optim), lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True
+    )
     validation = Validation(recipe.validation, batches, accelerator) if batches.held_out else None
     return Loop(recipe, model, processor, runner, optimizer, accelerator, batches, validation, folder, quiet)
 
