@@ -85,7 +85,7 @@ def loop_of(language_model: str, source: str) -> Any:
     from neuroflamingo.training.stopping import StopRequest
 
     recipe = of_scans(language_model, source)
-    loop: Any = prepare_loop(recipe, folder() / "run", accelerate_for(recipe.run), quiet=True)
+    loop: Any = prepare_loop(recipe, folder() / "run", accelerate_for(recipe), quiet=True)
     loop.stop = StopRequest()
     return loop
 
