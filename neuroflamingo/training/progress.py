@@ -17,6 +17,7 @@ class StageProgress:
         self.name, self.steps, self.start, self.quiet, self.unit = name, steps, start, quiet, unit
         self.began = self.printed = time.monotonic()
         self.loss: float | None = None
+        self.losses = 0
         self.bar = None
         if sys.stderr.isatty() and not quiet:
             from rich.console import Console
@@ -45,7 +46,9 @@ class StageProgress:
         """
         loss = figures.get("loss")
         if loss is not None:
-            self.loss = loss if self.loss is None else 0.98 * self.loss + 0.02 * loss
+            keep = min(0.98, self.losses / (self.losses + 3))  # the first ones are soon forgotten
+            self.loss = loss if self.loss is None else keep * self.loss + (1 - keep) * loss
+            self.losses += 1
         shown = "" if self.loss is None else f"loss {self.loss:.3f}"
         if self.bar:
             self.bar.update(self.task, completed=step, description=f"{self.name}  {shown}  {more or ''}".rstrip())

@@ -109,7 +109,7 @@ class Validation:
         if not pairs:
             return {}
         scores = score_reports([truth for truth, _ in pairs], [text for _, text in pairs])
-        return {name: float(scores[name] or 0.0) for name in SCORES}
+        return {name: float(value) for name in SCORES if (value := scores[name]) is not None}
 
     def _written(self, runner: nn.Module, batch: dict[str, Any]) -> list[str]:
         """Greedy answers to the prompts of a batch."""
