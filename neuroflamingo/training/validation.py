@@ -109,7 +109,8 @@ class Validation:
         if not pairs:
             return {}
         scores = score_reports([truth for truth, _ in pairs], [text for _, text in pairs])
-        return {name: float(value) for name in SCORES if (value := scores[name]) is not None}
+        names = SCORES if any(truth for truth, _ in pairs) else ("hallucination_on_normals",)
+        return {name: float(value) for name in names if (value := scores[name]) is not None}
 
     def _written(self, runner: nn.Module, batch: dict[str, Any]) -> list[str]:
         """Greedy answers to the prompts of a batch."""

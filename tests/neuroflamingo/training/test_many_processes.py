@@ -77,7 +77,7 @@ def test_two_processes_have_the_losses_of_one(samples, alone, tmp_path, parallel
     folder = tmp_path / "run"
     losses = launch(recipe_for(samples, parallel=parallel), folder, 2)
     assert losses == pytest.approx(figures(alone), abs=1e-5)
-    for name in ("norm", "validation_loss", "validation_loss_other_scan", "validation_full_finding_f1"):
+    for name in ("norm", "validation_loss", "validation_loss_other_scan", "validation_hallucination_on_normals"):
         assert figures(folder, name) == pytest.approx(figures(alone, name), rel=1e-4), name
     ours = load_file(folder / "checkpoints" / f"step-{STEPS:07d}" / "weights.safetensors")
     theirs = load_file(alone / "checkpoints" / f"step-{STEPS:07d}" / "weights.safetensors")
