@@ -93,11 +93,23 @@ def runner_of(model: NeuroFlamingo, settings: RunSettings, accelerator: Accelera
         shard(model)
     runner: nn.Module = model
     if settings.compile:
-        model.compile()
+        compile_layers(model)
     if accelerator.num_processes > 1 and not is_sharded(model):
         devices = [accelerator.device] if accelerator.device.type == "cuda" else None
         runner = nn.parallel.DistributedDataParallel(model, device_ids=devices)
     return runner
+
+
+def compile_layers(model: NeuroFlamingo) -> None:
+    """Compile the language model's layers and the gated blocks, in place, for texts of any length.
+
+    Layers of one kind share what is compiled. The model as a whole took minutes to compile at toy size.
+    """
+    for module in model.modules():
+        if isinstance(module, FusedLayer):
+            module.decoder_layer.compile(dynamic=True)
+            if module.gated_cross_attn_layer is not None:
+                module.gated_cross_attn_layer.compile(dynamic=True)
 
 
 def is_sharded(model: nn.Module) -> bool:
