@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError, is_out_of_memory
 from neuroflamingo_preprocessing.home import home_folder
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -74,7 +74,7 @@ def report_failure(failure: BaseException, arguments: Sequence[str] = ()) -> int
     if isinstance(failure, Terminated):
         say_error("terminated; files that were finished stay, none is half written")
         return TERMINATED
-    if _out_of_memory(failure):
+    if is_out_of_memory(failure):
         say_error("out of memory\n  try: close other programs, use --device cpu, or give one scan at a time")
         return TRY_AGAIN
     if isinstance(failure, BrokenPipeError):
@@ -110,13 +110,6 @@ def unnamed(text: str, arguments: Sequence[str]) -> str:
             if redact(word) != word or spelling != word:
                 text = text.replace(spelling, redact(word))
     return re.sub(re.escape(DICOM) + r"""[/\\][^'"\n]*""", DICOM, text)
-
-
-def _out_of_memory(failure: BaseException) -> bool:
-    """Python's, a GPU's, or torch's on the CPU, which is a plain RuntimeError."""
-    if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(failure, RuntimeError) and "can't allocate memory" in str(failure)
 
 
 def say_error(message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from neuroflamingo.training.recipe import KINDS, Recipe
 from neuroflamingo.training.schedule import rate
 from neuroflamingo.training.stopping import StopRequest
 from neuroflamingo.training.telling import Telling
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError, is_out_of_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -178,7 +179,7 @@ class Loop:
         self._seed(number)
         self.runner.train()
         try:
-            with nullcontext_if(last, without_sync(self.runner)):
+            with nullcontext() if last else without_sync(self.runner):
                 with self.accelerator.autocast():
                     loss = self.runner(**self._inputs(batch, number, counts)).loss
                 (value,) = summed(self.accelerator, float(loss.detach()))
@@ -188,8 +189,8 @@ class Loop:
                 if self.accelerator.scaler is not None:
                     scaled = self.accelerator.scaler.scale(scaled)
                 scaled.backward()
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
                 raise self._too_large(error) from error
             raise
         self.progress = replace(self.progress, micro=number + 1, loss=self.progress.loss + value)
@@ -314,18 +315,6 @@ class Loop:
             ),
             exit_code=75,
         )
-
-
-def nullcontext_if(plain: bool, context: Any) -> Any:
-    """The context, or none."""
-    from contextlib import nullcontext
-
-    return nullcontext() if plain else context
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Python's, a GPU's, or torch's on the CPU, which is a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def memory_mb(device: torch.device) -> float:

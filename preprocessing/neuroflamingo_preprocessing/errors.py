@@ -69,3 +69,10 @@ class ConfigError(NeuroFlamingoError):
     """A configuration has unknown keys or values that do not fit."""
 
     exit_code = 78
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Python's, a GPU's, or torch's on the CPU, which is a plain RuntimeError."""
+    if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(failure, RuntimeError) and "can't allocate memory" in str(failure)

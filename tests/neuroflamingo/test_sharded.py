@@ -88,7 +88,7 @@ def worker(rank: int, port: int, folder: str) -> None:
             written = model.generate(**mine, max_new_tokens=3, do_sample=False, synced_gpus=True)
         if rank == 0:
             kept = {"losses": losses, "state": state, "rows": rows, "written": written}
-            torch.save(kept, Path(folder) / f"{family}.pt")
+            torch.save(kept, Path(folder) / f"{family}.pt", weights_only=True)
         distributed.barrier()
     distributed.destroy_process_group()
 
@@ -108,7 +108,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_learn_what_one_learns(sharded, family, checkpointing, text):
     model, batch, labels = prepared(family, checkpointing, text)
     losses = train(model, batch, labels)
-    theirs = torch.load(sharded / f"{family}.pt")
+    theirs = torch.load(sharded / f"{family}.pt", weights_only=True)
     torch.testing.assert_close(theirs["losses"], torch.tensor(losses), atol=1e-5, rtol=1e-5)
     assert losses[-1] < losses[0]
     state = model.state_dict()
