@@ -12,19 +12,22 @@ from neuroflamingo_preprocessing.errors import ConfigError
 if TYPE_CHECKING:
     from neuroflamingo.configuration import NeuroFlamingoConfig
 
-__all__ = ["CrossAttentionSettings", "NeuroFlamingoConfig", "ResamplerSettings", "refuse_remote_code"]
+__all__ = ["CrossAttentionSettings", "NeuroFlamingoConfig", "ResamplerSettings", "Section", "refuse_remote_code"]
 
+IMAGE, END_OF_CHUNK, PAD = "<image>", "<|endofchunk|>", "<PAD>"  # the tokens that upstream adds, in its order
 ENCODER_CARD = "encoder_card.json"  # the file that describes the encoder, beside the weights
 
 # Keys by which a config or tokenizer file asks for code that lies beside it to be imported and run.
 REMOTE_CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code", "custom_generate", "code_revision"})
 
 
-class _Settings(BaseModel):
+class Section(BaseModel):
+    """A frozen part of a config or recipe; an unknown key is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ResamplerSettings(_Settings):
+class ResamplerSettings(Section):
     """Arguments of `PerceiverResampler`; the defaults are OpenFlamingo's."""
 
     dim: PositiveInt
@@ -37,7 +40,7 @@ class ResamplerSettings(_Settings):
     ff_mult: PositiveInt = 4
 
 
-class CrossAttentionSettings(_Settings):
+class CrossAttentionSettings(Section):
     """Arguments of the gated blocks; the defaults are OpenFlamingo's.
 
     Attributes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroflamingo.config import END_OF_CHUNK, IMAGE
 from neuroflamingo.provenance import (
     DeviceRecord,
     GenerationRecord,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.preparing import Prepared
     from neuroflamingo_preprocessing.scan import Scan
 
-IMAGE, END_OF_CHUNK = "<image>", "<|endofchunk|>"
 DEFAULT_PROMPT = IMAGE
 Source = "str | Path | Scan"
 

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature
 
-from neuroflamingo.config import ENCODER_CARD
+from neuroflamingo.config import ENCODER_CARD, END_OF_CHUNK, IMAGE, PAD
 from neuroflamingo_preprocessing.errors import UsageError
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders import EncoderCard
-
-IMAGE, END_OF_CHUNK, PAD = "<image>", "<|endofchunk|>", "<PAD>"
 
 
 def add_special_tokens(tokenizer: Any) -> list[int]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from neuroflamingo.cli.failures import say_error
 from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets, title_of
 from neuroflamingo.cli.progress import Progress
+from neuroflamingo.config import IMAGE
 from neuroflamingo.provenance import printable
 from neuroflamingo_preprocessing.atomic import write_text_atomic
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, NotFoundError, ScanError, UsageError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from neuroflamingo.report.model import Report
 
 SOME_FAILED = 1
-IMAGE = "<image>"
 
 
 def report_scans(

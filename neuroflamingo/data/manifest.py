@@ -20,13 +20,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
+from neuroflamingo.config import END_OF_CHUNK, IMAGE
 from neuroflamingo.data.records import json_lines
 from neuroflamingo.findings.schema import Finding
 from neuroflamingo.training.recipe import Kind
 from neuroflamingo_preprocessing.atomic import write_bytes_atomic
 from neuroflamingo_preprocessing.errors import ScanError
 
-IMAGE, END_OF_CHUNK = "<image>", "<|endofchunk|>"
 STORE = "store:"
 """How a scan's name begins that is the key of an item in the recipe's store, not a file."""
 SHOWN = 100

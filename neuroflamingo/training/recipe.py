@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from neuroflamingo.config import CrossAttentionSettings
-from neuroflamingo.training.sections import Section, check, read_yaml
+from neuroflamingo.config import CrossAttentionSettings, Section
+from neuroflamingo.training.sections import check, read_yaml
 from neuroflamingo_preprocessing.errors import ConfigError
 
 KINDS = ("pairs", "interleaved", "instructions", "text")

@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
-
-
-class Section(BaseModel):
-    """A frozen part of a recipe; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from neuroflamingo.training.sections import Section, check, read_yaml
+from neuroflamingo.config import Section
+from neuroflamingo.training.sections import check, read_yaml
 
 
 class PaintSettings(Section):
