@@ -106,7 +106,8 @@ class Loop:
                 figures = self._step(batches)
                 found = self._validate() if self._validates() else {}
                 telling.step(self.progress.step, figures, found)
-                if self.progress.step % self.recipe.checkpoint.every == 0 or self.progress.step == optim.steps:
+                ended = self.progress.step == optim.steps or self._enough()
+                if ended or self.progress.step % self.recipe.checkpoint.every == 0:
                     self.save()
 
     def _enough(self) -> bool:
