@@ -87,16 +87,16 @@ def test_interrupted_and_called_again(material, tmp_path, monkeypatch):
 
 
 def test_the_best_weights_are_the_model(material, tmp_path, monkeypatch):
-    """And patience ends the run: the second validation is the best, two worse ones follow."""
-    found = iter([3.0, 1.0, 2.0, 2.5])
+    """And patience ends the run: the second validation is the best, three worse ones follow."""
+    found = iter([3.0, 1.0, 2.0, 2.5, 2.6])
     monkeypatch.setattr(Validation, "figures", lambda self, runner: {"loss": next(found)})
-    recipe = whole_recipe(material, validation={"every": 1, "patience": 2}, checkpoint={"every": 2, "keep": 9})
+    recipe = whole_recipe(material, validation={"every": 1, "patience": 3}, checkpoint={"every": 2, "keep": 9})
     done = train(recipe, folder=tmp_path / "run", quiet=True)
     root = tmp_path / "run" / "checkpoints"
     best = checkpoints.load(root / checkpoints.BEST)
     assert best.progress.best == {"loss": 1.0, "step": 2.0} and best.progress.step == 2
-    assert len(log(tmp_path / "run")) == 4
-    assert (root / "step-0000004").is_dir()
+    assert len(log(tmp_path / "run")) == 5
+    assert (root / "step-0000005").is_dir()
     second = checkpoints.load(root / "step-0000002")
     assert all(torch.equal(value, second.weights[name]) for name, value in best.weights.items())
     model, _ = neuroflamingo.load(done, device="cpu")
