@@ -111,9 +111,10 @@ class NewTokens(nn.Module):
         for name, rows, table in self._pairs():
             state, seen = self._state(rows, table), self._seen.get(name)
             known = seen is not None and seen[0][0] == state[0][0]
-            same = state == seen and not self._trained
-            if same or (here_only and not known) or rows.is_meta or table.is_meta:
+            if rows.is_meta or table.is_meta or (here_only and not known):
                 continue
+            if state == seen and (not self._trained or torch.equal(whole(rows), rows_of(table, self.ids))):
+                continue  # a table that is written without need spoils the backward pass of an earlier forward pass
             if known and seen is not None and seen[0] == state[0] and seen[1] != state[1]:  # only the table has changed
                 put_rows(rows, None, rows_of(table, self.ids))
             else:

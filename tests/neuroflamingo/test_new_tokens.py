@@ -163,3 +163,19 @@ def test_an_optimiser_that_leaves_no_trace_is_noticed(cleared):
     again.load_state_dict(model.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(again(**batch).logits, told)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_forward_passes_may_be_many_before_a_backward_pass(family):
+    """Nothing is written between them, so the gradient is the sum of their gradients."""
+    model, processor = tiny_model(family)
+    first, second = (tiny_batch(processor, seed=seed) for seed in (0, 1))
+    learn(model.train(), first)
+    expected = [row.grad.clone() for row in model.new_tokens.parameters()]
+    learn(model, second)
+    expected = [one + row.grad for one, row in zip(expected, model.new_tokens.parameters(), strict=True)]
+    model.zero_grad()
+    losses = [model(**batch, labels=batch["input_ids"]).loss for batch in (first, second)]
+    sum(losses).backward()
+    for row, wanted in zip(model.new_tokens.parameters(), expected, strict=True):
+        torch.testing.assert_close(row.grad, wanted, atol=1e-6, rtol=1e-4)
