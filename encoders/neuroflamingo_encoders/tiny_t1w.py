@@ -63,9 +63,7 @@ class _Stem(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patches = nn.Sequential(
-            nn.Conv3d(8 * CHANNELS, WIDTH6, 3, padding=1, bias=False), nn.BatchNorm3d(WIDTH6)
-        )
+        self.patches = nn.Sequential(nn.Conv3d(8 * CHANNELS, WIDTH6, 3, padding=1, bias=False), nn.BatchNorm3d(WIDTH6))
         self.edges = _down(CHANNELS, WIDTH3, 1)
         self.gather = nn.Sequential(
             nn.Conv3d(WIDTH3, WIDTH6, 3, stride=2, padding=1, bias=False), nn.BatchNorm3d(WIDTH6)

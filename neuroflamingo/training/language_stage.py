@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from neuroflamingo.training.settings import LanguageSettings
 
 IMAGE, END, PAD = "<image>", "<|endofchunk|>", "<PAD>"
 TOKENIZER_REPORTS = 20_000
+IMPRESSION = "\nIMPRESSION:"
 CONTEXT = 2048
 BLANK_SHARE = 0.02
 """Share of texts (and of scans, when the bridge is trained) that are blank."""
@@ -53,9 +55,15 @@ def train_tokenizer(vocabulary: int, first_seed: int) -> PreTrainedTokenizerFast
 
 
 def encode_reports(
-    tokenizer: PreTrainedTokenizerFast, reports: list[RenderedReport], finding_weight: float = 1.0
+    tokenizer: PreTrainedTokenizerFast,
+    reports: list[RenderedReport],
+    finding_weight: float = 1.0,
+    impression_only: Collection[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Token ids, mask, labels and loss weights of `<image>report<|endofchunk|>`, padded on the right.
+
+    Args:
+        impression_only: rows of which nothing before the impression is learnt.
 
     Returns:
         four tensors `[batch, text]`; labels are -100 at padding and `<image>`; weights are `finding_weight` where a
@@ -76,6 +84,9 @@ def encode_reports(
         starts, ends = (np.array([o[k] for o in offsets]) for k in (0, 1))
         for first, last in report.spans:
             weights[row, 1 + np.flatnonzero((starts < last) & (ends > first))] = finding_weight
+        if row in impression_only:
+            before = 1 + np.flatnonzero(ends <= report.text.index(IMPRESSION) + len(IMPRESSION))
+            labels[row, before], weights[row, before] = -100, 0.0
     return ids, (ids != pad).long(), labels, weights
 
 
