@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from neuroflamingo.config import ENCODER_CARD, refuse_remote_code
+from neuroflamingo.config import ENCODER_CARD, END_OF_CHUNK, IMAGE, refuse_remote_code
 from neuroflamingo.configuration import NeuroFlamingoConfig
 from neuroflamingo.resampler import PerceiverResampler
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, UsageError
@@ -84,8 +84,8 @@ class Storage(PreTrainedModel):
                 "gate": gate,
             },
             encoder=None if encoder is None else describe_encoder(encoder),
-            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-            endofchunk_token_id=tokenizer.convert_tokens_to_ids("<|endofchunk|>"),
+            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+            endofchunk_token_id=tokenizer.convert_tokens_to_ids(END_OF_CHUNK),
             decoder_layers=decoder_layers,
             new_token_ids=new_tokens,
             dtype=language_model.dtype,

@@ -148,15 +148,19 @@ def train_bridge(
         ]
         blank = rng.random(settings.batch) < BLANK_SHARE
         truths = [() if none else t for t, none in zip(truths, blank, strict=True)]
+        copied = np.flatnonzero(~blank & (rng.random(settings.batch) < settings.copied_share)).tolist()
+        written = list(truths)
+        for row in copied:
+            written[row] = cache.pool[int(rng.integers(count))].findings
         reports = [
             unreadable_report(settings.style)
             if none
             else render_report(stated_sizes(t, settings.size_jitter_mm, settings.size_step_mm, rng), 0, settings.style)
-            for t, none in zip(truths, blank, strict=True)
+            for t, none in zip(written, blank, strict=True)
         ]
         tokens = cache[flips, chosen]
         tokens[torch.from_numpy(blank)] = cache.blank
-        batch = encode_reports(tokenizer, reports, settings.finding_weight)
+        batch = encode_reports(tokenizer, reports, settings.finding_weight, copied)
         ids, mask, labels, weights = (part.to(device) for part in batch)
         out = model(
             input_ids=ids,

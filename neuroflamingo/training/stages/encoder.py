@@ -18,6 +18,9 @@ from neuroflamingo.training.stages.readout import CELL_MM, SIDES, Thresholds, ch
 from neuroflamingo.training.stages.settings import EncoderSettings
 from neuroflamingo_encoders.tiny_t1w import Readout, TinyT1wEncoder
 
+THICK_SHARE, THICKEST = 0.33, 0.25
+"""Share of heads that are blurred along one axis, and the most of its signal that a voxel then has from either
+neighbour: slices of up to 5 mm, which `render_native` stores and the drawing on the model grid leaves out."""
 HEAT_SIGMA_MM = 9.0
 NEAR_MM = 22.0
 TYPICAL_HEADS = 256
@@ -102,6 +105,8 @@ def dense_loss(readout: Readout, t: Targets) -> tuple[Tensor, dict[str, float]]:
     hit = -((1 - p) ** 2) * F.logsigmoid(logits) * t.peak
     miss = -((1 - t.heat) ** 4) * p**2 * F.logsigmoid(-logits) * (1 - t.peak)
     weight = t.near / t.near.sum().clamp(min=1)
+    nearest, kind = t.near.max(dim=2)
+    named = F.cross_entropy(logits.flatten(0, 1), kind.flatten(), reduction="none")
     names = F.cross_entropy(readout.region.float().flatten(0, 2), t.region.flatten(), reduction="none")
     sides = F.cross_entropy(readout.side.float().flatten(0, 2), t.side.flatten(), reduction="none")
     sized = F.smooth_l1_loss(readout.size.float(), t.size, beta=0.1, reduction="none")
@@ -109,6 +114,7 @@ def dense_loss(readout: Readout, t: Targets) -> tuple[Tensor, dict[str, float]]:
     coarse_occupancy = F.avg_pool3d(t.fine_occupancy, 2)
     parts = {
         "presence": (hit.sum() + miss.sum()) / count,
+        "kind": (named * nearest.flatten()).sum() / nearest.sum().clamp(min=1),
         "size": 2.0 * (sized * weight).sum(),
         "offset": 0.5 * (moved * weight).sum(),
         "region": 0.5 * (names * weight.flatten()).sum(),
@@ -141,12 +147,20 @@ def draw_batch(pool: CasePool, settings: EncoderSettings, seed: int, step: int):
         if flip:
             volume, occupied = volume[::-1], occupied[:, ::-1]
             findings, places = mirror(findings), places * np.array([-1, 1, 1], dtype=np.float32)
-        volumes.append(np.ascontiguousarray(volume))
+        volumes.append(_thick_slices(volume, rng) if rng.random() < THICK_SHARE else np.ascontiguousarray(volume))
         occupancy.append(np.ascontiguousarray(occupied))
         cases.append((findings, places))
     jitter = torch.from_numpy(rng.normal(1.0, 0.05, (settings.batch, 1, 1, 1, 1)).astype(np.float32))
     x = torch.from_numpy(np.stack(volumes))[:, None] * jitter
     return x, cases, (torch.from_numpy(np.stack(occupancy)).float() / 255).clamp(0, 1)
+
+
+def _thick_slices(volume: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The head as thick slices along one axis would show it."""
+    axis, share = int(rng.integers(3)), np.float32(rng.uniform(0.0, THICKEST))
+    apart = np.pad(volume, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
+    before, after = (np.take(apart, range(first, first + volume.shape[axis]), axis) for first in (0, 2))
+    return (1 - 2 * share) * volume + share * (before + after)
 
 
 def read_pool(encoder: TinyT1wEncoder, pool: CasePool, batch: int = 16) -> Readout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,15 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from neuroflamingo.config import END_OF_CHUNK, IMAGE, PAD
 from neuroflamingo.findings.unreadable import unreadable_report
 from neuroflamingo.findings.wording import RenderedReport, render_report
 from neuroflamingo.painting.cases import draw_wishes
 from neuroflamingo.training.stages.loop import run_stage
 from neuroflamingo.training.stages.settings import LanguageSettings
 
-IMAGE, END, PAD = "<image>", "<|endofchunk|>", "<PAD>"
 TOKENIZER_REPORTS = 20_000
+IMPRESSION = "\nIMPRESSION:"
 CONTEXT = 2048
 BLANK_SHARE = 0.02
 """Share of texts (and of scans, when the bridge is trained) that are blank."""
@@ -37,14 +39,14 @@ def train_tokenizer(vocabulary: int, first_seed: int) -> PreTrainedTokenizerFast
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[END, IMAGE, PAD],
+        special_tokens=[END_OF_CHUNK, IMAGE, PAD],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator((imagined_report(first_seed + i).text for i in range(TOKENIZER_REPORTS)), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token=END,
+        eos_token=END_OF_CHUNK,
         pad_token=PAD,
         additional_special_tokens=[IMAGE],
         clean_up_tokenization_spaces=False,
@@ -53,16 +55,22 @@ def train_tokenizer(vocabulary: int, first_seed: int) -> PreTrainedTokenizerFast
 
 
 def encode_reports(
-    tokenizer: PreTrainedTokenizerFast, reports: list[RenderedReport], finding_weight: float = 1.0
+    tokenizer: PreTrainedTokenizerFast,
+    reports: list[RenderedReport],
+    finding_weight: float = 1.0,
+    impression_only: Collection[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Token ids, mask, labels and loss weights of `<image>report<|endofchunk|>`, padded on the right.
+
+    Args:
+        impression_only: rows of which nothing before the impression is learnt.
 
     Returns:
         four tensors `[batch, text]`; labels are -100 at padding and `<image>`; weights are `finding_weight` where a
         token overlaps a finding-carrying word, 1 elsewhere.
     """
     encoded = tokenizer([r.text for r in reports], return_offsets_mapping=True, add_special_tokens=False)
-    image, end, pad = (tokenizer.convert_tokens_to_ids(t) for t in (IMAGE, END, PAD))
+    image, end, pad = (tokenizer.convert_tokens_to_ids(t) for t in (IMAGE, END_OF_CHUNK, PAD))
     longest = max(len(ids) for ids in encoded["input_ids"]) + 2
     ids = torch.full((len(reports), longest), pad)  # pyright: ignore[reportCallIssue, reportArgumentType]
     labels, weights = torch.full_like(ids, -100), torch.zeros(ids.shape)
@@ -76,6 +84,9 @@ def encode_reports(
         starts, ends = (np.array([o[k] for o in offsets]) for k in (0, 1))
         for first, last in report.spans:
             weights[row, 1 + np.flatnonzero((starts < last) & (ends > first))] = finding_weight
+        if row in impression_only:
+            before = 1 + np.flatnonzero(ends <= report.text.index(IMPRESSION) + len(IMPRESSION))
+            labels[row, before], weights[row, before] = -100, 0.0
     return ids, (ids != pad).long(), labels, weights
 
 

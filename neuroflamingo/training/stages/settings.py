@@ -76,6 +76,9 @@ class BridgeSettings(LoopSettings):
     """Standard deviation of the noise on stated sizes: 18 and 20 mm are then near each other, not just two words."""
     size_step_mm: float = Field(default=5.0, gt=0)
     """Sizes are stated in such steps: a language model has a word for each number, and each has to be learnt."""
+    copied_share: float = Field(default=0.15, ge=0, lt=1)
+    """Share of texts with the findings of another head, of which only the impression is learnt: so that it follows the
+    findings as they are written, and does not read the scan a second time."""
     presence_weight: float = 0.5
     """Weight of the auxiliary loss that reads the findings off the latents."""
 

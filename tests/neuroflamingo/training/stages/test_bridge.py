@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from neuroflamingo.findings.schema import Finding
+from neuroflamingo.findings.wording import render_report
 from neuroflamingo.training.stages.bridge import stated_sizes
+from neuroflamingo.training.stages.language import encode_reports, train_tokenizer
 
 
 def test_sizes_are_stated_in_steps_about_the_truth_and_nothing_else_is_changed() -> None:
@@ -21,3 +23,15 @@ def test_sizes_are_stated_in_steps_about_the_truth_and_nothing_else_is_changed()
         assert mass.model_copy(update={"size_mm": 12}) == findings[0] and ventricles == findings[1]
     assert stated_sizes(findings, 0.0, 1.0, rng) == list(findings)
     assert stated_sizes(findings, 0.0, 40.0, rng)[0].size_mm == 40.0
+
+
+def test_of_some_reports_only_the_impression_is_learnt() -> None:
+    tokenizer = train_tokenizer(738, 10_000_000)
+    finding = Finding(kind="mass", side="left", region="insula", size_mm=12)
+    reports = [render_report([finding], 0, 0)] * 2
+    ids, mask, labels, weights = encode_reports(tokenizer, reports, 4.0, impression_only=[1])
+    learnt = [tokenizer.decode(row[keep]) for row, keep in zip(ids, labels != -100, strict=True)]
+    assert learnt[0].startswith("TECHNIQUE:") and learnt[1].startswith(" 1.") and "insula" in learnt[1].lower()
+    assert learnt[0].endswith(learnt[1])
+    assert ids[0].equal(ids[1]) and mask[0].equal(mask[1])
+    assert ((weights[1] > 0) == (labels[1] != -100)).all() and (weights[1] == 4.0).any()
