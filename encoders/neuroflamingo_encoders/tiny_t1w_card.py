@@ -25,7 +25,7 @@ SCAN = ScanSpec(
 
 CARD = EncoderCard(
     name="tiny-t1w-cnn",
-    version="3",
+    version="4",
     summary="3D convolutions on a 3 mm T1-weighted head in MNI space; the embedded model's encoder",
     implementation="neuroflamingo_encoders.tiny_t1w:TinyT1wEncoder",
     scan=SCAN,
@@ -42,5 +42,5 @@ CARD = EncoderCard(
         grid=TokenGrid(shape=(7, 8, 7), spacing_mm=(24.0, 24.0, 24.0), origin_mm=(-72.0, -102.0, -66.0)),
     ),
     weights=Weights(source="embedded", licence="Apache-2.0", commercial=True, redistribution=True, derivatives=True),
-    cost=Cost(parameters=4_230_600),
+    cost=Cost(parameters=4_261_832),
 )
