@@ -36,9 +36,9 @@ class Looking(nn.Module):
     ) -> Float[Tensor, "batch text scan token"]:
         """How much each text position looked at each encoder token (frames flattened).
 
-        The gated attention of every block (mean over heads, blocks weighted by |tanh gate|, evenly if all gates are
-        closed) times what the latents took from the tokens. This says where a position's hidden state looked while it
-        was computed, which is not proof that the next word came from there.
+        The gated attention of every block (blocks weighted by |tanh gate|, evenly if all gates are closed) times what
+        the latents took from the tokens; attention counts by what it passes on, see `passed_on`. This says where a
+        position's hidden state looked while it was computed, which is not proof that the next word came from there.
 
         Args:
             input_ids: prompt and report together.
@@ -90,8 +90,8 @@ def resampler_attribution(
 ) -> Float[Tensor, "batch scan latent key"]:
     """How much each latent took from each token (frames flattened), rows summing to 1.
 
-    Attention rollout: what a layer's heads looked at on average (tokens directly, other latents with what those had
-    taken before) and what the latent carried along the residual path count half each.
+    Attention rollout: what a layer's heads took (from tokens directly, from other latents with what those had taken
+    before) and what the latent carried along the residual path count half each.
 
     Source:
         Abnar and Zuidema 2020, Quantifying Attention Flow in Transformers.
@@ -101,8 +101,8 @@ def resampler_attribution(
     latents = perceiver.latents.to(x.dtype).expand(len(x), -1, -1)
     taken = x.new_zeros(len(x), latents.shape[1], x.shape[1])
     for attention, ff in perceiver.blocks():
-        queries, keys, _ = attention.queries_keys_values(x, latents)
-        weights = attention_weights(queries, keys, keys_mask).mean(1)
+        queries, keys, values = attention.queries_keys_values(x, latents)
+        weights = passed_on(attention_weights(queries, keys, keys_mask), values, attention.to_out.weight)
         direct, between = weights.split([x.shape[1], latents.shape[1]], dim=-1)
         taken = (taken + direct + between @ taken) / 2
         latents = attention(x, latents, keys_mask) + latents
@@ -120,18 +120,38 @@ def attention_weights(
     return scores.softmax(-1)
 
 
+def passed_on(
+    weights: Float[Tensor, "batch head query key"],
+    values: Float[Tensor, "batch head key width"],
+    to_out: Float[Tensor, "dim inner"],
+) -> Float[Tensor, "batch query key"]:
+    """How much each query took from each key, rows summing to 1: attention times the length of what a head passes on.
+
+    Heads with nothing to say look at a few keys that are always there and whose values are short; weights alone take
+    those for what mattered.
+
+    Source:
+        Kobayashi et al. 2020, Attention is Not Only a Weight: Analyzing Transformers with Vector Norms.
+    """
+    matrices = to_out.unflatten(-1, (values.shape[1], -1))
+    products = torch.einsum("dhv,dhw->hvw", matrices, matrices)
+    lengths = ((values @ products) * values).sum(-1).clamp(min=0).sqrt()
+    return normalise((weights * lengths[:, :, None]).sum(1))
+
+
 def block_weights(
     attention: MaskedCrossAttention, x: Float[Tensor, "batch text dim"], media: Media
 ) -> Float[Tensor, "batch text scan latent"]:
-    """How much each text position looks at each latent, mean over heads; zero where it may not look.
+    """How much each text position looks at each latent, see `passed_on`; zero where it may not look.
 
     `media` has latents and the plan `masked`.
     """
     assert media.latents is not None
     scans, latents = media.latents.shape[1:3]
-    keys, _ = attention.arrange(attention.project(media.latents.to(x)), media.plan)
+    keys, values = attention.arrange(attention.project(media.latents.to(x)), media.plan)
     queries = split_heads(attention.to_q(attention.norm(x)), attention.heads)
-    weights = attention_weights(queries, keys, media.plan.mask(latents)).mean(1)
+    weights = attention_weights(queries, keys, media.plan.mask(latents))
+    weights = passed_on(weights, values, attention.to_out.weight)
     if media.plan.visible is not None:
         weights = weights.masked_fill(~media.plan.visible[..., None], 0.0)
     return weights.unflatten(-1, (scans, latents))

@@ -25,6 +25,17 @@ _ALWAYS = (
         url="https://arxiv.org/abs/2103.03206",
     ),
     Citation(
+        key="Vector norms",
+        text="Kobayashi G, et al. Attention is not only a weight: analyzing transformers with vector norms. "
+        "EMNLP 2020.",
+        url="https://aclanthology.org/2020.emnlp-main.574",
+    ),
+    Citation(
+        key="Rollout",
+        text="Abnar S, Zuidema W. Quantifying attention flow in transformers. ACL 2020.",
+        url="https://aclanthology.org/2020.acl-main.385",
+    ),
+    Citation(
         key="Transformers",
         text="Wolf T, et al. Transformers: state-of-the-art natural language processing. EMNLP 2020 (demos).",
         url="https://aclanthology.org/2020.emnlp-demos.6",
@@ -76,9 +87,10 @@ def methods_of(provenance: Provenance, encoder_citations: Sequence[Citation] = (
     sentences = [_scans(provenance), _preparation(provenance, registered), _model(provenance), _generation(provenance)]
     sentences.append(
         "Findings were parsed from the text with a closed grammar. For each sentence that states a finding, the gated "
-        "attention of the positions that wrote it (mean over heads, layers weighted by the size of their gate) was "
-        "carried back through the perceiver resampler to the encoder's tokens, whose places are known. Attention shows "
-        "where information was taken from and is no proof of the reason for a word."
+        "attention of the positions that wrote it (heads weighted by the length of what they pass on, layers by the "
+        "size of their gate) was carried back through the perceiver resampler by rollout to the encoder's tokens, "
+        "whose places are known. Attention shows where information was taken from and is no proof of the reason for a "
+        "word."
     )
     sentences.append("The text was not reviewed by a person. It is for research only and not for diagnosis.")
     return Methods(text=" ".join(sentence for sentence in sentences if sentence), citations=tuple(citations))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from neuroflamingo.looking import passed_on
 from neuroflamingo.model import NeuroFlamingo
 from neuroflamingo.resampler import PerceiverResampler
 from neuroflamingo_encoders import BrainEncoder, build_encoder
@@ -275,6 +276,22 @@ def test_looking_finds_the_token_that_stands_out():
     others = [token for token in range(TOKENS) if token != 3]
     assert (odd[..., 3] - odd[..., 0]).abs().min() > 1e-3
     torch.testing.assert_close(odd[..., others], odd[..., :1].expand(-1, -1, -1, TOKENS - 1))
+
+
+def test_attention_counts_by_what_it_passes_on():
+    """What each head adds to the output for each key, summed up by hand; a key without a value adds nothing."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(2, 3, 4, 5, generator=generator).softmax(-1)
+    values, to_out = torch.randn(2, 3, 5, 6, generator=generator), torch.randn(7, 18, generator=generator)
+    values[:, :, 1] = 0.0
+    expected = torch.zeros(2, 4, 5)
+    for head in range(3):
+        added = values[:, head] @ to_out[:, 6 * head : 6 * head + 6].T
+        expected += weights[:, head] * added.norm(dim=-1)[:, None]
+    found = passed_on(weights, values, to_out)
+    torch.testing.assert_close(found, expected / expected.sum(-1, keepdim=True))
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, 4))
+    assert not found[..., 1].any()
 
 
 def test_looking_weighs_blocks_by_their_gates():
