@@ -6,18 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from neuroflamingo.config import IMAGE
 from neuroflamingo.evaluation.writing import write_greedily
 from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, LOBES, Finding, FindingClass, Side, mirror
 from neuroflamingo.findings.unreadable import unreadable_report
-from neuroflamingo.findings.wording import render_report
+from neuroflamingo.findings.wording import RenderedReport, render_report
 from neuroflamingo.model import NeuroFlamingo
 from neuroflamingo.processing import NeuroFlamingoProcessor
-from neuroflamingo.training.stages.language import BLANK_SHARE, IMAGE, encode_reports
+from neuroflamingo.training.stages.language import BLANK_SHARE, encode_reports
 from neuroflamingo.training.stages.loop import run_stage
+from neuroflamingo.training.stages.pool import CasePool
 from neuroflamingo.training.stages.readout import SIDES
 from neuroflamingo.training.stages.settings import BridgeSettings
 from neuroflamingo.training.stages.token_cache import TokenCache
@@ -54,6 +57,27 @@ def stated_sizes(
         f if f.size_mm is None else f.model_copy(update={"size_mm": step_mm * max(1, round((f.size_mm + n) / step_mm))})
         for f, n in zip(findings, noise.tolist(), strict=True)
     ]
+
+
+def drawn_reports(
+    truths: list[tuple[Finding, ...]],
+    blank: NDArray[np.bool_],
+    pool: CasePool,
+    settings: BridgeSettings,
+    rng: np.random.Generator,
+) -> tuple[list[RenderedReport], list[int]]:
+    """The report of each scan, and the rows that have one of another head, of which only the impression is learnt."""
+    copied = np.flatnonzero(~blank & (rng.random(len(truths)) < settings.copied_share)).tolist()
+    written = list(truths)
+    for row in copied:
+        written[row] = pool[int(rng.integers(len(pool)))].findings
+    reports = [
+        unreadable_report(settings.style)
+        if none
+        else render_report(stated_sizes(t, settings.size_jitter_mm, settings.size_step_mm, rng), 0, settings.style)
+        for t, none in zip(written, blank, strict=True)
+    ]
+    return reports, copied
 
 
 class Bridge(nn.Module):
@@ -148,16 +172,7 @@ def train_bridge(
         ]
         blank = rng.random(settings.batch) < BLANK_SHARE
         truths = [() if none else t for t, none in zip(truths, blank, strict=True)]
-        copied = np.flatnonzero(~blank & (rng.random(settings.batch) < settings.copied_share)).tolist()
-        written = list(truths)
-        for row in copied:
-            written[row] = cache.pool[int(rng.integers(count))].findings
-        reports = [
-            unreadable_report(settings.style)
-            if none
-            else render_report(stated_sizes(t, settings.size_jitter_mm, settings.size_step_mm, rng), 0, settings.style)
-            for t, none in zip(written, blank, strict=True)
-        ]
+        reports, copied = drawn_reports(truths, blank, cache.pool, settings, rng)
         tokens = cache[flips, chosen]
         tokens[torch.from_numpy(blank)] = cache.blank
         batch = encode_reports(tokenizer, reports, settings.finding_weight, copied)

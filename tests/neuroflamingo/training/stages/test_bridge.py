@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from neuroflamingo.findings.schema import Finding
 from neuroflamingo.findings.wording import render_report
-from neuroflamingo.training.stages.bridge import stated_sizes
+from neuroflamingo.training.stages.bridge import drawn_reports, stated_sizes
 from neuroflamingo.training.stages.language import encode_reports, train_tokenizer
+from neuroflamingo.training.stages.settings import BridgeSettings
 
 
 def test_sizes_are_stated_in_steps_about_the_truth_and_nothing_else_is_changed() -> None:
@@ -35,3 +38,16 @@ def test_of_some_reports_only_the_impression_is_learnt() -> None:
     assert learnt[0].endswith(learnt[1])
     assert ids[0].equal(ids[1]) and mask[0].equal(mask[1])
     assert ((weights[1] > 0) == (labels[1] != -100)).all() and (weights[1] == 4.0).any()
+
+
+def test_reports_of_other_heads_are_drawn_by_their_share_and_never_for_blank_scans() -> None:
+    own = (Finding(kind="mass", side="left", region="insula", size_mm=12),)
+    other = SimpleNamespace(findings=(Finding(kind="chronic infarct", side="right", region="thalamus", size_mm=9),))
+    blank = np.arange(400) % 4 == 0
+    for share in (0.0, 0.3):
+        settings = BridgeSettings(steps=1, batch=1, learning_rate=1.0, copied_share=share)
+        reports, copied = drawn_reports([own] * 400, blank, [other] * 3, settings, np.random.default_rng(0))
+        assert not blank[copied].any() and abs(len(copied) / 300 - share) < 0.07
+        for row, report in enumerate(reports):
+            assert ("infarct of" in report.text.lower() or "thalamus" in report.text) == (row in copied)
+            assert ("insula" in report.text) == (row not in copied and not blank[row])
