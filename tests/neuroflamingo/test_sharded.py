@@ -88,7 +88,7 @@ def worker(rank: int, port: int, folder: str) -> None:
             written = model.generate(**mine, max_new_tokens=3, do_sample=False, synced_gpus=True)
         if rank == 0:
             kept = {"losses": losses, "state": state, "rows": rows, "written": written}
-            torch.save(kept, Path(folder) / f"{family}.pt", weights_only=True)
+            torch.save(kept, Path(folder) / f"{family}.pt")
         distributed.barrier()
     distributed.destroy_process_group()
 
