@@ -49,9 +49,13 @@ class Block(nn.Module):
         return F.relu(x + self.norm2(self.conv2(y)))
 
 
-def _down(before: int, after: int, stride: int) -> nn.Sequential:
+def _normed(before: int, after: int, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv3d(before, after, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm3d(after), nn.ReLU())
+    return nn.Sequential(conv, nn.BatchNorm3d(after))
+
+
+def _down(before: int, after: int, stride: int) -> nn.Sequential:
+    return _normed(before, after, stride).append(nn.ReLU())
 
 
 class _Stem(nn.Module):
@@ -63,11 +67,9 @@ class _Stem(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patches = nn.Sequential(nn.Conv3d(8 * CHANNELS, WIDTH6, 3, padding=1, bias=False), nn.BatchNorm3d(WIDTH6))
+        self.patches = _normed(8 * CHANNELS, WIDTH6)
         self.edges = _down(CHANNELS, WIDTH3, 1)
-        self.gather = nn.Sequential(
-            nn.Conv3d(WIDTH3, WIDTH6, 3, stride=2, padding=1, bias=False), nn.BatchNorm3d(WIDTH6)
-        )
+        self.gather = _normed(WIDTH3, WIDTH6, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         patches = rearrange(x, "s c (x a) (y b) (z d) -> s (c a b d) x y z", a=2, b=2, d=2)

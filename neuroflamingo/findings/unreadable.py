@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neuroflamingo.findings.wording import RenderedReport
+from neuroflamingo.findings.wording import IMPRESSION, RenderedReport
 
 _TECHNIQUE = "TECHNIQUE: T1-weighted brain MRI without contrast.\n"
 _WORDINGS = (
@@ -15,6 +15,6 @@ _WORDINGS = (
 def unreadable_report(seed: int) -> RenderedReport:
     """A report on a scan without a brain; every word after TECHNIQUE carries that."""
     findings, impression = _WORDINGS[seed % len(_WORDINGS)]
-    text = f"{_TECHNIQUE}FINDINGS: {findings}\nIMPRESSION: {impression}"
+    text = f"{_TECHNIQUE}FINDINGS: {findings}{IMPRESSION} {impression}"
     first, second = text.index(findings), text.index(impression)
     return RenderedReport(text, ((first, first + len(findings)), (second, second + len(impression))))

@@ -15,6 +15,7 @@ from random import Random
 from neuroflamingo.findings import phrases
 from neuroflamingo.findings.schema import FOCAL, LOBES, Certainty, Finding, FindingClass, Side, report_order
 
+IMPRESSION = "\nIMPRESSION:"
 _MARKUP = re.compile(r"\{(?P<field>\w+)\}|(?P<sign>[<>\[\]])|(?P<plain>[^<>\[\]{}]+)")
 
 
@@ -204,6 +205,6 @@ def render_report(findings: Sequence[Finding], seed: int, style: int | None = No
         absent = []
         _state(page, present, random)
     _deny(page, absent, random)
-    page.add("\nIMPRESSION:")
+    page.add(IMPRESSION)
     _impression(page, ordered, random)
     return RenderedReport(page.text, tuple(page.spans))

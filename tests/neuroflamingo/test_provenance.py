@@ -7,6 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from neuroflamingo.provenance import (
     Stopwatch,
     command_line,
@@ -70,10 +72,7 @@ def test_commit_is_that_of_the_checkout() -> None:
 def test_stages_add_up_and_survive_failures() -> None:
     clock = Stopwatch()
     for _ in range(2):
-        try:
-            with clock.stage("read"):
-                raise ValueError
-        except ValueError:
-            pass
+        with pytest.raises(ValueError, match="broken"), clock.stage("read"):
+            raise ValueError("broken")
     assert set(clock.seconds) == {"read"} and clock.peak_mb["read"] > 10
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]+\+00:00", clock.started)

@@ -12,13 +12,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neuroflamingo.config import END_OF_CHUNK, IMAGE, PAD
 from neuroflamingo.findings.unreadable import unreadable_report
-from neuroflamingo.findings.wording import RenderedReport, render_report
+from neuroflamingo.findings.wording import IMPRESSION, RenderedReport, render_report
 from neuroflamingo.painting.cases import draw_wishes
 from neuroflamingo.training.stages.loop import run_stage
 from neuroflamingo.training.stages.settings import LanguageSettings
 
 TOKENIZER_REPORTS = 20_000
-IMPRESSION = "\nIMPRESSION:"
 CONTEXT = 2048
 BLANK_SHARE = 0.02
 """Share of texts (and of scans, when the bridge is trained) that are blank."""
