@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from neuroflamingo.provenance import installed_version
+from neuroflamingo_preprocessing.errors import NotFoundError
 from neuroflamingo_preprocessing.home import VARIABLE, home_folder
+from neuroflamingo_preprocessing.template import template_file
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,7 @@ def _models() -> list[Check]:
 
 def _template() -> Check:
     try:
-        from nilearn.datasets import MNI152_FILE_PATH  # the file that alignment needs comes with nilearn
-
-        there = Path(MNI152_FILE_PATH).is_file()
-    except ImportError:
-        there = False
-    return Check("models", "MNI152 template", "in nilearn" if there else "missing", there, "install nilearn again")
+        template_file("t1")  # the file that alignment needs comes with nilearn
+    except NotFoundError as error:
+        return Check("models", "MNI152 template", "missing", False, error.hint or "")
+    return Check("models", "MNI152 template", "in nilearn")

@@ -12,7 +12,8 @@ from neuroflamingo.findings.schema import Finding
 from neuroflamingo.findings.wording import render_report
 from neuroflamingo.painting.anatomy import Anatomy, load_anatomy
 from neuroflamingo.painting.cases import Blueprint, draw_blueprint
-from neuroflamingo.painting.rendering import Sampling, render_native, render_on_model_grid
+from neuroflamingo.painting.native import Sampling, render_native
+from neuroflamingo.painting.rendering import render_on_model_grid
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 
 

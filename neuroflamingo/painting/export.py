@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import Case, paint_case
 from neuroflamingo_preprocessing.atomic import write_bytes_atomic, write_text_atomic
 from neuroflamingo_preprocessing.scan import Scan
 
 SCHEMA = 1
+PAINTERS = 4
+"""Cases that are painted at the same time; each takes some 400 MB."""
 
 
 def nifti_bytes(scan: Scan) -> bytes:
@@ -65,9 +70,15 @@ def paint_cases(
     Args:
         progress: called with (done, all) after each case.
     """
+    load_anatomy(anatomy)
+
+    def write(case_seed: int) -> Path:
+        return write_case(paint_case(case_seed, anatomy), Path(folder), overwrite=overwrite)
+
     paths = []
-    for index in range(cases):
-        paths.append(write_case(paint_case(seed + index, anatomy), Path(folder), overwrite=overwrite))
-        if progress:
-            progress(index + 1, cases)
+    with ThreadPoolExecutor(min(PAINTERS, os.cpu_count() or 1)) as pool:
+        for path in pool.map(write, range(seed, seed + cases)):
+            paths.append(path)
+            if progress:
+                progress(len(paths), cases)
     return paths

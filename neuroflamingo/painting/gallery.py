@@ -9,7 +9,7 @@ import numpy as np
 
 from neuroflamingo.findings.schema import Finding, FindingClass, Region, Side
 from neuroflamingo.painting.case import paint_case
-from neuroflamingo.painting.rendering import Sampling
+from neuroflamingo.painting.native import Sampling
 from neuroflamingo_preprocessing.errors import UsageError
 
 SPACING_MM = 1.2

@@ -1,7 +1,8 @@
-"""From a blueprint to voxels: the same drawing on a patient's native grid or straight on the model grid."""
+"""From a blueprint to signal at any points; straight on the model grid here, on a scan's own grid in `native`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,17 +15,18 @@ from torch import Tensor
 from neuroflamingo.findings.schema import FindingClass
 from neuroflamingo.painting.anatomy import Anatomy
 from neuroflamingo.painting.cases import TEMPLATE_SIGNAL, Blueprint, Scanner, rotation
+from neuroflamingo.painting.lattice import grow, hats
 from neuroflamingo.painting.lesions import Lesion
 from neuroflamingo_preprocessing.intensity import match_to_template
 from neuroflamingo_preprocessing.template import GRID_SHAPE, grid_affine, load_template
 
 WHITE_MATTER_REACH_MM = {1: 4.0, 2: 7.5, 3: 13.0}
+TO_VENTRICLE, DEPTH, WITHOUT_LOBES = slice(0, 1), slice(4, 5), slice(0, 8)
+"""Of `Anatomy.fields`."""
 VENTRICLE_DEPTH_MM = 2.5
 """Enlarging takes fluid from this far inside the ventricle, never from beyond its middle."""
 ATROPHY_MM = 9.0
 """How far the surface of a lobe recedes in the severest atrophy."""
-LATTICE_MM = 4.0
-CHUNK = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,12 @@ def _displaced(blueprint: Blueprint, points: Tensor, fields: Tensor) -> tuple[Te
     return source, atrophy
 
 
-def _tissue(blueprint: Blueprint, maps: Tensor, atrophy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _tissue(blueprint: Blueprint, maps: Tensor, atrophy: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
     """Signal of the healthy tissue, and shares of white and of any tissue."""
     t1, grey, white, mask, near_fluid = maps
     threshold = 0.2 - 0.11 * atrophy
-    widening = (blueprint.sulci + 1.1 * atrophy).clamp(max=1.0) * torch.sigmoid((near_fluid - threshold) / 0.04)
+    amount = blueprint.sulci + 1.1 * torch.as_tensor(atrophy)
+    widening = amount.clamp(max=1.0) * torch.sigmoid((near_fluid - threshold) / 0.04)
     fluid, grey_signal, white_signal = blueprint.scanner.signal
     grey, white = grey * (1 - widening), white * (1 - widening)
     t1 = t1 + (1 - mask) * (TEMPLATE_SIGNAL[0] - t1)
@@ -105,7 +108,7 @@ def _paint_focal(lesion: Lesion, scanner: Scanner, level: Tensor, signal: Tensor
     return signal + share * (target - signal) - rim * 0.15 * k * (grey - fluid), share
 
 
-def _white_matter_lesions(grade: int, noise: Tensor, distance: Tensor, white: Tensor) -> Tensor:
+def _white_matter_lesions(grade: int, distance: Tensor, noise: Tensor, white: Tensor) -> Tensor:
     """Share of white matter lesion: caps and bands around the ventricles and scattered foci, more with the grade."""
     reach = WHITE_MATTER_REACH_MM[grade]
     near = torch.exp(-distance.clamp(min=0) / reach)
@@ -116,59 +119,76 @@ def _white_matter_lesions(grade: int, noise: Tensor, distance: Tensor, white: Te
     return torch.maximum(caps, scattered) * deep
 
 
-def smooth_fields(
-    blueprint: Blueprint, anatomy: Anatomy, points: Float32[Tensor, "point 3"]
-) -> Float32[Tensor, "field point"]:
-    """Everything at points of template space (mm) that varies slowly, so that it may be computed on a coarse lattice.
+@dataclass(frozen=True)
+class Slow:
+    """What varies slowly over the head, so that it may be computed on a coarse lattice; None: not needed for the case.
 
-    Returns:
-        `[10, point]`: anatomical place (3), where the tissue came from (3), depth below the brain's surface, severity
-        of atrophy, distance from the ventricles and white matter noise at that source.
+    Attributes:
+        depth: below the brain's surface, mm, negative outside, `[1, point]`.
+        source: where the tissue now at each point came from, mm, `[3, point]`.
+        anatomical: the place before tissue was displaced, mm, `[3, point]`; lesions need it.
+        atrophy: severity, 0 to 1, `[1, point]`.
+        white_matter: at the source, distance from the ventricles (mm) and noise, `[2, point]`; their lesions need it.
     """
+
+    depth: Tensor
+    source: Tensor
+    anatomical: Tensor | None = None
+    atrophy: Tensor | None = None
+    white_matter: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Slow:
+        """Every part that is there, changed."""
+        return Slow(*(part if part is None else change(part) for part in vars(self).values()))
+
+
+def slow_fields(blueprint: Blueprint, anatomy: Anatomy, points: Float32[Tensor, "point 3"]) -> Slow:
+    """What varies slowly, at points of template space (mm)."""
     anatomical = points + blueprint.warp(points).T
-    fields = anatomy.fields(anatomical)
+    fields = anatomy.fields(anatomical, slice(None) if blueprint.atrophy else WITHOUT_LOBES)
     source, atrophy = _displaced(blueprint, anatomical, fields)
+    white_matter = None
     if blueprint.white_matter_grade:
-        distance, noise = anatomy.fields(source)[:1], blueprint.white_matter_noise(source)
-    else:
-        distance = noise = torch.zeros(1, len(points))
-    return torch.cat([anatomical.T, source.T, fields[4:5], atrophy[None], distance, noise])
+        distance = anatomy.fields(source, TO_VENTRICLE)
+        white_matter = torch.cat([distance, blueprint.white_matter_noise(source)])
+    return Slow(
+        fields[DEPTH],
+        source.T,
+        anatomical.T if blueprint.lesions else None,
+        atrophy[None] if blueprint.atrophy else None,
+        white_matter,
+    )
 
 
 def paint(
-    blueprint: Blueprint, anatomy: Anatomy, smooth: Float32[Tensor, "field point"], fine: bool
+    blueprint: Blueprint, anatomy: Anatomy, slow: Slow, fine: bool
 ) -> tuple[Float32[Tensor, " point"], Float32[Tensor, "kind point"]]:
-    """Signal (no noise, no bias) and lesion shares at points whose `smooth_fields` are given.
+    """Signal (no noise, no bias) and lesion shares at points whose `slow_fields` are given.
 
     Args:
         fine: from the 1 mm maps (scans) rather than from those smoothed for the model grid.
     """
-    depth = smooth[6]
-    brain = depth > -1.5
+    depth = slow.depth[0]
+    brain = torch.nonzero(depth > -1.5)[:, 0]
+    signal = _skull(blueprint.scanner, -depth) if blueprint.scanner.skull else torch.zeros_like(depth)
     shares = torch.zeros(4, len(depth))
-    outside = _skull(blueprint.scanner, -depth) if blueprint.scanner.skull else torch.zeros_like(depth)
-    within = smooth[:, brain]
-    anatomical, source, atrophy, distance, noise = within[:3].T, within[3:6].T, within[7], within[8], within[9]
-    maps = (anatomy.fine if fine else anatomy.coarse)(source)
-    inner, white, tissue = _tissue(blueprint, maps, atrophy)
-    found = torch.zeros(4, len(inner))
-    if blueprint.white_matter_grade:
-        share = _white_matter_lesions(blueprint.white_matter_grade, noise, distance, white)
+    within = slow.map(lambda part: part.index_select(1, brain))
+    maps = (anatomy.fine if fine else anatomy.coarse)(within.source.T)
+    inner, white, tissue = _tissue(blueprint, maps, 0.0 if within.atrophy is None else within.atrophy[0])
+    if within.white_matter is not None:
+        share = _white_matter_lesions(blueprint.white_matter_grade, *within.white_matter, white)
         inner = inner + share * blueprint.white_matter_contrast * (blueprint.scanner.signal[0] - inner).clamp(max=0)
-        found[3] = share
+        shares[3, brain] = share
     kinds = list(FindingClass)
     for lesion in blueprint.lesions:
-        near = _near(within[:3], lesion)
-        if not near.any():
-            continue
-        level = lesion.level(lesion.own_frame(anatomical[near]))
+        assert within.anatomical is not None
+        near = torch.nonzero(_near(within.anatomical, lesion))[:, 0]
+        level = lesion.level(lesion.own_frame(within.anatomical[:, near].T))
         inner[near], share = _paint_focal(lesion, blueprint.scanner, level, inner[near], white[near], tissue[near])
-        row = kinds.index(lesion.kind)
-        found[row, near] = torch.maximum(found[row, near], share)
-    surface = torch.sigmoid(depth[brain] / 0.6)
-    signal = outside.clone()
-    signal[brain] = surface * inner + (1 - surface) * outside[brain]
-    shares[:, brain] = found
+        row, place = kinds.index(lesion.kind), brain[near]
+        shares[row, place] = torch.maximum(shares[row, place], share)
+    surface = torch.sigmoid(within.depth[0] / 0.6)
+    signal[brain] = surface * inner + (1 - surface) * signal[brain]
     return signal, shares
 
 
@@ -212,10 +232,10 @@ def render_on_model_grid(blueprint: Blueprint, anatomy: Anatomy) -> OnGrid:
     left = draw_misalignment(rng)
     points, index = _grid_points()
     moved = points @ torch.tensor(left[:3, :3].T, dtype=torch.float32) + torch.tensor(left[:3, 3], dtype=torch.float32)
-    signal, shares = paint(blueprint, anatomy, smooth_fields(blueprint, anatomy, moved), fine=False)
+    signal, shares = paint(blueprint, anatomy, slow_fields(blueprint, anatomy, moved), fine=False)
     volume = torch.zeros(int(np.prod(GRID_SHAPE)))
     volume[index] = signal
-    volume = volume.reshape(GRID_SHAPE) * _gain(blueprint.scanner, GRID_SHAPE)
+    volume = volume.reshape(GRID_SHAPE) * gain(blueprint.scanner, GRID_SHAPE)
     noise = rng.standard_normal(GRID_SHAPE, dtype=np.float32) * np.float32(blueprint.scanner.noise * 0.3)
     out = torch.zeros(4, int(np.prod(GRID_SHAPE)))
     out[:, index] = shares
@@ -235,117 +255,7 @@ def _centres_on_grid(blueprint: Blueprint, left: NDArray[np.float64]) -> NDArray
     return (points.numpy() @ back[:3, :3].T + back[:3, 3]).astype(np.float32)
 
 
-def _gain(scanner: Scanner, shape: tuple[int, ...]) -> Tensor:
-    grown = torch.nn.functional.interpolate(scanner.bias, size=tuple(shape), mode="trilinear", align_corners=True)
-    return torch.exp(grown[0, 0])
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a native scan is stored: spacing (mm), orientation code, tilt of the axes, oversampling of thick slices."""
-
-    spacing_mm: tuple[float, float, float]
-    axes: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
-    tilt: NDArray[np.float64]
-    oversample: tuple[int, int, int]
-
-
-def draw_sampling(rng: np.random.Generator) -> Sampling:
-    """Two thirds nearly isotropic (1.0 to 1.5 mm), one third with thick slices (2.5 to 5 mm) along one axis."""
-    spacing = np.full(3, rng.uniform(1.0, 1.5))
-    oversample = np.ones(3, dtype=int)
-    if rng.random() < 0.33:
-        thick = rng.integers(3)
-        spacing[thick] = rng.uniform(2.5, 5.0)
-        oversample[thick] = 2 if spacing[thick] < 3.6 else 3
-    axes, flips = rng.permutation(3), rng.random(3) < 0.5
-    tilt = rotation(rng.normal(0, 4.0, 3)) if rng.random() < 0.4 else np.eye(3)
-    return Sampling(
-        tuple(float(s) for s in spacing),  # type: ignore[arg-type]
-        tuple(int(a) for a in axes),  # type: ignore[arg-type]
-        tuple(bool(f) for f in flips),  # type: ignore[arg-type]
-        tilt,
-        tuple(int(n) for n in oversample),  # type: ignore[arg-type]
-    )
-
-
-def _native_grid(blueprint: Blueprint, sampling: Sampling) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """Affine (voxel to head world, RAS mm) and shape of a box around the head, before the axes are permuted."""
-    corners = np.array([[x, y, z] for x in (-78, 78) for y in (-112, 80) for z in (-76, 88)], dtype=np.float64)
-    if blueprint.scanner.skull:
-        corners *= 1.12
-    head = corners @ blueprint.to_head[:3, :3].T + blueprint.to_head[:3, 3]
-    own = head @ sampling.tilt
-    low, high = own.min(0) - 4.0, own.max(0) + 4.0
-    spacing = np.asarray(sampling.spacing_mm)
-    shape = np.ceil((high - low) / spacing).astype(int)
-    affine = np.eye(4)
-    affine[:3, :3] = sampling.tilt @ np.diag(spacing)
-    affine[:3, 3] = sampling.tilt @ low
-    return affine, tuple(int(n) for n in shape)  # type: ignore[return-value]
-
-
-def render_native(
-    blueprint: Blueprint, anatomy: Anatomy, sampling: Sampling | None = None
-) -> tuple[Float32[np.ndarray, "x y z"], NDArray[np.float64]]:
-    """The scan as a scanner would store it: voxels (arbitrary units) and their affine to RAS world millimetres."""
-    rng = np.random.default_rng([blueprint.seed, 2])
-    sampling = sampling or draw_sampling(rng)
-    affine, shape = _native_grid(blueprint, sampling)
-    to_template = np.linalg.inv(blueprint.to_head) @ affine
-    volume = torch.zeros(shape)
-    offsets = [np.linspace(-0.5, 0.5, 2 * n + 1)[1::2] for n in sampling.oversample]
-    combos = [(a, b, c) for a in offsets[0] for b in offsets[1] for c in offsets[2]]
-    for shift in combos:
-        volume += _render_dense(blueprint, anatomy, to_template, shape, shift) / len(combos)
-    volume = volume * _gain(blueprint.scanner, shape)
-    level = np.float32(blueprint.scanner.noise)
-    real = volume.numpy() + level * rng.standard_normal(shape, dtype=np.float32)
-    voxels = np.hypot(real, level * rng.standard_normal(shape, dtype=np.float32)) * np.float32(rng.uniform(300, 3000))
-    return _stored(voxels, affine, sampling)
-
-
-def _render_dense(
-    blueprint: Blueprint,
-    anatomy: Anatomy,
-    to_template: NDArray[np.float64],
-    shape: tuple[int, int, int],
-    shift: tuple[float, float, float],
-) -> Tensor:
-    """Signal on a dense grid: slow fields on a 4 mm lattice, grown slab by slab, the rest voxel by voxel."""
-    steps = np.linalg.norm(to_template[:3, :3], axis=0)
-    lattice = [max(2, int(np.ceil(n * step / LATTICE_MM)) + 1) for n, step in zip(shape, steps, strict=True)]
-    axes = [torch.linspace(0, n - 1, m) + float(o) for n, m, o in zip(shape, lattice, shift, strict=True)]
-    index = torch.cartesian_prod(*axes)
-    matrix, start = (torch.tensor(part, dtype=torch.float32) for part in (to_template[:3, :3].T, to_template[:3, 3]))
-    smooth = smooth_fields(blueprint, anatomy, index @ matrix + start).reshape(1, -1, *lattice)
-    smooth = torch.nn.functional.interpolate(
-        smooth, size=(shape[0], *lattice[1:]), mode="trilinear", align_corners=True
-    )
-    out = torch.zeros(shape)
-    reach = -(sum(blueprint.scanner.skull_mm) if blueprint.scanner.skull else 1.5)
-    slab = max(1, CHUNK // (shape[1] * shape[2]))
-    for first in range(0, shape[0], slab):
-        part = smooth[0, :, first : first + slab]
-        grown = torch.nn.functional.interpolate(part, size=shape[1:], mode="bilinear", align_corners=True).flatten(1)
-        head = grown[6] > reach
-        values = torch.zeros(grown.shape[1])
-        values[head] = paint(blueprint, anatomy, grown[:, head], fine=True)[0]
-        out[first : first + slab] = values.reshape(-1, shape[1], shape[2])
-    return out
-
-
-def _stored(
-    voxels: NDArray[np.float32], affine: NDArray[np.float64], sampling: Sampling
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Permute and flip the voxel axes and the affine with them: the same place in the world."""
-    for axis, flip in enumerate(sampling.flips):
-        if flip:
-            affine = affine.copy()
-            affine[:3, 3] += affine[:3, axis] * (voxels.shape[axis] - 1)
-            affine[:3, axis] *= -1
-            voxels = np.flip(voxels, axis)
-    order = list(sampling.axes)
-    affine = affine[:, [*order, 3]]
-    return np.ascontiguousarray(voxels.transpose(order)), affine
+def gain(scanner: Scanner, shape: tuple[int, ...], part: tuple[slice, ...] = (slice(None),) * 3) -> Tensor:
+    """The bias field over a grid, or over a part of it."""
+    along = (hats(torch.linspace(0, 3, n)[voxels], 4) for n, voxels in zip(shape, part, strict=True))
+    return torch.exp(grow(scanner.bias[0], *along)[0])

@@ -9,7 +9,8 @@ import numpy as np
 
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.findings.schema import Finding
-from neuroflamingo.painting.export import paint_cases
+from neuroflamingo.painting.case import paint_case
+from neuroflamingo.painting.export import nifti_bytes, paint_cases
 from neuroflamingo_preprocessing.reading import read_scan
 
 
@@ -33,3 +34,10 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     (first,), (second,) = (paint_cases(1, 5, tmp_path / name) for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
     assert np.array_equal(read_scan(first).affine, read_scan(second).affine)
+
+
+def test_cases_painted_at_the_same_time_are_those_painted_alone(tmp_path: Path) -> None:
+    together = paint_cases(4, 20, tmp_path / "together")
+    assert [path.name for path in together] == [f"case-{seed:08d}_T1w.nii.gz" for seed in range(20, 24)]
+    for seed, path in zip(range(20, 24), together, strict=True):
+        assert path.read_bytes() == nifti_bytes(paint_case(seed).scan())

@@ -1,0 +1,21 @@
+"""From a coarse lattice to voxels: linear interpolation as matrix products, along one axis after the other."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+
+def hats(places: Float32[Tensor, " place"], nodes: int) -> Float32[Tensor, "place node"]:
+    """Weights of the nodes 0, 1, ... of a line at places along it: what linear interpolation gives each."""
+    return (1.0 - (places[:, None] - torch.arange(nodes)).abs()).clamp(min=0.0)
+
+
+def grow(
+    fields: Float32[Tensor, "field i j k"], *along: Float32[Tensor, "voxel node"]
+) -> Float32[Tensor, "field x y z"]:
+    """Fields at nodes to fields at voxels, by the weights along each of the three axes (see `hats`)."""
+    to_x, to_y, to_z = along
+    sheets = torch.tensordot(fields, to_x, dims=([1], [1])).movedim(-1, 1)
+    return to_y @ (sheets @ to_z.T)
