@@ -16,7 +16,7 @@ from torch import Tensor
 from neuroflamingo.findings.regions import region_of
 from neuroflamingo.findings.schema import FOCAL_REGIONS, LOBES, Side
 from neuroflamingo.painting.heads import TEMPLATE, load_head
-from neuroflamingo_preprocessing.template import ANTIALIAS_FWHM_MM
+from neuroflamingo_preprocessing.template import antialiased
 
 FIELD_SPACING_MM = 4.0
 """Spacing of the smooth fields (distances, normals, lobes)."""
@@ -111,10 +111,9 @@ def build_anatomy(
     fluid = np.clip(mask - grey - white, 0.0, 1.0)
     near_fluid = ndimage.gaussian_filter(fluid, 2.5)
     maps = np.stack([t1, grey, white, mask, near_fluid])
-    sigma = ANTIALIAS_FWHM_MM / 2.355
     step = 2
     coarse_affine = affine @ np.diag([step, step, step, 1.0])
-    coarse = np.stack([ndimage.gaussian_filter(m, sigma)[::step, ::step, ::step] for m in maps])
+    coarse = np.stack([smooth[::step, ::step, ::step] for smooth in antialiased(maps)])
 
     factor = int(FIELD_SPACING_MM / step)
     field_affine = affine @ np.diag([FIELD_SPACING_MM] * 3 + [1.0])
