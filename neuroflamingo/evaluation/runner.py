@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroflamingo.evaluation.constant import best_constant_report
 from neuroflamingo.evaluation.prepared_cases import EncodedCases, encode_cases
-from neuroflamingo.evaluation.scoring import Scores, score_findings, score_reports
+from neuroflamingo.evaluation.scoring import Scores, score_exchanged, score_findings, score_reports
 from neuroflamingo.evaluation.text_metrics import text_overlap
 from neuroflamingo.evaluation.writing import write_greedily
 from neuroflamingo.findings.schema import mirror
@@ -45,7 +45,7 @@ class Evaluation:
 
     Attributes:
         real: the reports on the scans.
-        blank, other_patient, mirrored, constant: the controls: an empty scan; the next case's scan; the mirrored scan,
+        blank, other_patient, mirrored, constant: the controls: an empty scan; other cases' scans; the mirrored scan,
             scored against the mirrored truth (sides must have swapped); the best report that looks at nothing.
         readout: the frozen encoder's own linear readout, where it has one.
         overlap: BLEU-4 and ROUGE-L, for comparison only.
@@ -169,7 +169,7 @@ def score_encoded(
     return Evaluation(
         real=score_reports(truth, texts),
         blank=score_reports(truth, [blank_text] * count),
-        other_patient=score_reports(truth, [*texts[1:], texts[0]]),
+        other_patient=score_exchanged(truth, texts),
         mirrored=score_reports([mirror(f) for f in truth], write("mirrored scans", encoded.mirrored)),
         constant=score_reports(truth, [constant.text] * count),
         readout=_readout(model, encoded),

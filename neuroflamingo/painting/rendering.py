@@ -227,7 +227,7 @@ def draw_misalignment(rng: np.random.Generator, amount: float = 1.0) -> NDArray[
 
 
 def render_on_model_grid(blueprint: Blueprint, anatomy: Anatomy) -> OnGrid:
-    """The case as the preparation would deliver it (registration error drawn, not computed; 30 times faster)."""
+    """The case as the preparation would deliver it (registration error drawn, not computed; some 20 times faster)."""
     rng = np.random.default_rng([blueprint.seed, 1])
     left = draw_misalignment(rng)
     points, index = _grid_points()

@@ -12,7 +12,7 @@ import pytest
 
 from neuroflamingo.evaluation.bootstrap import interval, resampled_sums
 from neuroflamingo.evaluation.constant import best_constant_report
-from neuroflamingo.evaluation.scoring import METRICS, score_findings, score_reports
+from neuroflamingo.evaluation.scoring import METRICS, score_exchanged, score_findings, score_reports
 from neuroflamingo.findings.schema import Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.findings.wording import render_report
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
@@ -109,6 +109,19 @@ def test_lengths_must_agree() -> None:
         score_reports([[MASS]], [])
     with pytest.raises(UsageError, match="every case"):
         score_findings([[MASS]], [[], []])
+
+
+def test_reports_of_other_patients_by_hand() -> None:
+    """Two of three cases share their finding: of six exchanged pairs, two match."""
+    truth = [[MASS], [MASS], [BLEED]]
+    texts = [render_report(findings, 0).text for findings in truth]
+    exchanged = score_exchanged(truth, texts)
+    assert len(exchanged.cases) == 6
+    assert exchanged["finding_f1"] == exchanged["full_finding_f1"] == pytest.approx(1 / 3)
+    (first, *_) = score_exchanged(truth, texts, patients=1).cases
+    assert first.truth == (BLEED,) and [finding.kind for finding in first.predicted] == [FindingClass.MASS]
+    with pytest.raises(UsageError, match="texts"):
+        score_exchanged(truth, texts[:2])
 
 
 def test_table_of_cases(tmp_path: Path) -> None:
