@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 
 from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import Case, paint_case
@@ -75,10 +76,15 @@ def paint_cases(
     def write(case_seed: int) -> Path:
         return write_case(paint_case(case_seed, anatomy), Path(folder), overwrite=overwrite)
 
-    paths = []
-    with ThreadPoolExecutor(min(PAINTERS, os.cpu_count() or 1)) as pool:
+    paths, threads = [], torch.get_num_threads()
+    # One thread a case: the last digits would depend on how many threads share a matrix product.
+    pool = ThreadPoolExecutor(min(PAINTERS, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
+    try:
         for path in pool.map(write, range(seed, seed + cases)):
             paths.append(path)
             if progress:
                 progress(len(paths), cases)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
     return paths

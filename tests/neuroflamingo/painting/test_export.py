@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.findings.schema import Finding
-from neuroflamingo.painting.case import paint_case
-from neuroflamingo.painting.export import nifti_bytes, paint_cases
+from neuroflamingo.painting.export import paint_cases
+from neuroflamingo_preprocessing.errors import OutputError
 from neuroflamingo_preprocessing.reading import read_scan
 
 
@@ -37,7 +39,21 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_cases_painted_at_the_same_time_are_those_painted_alone(tmp_path: Path) -> None:
+    """To the last byte, whatever number of threads torch has been given, and torch keeps that number."""
+    threads = torch.get_num_threads()
     together = paint_cases(4, 20, tmp_path / "together")
     assert [path.name for path in together] == [f"case-{seed:08d}_T1w.nii.gz" for seed in range(20, 24)]
-    for seed, path in zip(range(20, 24), together, strict=True):
-        assert path.read_bytes() == nifti_bytes(paint_case(seed).scan())
+    try:
+        for count, (seed, path) in enumerate(zip(range(20, 24), together, strict=True), start=1):
+            torch.set_num_threads(count)
+            (alone,) = paint_cases(1, seed, tmp_path / "alone")
+            assert torch.get_num_threads() == count
+            assert path.read_bytes() == alone.read_bytes()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_output_that_exists_stops_the_painting(tmp_path: Path) -> None:
+    paint_cases(1, 31, tmp_path)
+    with pytest.raises(OutputError, match="case-00000031"):
+        paint_cases(3, 30, tmp_path)
