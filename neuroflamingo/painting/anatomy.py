@@ -44,14 +44,14 @@ class Volume:
         plane, row = plane.clamp(0, self.planes - 1), row.clamp(0, self.rows - 1)
         low = plane.floor().clamp(max=self.planes - 2)
         across = column * (2.0 / (self.columns - 1)) - 1.0
-        image, ends = self.image[:, channels], []
-        for top in (low * self.rows, (low + 1) * self.rows):
-            down = (top + row) * (2.0 / (image.shape[2] - 1)) - 1.0
+        image = self.image[:, channels]
+
+        def within(plane_number: Tensor) -> Float32[Tensor, "channel point"]:
+            down = (plane_number * self.rows + row) * (2.0 / (image.shape[2] - 1)) - 1.0
             grid = torch.stack([across, down], dim=-1)[None, None]
-            ends.append(
-                torch.nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=True)[0, :, 0]
-            )
-        return torch.lerp(*ends, plane - low)
+            return torch.nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=True)[0, :, 0]
+
+        return torch.lerp(within(low), within(low + 1), plane - low)
 
 
 @dataclass(frozen=True)

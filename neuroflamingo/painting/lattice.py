@@ -17,5 +17,4 @@ def grow(
 ) -> Float32[Tensor, "field x y z"]:
     """Fields at nodes to fields at voxels, by the weights along each of the three axes (see `hats`)."""
     to_x, to_y, to_z = along
-    sheets = torch.tensordot(fields, to_x, dims=([1], [1])).movedim(-1, 1)
-    return to_y @ (sheets @ to_z.T)
+    return to_y @ (torch.einsum("xi,fijk->fxjk", to_x, fields) @ to_z.T)

@@ -139,7 +139,7 @@ class Slow:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Slow:
         """Every part that is there, changed."""
-        return Slow(*(part if part is None else change(part) for part in vars(self).values()))
+        return Slow(**{name: change(part) for name, part in vars(self).items() if part is not None})
 
 
 def slow_fields(blueprint: Blueprint, anatomy: Anatomy, points: Float32[Tensor, "point 3"]) -> Slow:
@@ -176,7 +176,8 @@ def paint(
     maps = (anatomy.fine if fine else anatomy.coarse)(within.source.T)
     inner, white, tissue = _tissue(blueprint, maps, 0.0 if within.atrophy is None else within.atrophy[0])
     if within.white_matter is not None:
-        share = _white_matter_lesions(blueprint.white_matter_grade, *within.white_matter, white)
+        distance, noise = within.white_matter
+        share = _white_matter_lesions(blueprint.white_matter_grade, distance, noise, white)
         inner = inner + share * blueprint.white_matter_contrast * (blueprint.scanner.signal[0] - inner).clamp(max=0)
         shares[3, brain] = share
     kinds = list(FindingClass)
