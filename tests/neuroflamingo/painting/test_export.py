@@ -11,6 +11,8 @@ import torch
 
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.findings.schema import Finding
+from neuroflamingo.painting import export
+from neuroflamingo.painting.case import Case, paint_case
 from neuroflamingo.painting.export import paint_cases
 from neuroflamingo_preprocessing.errors import OutputError
 from neuroflamingo_preprocessing.reading import read_scan
@@ -38,19 +40,22 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert np.array_equal(read_scan(first).affine, read_scan(second).affine)
 
 
-def test_cases_painted_at_the_same_time_are_those_painted_alone(tmp_path: Path) -> None:
-    """To the last byte, whatever number of threads torch has been given, and torch keeps that number."""
-    threads = torch.get_num_threads()
+def test_cases_painted_at_the_same_time_are_those_painted_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last byte, for each is painted by one thread; torch keeps its number of threads elsewhere."""
+    threads, seen = torch.get_num_threads(), set()
+
+    def painted(seed: int, anatomy: str) -> Case:
+        seen.add(torch.get_num_threads())
+        return paint_case(seed, anatomy)
+
+    monkeypatch.setattr(export, "paint_case", painted)
     together = paint_cases(4, 20, tmp_path / "together")
     assert [path.name for path in together] == [f"case-{seed:08d}_T1w.nii.gz" for seed in range(20, 24)]
-    try:
-        for count, (seed, path) in enumerate(zip(range(20, 24), together, strict=True), start=1):
-            torch.set_num_threads(count)
-            (alone,) = paint_cases(1, seed, tmp_path / "alone")
-            assert torch.get_num_threads() == count
-            assert path.read_bytes() == alone.read_bytes()
-    finally:
-        torch.set_num_threads(threads)
+    alone = [path for seed in range(20, 24) for path in paint_cases(1, seed, tmp_path / "alone")]
+    assert [path.read_bytes() for path in together] == [path.read_bytes() for path in alone]
+    assert seen == {1} and torch.get_num_threads() == threads
 
 
 def test_an_output_that_exists_stops_the_painting(tmp_path: Path) -> None:
