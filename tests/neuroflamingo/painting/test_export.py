@@ -45,17 +45,21 @@ def test_cases_painted_at_the_same_time_are_those_painted_alone(
 ) -> None:
     """To the last byte, for each is painted by one thread; torch keeps its number of threads elsewhere."""
     threads, seen = torch.get_num_threads(), set()
+    torch.set_num_threads(3)
 
     def painted(seed: int, anatomy: str) -> Case:
         seen.add(torch.get_num_threads())
         return paint_case(seed, anatomy)
 
     monkeypatch.setattr(export, "paint_case", painted)
-    together = paint_cases(4, 20, tmp_path / "together")
+    try:
+        together = paint_cases(4, 20, tmp_path / "together")
+        assert seen == {1} and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
     assert [path.name for path in together] == [f"case-{seed:08d}_T1w.nii.gz" for seed in range(20, 24)]
     alone = [path for seed in range(20, 24) for path in paint_cases(1, seed, tmp_path / "alone")]
     assert [path.read_bytes() for path in together] == [path.read_bytes() for path in alone]
-    assert seen == {1} and torch.get_num_threads() == threads
 
 
 def test_an_output_that_exists_stops_the_painting(tmp_path: Path) -> None:
