@@ -253,8 +253,8 @@ def score_findings(
 def score_exchanged(truth: Sequence[Sequence[Finding]], texts: Sequence[str], patients: int = 20) -> Scores:
     """Score each report as that of other patients: of each of the `patients` cases before its own, in a ring.
 
-    What is right here is right by chance. One exchange of a thousand cases leaves a standard deviation of a tenth in
-    full-finding F1, so several are counted together. Pairs share reports, so there are no intervals.
+    What is right here is right by chance. Over single exchanges of a thousand cases full-finding F1 has a standard
+    deviation of a tenth of itself, so several are counted together. Pairs share reports, so there are no intervals.
 
     Raises:
         UsageError: the numbers of cases and texts differ.

@@ -18,7 +18,7 @@ from neuroflamingo.painting.rendering import DEPTH, Slow, gain, paint, slow_fiel
 
 LATTICE_MM = 4.0
 FAR_MM = -1000.0
-"""Depth where nothing is computed."""
+"""Stands at nodes too far from the head to be computed: as a depth, outside of everything."""
 CHUNK = 1_000_000
 """Voxels that are painted at a time."""
 

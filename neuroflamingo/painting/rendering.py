@@ -72,12 +72,11 @@ def _displaced(blueprint: Blueprint, points: Tensor, fields: Tensor) -> tuple[Te
     return source, atrophy
 
 
-def _tissue(blueprint: Blueprint, maps: Tensor, atrophy: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+def _tissue(blueprint: Blueprint, maps: Tensor, atrophy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Signal of the healthy tissue, and shares of white and of any tissue."""
     t1, grey, white, mask, near_fluid = maps
     threshold = 0.2 - 0.11 * atrophy
-    amount = blueprint.sulci + 1.1 * torch.as_tensor(atrophy)
-    widening = amount.clamp(max=1.0) * torch.sigmoid((near_fluid - threshold) / 0.04)
+    widening = (blueprint.sulci + 1.1 * atrophy).clamp(max=1.0) * torch.sigmoid((near_fluid - threshold) / 0.04)
     fluid, grey_signal, white_signal = blueprint.scanner.signal
     grey, white = grey * (1 - widening), white * (1 - widening)
     t1 = t1 + (1 - mask) * (TEMPLATE_SIGNAL[0] - t1)
@@ -174,7 +173,8 @@ def paint(
     shares = torch.zeros(4, len(depth))
     within = slow.map(lambda part: part.index_select(1, brain))
     maps = (anatomy.fine if fine else anatomy.coarse)(within.source.T)
-    inner, white, tissue = _tissue(blueprint, maps, 0.0 if within.atrophy is None else within.atrophy[0])
+    atrophy = torch.zeros(()) if within.atrophy is None else within.atrophy[0]
+    inner, white, tissue = _tissue(blueprint, maps, atrophy)
     if within.white_matter is not None:
         distance, noise = within.white_matter
         share = _white_matter_lesions(blueprint.white_matter_grade, distance, noise, white)

@@ -92,17 +92,17 @@ def antialiased(volumes: Iterable[NDArray[np.float32]]) -> list[NDArray[np.float
 
 @lru_cache(maxsize=1)
 def load_template() -> Template:
-    """Load the template once (about 1 s; no network: nilearn ships it)."""
+    """Load the template once (about 2 s; no network: nilearn ships it)."""
     import nibabel as nib
     from scipy.ndimage import label
 
-    def read(tissue: str) -> NDArray[np.float32]:
-        values = np.asarray(images[tissue].dataobj).astype(np.float32)
+    def scaled(image: Any) -> NDArray[np.float32]:
+        values = np.asarray(image.dataobj).astype(np.float32)
         return values / values.max()
 
-    images: Any = {tissue: nib.load(template_file(tissue)) for tissue in ("t1", "gm", "wm")}
-    affine = np.asarray(images["t1"].affine, dtype=np.float64)
-    t1, grey, white = map(read, images)
+    images: list[Any] = [nib.load(template_file(tissue)) for tissue in ("t1", "gm", "wm")]
+    affine = np.asarray(images[0].affine, dtype=np.float64)
+    t1, grey, white = map(scaled, images)
     apart, _ = label(np.pad(t1 <= BRAIN_FROM, 1, constant_values=True))
     mask = (apart != apart[0, 0, 0])[1:-1, 1:-1, 1:-1].astype(np.float32)
     on_grid = [resample_to_grid(smooth, affine) for smooth in antialiased((t1, grey, white, mask))]
