@@ -208,10 +208,11 @@ def build_encoder_from_config(description: dict[str, Any]) -> BrainEncoder:
         ModelError: no such encoder here, or its card is another one than the model was trained with.
     """
     from neuroflamingo_encoders import build_encoder
+    from neuroflamingo_encoders.card import current_digest
 
     tiny = bool(description.get("tiny"))
     encoder = build_encoder(description["name"], tiny=tiny, **description.get("options", {}))
-    if encoder.card.digest != description.get("digest"):
+    if encoder.card.digest != current_digest(description.get("card"), description.get("digest")):
         raise ModelError(
             f"the encoder '{description['name']}' is not the one that this model was trained with",
             expected=f"a card with the digest {description.get('digest')}",

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from neuroflamingo_preprocessing.spec import Axis, Constants, Declared, ScanSpec
+from neuroflamingo_preprocessing.spec import Axis, Constants, Declared, ScanSpec, digest_of_plain
 
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -156,7 +156,8 @@ class EncoderCard(Declared):
         name: what the registry, configurations and reports call it.
         version: of this card and its module together.
         summary: one line for `encoders list`.
-        implementation: `package.module:Class`, imported only when the encoder is built.
+        implementation: `package.module:Class`, imported only when the encoder is built. The digest holds the class's
+            name only, so that moving its module breaks no saved model.
         repository, commit: the upstream code matched, None for the project's own.
         paper, citation: to be printed in the methods text.
         scan: the input.
@@ -188,6 +189,7 @@ class EncoderCard(Declared):
     def _digested(self) -> dict[str, Any]:
         plain = super()._digested()
         del plain["options"]
+        plain["implementation"] = self.implementation.rpartition(":")[2]  # a class may move to another module
         if not self.network:  # cards that were in saved models before there was this field keep their digest
             del plain["network"]
         return plain
@@ -230,3 +232,21 @@ class EncoderCard(Declared):
                 "output": self.output.model_copy(update=changes),
             }
         )
+
+
+def current_digest(declared: Any, digest: str | None) -> str | None:
+    """The digest to compare a stored card by.
+
+    Digests once held the module path of `implementation`, so that moving a module changed them. Such a digest becomes
+    today's if it is that of the card stored beside it; any other comes back as it is.
+
+    Args:
+        declared: the stored card, as plain data.
+        digest: the digest stored beside it.
+    """
+    try:
+        card = EncoderCard.model_validate(declared)
+    except ValueError:
+        return digest
+    with_module = card._digested() | {"implementation": card.implementation}
+    return card.digest if digest == digest_of_plain(with_module) else digest

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.card import EncoderCard, current_digest
 from neuroflamingo_encoders.token_files import KINDS, ScanTokens
 from neuroflamingo_preprocessing.errors import ModelError
 from neuroflamingo_preprocessing.item_store import ItemStore, StoredItem
@@ -95,9 +95,14 @@ class TokenStore(ItemStore[StoredTokens]):
             card = EncoderCard.model_validate(self.head.get("declared"))
         except ValueError as error:
             raise self._other_card(str(error)) from error
-        if card.digest != self.head.get("card"):
+        if card.digest != self.card_digest:
             raise self._other_card(f"digest {card.digest}")
         return card
+
+    @property
+    def card_digest(self) -> str | None:
+        """Digest of the card, by today's rule: see `current_digest`."""
+        return current_digest(self.head.get("declared"), self.head.get("card"))
 
     def _other_card(self, seen: str) -> ModelError:
         return ModelError(

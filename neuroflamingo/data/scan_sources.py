@@ -153,7 +153,7 @@ def check_tokens(store: Any, card: EncoderCard | None, width: int | None, weight
             "tokens of a store can only be checked against the weights of the encoder",
             expected="weights=encoder_identity(model.encoder)",
         )
-    if store.head.get("card") != card.digest:
+    if store.card_digest != card.digest:
         seen = f"'{store.head.get('encoder')}', card {str(store.head.get('card'))[:12]}"
         raise _other(store, f"'{card.name}', card {card.digest[:12]}", seen)
     if store.head.get("weights") != weights:

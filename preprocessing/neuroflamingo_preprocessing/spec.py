@@ -35,11 +35,16 @@ class Declared(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 of the declaration: changes with any constant, never with the order of keys or the machine."""
-        text = json.dumps(self._digested(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_of_plain(self._digested())
 
     def _digested(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
+
+
+def digest_of_plain(plain: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data as canonical JSON."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sorted_pairs(value: Any) -> Any:
