@@ -1,5 +1,8 @@
 """One file over HTTP, resumable: bytes go to a `.part` file, and a later call goes on where an earlier one stopped."""
 
+# Not huggingface_hub's (2.4): hf_hub_download removes its temporary file when it fails, so that a later call begins
+# anew, and its http_get (not public) drops what a cut leaves of a 10 MiB chunk and retries without `If-Range`.
+
 from __future__ import annotations
 
 import contextlib
