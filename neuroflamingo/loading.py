@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuroflamingo_preprocessing.errors import ModelError, UsageError
+from neuroflamingo_preprocessing.errors import ModelError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -34,12 +33,11 @@ def find_model(name_or_path: str | Path) -> Path:
         return MODELS / str(name_or_path)
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    near = get_close_matches(str(name_or_path), names, n=3, cutoff=0.4)
     raise ModelError(
         f"there is no model named '{name_or_path}'",
         expected=f"one of: {', '.join(names) or '(none is embedded)'}, or a folder that save_pretrained wrote",
         seen=str(name_or_path),
-        hint=f"did you mean {' or '.join(near)}?" if near else "check the spelling or the path",
+        hint=did_you_mean(str(name_or_path), names, cutoff=0.4) or "check the spelling or the path",
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
-from neuroflamingo_preprocessing.errors import NotFoundError
+from neuroflamingo_preprocessing.errors import NotFoundError, nearest
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
@@ -37,7 +36,7 @@ def find_config(name: str | Path) -> Path:
             if shipped.is_file():
                 return shipped
     known = list_configs()
-    near = get_close_matches(stem, known, n=3, cutoff=0.5) or known
+    near = nearest(stem, known) or known
     raise NotFoundError(
         f"there is no configuration {str(name)!r}",
         expected="a YAML file, or the name of a shipped recipe",

@@ -7,7 +7,6 @@ with it. The kit looks at behaviour only; whether the tokens are worth anything,
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +24,7 @@ from neuroflamingo_encoders import (
     conformance_weights,
 )
 from neuroflamingo_encoders.conformance_subject import Check, Failed, NotApplicable, Source, Subject
-from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.errors import UsageError, did_you_mean
 
 __all__ = ["GROUPS", "Check", "CheckResult", "Failed", "NotApplicable", "Subject", "check_encoder", "failures"]
 
@@ -186,11 +185,10 @@ def _refuse_unknown(expected: Mapping[str, str], checks: Iterable[Check]) -> Non
     known = [check.name for check in checks]
     for name, reason in expected.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             raise UsageError(
                 f"there is no check named '{name}' that could be expected to fail",
                 expected=f"one of: {', '.join(known)}",
-                hint=f"did you mean {near[0]}?" if near else None,
+                hint=did_you_mean(name, known, 1, 0.4),
             )
         if not reason.strip():
             raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.listing import ENTRY_POINT_GROUP
 from neuroflamingo_encoders.weights_fit import check_hash, sha256_of
-from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError, did_you_mean
 from neuroflamingo_preprocessing.spec import Constant
 
 if TYPE_CHECKING:
@@ -86,12 +85,11 @@ def encoder_card(name: str, **options: Any) -> EncoderCard:
     """
     table = _table()
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
         raise ModelError(
             f"there is no encoder named '{name}'",
             expected=f"one of: {', '.join(sorted(table))}",
             seen=name,
-            hint=f"did you mean {' or '.join(near)}?" if near else "see `neuroflamingo encoders list`",
+            hint=did_you_mean(name, table, cutoff=0.4) or "see `neuroflamingo encoders list`",
         )
     owners, (dotted, *others) = list(table[name]), table[name].values()
     if others:

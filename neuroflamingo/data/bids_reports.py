@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from neuroflamingo.data.conversion import Conversion
 from neuroflamingo.data.records import records
 from neuroflamingo_preprocessing.bids_names import DESCRIPTION, dataset_root, plain_label
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import ScanError, nearest
 from neuroflamingo_preprocessing.inputs import find_inputs
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec
 
@@ -132,7 +131,7 @@ def _findings(cell: Any) -> Any:
 
 def _no_reports(table: Path, column: str) -> ScanError:
     columns = sorted({name for _, row in records(table) if isinstance(row, dict) for name in row})
-    near = get_close_matches(column, columns, 1)
+    near = nearest(column, columns, 1)
     return ScanError(
         f"{table.name} holds no reports",
         expected=f"columns participant_id and {column}, with text in both",

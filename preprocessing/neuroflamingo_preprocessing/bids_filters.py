@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from neuroflamingo_preprocessing.bids_names import plain_label
-from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
+from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError, did_you_mean
 
 KINDS = ("t1w", "t2w", "flair", "bold", "sbref", "fmap", "roi", "dwi", "asl", "pet")
 """Sections of a filter file: those of fMRIPrep and its kin. A section is the suffix in small letters."""
@@ -156,6 +155,5 @@ def entity_names() -> dict[str, str]:
     return names
 
 
-def _near(word: str, words: Iterable[str]) -> str:
-    close = get_close_matches(word, list(words), 1, 0.5)
-    return f" (did you mean '{close[0]}'?)" if close else f" (known: {', '.join(words)})"
+def _near(word: str, words: Collection[str]) -> str:
+    return f" ({did_you_mean(word, words, 1) or 'known: ' + ', '.join(words)})"

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.dicom_files import shown_name
-from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, nearest
 from neuroflamingo_preprocessing.inputs import entities_of
 
 MAX_TABLE_BYTES = 2**27
@@ -206,7 +205,7 @@ def choose(confounds: Confounds, strategy: Sequence[str], filtered: bool = False
                 wanted.append(column)
     missing = [name for name in dict.fromkeys(wanted) if name not in confounds.names]
     if missing:
-        near = sorted({m for name in missing[:20] for m in get_close_matches(name, confounds.names, 2, 0.7)})
+        near = nearest(missing[:20], confounds.names, 2, 0.7)
         raise ScanError(
             f"{confounds.file} lacks columns of '{' '.join(strategy)}'",
             expected=", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else ""),

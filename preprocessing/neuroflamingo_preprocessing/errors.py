@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+
 
 class NeuroFlamingoError(Exception):
     """Base of every error meant for a user.
@@ -69,6 +72,25 @@ class ConfigError(NeuroFlamingoError):
     """A configuration has unknown keys or values that do not fit."""
 
     exit_code = 78
+
+
+def nearest(words: str | Iterable[str], known: Collection[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
+    """The known names that misspelled ones may stand for, the likeliest first.
+
+    Args:
+        words: one or several.
+        known: names that would have been right.
+        count: how many at most for each word.
+        cutoff: likeness from 0 to 1 below which a name is not near.
+    """
+    words = [words] if isinstance(words, str) else words
+    return list(dict.fromkeys(near for word in words for near in get_close_matches(word, known, count, cutoff)))
+
+
+def did_you_mean(words: str | Iterable[str], known: Collection[str], count: int = 3, cutoff: float = 0.5) -> str:
+    """The `nearest` names as a question for a hint; empty where none is near."""
+    near = nearest(words, known, count, cutoff)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def is_out_of_memory(failure: BaseException) -> bool:

@@ -7,14 +7,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from neuroflamingo_preprocessing.bids_filters import Wanted, read_filter_file, wanted_labels
 from neuroflamingo_preprocessing.bids_names import DESCRIPTION, dataset_root, entities_of, plain_label
 from neuroflamingo_preprocessing.dicom_files import is_dicom_input
-from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, did_you_mean
 from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.zarr_metadata import is_zarr
 
@@ -368,5 +367,5 @@ def _missing(want: Wanted, found: Sequence[Mapping[str, Any]]) -> str | None:
     missing = sorted(want.labels - set(there))
     if not missing:
         return None if any(want.holds(one) for one in found) else str(want)
-    near = sorted({match for label in missing for match in get_close_matches(label, there, 2, 0.5)})
-    return f"{want.entity}-{', '.join(missing)}" + (f" (did you mean {', '.join(near)}?)" if near else "")
+    near = did_you_mean(missing, there, 2)
+    return f"{want.entity}-{', '.join(missing)}" + (f" ({near})" if near else "")

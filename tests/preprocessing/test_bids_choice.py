@@ -81,10 +81,10 @@ def test_filter_file_and_labels_both_hold(raw: Path, tmp_path: Path) -> None:
 
 
 FAULTS: list[tuple[Any, str]] = [
-    ({"bolt": {}}, "there is no kind 'bolt' (did you mean 'bold'?)"),
+    ({"bolt": {}}, "there is no kind 'bolt' (did you mean bold?)"),
     ({"xyz": {}}, "there is no kind 'xyz' (known: t1w, t2w"),
-    ({"bold": {"sesion": "pre"}}, "bold: there is no entity 'sesion' (did you mean 'session'?)"),
-    ({"t1w": {"aquisition": None}}, "t1w: there is no entity 'aquisition' (did you mean 'acquisition'?)"),
+    ({"bold": {"sesion": "pre"}}, "bold: there is no entity 'sesion' (did you mean session?)"),
+    ({"t1w": {"aquisition": None}}, "t1w: there is no entity 'aquisition' (did you mean acquisition?)"),
     ({"bold": ["rest"]}, "bold: not a mapping"),
     ({"bold": {"task": {"a": 1}}}, "task is"),
     ({"bold": {"task": True}}, "task is true, not a label"),
