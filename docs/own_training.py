@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neuroflamingo.data import build_labels, mix
-from neuroflamingo.model import NeuroFlamingo
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.training import LoraSettings, OptimSettings, TrainedSettings, add_lora, freeze, parameter_groups
 from neuroflamingo.training.schedule import rate
 

@@ -15,7 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroflamingo.findings.schema import Finding, FindingClass, Region, Side, Signal
+from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side, Signal
+from neuroflamingo.painting.case import paint_into_head
+from neuroflamingo.painting.export import nifti_bytes
+from neuroflamingo.report.render import describe
+from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
 
 PAINTED = Finding(kind=FindingClass.HEMATOMA, side=Side.LEFT, region=Region.FRONTAL, size_mm=34.0, signal=Signal.HIGH)
 _WIDTH = 100
@@ -34,10 +38,6 @@ def write_scans(folder: Path) -> list[Example]:
     """Write the two scans (older ones of the same names are replaced) and give them with their truth."""
     import nibabel as nib
     from nilearn.datasets import load_mni152_template
-
-    from neuroflamingo.painting.case import paint_into_head
-    from neuroflamingo.painting.export import nifti_bytes
-    from neuroflamingo_preprocessing.atomic import write_bytes_atomic, write_text_atomic
 
     folder.mkdir(parents=True, exist_ok=True)
     plain: nib.Nifti1Image = load_mni152_template(resolution=1)
@@ -63,8 +63,6 @@ def report(example: Example, folder: Path, device: str) -> dict:
 
 def beside(example: Example, written: dict) -> str:
     """Report and truth as text for a terminal."""
-    from neuroflamingo.report.render import describe
-
     found = [Finding.model_validate(finding) for finding in written["findings"]]
     lines = [f"{example.scan.name}: {example.what}", ""]
     for paragraph in written["text"].splitlines():

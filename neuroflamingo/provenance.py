@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-from neuroflamingo_preprocessing.dicom_files import holds_dicom
+from neuroflamingo_preprocessing.files import printable
+from neuroflamingo_preprocessing.formats.dicom.archive import holds_dicom
+from neuroflamingo_preprocessing.software import Record, SoftwareRecord, utc_now
 
 SCHEMA_VERSION = "1.0"
 INTENDED_USE = "research use only, not for diagnosis; machine-generated, not reviewed"
-LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "nibabel", "nilearn", "SimpleITK")
 
 
 DICOM = "<DICOM>"
 """What stands for the name of a DICOM input."""
-
-
-class Record(BaseModel):
-    """Base of all records: frozen, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class InputRecord(Record):
@@ -42,7 +33,7 @@ class InputRecord(Record):
     sha256: str | None = None
     header_sha256: str | None = None
     spacing_mm: tuple[float, ...] = ()
-    header: dict[str, str] = {}
+    header: dict[str, str] = Field(default={})
 
 
 class GeometryEntry(Record):
@@ -62,7 +53,7 @@ class ModelRecord(Record):
     """The model that wrote the text: every file by SHA-256."""
 
     name: str
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default={})
     encoder: str | None = None
     encoder_version: str | None = None
     encoder_distribution: str | None = None
@@ -89,16 +80,6 @@ class DeviceRecord(Record):
     dtype: str
     threads: int | None = None
     deterministic: bool = False
-
-
-class SoftwareRecord(Record):
-    name: str = "neuroflamingo"
-    version: str
-    git_commit: str | None = None
-    python: str
-    platform: str
-    cuda: str | None = None
-    libraries: dict[str, str] = {}
 
 
 class QualityFlag(Record):
@@ -159,10 +140,6 @@ class Stopwatch:
             self.peak_mb[name] = peak_memory_mb()
 
 
-def utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def peak_memory_mb() -> float:
     """The process's largest resident size so far, in MB (Linux counts in KiB, macOS in bytes; 0 where unknown)."""
     try:
@@ -171,20 +148,6 @@ def peak_memory_mb() -> float:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024), 1)
-
-
-def sha256_of(path: str | Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sha256_of_text(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()
-
-
-def printable(text: str) -> str:
-    """Text that UTF-8 can hold: bytes of a file name that are no text become question marks."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def redact(argument: str) -> str:
@@ -212,40 +175,3 @@ def command_line(arguments: Sequence[str] | None = None) -> tuple[str, ...]:
     """The argument vector with absolute folders replaced by a token, beginning with the program's plain name."""
     vector = list(sys.argv if arguments is None else arguments)
     return (Path(vector[0]).name if vector else "python", *(redact(argument) for argument in vector[1:]))
-
-
-def software() -> SoftwareRecord:
-    """Versions of this package, Python and the libraries that touch numbers."""
-    found = {name: installed for name in LIBRARIES if (installed := installed_version(name))}
-    torch = sys.modules.get("torch")
-    return SoftwareRecord(
-        version=installed_version("neuroflamingo") or "not installed",
-        git_commit=git_commit(),
-        python=platform.python_version(),
-        platform=platform.platform(),
-        cuda=torch.version.cuda if torch is not None else None,
-        libraries=found,
-    )
-
-
-def installed_version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, read without starting git; None for an installed wheel."""
-    root = Path(__file__).resolve().parents[1]
-    try:
-        head = (root / ".git" / "HEAD").read_text().strip()
-        if not head.startswith("ref: "):
-            return head
-        reference = root / ".git" / head.removeprefix("ref: ")
-        if reference.is_file():
-            return reference.read_text().strip()
-        packed = (root / ".git" / "packed-refs").read_text().splitlines()
-        return next((line.split()[0] for line in packed if line.endswith(head.removeprefix("ref: "))), None)
-    except OSError:
-        return None

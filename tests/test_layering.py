@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,19 +26,30 @@ HEAVY = {"torch", "transformers", "nilearn", "monai", "SimpleITK", "peft", "matp
 LIGHT = (
     "neuroflamingo",
     "neuroflamingo.cli",
-    "neuroflamingo.config",
-    "neuroflamingo.recipes",
+    "neuroflamingo.settings",
+    "neuroflamingo.recipe.find",
     "neuroflamingo.findings",
-    "neuroflamingo.findings.schema",
+    "neuroflamingo.findings.vocabulary",
     "neuroflamingo_encoders",
     "neuroflamingo_encoders.registry",
     "neuroflamingo_preprocessing",
     "neuroflamingo_preprocessing.errors",
 )
-# What the core may not know of: the model can be used without painting, training, scoring or pages.
-CORE = ("resampler", "gated_attention", "media", "language", "model", "processing", "checkpoint", "config")
-ABOVE_CORE = ("painting", "training", "evaluation", "report", "pipeline", "cli", "demo")
+# Floors inside each package, from the ground up: a folder or module imports those before it, never those after it.
+# `(package)` is its face, which loads on first use.
+ORDER = {
+    "neuroflamingo_preprocessing": "errors cache_home software geometry files scan spec bids formats read inputs "
+    "structural functional arrays preparation_options preparation check fit_scaling stores",
+    "neuroflamingo_encoders": "card card_list state_dict_fit contract registry build layers families tokens weights "
+    "plugins scaffold conformance",
+    "neuroflamingo": "settings provenance device model checkpoints findings painting report recipe evaluation encoding "
+    "encoder_check inference data training demo cli __main__",
+}
+# Where first-party imports may stand inside functions: what must start at once, and optional extras.
+LAZY = ("neuroflamingo.cli", "neuroflamingo_preprocessing.stores.build")
+SAME_NAME = {"__init__", "__main__", "cards", "network"}
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 50
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def module_name(path: Path) -> str:
@@ -90,10 +102,74 @@ def test_imports_go_down_only(module: str) -> None:
     assert not upward, f"{module} imports upward: {sorted(upward)}"
 
 
-@pytest.mark.parametrize("module", [f"neuroflamingo.{name}" for name in CORE])
-def test_core_knows_nothing_above_it(module: str) -> None:
-    parts = (name.split(".") for name in imports_of(module))
-    assert not [part for part in parts if part[0] == "neuroflamingo" and set(part[1:2]) & set(ABOVE_CORE)]
+def room(module: str) -> str:
+    """The folder or module directly below the package; empty for the package's face."""
+    return [*module.split("."), ""][1]
+
+
+def test_the_order_names_every_room_once() -> None:
+    for package, words in ORDER.items():
+        rooms = {room(name) for name in MODULES if name.split(".")[0] == package} - {""}
+        assert sorted(words.split()) == sorted(rooms), package
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_inside_a_package(module: str) -> None:
+    package, own = module.split(".")[0], room(module)
+    if not own:
+        return
+    order = ORDER[package].split()
+    above = set(order[order.index(own) + 1 :])
+    upward = {name for name in imports_of(module) if name.split(".")[0] == package and room(name) in above}
+    assert not upward, f"{module} imports upward: {sorted(upward)}"
+    through_the_face = {name for name in imports_of(module) if name == package} - {module}
+    assert not through_the_face, f"{module} imports from the face of its own package"
+
+
+def test_no_circles() -> None:
+    """Of modules, lazy and type-checking imports included."""
+    graph = {module: {name for name in imports_of(module) if name in MODULES and name != module} for module in MODULES}
+    for below in graph.values():  # `from a.b import c` names the package a.b too, which is not what is meant
+        below.difference_update({name for name in below if any(other.startswith(f"{name}.") for other in below)})
+    assert not (circles := circles_in(graph)), circles
+
+
+def circles_in(graph: dict[str, set[str]]) -> list[str]:
+    """What is left when modules that import nothing of the rest are taken away, again and again."""
+    left = {module: set(below) for module, below in graph.items()}
+    while bottom := {module for module, below in left.items() if not below & left.keys()}:
+        left = {module: below for module, below in left.items() if module not in bottom}
+    return sorted(left)
+
+
+def test_a_circle_is_seen() -> None:
+    assert circles_in({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_first_party_imports_stand_at_the_top(module: str) -> None:
+    if module.startswith(LAZY):
+        return
+    functions = [n for n in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(n, FUNCTIONS)]
+    inside = {name for node in functions for name in imported(node, module, False) if name.split(".")[0] in PACKAGES}
+    assert not inside, f"{module} imports inside a function: {sorted(inside)}"
+
+
+def test_no_two_modules_of_a_package_have_one_name() -> None:
+    for package in PACKAGES:
+        names = [path.stem for module, path in MODULES.items() if module.split(".")[0] == package]
+        twice = {name for name in names if names.count(name) > 1} - SAME_NAME
+        assert not twice, f"{package}: {sorted(twice)}"
+
+
+@pytest.mark.parametrize("face", [name for name, path in MODULES.items() if path.with_suffix(".pyi").is_file()])
+def test_a_face_offers_what_it_names_and_no_module_hides_it(face: str) -> None:
+    """`from package import name` must not give the module `package.name`, once somebody imported that."""
+    module = importlib.import_module(face)
+    assert module.__all__
+    for name in module.__all__:
+        assert f"{face}.{name}" not in MODULES, f"the module {face}.{name} hides what the face offers"
+        assert getattr(module, name) is not None
 
 
 def test_only_the_entry_points_import_the_command_line() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo import recipes
+from neuroflamingo.recipe import find
 from neuroflamingo_preprocessing.errors import NotFoundError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +53,9 @@ def test_all_recipes_are_shipped(names: set[str]) -> None:
     assert {f"neuroflamingo/{name}" for name in recipes_here} <= names
 
 
-@pytest.mark.parametrize("folder", ["neuroflamingo/models", "neuroflamingo/report", "neuroflamingo/templates"])
+@pytest.mark.parametrize(
+    "folder", ["neuroflamingo/pretrained", "neuroflamingo/report", "encoders/neuroflamingo_encoders/templates"]
+)
 def test_package_data_is_shipped(names: set[str], folder: str) -> None:
     here = files_under(ROOT / folder)
     assert here, f"{folder} is empty"
@@ -94,18 +96,18 @@ def test_recipes_are_found_from_the_unpacked_wheel_beside_decoys(wheel: Path, tm
 
 def test_find_config_prefers_the_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    name = recipes.list_configs()[0]
+    name = find.list_configs()[0]
     spellings = (name, f"{name}.yaml", f"configs/{name}.yaml")
-    assert len({recipes.find_config(spelling) for spelling in spellings}) == 1
+    assert len({find.find_config(spelling) for spelling in spellings}) == 1
     mine = tmp_path / "configs" / f"{name}.yaml"
     mine.parent.mkdir()
     mine.write_text("{}")
-    assert recipes.find_config(f"configs/{name}.yaml").resolve() == mine.resolve()
+    assert find.find_config(f"configs/{name}.yaml").resolve() == mine.resolve()
 
 
 def test_unknown_recipe_names_the_nearest() -> None:
-    name = recipes.list_configs()[0]
+    name = find.list_configs()[0]
     with pytest.raises(NotFoundError, match=name):
-        recipes.find_config(name[:-1] + "x")
+        find.find_config(name[:-1] + "x")
     with pytest.raises(NotFoundError):
-        recipes.find_config("elsewhere/" + name)
+        find.find_config("elsewhere/" + name)

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.processing import NeuroFlamingoProcessor
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo.model.processor import NeuroFlamingoProcessor
 
 VOCAB, WIDTH, TOKENS = 64, 16, 7
 WORDS = 61  # plus <|endofchunk|>, <image>, <PAD> fill the vocabulary

@@ -5,47 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuroflamingo_encoders.card import EncoderCard
-from neuroflamingo_encoders.listing import ENTRY_POINT_GROUP
-from neuroflamingo_encoders.weights_fit import check_hash, sha256_of
-from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError, did_you_mean
+from neuroflamingo_encoders.card_list import ENTRY_POINT_GROUP
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, did_you_mean
 from neuroflamingo_preprocessing.spec import Constant
 
-if TYPE_CHECKING:
-    from neuroflamingo_encoders.contract import BrainEncoder
-
-# name -> where its card is: an EncoderCard, or a function that makes one from options. The card names the module.
-BUILT_IN = {
-    "brain-jepa-vitb": "neuroflamingo_encoders.published_cards:BRAIN_JEPA",
-    "brainiac-vitb": "neuroflamingo_encoders.volume_cards:BRAINIAC",
-    "brainlm-13m": "neuroflamingo_encoders.published_cards:brainlm_13m_card",
-    "brainlm-vitmae-111m": "neuroflamingo_encoders.published_cards:brainlm_111m_card",
-    "brainlm-vitmae-650m": "neuroflamingo_encoders.published_cards:brainlm_650m_card",
-    "brainmt": "neuroflamingo_encoders.published_cards:BRAINMT",
-    "brainsegfounder": "neuroflamingo_encoders.swin_cards:brainsegfounder_card",
-    "clip-tower": "neuroflamingo_encoders.picture_cards:clip_tower_card",
-    "clip-vit-l14": "neuroflamingo_encoders.picture_cards:clip_vit_l14_card",
-    "fc-baseline": "neuroflamingo_encoders.fc_baseline_card:fc_baseline_card",
-    "m3d-clip": "neuroflamingo_encoders.volume_cards:M3D_CLIP",
-    "medicalnet-resnet10": "neuroflamingo_encoders.resnet_cards:MEDICALNET_10",
-    "medicalnet-resnet18": "neuroflamingo_encoders.resnet_cards:MEDICALNET_18",
-    "medicalnet-resnet34": "neuroflamingo_encoders.resnet_cards:MEDICALNET_34",
-    "medicalnet-resnet50": "neuroflamingo_encoders.resnet_cards:MEDICALNET_50",
-    "neuro-simclr-resnet18": "neuroflamingo_encoders.resnet_cards:NEURO_SIMCLR",
-    "neurostorm": "neuroflamingo_encoders.published_cards:NEUROSTORM",
-    "nucleotide-transformer": "neuroflamingo_encoders.sequence_cards:nucleotide_transformer_card",
-    "open-clip": "neuroflamingo_encoders.picture_cards:open_clip_card",
-    "precomputed": "neuroflamingo_encoders.precomputed_card:precomputed_card",
-    "siglip-so400m": "neuroflamingo_encoders.picture_cards:siglip_so400m_card",
-    "siglip-tower": "neuroflamingo_encoders.picture_cards:siglip_tower_card",
-    "swift": "neuroflamingo_encoders.published_cards:SWIFT",
-    "swinunetr-encoder": "neuroflamingo_encoders.swin_cards:swinunetr_card",
-    "tiny-t1w-cnn": "neuroflamingo_encoders.tiny_t1w_card:CARD",
-    "vit3d": "neuroflamingo_encoders.volume_cards:vit3d_card",
+# name -> where in `families` its card is: an EncoderCard, or a function that makes one from options. The card names the
+# module of its network. A new family is a folder and a row here.
+_CARDS = {
+    "brain-jepa-vitb": "brain_jepa.cards:BRAIN_JEPA",
+    "brainiac-vitb": "vit3d.cards:BRAINIAC",
+    "brainlm-13m": "brainlm.cards:brainlm_13m_card",
+    "brainlm-vitmae-111m": "brainlm.cards:brainlm_111m_card",
+    "brainlm-vitmae-650m": "brainlm.cards:brainlm_650m_card",
+    "brainmt": "brainmt.cards:BRAINMT",
+    "brainsegfounder": "swin3d.cards:brainsegfounder_card",
+    "clip-tower": "vision_towers.cards:clip_tower_card",
+    "clip-vit-l14": "vision_towers.cards:clip_vit_l14_card",
+    "fc-baseline": "fc_baseline.cards:fc_baseline_card",
+    "m3d-clip": "vit3d.cards:M3D_CLIP",
+    "medicalnet-resnet10": "resnet3d.cards:MEDICALNET_10",
+    "medicalnet-resnet18": "resnet3d.cards:MEDICALNET_18",
+    "medicalnet-resnet34": "resnet3d.cards:MEDICALNET_34",
+    "medicalnet-resnet50": "resnet3d.cards:MEDICALNET_50",
+    "neuro-simclr-resnet18": "resnet3d.cards:NEURO_SIMCLR",
+    "neurostorm": "swin4d.cards:NEUROSTORM",
+    "nucleotide-transformer": "nucleotide_transformer.cards:nucleotide_transformer_card",
+    "open-clip": "vision_towers.cards:open_clip_card",
+    "precomputed": "precomputed.cards:precomputed_card",
+    "siglip-so400m": "vision_towers.cards:siglip_so400m_card",
+    "siglip-tower": "vision_towers.cards:siglip_tower_card",
+    "swift": "swin4d.cards:SWIFT",
+    "swinunetr-encoder": "swin3d.cards:swinunetr_card",
+    "tiny-t1w-cnn": "tiny_t1w.cards:CARD",
+    "vit3d": "vit3d.cards:vit3d_card",
 }
+BUILT_IN = {name: f"neuroflamingo_encoders.families.{place}" for name, place in _CARDS.items()}
 
 
 def _plug_ins() -> tuple[EntryPoint, ...]:
@@ -122,56 +119,6 @@ def encoder_card(name: str, **options: Any) -> EncoderCard:
     return card
 
 
-def build_encoder(name: str, weights: str | Path | None = None, *, tiny: bool = False, **options: Any) -> BrainEncoder:
-    """Build an encoder, load its weights strictly, and freeze it.
-
-    Args:
-        name: as `list_encoders` gives it.
-        weights: a safetensors file; None leaves the module as it was initialised (untrained, unless it needs none).
-        tiny: its toy size (`BrainEncoder.tiny`) instead: the same code for trials, which no weights belong to.
-        options: see `encoder_card`.
-
-    Raises:
-        ModelError: unknown name; a module that does not import; weights of another hash, keys or shapes (exit 65).
-        NotFoundError: no weight file there.
-    """
-    card = encoder_card(name, **options)
-    encoder = _construct(card, tiny=tiny)
-    if weights is not None:
-        encoder.load_weights(read_weights(card, Path(weights)))
-    return encoder.freeze()
-
-
-def outline(card: EncoderCard) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that the encoder is made of; the network takes no memory (meta device).
-
-    Raises:
-        ModelError: the module does not import, or is no encoder (exit 78).
-    """
-    import torch
-
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in _construct(card).state_dict().items()}
-
-
-def _construct(card: EncoderCard, *, tiny: bool = False) -> BrainEncoder:
-    from neuroflamingo_encoders.contract import BrainEncoder
-
-    kind = load_dotted(card.name, card.implementation)
-    small = tiny and isinstance(kind, type) and issubclass(kind, BrainEncoder)
-    encoder = kind.tiny(card) if small else kind(card)
-    encoder.tiny_size = small
-    if not isinstance(encoder, BrainEncoder):
-        raise ModelError(
-            f"{card.implementation} is not an encoder",
-            expected="a subclass of neuroflamingo_encoders.contract.BrainEncoder",
-            seen=type(encoder).__name__,
-            hint="correct `implementation` in the card",
-            exit_code=78,
-        )
-    return encoder
-
-
 def load_dotted(name: str, dotted: str) -> Any:
     """What `package.module:attribute` names, for the encoder `name`.
 
@@ -227,34 +174,3 @@ def _plain(name: str, options: dict[str, Any]) -> tuple[tuple[str, Constant], ..
             exit_code=78,
         )
     return tuple(sorted(given.items()))
-
-
-def read_weights(card: EncoderCard, path: Path) -> dict[str, Any]:
-    """Tensors of a safetensors file, after its hash was checked where the card declares one.
-
-    Raises:
-        NotFoundError: no such file.
-        ModelError: another hash, or a file that is cut off or no safetensors file (exit 65).
-    """
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise NotFoundError(
-            f"there is no weight file {path}",
-            expected=card.weights.file or "a safetensors file",
-            hint="check the path",
-        )
-    try:
-        with safe_open(path, "pt") as stream:
-            converted_from = (stream.metadata() or {}).get("converted_from_sha256")
-        check_hash(card, path, sha256_of(path), converted_from)
-        return load_file(path)
-    except SafetensorError as error:
-        raise ModelError(
-            f"{path} is not a safetensors file",
-            expected="safetensors (pickles are never loaded)",
-            seen=str(error),
-            hint="convert the checkpoint first: neuroflamingo models convert",
-            exit_code=65,
-        ) from error

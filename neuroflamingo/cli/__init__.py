@@ -7,13 +7,19 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code (sysexits numbers; see `failures`)."""
+    """Run one command and give its exit code (sysexits numbers; see `errors`)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
         from importlib.metadata import version
 
         print(f"neuroflamingo {version('neuroflamingo')}")
         return 0
-    from neuroflamingo.cli.failures import guarded
+    from neuroflamingo.cli.errors import guarded
 
-    return guarded(words)
+    return guarded(_run, words)
+
+
+def _run(arguments: list[str]) -> None:
+    from neuroflamingo.cli.app import application
+
+    application(args=arguments, prog_name="neuroflamingo", obj=tuple(arguments))

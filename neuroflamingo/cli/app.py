@@ -105,7 +105,7 @@ def report(
     Without -o, NAME.report.html, NAME.report.json, NAME.report.txt and NAME.prov.json go to the working directory. A
     prompt with several <image> takes as many scans for one report.
     """
-    from neuroflamingo.cli.reporting import report_scans
+    from neuroflamingo.cli.report import report_scans
 
     code = report_scans(
         scans,
@@ -149,7 +149,7 @@ def train(
     Also under `torchrun --nproc-per-node N -m neuroflamingo train ...` or `accelerate launch -m neuroflamingo train`.
     With --resume FOLDER the recipe may differ from the checkpoint's. SIGTERM and SIGUSR1 save, then exit with 75.
     """
-    from neuroflamingo.cli.studying import train_recipe
+    from neuroflamingo.cli.train_evaluate import train_recipe
 
     train_recipe(
         config,
@@ -178,7 +178,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a model on painted cases with known truth, with the image-reliance controls beside it."""
-    from neuroflamingo.cli.studying import evaluate_model
+    from neuroflamingo.cli.train_evaluate import evaluate_model
 
     evaluate_model(
         model, cases, seed, device=device, anatomy=anatomy, as_json=json, csv=csv, overwrite=overwrite, quiet=quiet
@@ -194,7 +194,7 @@ def paint(
     quiet: Quiet = False,
 ) -> None:
     """Paint scans whose findings are known: NIfTI, the truth as JSON, and a report text for each."""
-    from neuroflamingo.cli.studying import paint_scans
+    from neuroflamingo.cli.train_evaluate import paint_scans
 
     paint_scans(cases, seed, output, overwrite=overwrite, quiet=quiet)
 
@@ -223,14 +223,15 @@ def prepare(
     --confounds FILE says it for one run. In the store, log.jsonl has a line for each scan and summary.json the whole.
     Exit code 1 if some scans failed.
     """
-    from neuroflamingo.cli.storing import Asked, prepare_scans
+    from neuroflamingo.cli.store_options import StoreRequest
+    from neuroflamingo.cli.stores import prepare_scans
 
     code = prepare_scans(
         source,
         output,
         encoder=encoder,
         options=options or (),
-        asked=Asked(processes=nprocs, **spreading, **telling),
+        asked=StoreRequest(processes=nprocs, **spreading, **telling),
         preparation=preparing | {"cleaning": cleaning},
     )
     raise typer.Exit(code)
@@ -258,7 +259,7 @@ def fit_scaling(
 
     Runs are taken as `prepare` takes them: with the same atlas, confounds and filters. Exit code 1 if some failed.
     """
-    from neuroflamingo.cli.storing import fit_scaling_of
+    from neuroflamingo.cli.stores import fit_scaling_of
 
     code = fit_scaling_of(
         source,
@@ -291,7 +292,7 @@ def check_scan(
 
     Nothing is written. The exit code is 65 if one of them cannot be used.
     """
-    from neuroflamingo.cli.asking import check_scans
+    from neuroflamingo.cli.show import check_scans
 
     raise typer.Exit(check_scans(scans, encoder, tr, series, xform, cleaning, as_json=json))
 
@@ -331,7 +332,8 @@ def encode(
     Into a store (-o without an ending) go the tokens of one INPUT as `prepare` takes it, or of a store that `prepare`
     made; run again, it does what is missing. The options from --dtype on are for stores.
     """
-    from neuroflamingo.cli.storing import Asked, encode_scans
+    from neuroflamingo.cli.store_options import StoreRequest
+    from neuroflamingo.cli.stores import encode_scans
 
     code = encode_scans(
         scans,
@@ -343,7 +345,7 @@ def encode(
         device=device,
         dtype=dtype,
         overwrite=overwrite,
-        asked=Asked(processes=nprocs, **spreading, **telling),
+        asked=StoreRequest(processes=nprocs, **spreading, **telling),
     )
     raise typer.Exit(code)
 
@@ -367,7 +369,7 @@ def inspect(
 
     Of a recipe, what it would train, low-rank branches too: from the architecture alone, in no memory, at any size.
     """
-    from neuroflamingo.cli.asking import inspect_model
+    from neuroflamingo.cli.show import inspect_model
 
     inspect_model(
         model,
@@ -382,6 +384,6 @@ def inspect(
 @application.command()
 def doctor(json: Json = False) -> None:
     """Show versions, devices and caches, and say what is missing."""
-    from neuroflamingo.cli.asking import examine
+    from neuroflamingo.cli.show import examine
 
     raise typer.Exit(examine(as_json=json))

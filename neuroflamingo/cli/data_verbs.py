@@ -20,10 +20,10 @@ from neuroflamingo.cli.options import (
     Sessions,
     taken_apart,
 )
-from neuroflamingo_preprocessing.atomic import check_writable
+from neuroflamingo_preprocessing.files import check_writable
 
 if TYPE_CHECKING:
-    from neuroflamingo.data.conversion import Conversion
+    from neuroflamingo.data.import_report import Conversion
 
 data = group("Training data: check manifests, and make them of data sets that others keep otherwise.")
 
@@ -50,7 +50,7 @@ def data_check(
 
     Nothing is written. Exit code 65 if a training would refuse them.
     """
-    from neuroflamingo.data.checking import check_data
+    from neuroflamingo.data.check_manifest import check_data
 
     found = check_data(files, validation or (), check_scans=not no_scans, min_answer_words=min_answer_words)
     print(json_text.dumps(found.as_dict(), indent=2) if json else "\n".join(found.lines()))
@@ -88,7 +88,7 @@ def data_from_bids(
     The table (.tsv, .csv, .jsonl, .parquet) has participant_id, where there are several sessions session_id, and the
     reports. Scans are chosen as `prepare` does.
     """
-    from neuroflamingo.data.converting import from_bids
+    from neuroflamingo.data.bids_reports import from_bids
 
     convert = partial(
         from_bids,
@@ -112,7 +112,7 @@ def data_from_llava(
     json: Json = False,
 ) -> None:
     """Instructions with images, and text, of LLaVA's conversations."""
-    from neuroflamingo.data.converting import from_llava
+    from neuroflamingo.data.importers import from_llava
 
     _write(lambda: from_llava(file, images, extract=extract), output, overwrite=overwrite, as_json=json)
 
@@ -133,7 +133,7 @@ def data_from_medpix_qa(
     json: Json = False,
 ) -> None:
     """Instructions with one or several images of MedPix ClinQA's questions; the case is the subject."""
-    from neuroflamingo.data.converting import from_medpix_qa
+    from neuroflamingo.data.importers import from_medpix_qa
 
     convert = partial(from_medpix_qa, file, images, split=split, join=join, extract=extract)
     _write(convert, output, overwrite=overwrite, as_json=json)
@@ -147,7 +147,7 @@ def data_from_dolly_alpaca(
     json: Json = False,
 ) -> None:
     """Text of dolly's or alpaca's instructions."""
-    from neuroflamingo.data.converting import from_dolly_alpaca
+    from neuroflamingo.data.importers import from_dolly_alpaca
 
     _write(lambda: from_dolly_alpaca(file), output, overwrite=overwrite, as_json=json)
 

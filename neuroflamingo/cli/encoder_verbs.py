@@ -21,7 +21,7 @@ models = group("The weights of encoders: what is here, where it comes from, and 
 @encoders.command("list", cls=Verb)
 def encoders_list(json: Json = False) -> None:
     """Name every encoder that is installed."""
-    from neuroflamingo.cli.asking import list_all_encoders
+    from neuroflamingo.cli.show import list_all_encoders
 
     list_all_encoders(as_json=json)
 
@@ -33,7 +33,7 @@ def encoders_card(
     json: Json = False,
 ) -> None:
     """Everything about one encoder: input, preparation, output, licence in words, citation, cost."""
-    from neuroflamingo.cli.asking import show_card
+    from neuroflamingo.cli.show import show_card
 
     show_card(name, options or (), as_json=json)
 
@@ -41,7 +41,7 @@ def encoders_card(
 @models.command("list")
 def models_list(json: Json = False) -> None:
     """Name the embedded models and every encoder's weights: source, licence, and whether they are here."""
-    from neuroflamingo.cli.weighing import list_models_and_weights
+    from neuroflamingo.cli.weights import list_models_and_weights
 
     list_models_and_weights(as_json=json)
 
@@ -56,7 +56,7 @@ def models_fetch(
     quiet: Quiet = False,
 ) -> None:
     """Download an encoder's weights: the one command that uses the network. A broken download is gone on with."""
-    from neuroflamingo.cli.weighing import fetch
+    from neuroflamingo.cli.weights import fetch
 
     fetch(name, file=file, revision=revision, overwrite=overwrite, as_json=json, quiet=quiet)
 
@@ -68,7 +68,7 @@ def models_verify(
     json: Json = False,
 ) -> None:
     """Check weight files: hash, header, names and shapes, numbers that are not finite. Exit code 1 if one is bad."""
-    from neuroflamingo.cli.weighing import verify
+    from neuroflamingo.cli.weights import verify
 
     raise typer.Exit(verify(what or [], encoder=encoder, as_json=json))
 
@@ -93,7 +93,7 @@ def models_convert(
     json: Json = False,
 ) -> None:
     """Write a checkpoint's weights as safetensors. Nothing in the file is run."""
-    from neuroflamingo.cli.weighing import convert
+    from neuroflamingo.cli.weights import convert
 
     convert(
         file,
@@ -120,7 +120,7 @@ def encoders_check(
     json: Json = False,
 ) -> None:
     """Check that an encoder keeps the contract: eleven groups of checks, without weights. Exit code 1 if one fails."""
-    from neuroflamingo.cli.checking import check_encoders
+    from neuroflamingo.cli.check_encoders import check_encoders
 
     raise typer.Exit(check_encoders(name, every=every, fixtures=fixtures, seconds=seconds, as_json=json))
 
@@ -134,6 +134,6 @@ def encoders_new(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the project of a new encoder: it installs, is listed and passes `encoders check` as it is."""
-    from neuroflamingo.cli.checking import new_encoder
+    from neuroflamingo.cli.check_encoders import new_encoder
 
     new_encoder(name, output, overwrite=overwrite)

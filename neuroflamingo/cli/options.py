@@ -173,7 +173,7 @@ def spreading(
     num_parts: NumParts = None,
     part_id: PartId = None,
 ) -> dict[str, Any]:
-    """Of `Asked`: which scans of a dataset, and where they are worked on."""
+    """Of `StoreRequest`: which scans of a dataset, and where they are worked on."""
     return {
         "scheduler": scheduler,
         "filters": {"sub": participants, "ses": sessions, "task": tasks, "run": runs},
@@ -185,7 +185,7 @@ def spreading(
 def telling(
     verify: Verify = False, dry_run: DryRun = False, json: Json = False, quiet: Quiet = False
 ) -> dict[str, Any]:
-    """Of `Asked`: what is looked at and what is said."""
+    """Of `StoreRequest`: what is looked at and what is said."""
     return {"verify": verify, "dry_run": dry_run, "as_json": json, "quiet": quiet}
 
 
@@ -209,7 +209,7 @@ def cleaning(
     ] = None,
 ) -> Any:
     """What is done to the frames of runs, as a `Cleaning`; None if nothing was said."""
-    from neuroflamingo.cli.asking import read_cleaning
+    from neuroflamingo.cli.show import read_cleaning
 
     return read_cleaning(
         confound_strategy,

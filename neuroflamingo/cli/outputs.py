@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroflamingo_preprocessing.atomic import check_writable
-from neuroflamingo_preprocessing.dicom_files import is_dicom_input
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
+from neuroflamingo_preprocessing.files import check_writable
+from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 
 FORMATS = ("html", "json", "txt", "prov")
 _ENDINGS = {"html": ".report.html", "json": ".report.json", "txt": ".report.txt", "prov": ".prov.json"}

@@ -13,22 +13,23 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from neuroflamingo.data.collating import collate, stacked
-from neuroflamingo.data.held_out import asked, evenly, shares, with_scans_of_others
+from neuroflamingo.data.collate import collate, stacked
+from neuroflamingo.data.labels import IGNORED
 from neuroflamingo.data.mixing import Mixture, mix
 from neuroflamingo.data.scan_sources import open_scans
 from neuroflamingo.data.sequences import Sequence as Tokens
 from neuroflamingo.data.sequences import nothing_learnt, read_sample
+from neuroflamingo.data.splits import identity_for, read_splits
 from neuroflamingo.data.templates import check_template
-from neuroflamingo.training.labels import IGNORED
-from neuroflamingo.training.recipe import KINDS, DataSettings
+from neuroflamingo.data.validation_set import asked, evenly, shares, with_scans_of_others
+from neuroflamingo.recipe.schema import KINDS, DataSettings
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 
 if TYPE_CHECKING:
     from neuroflamingo.data.manifest import Sample
-    from neuroflamingo.model import NeuroFlamingo
-    from neuroflamingo.processing import NeuroFlamingoProcessor
-    from neuroflamingo.training.recipe import Recipe
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.model.processor import NeuroFlamingoProcessor
+    from neuroflamingo.recipe.schema import Recipe
 
 
 class TrainingBatches:
@@ -106,8 +107,6 @@ class TrainingBatches:
         Raises:
             NeuroFlamingoError: see `read_splits`, `identity_for`, and the class.
         """
-        from neuroflamingo.data.opening import identity_for, read_splits
-
         root, train, held_out, dropped = read_splits(recipe.data, allow_download=allow_download)
         batches = cls(
             train,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neuroflamingo.data.manifest import END_OF_CHUNK, IMAGE, Sample
-from neuroflamingo_preprocessing.bids_names import plain_label
+from neuroflamingo.data.manifest import Sample
+from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
+from neuroflamingo_preprocessing.bids.entities import plain_label
 from neuroflamingo_preprocessing.errors import ScanError
 
 

@@ -20,12 +20,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
-from neuroflamingo.config import END_OF_CHUNK, IMAGE
-from neuroflamingo.data.records import json_lines
-from neuroflamingo.findings.schema import Finding
-from neuroflamingo.training.recipe import Kind
-from neuroflamingo_preprocessing.atomic import write_bytes_atomic
+from neuroflamingo.data.record_readers import json_lines
+from neuroflamingo.findings.vocabulary import Finding
+from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
+from neuroflamingo.recipe.schema import Kind
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.files import write_bytes_atomic
 
 STORE = "store:"
 """How a scan's name begins that is the key of an item in the recipe's store, not a file."""

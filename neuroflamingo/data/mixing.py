@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroflamingo.training.recipe import KINDS
+from neuroflamingo.recipe.schema import KINDS
 from neuroflamingo_preprocessing.errors import ConfigError
 
 BLOCK = 1024

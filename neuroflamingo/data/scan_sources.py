@@ -11,12 +11,18 @@ import torch
 from torch import Tensor
 
 from neuroflamingo.data.manifest import STORE
-from neuroflamingo.data.stored import keys_of_scans
+from neuroflamingo.data.store_lookup import keys_of_scans
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
+from neuroflamingo_encoders.tokens.files import ENDINGS, read_tokens
+from neuroflamingo_encoders.tokens.store import TokenStore
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
+from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 if TYPE_CHECKING:
-    from neuroflamingo_encoders import EncoderCard
-    from neuroflamingo_preprocessing.item_store import ItemStore
+    from neuroflamingo_encoders.card import EncoderCard
+    from neuroflamingo_preprocessing.stores.items import ItemStore
 
 
 class ScanSource(ABC):
@@ -47,17 +53,14 @@ class FileScans(ScanSource):
         self.card, self.ready = card, ready
 
     def read(self, scan: str, pick: int) -> Mapping[str, Tensor]:
-        from neuroflamingo_encoders.token_files import ENDINGS, read_tokens
-
         path = Path(scan)
         if self.ready and path.suffix in ENDINGS:
             windows = read_tokens(path, card=self.card).scans
             chosen = windows[pick % len(windows)]
             mask = {} if chosen.mask is None else {"token_mask": torch.from_numpy(chosen.mask)}
             return {"scan_tokens": torch.from_numpy(chosen.tokens), **mask}
-        from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
 
-        prepared = list(prepare_for_encoder(path, self.card, Preparation()))
+        prepared = list(prepare_for_encoder(path, self.card.scan, Preparation()))
         tensor = torch.as_tensor(prepared[pick % len(prepared)].tensor)
         return {"scan_tokens" if self.ready else "scan": tensor}
 
@@ -110,13 +113,9 @@ def open_scans(
         raise UsageError("data.scans and data.tokens were both given", expected="one of them", hint="leave one out")
     names = sorted(set(names))
     if tokens is not None:
-        from neuroflamingo_encoders.token_store import TokenStore
-
         store = check_tokens(TokenStore(tokens), card, width, weights)
         return StoreScans(store, keys_of_scans(names, store, store.card))
     if scans is not None:
-        from neuroflamingo_preprocessing.scan_store import ScanStore
-
         if card is None:
             raise UsageError("this model has no encoder", expected="data.tokens: a store of ready tokens")
         prepared = check_prepared(ScanStore(scans), card)
@@ -130,7 +129,6 @@ def open_scans(
         )
     if card is not None:
         return FileScans(card)
-    from neuroflamingo_encoders.precomputed_card import precomputed_card
 
     if width is None:
         raise UsageError("a model without an encoder needs the width of its tokens", expected="model.token_width")

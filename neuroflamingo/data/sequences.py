@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from neuroflamingo.data.labels import IGNORED, interleaved_labels, pair_labels
 from neuroflamingo.data.templates import Rendered, render
-from neuroflamingo.processing import END_OF_CHUNK, IMAGE
-from neuroflamingo.training.labels import IGNORED, interleaved_labels, pair_labels
+from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo_preprocessing.errors import ConfigError, ScanError
 
 if TYPE_CHECKING:
     from neuroflamingo.data.manifest import Sample
-    from neuroflamingo.training.recipe import Kind
+    from neuroflamingo.recipe.schema import Kind
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from neuroflamingo.data.manifest import END_OF_CHUNK, IMAGE
+from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo_preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:

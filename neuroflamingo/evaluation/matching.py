@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from neuroflamingo.findings.schema import Finding, FindingClass
+from neuroflamingo.findings.vocabulary import Finding, FindingClass
 
 SIDE_WEIGHT, REGION_WEIGHT, SIZE_WEIGHT = 0.4, 0.4, 0.2
 

@@ -18,9 +18,9 @@ import numpy as np
 from neuroflamingo.evaluation.bootstrap import interval, resampled_sums
 from neuroflamingo.evaluation.matching import match_findings
 from neuroflamingo.findings.parsing import ParsedReport, parse_report
-from neuroflamingo.findings.schema import FOCAL, Finding, FindingClass, Side
-from neuroflamingo_preprocessing.atomic import write_text_atomic
+from neuroflamingo.findings.vocabulary import FOCAL, Finding, FindingClass, Side
 from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.files import write_text_atomic
 
 _OPPOSITE = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
 _PLACED = (*FOCAL, FindingClass.ATROPHY)

@@ -12,7 +12,7 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
-from neuroflamingo.findings.schema import Certainty, FindingClass, Region, Side, Signal
+from neuroflamingo.findings.vocabulary import Certainty, FindingClass, Region, Side, Signal
 
 
 class Tag(StrEnum):

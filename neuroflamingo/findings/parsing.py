@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, replace
 
 from neuroflamingo.findings.lexicon import Match, plain, tag
-from neuroflamingo.findings.schema import FOCAL, Finding, FindingClass
 from neuroflamingo.findings.statements import Mention, complete, read_sentence
+from neuroflamingo.findings.vocabulary import FOCAL, Finding, FindingClass
 
 _HEADINGS = {
     "findings": "findings|report|body|description|observations|results",

@@ -8,7 +8,7 @@ that "a" never has to become "an".
 
 from __future__ import annotations
 
-from neuroflamingo.findings.schema import FindingClass, Signal
+from neuroflamingo.findings.vocabulary import FindingClass, Signal
 
 TECHNIQUES = (
     "T1-weighted MRI of the brain.",

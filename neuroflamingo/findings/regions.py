@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neuroflamingo.findings.schema import FOCAL_REGIONS, Region, Side
+from neuroflamingo.findings.vocabulary import FOCAL_REGIONS, Region, Side
 
 _CODE = {region: np.int8(code) for code, region in enumerate(FOCAL_REGIONS)}
 

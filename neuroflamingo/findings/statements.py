@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from neuroflamingo.findings.lexicon import CHANGED, NORMAL_DENIES, Match, Tag
-from neuroflamingo.findings.schema import FOCAL, Certainty, Finding, FindingClass, Region, Side
+from neuroflamingo.findings.vocabulary import FOCAL, Certainty, Finding, FindingClass, Region, Side
 
 _BOUNDARY = re.compile(r",|;|:|\band\b|\bbut\b|\bwith\b|\bplus\b|\bas well as\b|\bwhile\b|\bwhereas\b|\bor\b|\bthere\b")
 _DEFINITE = re.compile(r"\b(?:the|this|that|said) +(?:(?!there\b|is\b|an?\b|another\b|in\b|of\b)\w+ +){0,5}$")

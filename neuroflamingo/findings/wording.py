@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 
 from neuroflamingo.findings import phrases
-from neuroflamingo.findings.schema import FOCAL, LOBES, Certainty, Finding, FindingClass, Side, report_order
+from neuroflamingo.findings.vocabulary import FOCAL, LOBES, Certainty, Finding, FindingClass, Side, report_order
 
 IMPRESSION = "\nIMPRESSION:"
 _MARKUP = re.compile(r"\{(?P<field>\w+)\}|(?P<sign>[<>\[\]])|(?P<plain>[^<>\[\]{}]+)")

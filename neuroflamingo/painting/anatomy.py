@@ -14,9 +14,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from neuroflamingo.findings.regions import region_of
-from neuroflamingo.findings.schema import FOCAL_REGIONS, LOBES, Side
+from neuroflamingo.findings.vocabulary import FOCAL_REGIONS, LOBES, Side
 from neuroflamingo.painting.heads import TEMPLATE, load_head
-from neuroflamingo_preprocessing.template import antialiased
+from neuroflamingo_preprocessing.structural.template import antialiased
 
 FIELD_SPACING_MM = 4.0
 """Spacing of the smooth fields (distances, normals, lobes)."""

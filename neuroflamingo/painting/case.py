@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from neuroflamingo.findings.schema import Finding
+from neuroflamingo.findings.vocabulary import Finding
 from neuroflamingo.findings.wording import render_report
 from neuroflamingo.painting.anatomy import Anatomy, load_anatomy
 from neuroflamingo.painting.cases import Blueprint, draw_blueprint
-from neuroflamingo.painting.native import Sampling, render_native
 from neuroflamingo.painting.rendering import render_on_model_grid
+from neuroflamingo.painting.scanner_space import Sampling, render_native
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 
 

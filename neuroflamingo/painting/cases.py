@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuroflamingo.findings.regions import region_of
-from neuroflamingo.findings.schema import (
+from neuroflamingo.findings.vocabulary import (
     FOCAL,
     FOCAL_REGIONS,
     LOBES,

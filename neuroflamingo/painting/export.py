@@ -14,7 +14,7 @@ import torch
 
 from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import Case, paint_case
-from neuroflamingo_preprocessing.atomic import write_bytes_atomic, write_text_atomic
+from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
 from neuroflamingo_preprocessing.scan import Scan
 
 SCHEMA = 1

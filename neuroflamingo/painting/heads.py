@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import NotFoundError, UsageError
-from neuroflamingo_preprocessing.template import load_template
+from neuroflamingo_preprocessing.structural.template import load_template
 
 Maps = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]
 

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuroflamingo.findings.schema import FindingClass
+from neuroflamingo.findings.vocabulary import FindingClass
 from neuroflamingo.painting.anatomy import Anatomy
 
 BORDER_LATTICE = 7

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from scipy.spatial import KDTree
 
 from neuroflamingo.findings.regions import region_of, side_of
-from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Side
-from neuroflamingo.report.model import Evidence, TokenWeight
+from neuroflamingo.findings.vocabulary import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Side
+from neuroflamingo.report.records import Evidence, TokenWeight
 
 RADIUS_MM = 30.0
 FULL_COLOUR = 4.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuroflamingo.provenance import Provenance
-from neuroflamingo.report.model import Citation, Methods
+from neuroflamingo.report.records import Citation, Methods
 
 _ALWAYS = (
     Citation(

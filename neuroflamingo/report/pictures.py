@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from neuroflamingo.report.evidence import FULL_COLOUR, attention_map
-from neuroflamingo.report.model import Evidence, Picture, Plane
+from neuroflamingo.report.records import Evidence, Picture, Plane
 from neuroflamingo_preprocessing.geometry import to_canonical
 
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")

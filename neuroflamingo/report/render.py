@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from neuroflamingo.findings.schema import Finding
-from neuroflamingo.report.model import Evidence, Picture, Report, Statement
+from neuroflamingo.findings.vocabulary import Finding
+from neuroflamingo.report.records import Evidence, Picture, ReportRecord, Statement
 
 _TEMPLATES = Path(__file__).parent / "templates"
 PAGE_LIMIT = 5_000_000
@@ -22,17 +22,17 @@ _ITEM = re.compile(r" (?=\d{1,2}\. )")
 GRADES = {1: "mild", 2: "moderate", 3: "severe"}
 
 
-def to_json(report: Report) -> str:
+def to_json(report: ReportRecord) -> str:
     """The report as JSON (see report.schema.json); pictures are left out."""
     return report.model_dump_json(indent=2) + "\n"
 
 
-def to_text(report: Report) -> str:
+def to_text(report: ReportRecord) -> str:
     """The report as plain text of at most 100 columns where it can be."""
     return _environment().get_template("report.txt.j2").render(**_context(report)).strip() + "\n"
 
 
-def to_html(report: Report) -> str:
+def to_html(report: ReportRecord) -> str:
     """The page: no script, no outside request, everything escaped, styles pinned by their hash.
 
     If the pictures would take the page over 5 MB, the alignment pictures and then the last sentences' overlays are left
@@ -62,7 +62,7 @@ def _within_limit(pictures: tuple[Picture, ...]) -> list[Picture]:
     return [picture for picture in pictures if picture in kept]
 
 
-def _context(report: Report) -> dict[str, Any]:
+def _context(report: ReportRecord) -> dict[str, Any]:
     return {
         "report": report,
         "provenance": report.provenance,
@@ -73,13 +73,13 @@ def _context(report: Report) -> dict[str, Any]:
     }
 
 
-def _numbers(report: Report) -> dict[str, int]:
+def _numbers(report: ReportRecord) -> dict[str, int]:
     """Badge numbers of the sentences that have an overlay."""
     shown = [statement.id for statement in report.statements if statement.evidence]
     return {identifier: number for number, identifier in enumerate(shown, start=1)}
 
 
-def _links(report: Report) -> dict[str, str]:
+def _links(report: ReportRecord) -> dict[str, str]:
     """For each sentence the one whose overlay it leads to: its own, or that of the same finding stated elsewhere."""
     shown = [statement for statement in report.statements if statement.evidence]
     links = {statement.id: statement.id for statement in shown}
@@ -95,7 +95,7 @@ def _place_key(finding: Finding) -> tuple[str, str | None, str | None]:
     return str(finding.kind), finding.side, finding.region
 
 
-def prose(report: Report) -> list[tuple[str, list[tuple[str, Statement | None]]]]:
+def prose(report: ReportRecord) -> list[tuple[str, list[tuple[str, Statement | None]]]]:
     """The text as sections of pieces: `(section, [(words, the statement they belong to or None)])`; nothing is lost."""
     out: list[tuple[str, list[tuple[str, Statement | None]]]] = []
     names = [("Technique", "technique"), ("Findings", "findings"), ("Impression", "impression")]
@@ -107,7 +107,7 @@ def prose(report: Report) -> list[tuple[str, list[tuple[str, Statement | None]]]
     return out or [("Text", _pieces(report, report.text))]
 
 
-def _pieces(report: Report, body: str) -> list[tuple[str, Statement | None]]:
+def _pieces(report: ReportRecord, body: str) -> list[tuple[str, Statement | None]]:
     offset = report.text.find(body)
     if offset < 0:
         return [(body, None)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from neuroflamingo.findings.parsing import ParsedReport
-from neuroflamingo.report.model import Parse, SectionName, Sections, Statement
+from neuroflamingo.report.records import Parse, SectionName, Sections, Statement
 
 _HEADING = re.compile(r"\b(TECHNIQUE|FINDINGS|IMPRESSION)\s*:\s*")
 

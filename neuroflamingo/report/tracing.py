@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Float
 
 from neuroflamingo.report.evidence import locate, words_of
-from neuroflamingo.report.model import Evidence, Picture, Statement
-from neuroflamingo.report.native import native_view
+from neuroflamingo.report.native_overlay import native_view
 from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, picture_of_look, picture_of_slices
+from neuroflamingo.report.records import Evidence, Picture, Statement
 
 if TYPE_CHECKING:
-    from neuroflamingo.writing import Written
-    from neuroflamingo_preprocessing.preparing import Prepared
+    from neuroflamingo.report.records import GeneratedText
     from neuroflamingo_preprocessing.scan import Scan
+    from neuroflamingo_preprocessing.structural.prepare_volume import Prepared
 
 WHOLE = "all"
 
@@ -41,7 +41,7 @@ class Trace:
     evidence: Evidence
 
 
-def trace(statements: Sequence[Statement], written: Written) -> tuple[tuple[Statement, ...], tuple[Trace, ...]]:
+def trace(statements: Sequence[Statement], written: GeneratedText) -> tuple[tuple[Statement, ...], tuple[Trace, ...]]:
     """Give evidence to the sentences of FINDINGS that state findings (of IMPRESSION, where FINDINGS states none).
 
     A report without findings gets one overlay for its whole FINDINGS section, under the id `all`: there too the reader
@@ -66,7 +66,7 @@ def trace(statements: Sequence[Statement], written: Written) -> tuple[tuple[Stat
     return tuple(out), tuple(found for _, found in traces.values())
 
 
-def draw(taken: Sequence[Shown], traces: Sequence[Trace], written: Written) -> tuple[Picture, ...]:
+def draw(taken: Sequence[Shown], traces: Sequence[Trace], written: GeneratedText) -> tuple[Picture, ...]:
     """All pictures of a report; none for scans that are not volumes."""
     pictures: list[Picture] = []
     canvases = {}

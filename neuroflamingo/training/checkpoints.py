@@ -26,9 +26,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neuroflamingo.provenance import sha256_of, software, utc_now
-from neuroflamingo_preprocessing.atomic import fsync_folder, fsync_tree, make_draft_folder, sweep_drafts
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NotFoundError, OutputError
+from neuroflamingo_preprocessing.files import fsync_folder, fsync_tree, make_draft_folder, sha256_of, sweep_drafts
+from neuroflamingo_preprocessing.software import software, utc_now
 
 LOG = logging.getLogger(__name__)
 FORMAT = 1

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from neuroflamingo.config import refuse_remote_code
-from neuroflamingo.configuration import make_text_config
-from neuroflamingo.quantizing import quantization
-from neuroflamingo.training.recipe import LanguageModelSettings
-from neuroflamingo.training.sources import is_here, local_folder, refuse_pickles
-from neuroflamingo_preprocessing.errors import ConfigError, ModelError
+from neuroflamingo.checkpoints.quantization import quantization
+from neuroflamingo.model.config import make_text_config
+from neuroflamingo.recipe.schema import LanguageModelSettings
+from neuroflamingo.recipe.sources import is_here, local_folder, refuse_pickles
+from neuroflamingo.settings import refuse_remote_code
+from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError
 
 
 def language_model(
@@ -138,8 +138,6 @@ def _tokenizer(
 
 def is_tokenizer_here(source: str) -> bool:
     """Whether a tokenizer is a folder or in the hub's cache."""
-    from neuroflamingo_preprocessing.errors import NeuroFlamingoError
-
     try:
         return next(local_folder(source).glob("tokenizer*"), None) is not None
     except NeuroFlamingoError:

@@ -13,24 +13,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neuroflamingo.data.labels import IGNORED
 from neuroflamingo.provenance import peak_memory_mb
+from neuroflamingo.recipe.schema import KINDS, Recipe
 from neuroflamingo.training import checkpoints
 from neuroflamingo.training.checkpoints import BEST, Checkpoint, Progress
-from neuroflamingo.training.labels import IGNORED
-from neuroflamingo.training.moving import Moments, MovingAverage
+from neuroflamingo.training.ema import MovingAverage, OptimizerState
 from neuroflamingo.training.parallel import inputs_of, part_of, put_back, summed, trained, whole, without_sync
-from neuroflamingo.training.recipe import KINDS, Recipe
+from neuroflamingo.training.run_logging import Telling
 from neuroflamingo.training.schedule import rate
-from neuroflamingo.training.stopping import StopRequest
-from neuroflamingo.training.telling import Telling
+from neuroflamingo.training.signals import StopRequest
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, is_out_of_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from neuroflamingo.data.batches import TrainingBatches
-    from neuroflamingo.model import NeuroFlamingo
-    from neuroflamingo.processing import NeuroFlamingoProcessor
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.model.processor import NeuroFlamingoProcessor
     from neuroflamingo.training.validation import Validation
 
 
@@ -65,7 +65,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.progress = Progress()
         self.average = MovingAverage(self.model, self.recipe.optim.ema) if self.recipe.optim.ema else None
-        self.moments = Moments(self.model, self.optimizer)
+        self.moments = OptimizerState(self.model, self.optimizer)
         self.said = self.recipe.model_dump(mode="json")
 
     @property

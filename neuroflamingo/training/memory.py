@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from neuroflamingo import language
-from neuroflamingo.media import Media, Plan
+from neuroflamingo.model import fusion
+from neuroflamingo.model.media import Media, Plan
+from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo.training.precision import resolved_precision
-from neuroflamingo.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from neuroflamingo.model import NeuroFlamingo
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 
 GIB = 2**30
 _MASK_IN_2D = frozenset({"bloom", "opt"})  # these make positions of the mask; the others take one of four axes
@@ -120,8 +120,8 @@ def measure(recipe: Recipe, model: NeuroFlamingo, precision: str) -> Sizes:
     model.train()
     tokens = _tokens_of_a_scan(model)
     row, resampled = saved_bytes(model, recipe.data.max_tokens, recipe.data.max_scans, tokens)
-    layers = sum(isinstance(module, language.FusedLayer) for module in model.modules()) + len(model.gated_blocks)
-    inputs = layers * recipe.data.max_tokens * language.text_width(model.lang_encoder) * dtype.itemsize
+    layers = sum(isinstance(module, fusion.FusedLayer) for module in model.modules()) + len(model.gated_blocks)
+    inputs = layers * recipe.data.max_tokens * fusion.text_width(model.lang_encoder) * dtype.itemsize
     vocabulary = model.lang_encoder.get_output_embeddings().weight.shape[0]  # pyright: ignore
     each = 4 + 4 + 4 + (2 * dtype.itemsize if low else 4)  # in float32, its softmax, gradients; half: both ways
     return replace(
@@ -307,13 +307,13 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _units(model: NeuroFlamingo) -> list[nn.Module]:
-    layers = [module for module in model.modules() if isinstance(module, language.FusedLayer)]
+    layers = [module for module in model.modules() if isinstance(module, fusion.FusedLayer)]
     return [layer.decoder_layer for layer in layers] + list(model.gated_blocks.values())
 
 
 def _own_matrices(model: NeuroFlamingo) -> Iterator[tuple[str, nn.Parameter]]:
     for module in model.modules():
-        if isinstance(module, language.FusedLayer):
+        if isinstance(module, fusion.FusedLayer):
             for name, parameter in module.decoder_layer.named_parameters():
                 if parameter.ndim == 2 and ".lora_" not in name:
                     yield name, parameter

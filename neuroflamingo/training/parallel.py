@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from neuroflamingo.language import FusedLayer
+from neuroflamingo.model.fusion import FusedLayer
 from neuroflamingo.training.precision import resolved_precision
 from neuroflamingo_preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from neuroflamingo.model import NeuroFlamingo
-    from neuroflamingo.training.recipe import Recipe, RunSettings
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.recipe.schema import Recipe, RunSettings
 
 
 def accelerate_for(recipe: Recipe, folder: str | Path | None = None) -> Accelerator:

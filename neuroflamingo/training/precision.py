@@ -9,7 +9,7 @@ import torch
 from neuroflamingo_preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
-    from neuroflamingo.training.recipe import Recipe
+    from neuroflamingo.recipe.schema import Recipe
 
 
 def has_bfloat16(device: torch.device) -> bool:

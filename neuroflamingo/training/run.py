@@ -9,16 +9,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroflamingo.training.recipe import Recipe, is_recipe, load_recipe
-from neuroflamingo.training.sections import read_yaml
-from neuroflamingo_preprocessing.atomic import make_draft_folder, write_text_atomic
+from neuroflamingo.data.batches import TrainingBatches
+from neuroflamingo.recipe.read import read_yaml
+from neuroflamingo.recipe.schema import Recipe, is_recipe, load_recipe
+from neuroflamingo.training import checkpoints
+from neuroflamingo.training.assembly import build
+from neuroflamingo.training.checkpoints import check_same
+from neuroflamingo.training.embedded.stage_settings import load_settings
+from neuroflamingo.training.embedded.stages import train_stages
+from neuroflamingo.training.loop import Loop
+from neuroflamingo.training.parallel import accelerate_for, gather, put_back, runner_of, trained
+from neuroflamingo.training.trainable import merge_lora, parameter_groups
+from neuroflamingo.training.twin import tiny_stages, tiny_twin
+from neuroflamingo.training.validation import Validation
 from neuroflamingo_preprocessing.errors import ConfigError
+from neuroflamingo_preprocessing.files import make_draft_folder, write_text_atomic
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from neuroflamingo.model import NeuroFlamingo
-    from neuroflamingo.processing import NeuroFlamingoProcessor
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.model.processor import NeuroFlamingoProcessor
     from neuroflamingo.training.checkpoints import Checkpoint
     from neuroflamingo.training.loop import Loop
 
@@ -47,7 +58,7 @@ def train(
         resume: True: go on at the very step where the run in that folder stopped, if there is one; False: begin anew;
             a checkpoint's folder: go on from it, with the recipe as it is now.
         allow_download: language models, encoders and data may come from a hub.
-        tiny: train the recipe's tiny twin, on toy data beside the folder; see `neuroflamingo.training.tiny`.
+        tiny: train the recipe's tiny twin, on toy data beside the folder; see `neuroflamingo.training.twin`.
         quiet: no progress on standard error.
 
     Raises:
@@ -56,26 +67,17 @@ def train(
     """
     if not isinstance(config, Recipe):
         if not is_recipe(read_yaml(config, overrides)):
-            from neuroflamingo.training.stages.run import train_stages
-
             if tiny:
-                from neuroflamingo.training.stages.settings import load_settings
-                from neuroflamingo.training.tiny import tiny_stages
-
                 overrides = [*(overrides or []), *tiny_stages(load_settings(config, overrides))]
             return train_stages(config, overrides, folder=folder, resume=bool(resume), quiet=quiet)
         config = load_recipe(config, overrides)
     folder = Path(folder or Path("runs") / (config.name + "-tiny" * tiny))
     if tiny:
-        from neuroflamingo.training.tiny import tiny_twin
-
         config = tiny_twin(config, folder.with_name(f"{folder.name}-twin"))
     return _train(config, folder, resume, allow_download, quiet)
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool | str | Path, allow_download: bool, quiet: bool) -> Path:
-    from neuroflamingo.training.parallel import accelerate_for
-
     accelerator = accelerate_for(recipe, folder)
     if accelerator.is_main_process:
         _own(folder, recipe, resume)
@@ -97,8 +99,6 @@ def _start(loop: Loop, resume: bool | str | Path) -> Checkpoint | None:
         ConfigError: one was asked for, and the folder holds later ones, which would be lost.
         NeuroFlamingoError: see `newest` and `load`.
     """
-    from neuroflamingo.training import checkpoints
-
     if isinstance(resume, bool):
         return checkpoints.newest(loop.root, loop.said)
     asked = checkpoints.load(Path(resume))
@@ -120,8 +120,6 @@ def _own(folder: Path, recipe: Recipe, resume: bool | str | Path) -> None:
     Raises:
         ConfigError: the folder holds a run of another recipe, or something that is no run.
     """
-    from neuroflamingo.training.checkpoints import check_same
-
     path, said = folder / "recipe.json", recipe.model_dump(mode="json")
     if folder.exists() and not path.exists() and any(folder.iterdir()):
         raise ConfigError(
@@ -146,8 +144,6 @@ def prepare_loop(
     recipe: Recipe, folder: Path, accelerator: Accelerator, *, allow_download: bool = False, quiet: bool = False
 ) -> Loop:
     """Model, data and optimiser of a recipe, ready to run on this process's device."""
-    from neuroflamingo.training.building import build
-
     model, processor = build(recipe, allow_download=allow_download)
     return loop_for(recipe, model, processor, folder, accelerator, allow_download=allow_download, quiet=quiet)
 
@@ -169,12 +165,6 @@ def loop_for(
         NeuroFlamingoError: data that cannot be used.
     """
     import torch
-
-    from neuroflamingo.data.batches import TrainingBatches
-    from neuroflamingo.training.loop import Loop
-    from neuroflamingo.training.parallel import runner_of
-    from neuroflamingo.training.parts import parameter_groups
-    from neuroflamingo.training.validation import Validation
 
     if recipe.run.deterministic:
         torch.use_deterministic_algorithms(True)
@@ -199,10 +189,6 @@ def loop_for(
 
 def finish(loop: Loop) -> Path:
     """The best weights (the last, if nothing was validated) as a plain model folder, LoRA merged, with its record."""
-    from neuroflamingo.training import checkpoints
-    from neuroflamingo.training.parallel import gather, put_back, trained
-    from neuroflamingo.training.parts import merge_lora
-
     best = loop.root / checkpoints.BEST
     if best.exists():
         put_back(dict(trained(loop.model)), checkpoints.load(best).weights)

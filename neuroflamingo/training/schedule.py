@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from neuroflamingo.training.recipe import OptimSettings
+    from neuroflamingo.recipe.schema import OptimSettings
 
 
 def rate(step: int, settings: OptimSettings) -> float:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroflamingo.data.manifest import IMAGE, Sample, Turn
-from neuroflamingo.findings.schema import Finding, FindingClass, Region, Side
-from neuroflamingo.training.recipe import Kind
+from neuroflamingo.data.manifest import Sample, Turn
+from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side
+from neuroflamingo.model.tokens import IMAGE
+from neuroflamingo.recipe.schema import Kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from neuroflamingo.training.labels import IGNORED
+from neuroflamingo.data.labels import IGNORED
+from neuroflamingo.evaluation.scoring import score_reports
 from neuroflamingo.training.parallel import inputs_of, is_sharded, reshard, summed
 from neuroflamingo_preprocessing.errors import ConfigError
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from neuroflamingo.data.batches import TrainingBatches
-    from neuroflamingo.findings.schema import Finding
-    from neuroflamingo.training.recipe import ValidationSettings
+    from neuroflamingo.findings.vocabulary import Finding
+    from neuroflamingo.recipe.schema import ValidationSettings
 
 SCORES = ("finding_f1", "full_finding_f1", "laterality_accuracy", "size_mae_mm", "hallucination_on_normals")
 LESS_IS_BETTER = ("loss", "loss_other_scan", "size_mae_mm", "hallucination_on_normals")
@@ -95,8 +96,6 @@ class Validation:
 
     def _findings(self, runner: nn.Module) -> dict[str, float]:
         """Scores of written reports against known findings; nothing where there are none."""
-        from neuroflamingo.evaluation.scoring import score_reports
-
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         pairs: list[tuple[tuple[Finding, ...], str]] = []
         for batch in self.batches.prompts(self.settings.write, rank, world) if self.settings.write else ():

@@ -16,12 +16,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroflamingo_preprocessing.cifti import is_cifti, is_dense, read_cifti
-from neuroflamingo_preprocessing.cifti_dense import DenseAtlas, parcellated
+from neuroflamingo_preprocessing.bids.sidecars import SAME_SECONDS
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
-from neuroflamingo_preprocessing.parcel_tables import MAX_TABLE_BYTES, Rows, Table, laid_out, read_table
-from neuroflamingo_preprocessing.series import target_seconds
-from neuroflamingo_preprocessing.sidecars import SAME_SECONDS
+from neuroflamingo_preprocessing.functional.cifti import is_cifti, is_dense, read_cifti
+from neuroflamingo_preprocessing.functional.cifti_dense import DenseAtlas, parcellated
+from neuroflamingo_preprocessing.functional.parcel_series import target_seconds
+from neuroflamingo_preprocessing.functional.parcel_tables import MAX_TABLE_BYTES, Rows, Table, laid_out, read_table
 from neuroflamingo_preprocessing.spec import ScanSpec
 
 TABLES = (".tsv", ".csv")

@@ -10,15 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from neuroflamingo_preprocessing.bids_filters import Wanted, read_filter_file, wanted_labels
-from neuroflamingo_preprocessing.bids_names import DESCRIPTION, dataset_root, entities_of, plain_label
-from neuroflamingo_preprocessing.dicom_files import is_dicom_input
+from neuroflamingo_preprocessing.bids.entities import DESCRIPTION, dataset_root, entities_of, plain_label
+from neuroflamingo_preprocessing.bids.filters import Wanted, read_filter_file, wanted_labels
+from neuroflamingo_preprocessing.bids.index import bids_index
+from neuroflamingo_preprocessing.bids.selection import is_run, one_of_each
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, did_you_mean
+from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
+from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
+from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
 from neuroflamingo_preprocessing.spec import ScanSpec
-from neuroflamingo_preprocessing.zarr_metadata import is_zarr
 
 if TYPE_CHECKING:
-    from neuroflamingo_preprocessing.bids_index import BidsIndex
+    from neuroflamingo_preprocessing.bids.index import BidsIndex
 
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr")
 MANIFESTS = (".jsonl", ".csv", ".parquet")
@@ -133,9 +136,6 @@ def _is_part(folder: Path, root: Path) -> bool:
 def _in_dataset(
     source: Path, root: Path, spec: ScanSpec, wanted: list[Wanted], filter_file: str | Path | None, notes: list[str]
 ) -> list[Input]:
-    from neuroflamingo_preprocessing.bids_choice import is_run, one_of_each
-    from neuroflamingo_preprocessing.bids_index import bids_index
-
     suffix = _suffix(spec)
     chosen = [] if filter_file is None else read_filter_file(filter_file, suffix)
     index = bids_index(root)
@@ -184,8 +184,6 @@ def _in_folder(folder: Path, notes: list[str]) -> list[Input]:
 
 
 def _dicom_in(folder: Path) -> list[Input]:
-    from neuroflamingo_preprocessing.dicom import examinations
-
     return [Input(path, entities_of(path)) for path in examinations(folder)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -235,3 +235,22 @@ class ScanSpec(Declared):
     def describe(self) -> str:
         """Modality and axes in one line, for error messages."""
         return f"{self.modality} ({', '.join(axis.describe() for axis in self.axes)})"
+
+
+class InputCard(Protocol):
+    """What preparation knows of an encoder: the name, the input and the digest of its card."""
+
+    @property
+    def name(self) -> str:
+        """As the registry calls it."""
+        ...
+
+    @property
+    def scan(self) -> ScanSpec:
+        """The input."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of the whole card."""
+        ...

@@ -23,8 +23,8 @@ GOALS = {"BrainLM 13M, 424 x 200": 1.5, "selective scan, 10,000 tokens": 5.0}
 
 def brainlm(plain: bool) -> Callable[[], Tensor]:
     """Forward of the released size, a batch of one."""
-    from neuroflamingo_encoders import brainlm as module
-    from neuroflamingo_encoders.registry import build_encoder
+    from neuroflamingo_encoders.build import build_encoder
+    from neuroflamingo_encoders.families.brainlm import network as module
 
     torch.manual_seed(0)
     encoder: Any = build_encoder("brainlm-13m")
@@ -50,7 +50,7 @@ def _written_out(part: Any) -> Callable[[Tensor], Tensor]:
 
 def scan(plain: bool) -> Callable[[], Tensor]:
     """The scan alone, a batch of one."""
-    from neuroflamingo_encoders.selective_scan import selective_scan
+    from neuroflamingo_encoders.layers.selective_scan import selective_scan
 
     torch.manual_seed(0)
     u, dt = torch.randn(1, LENGTH, INNER), torch.rand(1, LENGTH, INNER) * 0.1
@@ -78,7 +78,7 @@ def step_by_step(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tens
 
 def volume_encoder(name: str) -> Callable[[], Tensor]:
     """Forward of the released size, a batch of one run of 20 frames."""
-    from neuroflamingo_encoders.registry import build_encoder
+    from neuroflamingo_encoders.build import build_encoder
 
     torch.manual_seed(0)
     encoder, x = build_encoder(name), torch.randn(1, 1, 1, 96, 96, 96, 20)

@@ -70,8 +70,8 @@ class NeuroFlamingoSystem:
     """Our fused model on a random OPT (or LLaMA, which is what Idefics' own decoder is)."""
 
     def __init__(self, device: str, dtype: torch.dtype, family: str = "opt") -> None:
-        from neuroflamingo.model import NeuroFlamingo
-        from neuroflamingo.resampler import PerceiverResampler
+        from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+        from neuroflamingo.model.resampler import PerceiverResampler
 
         torch.manual_seed(0)
         lm = language_model(family)

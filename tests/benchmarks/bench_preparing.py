@@ -108,7 +108,7 @@ def nilearn_series() -> Work:
 
 
 def our_means() -> Work:
-    from neuroflamingo_preprocessing.parcels import ParcelMeans
+    from neuroflamingo_preprocessing.functional.parcellation import ParcelMeans
 
     run = np.asfortranarray(with_nibabel(folder() / "bold.nii.gz"))
     labels = np.asarray(nibabel.load(folder() / "atlas.nii.gz").dataobj, dtype=np.int32)  # type: ignore[attr-defined]
@@ -134,9 +134,9 @@ def on_disk() -> Iterator[dict[str, Any]]:
 
 
 def into_store(again: bool) -> Work:
-    from neuroflamingo.encoder_input import Preparation
-    from neuroflamingo.store_making import prepare_into_store
     from neuroflamingo_encoders import encoder_card
+    from neuroflamingo_preprocessing.preparation_options import Preparation
+    from neuroflamingo_preprocessing.stores.build import prepare_into_store
 
     place, card, store = folder(), encoder_card("fc-baseline", parcels=SIZE.parcels), scratch() / "store"
     how = Preparation.of(card.scan, atlas=place / "atlas.nii.gz")

@@ -82,7 +82,7 @@ def loop_of(language_model: str, source: str) -> Any:
     """The real training loop over prepared scans or over their tokens."""
     from neuroflamingo.training.parallel import accelerate_for
     from neuroflamingo.training.run import prepare_loop
-    from neuroflamingo.training.stopping import StopRequest
+    from neuroflamingo.training.signals import StopRequest
 
     recipe = of_scans(language_model, source)
     loop: Any = prepare_loop(recipe, folder() / "run", accelerate_for(recipe), quiet=True)
@@ -120,8 +120,8 @@ def tokens_of(source: str) -> Work:
 
 def wide_step(loss_only: bool) -> tuple[Any, Callable[[], Tensor]]:
     """A step of the benchmark's model with a large vocabulary; the first half of each row is not learnt."""
-    from neuroflamingo.model import NeuroFlamingo
-    from neuroflamingo.resampler import PerceiverResampler
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.model.resampler import PerceiverResampler
 
     torch.manual_seed(0)
     words = SIZE.vocabulary

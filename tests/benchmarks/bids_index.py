@@ -47,7 +47,7 @@ def dataset() -> Path:
 
 
 def ours(again: bool) -> Callable[[], Any]:
-    from neuroflamingo_preprocessing.bids_index import bids_index
+    from neuroflamingo_preprocessing.bids.index import bids_index
 
     root = dataset()
 

@@ -29,7 +29,7 @@ MARK = "encoder-costs"
 
 def measure(name: str, device: str, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     """One forward, a batch of one: the quickest of some rounds after a warm-up, and memory above that of PyTorch."""
-    from neuroflamingo_encoders.registry import build_encoder
+    from neuroflamingo_encoders.build import build_encoder
 
     torch.manual_seed(0)
     before = _status_kb("VmRSS")

@@ -127,7 +127,7 @@ def monai_dataset(smooth: bool, cache: Path) -> Any:
     from monai.transforms.transform import Transform
     from monai.transforms.utility.array import EnsureChannelFirst
 
-    from neuroflamingo_preprocessing.template import load_template
+    from neuroflamingo_preprocessing.structural.template import load_template
 
     spec = spec_of(MASKED)
 

@@ -62,8 +62,8 @@ def begin_with(make: Callable[[Path], None]) -> Callable[[bool], None]:
 
 def make(place: Path) -> None:
     """Write all files."""
-    from neuroflamingo_preprocessing.resampling import resample
-    from neuroflamingo_preprocessing.template import load_template
+    from neuroflamingo_preprocessing.structural.resampling import resample
+    from neuroflamingo_preprocessing.structural.template import load_template
 
     size, rng, template = sizes(), np.random.default_rng(0), load_template()
     head = 1000 * template.t1 + rng.standard_normal(template.t1.shape, np.float32) * 20

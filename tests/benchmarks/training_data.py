@@ -49,9 +49,10 @@ def encoder() -> dict[str, Any]:
 
 def make(place: Path) -> None:
     """Write all files: stores are made as `neuroflamingo prepare` and `neuroflamingo encode` make them."""
-    from neuroflamingo.encoder_input import Preparation
-    from neuroflamingo.encoding import EncoderChoice
-    from neuroflamingo.store_making import encode_into_store, prepare_into_store
+    from neuroflamingo.encoding.encoder_choice import EncoderChoice
+    from neuroflamingo.encoding.token_store import encode_into_store
+    from neuroflamingo_preprocessing.preparation_options import Preparation
+    from neuroflamingo_preprocessing.stores.build import prepare_into_store
 
     size, rng = sizes(), np.random.default_rng(0)
     for name in ("opt", "small"):
@@ -80,9 +81,9 @@ def _language_model(name: str) -> Any:
 
 def _ready_tokens(place: Path) -> None:
     """Tokens of a model without an encoder, one item a sample, of the benchmark's shape."""
-    from neuroflamingo_encoders.precomputed_card import precomputed_card
-    from neuroflamingo_encoders.token_files import ScanTokens
-    from neuroflamingo_encoders.token_store import TokenStore
+    from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
+    from neuroflamingo_encoders.tokens.format import ScanTokens
+    from neuroflamingo_encoders.tokens.store import TokenStore
 
     rng, card = np.random.default_rng(1), precomputed_card(width=bench.WIDTH)
     store = TokenStore.create(place / "ready", card=card, weights="0" * 64, origin={})
@@ -109,7 +110,7 @@ def _manifest(file: Path, scans: list[str], words: int) -> None:
 
 def recipe(name: str, model: dict[str, Any], data: dict[str, Any], steps: int) -> Any:
     """A recipe at batch 4 in float32, as a user would write it."""
-    from neuroflamingo.training.recipe import Recipe
+    from neuroflamingo.recipe.schema import Recipe
 
     return Recipe.model_validate(
         {

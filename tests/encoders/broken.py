@@ -8,18 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from neuroflamingo_encoders.contract import (
-    Axis,
-    BrainEncoder,
-    Cost,
-    EncoderCard,
-    EncoderOutput,
-    OutputSpec,
-    ScanSpec,
-    Step,
-    TokenGrid,
-    Weights,
-)
+from neuroflamingo_encoders.card import Cost, EncoderCard, OutputSpec, TokenGrid, Weights
+from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
+from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 
 SIZES: dict[Any, int] = {"channel": 1, "x": 8, "y": 12, "z": 16}
 WEIGHTS: dict[str, Any] = {"commercial": True, "redistribution": True, "derivatives": True}

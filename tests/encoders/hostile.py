@@ -8,7 +8,7 @@ PLUG_IN = """
 {before}
 import torch
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
-from neuroflamingo_encoders.precomputed_card import precomputed_card
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
 
 CARD = precomputed_card(width=4, tokens=3).model_copy(
     update={{"name": "{name}", "implementation": "{module}:Hostile"}}

@@ -6,13 +6,17 @@ from typing import Any
 
 import torch
 
-from neuroflamingo_encoders import picture_cards, resnet_cards, sequence_cards, swin_cards, volume_cards
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder
+from neuroflamingo_encoders.families.nucleotide_transformer import cards as sequence_cards
+from neuroflamingo_encoders.families.resnet3d import cards as resnet_cards
+from neuroflamingo_encoders.families.swin3d import cards as swin_cards
+from neuroflamingo_encoders.families.vision_towers import cards as slice_cards
+from neuroflamingo_encoders.families.vit3d import cards as volume_cards
 from neuroflamingo_encoders.registry import encoder_card, load_dotted
 
 VOLUMES = volume_cards.TINY | resnet_cards.TINY | swin_cards.TINY
-TINY = VOLUMES | picture_cards.TINY | sequence_cards.TINY
+TINY = VOLUMES | slice_cards.TINY | sequence_cards.TINY
 
 
 def small_card(name: str, width: int, sizes: dict[str, int], **options: Any) -> EncoderCard:

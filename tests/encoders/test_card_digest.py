@@ -61,12 +61,12 @@ def test_digests_of_the_older_rule_become_those_of_today(name: str) -> None:
 
 def test_a_model_saved_with_the_older_digest_is_read(tmp_path: Path) -> None:
     from neuroflamingo import load
-    from neuroflamingo.loading import find_model
+    from neuroflamingo.checkpoints.local_models import find_model
 
     folder = tmp_path / "model"
     shutil.copytree(find_model("tiny-t1w"), folder)
     config = json.loads((folder / "config.json").read_text())
-    declared, old = with_module_path(encoder_card("tiny-t1w-cnn"), "neuroflamingo_encoders.tiny_t1w")
+    declared, old = with_module_path(encoder_card("tiny-t1w-cnn"), "neuroflamingo_encoders.families.tiny_t1w.network")
     config["encoder"] |= {"card": declared, "digest": old}
     (folder / "config.json").write_text(json.dumps(config))
     model, _ = load(folder, device="cpu")
@@ -77,6 +77,6 @@ def test_a_token_store_with_the_older_digest_is_read(tmp_path: Path) -> None:
     card = encoder_card("tiny-t1w-cnn")
     TokenStore.create(tmp_path / "store", card=card, weights="w", origin={})
     head = json.loads((tmp_path / "store" / "store.json").read_text())
-    head["declared"], head["card"] = with_module_path(card, "neuroflamingo_encoders.tiny_t1w")
+    head["declared"], head["card"] = with_module_path(card, "neuroflamingo_encoders.families.tiny_t1w.network")
     (tmp_path / "store" / "store.json").write_text(json.dumps(head))
     assert TokenStore(tmp_path / "store").card.digest == card.digest

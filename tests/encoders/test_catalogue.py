@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neuroflamingo_encoders.catalogue import listing, written_into
-from neuroflamingo_encoders.listing import STORED
+from encoder_table import listing, written_into
+from neuroflamingo_encoders.card_list import STORED
 from neuroflamingo_encoders.registry import BUILT_IN
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "encoders.md"
@@ -14,8 +14,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "encoders.md"
 def test_the_page_holds_every_card_as_it_is() -> None:
     page = PAGE.read_text()
     assert all(f"| `{name}` |" in page for name in BUILT_IN)
-    assert written_into(page) == page, "run: python -m neuroflamingo_encoders.catalogue docs/encoders.md"
+    assert written_into(page) == page, "run: python tools/encoder_table.py docs/encoders.md"
 
 
 def test_the_rows_of_the_listing_are_the_cards() -> None:
-    assert STORED.read_text() == listing(), "run: python -m neuroflamingo_encoders.catalogue"
+    assert STORED.read_text() == listing(), "run: python tools/encoder_table.py"

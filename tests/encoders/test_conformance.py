@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from neuroflamingo.encoder_check import END_TO_END, check_encoder
-from neuroflamingo_encoders import conformance, conformance_scans
-from neuroflamingo_encoders.brainlm_vitmae import BrainLmVitMaeEncoder
+from neuroflamingo.encoder_check.end_to_end import END_TO_END, check_encoder
 from neuroflamingo_encoders.card import EncoderCard
-from neuroflamingo_encoders.conformance import CHECKS, GROUPS, CheckResult, failures
-from neuroflamingo_encoders.conformance_subject import Subject
+from neuroflamingo_encoders.conformance import check, preparation
+from neuroflamingo_encoders.conformance.check import CHECKS, GROUPS, CheckResult, failures
+from neuroflamingo_encoders.conformance.subject import Subject
 from neuroflamingo_encoders.contract import BrainEncoder
-from neuroflamingo_encoders.fc_baseline import FcBaselineEncoder
-from neuroflamingo_encoders.fc_baseline_card import fc_baseline_card
+from neuroflamingo_encoders.families.brainlm.vitmae import BrainLmVitMaeEncoder
+from neuroflamingo_encoders.families.fc_baseline.cards import fc_baseline_card
+from neuroflamingo_encoders.families.fc_baseline.network import FcBaselineEncoder
 from neuroflamingo_encoders.registry import BUILT_IN, encoder_card
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
 from tests.encoders import broken
@@ -58,7 +58,7 @@ def test_golden_cases_are_found_and_compared(name: str) -> None:
     assert re.match(r"\d cases, largest difference", _check("parity.golden").run(subject) or "")
 
 
-def _check(name: str) -> conformance.Check:
+def _check(name: str) -> check.Check:
     return next(check for check in (*CHECKS, *END_TO_END) if check.name == name)
 
 
@@ -71,12 +71,12 @@ def test_a_sound_encoder_passes_all_that_applies() -> None:
 
 @pytest.mark.parametrize("encoder", broken.EXPECTED, ids=lambda encoder: encoder.__name__)
 def test_a_broken_promise_is_found_and_nothing_else(encoder: type[BrainEncoder]) -> None:
-    assert names(conformance.check_encoder(encoder)) == broken.EXPECTED[encoder]
+    assert names(check.check_encoder(encoder)) == broken.EXPECTED[encoder]
 
 
 @pytest.mark.parametrize("encoder", broken.AT_LEAST, ids=lambda encoder: encoder.__name__)
 def test_what_breaks_much_is_found_too(encoder: type[BrainEncoder]) -> None:
-    assert names(conformance.check_encoder(encoder)) >= broken.AT_LEAST[encoder]
+    assert names(check.check_encoder(encoder)) >= broken.AT_LEAST[encoder]
 
 
 def test_every_group_has_a_broken_encoder() -> None:
@@ -85,26 +85,26 @@ def test_every_group_has_a_broken_encoder() -> None:
 
 
 def test_tokens_that_tell_nothing_are_found_end_to_end() -> None:
-    with pytest.raises(conformance.Failed, match=r"chance is 0\.69"):
+    with pytest.raises(check.Failed, match=r"chance is 0\.69"):
         _check("end_to_end.learns").run(Subject.of(broken.IgnoresTheScan))
 
 
 def test_a_turned_preparation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = conformance_scans._stored_ball
+    stored = preparation._stored_ball
 
     def turned(*arguments: Any) -> Any:
         scan = stored(*arguments)
         return type(scan)(scan.voxels[::-1].copy(), scan.affine)
 
-    monkeypatch.setattr(conformance_scans, "_stored_ball", turned)
-    with pytest.raises(conformance.Failed, match="mm from its place"):
+    monkeypatch.setattr(preparation, "_stored_ball", turned)
+    with pytest.raises(check.Failed, match="mm from its place"):
         _check("preparation.geometry").run(Subject.of(broken.Sound))
 
 
 def test_a_run_stored_on_the_wrong_side_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    write = conformance_scans._write_run
-    monkeypatch.setattr(conformance_scans, "_write_run", lambda path, voxels, affine: write(path, voxels[::-1], affine))
-    with pytest.raises(conformance.Failed, match="mm from its place"):
+    write = preparation._write_run
+    monkeypatch.setattr(preparation, "_write_run", lambda path, voxels, affine: write(path, voxels[::-1], affine))
+    with pytest.raises(check.Failed, match="mm from its place"):
         _check("preparation.geometry").run(Subject.of("swift"))
 
 
@@ -112,8 +112,8 @@ def test_a_run_stored_on_the_wrong_side_is_found(monkeypatch: pytest.MonkeyPatch
 def test_another_constant_is_found(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     subject, check = Subject.of(encoder), _check("preparation.normalisation")
     assert check.run(subject)
-    monkeypatch.setattr(conformance_scans, "STORED", (*conformance_scans.STORED[:-1], 9.0))
-    with pytest.raises(conformance.Failed, match="makes"):
+    monkeypatch.setattr(preparation, "STORED", (*preparation.STORED[:-1], 9.0))
+    with pytest.raises(check.Failed, match="makes"):
         check.run(subject)
 
 
@@ -123,14 +123,14 @@ def test_a_repetition_time_treated_otherwise_is_found(
 ) -> None:
     subject, check = Subject.of(encoder), _check("preparation.time_and_parcels")
     assert check.run(subject)
-    true = conformance_scans.target_seconds
+    true = preparation.target_seconds
 
     def otherwise(seconds, scan, *rest):
         rate = scan.repetition_time.model_copy(update={"policy": policy})
         return true(seconds, scan.model_copy(update={"repetition_time": rate}), *rest)
 
-    monkeypatch.setattr(conformance_scans, "target_seconds", otherwise)
-    with pytest.raises((conformance.Failed, ScanError)):
+    monkeypatch.setattr(preparation, "target_seconds", otherwise)
+    with pytest.raises((check.Failed, ScanError)):
         check.run(subject)
 
 
@@ -144,34 +144,38 @@ def test_other_golden_numbers_fail(tmp_path: Path) -> None:
     check = _check("parity.golden")
     assert "1 cases" in (check.run(Subject.of(broken.Sound, tmp_path)) or "")
     save_file({"input": x, "tokens": tokens + 1e-3}, tmp_path / "a.io.safetensors")
-    with pytest.raises(conformance.Failed, match=r"a: tokens differ by"):
+    with pytest.raises(check.Failed, match=r"a: tokens differ by"):
         check.run(Subject.of(broken.Sound, tmp_path))
 
 
 def test_expected_failures_need_a_reason_and_a_failure() -> None:
     reason = {"order.tokens_follow": "the published code swaps the axes"}
-    results = list(conformance.check_encoder(broken.SwapsAxes, expected_failures=reason))
+    results = list(check.check_encoder(broken.SwapsAxes, expected_failures=reason))
     assert not failures(results) and names(results, "expected failure") == set(reason)
-    failed = [r for r in conformance.check_encoder(broken.Sound, expected_failures=reason) if not r.fine]
+    failed = [r for r in check.check_encoder(broken.Sound, expected_failures=reason) if not r.fine]
     assert [r.name for r in failed] == list(reason) and "take it off the list" in failed[0].message
     with pytest.raises(UsageError, match="has no reason"):
-        list(conformance.check_encoder(broken.Sound, expected_failures={"order.tokens_follow": " "}))
+        list(check.check_encoder(broken.Sound, expected_failures={"order.tokens_follow": " "}))
     with pytest.raises(UsageError, match=r"did you mean order\.tokens_follow"):
-        list(conformance.check_encoder(broken.Sound, expected_failures={"order.token_follow": "why"}))
+        list(check.check_encoder(broken.Sound, expected_failures={"order.token_follow": "why"}))
 
 
 def test_an_encoder_may_name_its_own_deviations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broken.Mirrors, "known_deviations", {"order.tokens_follow": "as published"})
-    assert not failures(conformance.check_encoder(broken.Mirrors))
+    assert not failures(check.check_encoder(broken.Mirrors))
 
 
 def test_an_encoder_is_found_by_name_path_class_and_function() -> None:
-    sources = ("fc-baseline", "neuroflamingo_encoders.fc_baseline:FcBaselineEncoder", FcBaselineEncoder)
+    sources = (
+        "fc-baseline",
+        "neuroflamingo_encoders.families.fc_baseline.network:FcBaselineEncoder",
+        FcBaselineEncoder,
+    )
     described = {Subject.of(source).describe() for source in sources}
     assert len(described) == 1 and "tiny instance" in described.pop()
     assert "parcel=5" in Subject.of(lambda: FcBaselineEncoder(fc_baseline_card(5))).describe()
     for source in ("json:dumps", "no.such.module:Encoder", "no-such-encoder"):
-        (result,) = conformance.check_encoder(source)
+        (result,) = check.check_encoder(source)
         assert result.name == "card.builds" and not result.fine
 
 

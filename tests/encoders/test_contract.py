@@ -11,21 +11,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from neuroflamingo_encoders.card import evaluate_formula
-from neuroflamingo_encoders.contract import (
-    Axis,
-    BrainEncoder,
-    Cost,
-    EncoderCard,
-    EncoderOutput,
-    OutputSpec,
-    ScanSpec,
-    TokenGrid,
-    Weights,
-)
-from neuroflamingo_encoders.precomputed import PrecomputedEncoder
-from neuroflamingo_encoders.precomputed_card import precomputed_card
+from neuroflamingo_encoders.card import Cost, EncoderCard, OutputSpec, TokenGrid, Weights, evaluate_formula
+from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
+from neuroflamingo_encoders.families.precomputed.network import PrecomputedEncoder
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
+from neuroflamingo_preprocessing.spec import Axis, ScanSpec
 
 
 def card(**changes: Any) -> EncoderCard:

@@ -14,10 +14,10 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from neuroflamingo_encoders.clip_towers import ClipTower, SiglipTower
-from neuroflamingo_encoders.open_clip_tower import OpenClipTower
-from neuroflamingo_encoders.picture_cards import TINY
-from neuroflamingo_encoders.pictures import cut, slice_indices, slices_as_scans, to_square, to_unit
+from neuroflamingo_encoders.families.vision_towers.cards import TINY
+from neuroflamingo_encoders.families.vision_towers.clip import ClipTower, SiglipTower
+from neuroflamingo_encoders.families.vision_towers.open_clip import OpenClipTower
+from neuroflamingo_encoders.families.vision_towers.slices import cut, slice_indices, slices_as_scans, to_square, to_unit
 from neuroflamingo_encoders.registry import encoder_card, load_dotted
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from tests.encoders.small import sizes_of, small
@@ -227,8 +227,8 @@ library = torch.library.Library("torchvision", "FRAGMENT")
 if not torch.cuda.is_available():
     for name in ("nms", "qnms"):
         library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-from neuroflamingo_encoders.clip_towers import ClipTower
-from neuroflamingo_encoders.open_clip_tower import OpenClipTower
+from neuroflamingo_encoders.families.vision_towers.clip import ClipTower
+from neuroflamingo_encoders.families.vision_towers.open_clip import OpenClipTower
 from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_preprocessing.errors import ModelError
 

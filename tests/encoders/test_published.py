@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from neuroflamingo_encoders.brain_jepa import BrainJepaEncoder
-from neuroflamingo_encoders.brainlm import BrainLmEncoder
-from neuroflamingo_encoders.brainlm_vitmae import BrainLmVitMaeEncoder
-from neuroflamingo_encoders.brainmt import BrainMtEncoder
+from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_encoders.card import EncoderCard
-from neuroflamingo_encoders.registry import build_encoder, encoder_card
-from neuroflamingo_encoders.swin4d import NeuroStormEncoder, SwiftEncoder, _mask
+from neuroflamingo_encoders.families.brain_jepa.network import BrainJepaEncoder
+from neuroflamingo_encoders.families.brainlm.network import BrainLmEncoder
+from neuroflamingo_encoders.families.brainlm.vitmae import BrainLmVitMaeEncoder
+from neuroflamingo_encoders.families.brainmt.network import BrainMtEncoder
+from neuroflamingo_encoders.families.swin4d.network import NeuroStormEncoder, SwiftEncoder, _mask
+from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
 from neuroflamingo_preprocessing.spec import Axis
 

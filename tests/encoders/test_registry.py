@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from neuroflamingo_encoders import registry
-from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard, EncoderOutput
-from neuroflamingo_encoders.precomputed_card import precomputed_card
-from neuroflamingo_encoders.registry import BUILT_IN, build_encoder, encoder_card, list_encoders
+from neuroflamingo_encoders.build import build_encoder
+from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
+from neuroflamingo_encoders.registry import BUILT_IN, encoder_card, list_encoders
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
-from neuroflamingo_preprocessing.template import GRID_SHAPE, grid_affine
+from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine
 
 
 class Scale(BrainEncoder):

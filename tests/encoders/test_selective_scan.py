@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroflamingo_encoders.selective_scan import SelectiveScan, selective_scan
+from neuroflamingo_encoders.layers.selective_scan import SelectiveScan, selective_scan
 
 
 def step_by_step(u, dt, a, b, c):

@@ -8,8 +8,17 @@ import pytest
 import torch
 from transformers import EsmConfig, EsmForMaskedLM
 
-from neuroflamingo_encoders.dna_tokens import partners, sequence_to_ids, sequences_to_ids, vocabulary
-from neuroflamingo_encoders.nucleotide_transformer import NucleotideTransformerEncoder, pool_windows, swap_strand
+from neuroflamingo_encoders.families.nucleotide_transformer.network import (
+    NucleotideTransformerEncoder,
+    pool_windows,
+    swap_strand,
+)
+from neuroflamingo_encoders.families.nucleotide_transformer.tokenizer import (
+    partners,
+    sequence_to_ids,
+    sequences_to_ids,
+    vocabulary,
+)
 from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from tests.encoders.small import small

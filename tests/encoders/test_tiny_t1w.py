@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroflamingo_encoders.tiny_t1w import BRAIN_CELLS, SUMMARIES, TinyT1wEncoder
+from neuroflamingo_encoders.families.tiny_t1w.network import BRAIN_CELLS, SUMMARIES, TinyT1wEncoder
 from neuroflamingo_preprocessing.errors import UsageError
-from neuroflamingo_preprocessing.template import load_template
+from neuroflamingo_preprocessing.structural.template import load_template
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from neuroflamingo_encoders import registry
-from neuroflamingo_encoders.precomputed_card import precomputed_card
-from neuroflamingo_encoders.token_files import ENDINGS, ScanTokens, describe_tokens, read_tokens, write_tokens
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
+from neuroflamingo_encoders.tokens.files import ENDINGS, describe_tokens, read_tokens, write_tokens
+from neuroflamingo_encoders.tokens.format import ScanTokens
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, UsageError
-from neuroflamingo_preprocessing.zstd_frames import HEADER_BYTES, MAGIC, content_size
+from neuroflamingo_preprocessing.formats.zarr.zstd import HEADER_BYTES, MAGIC, content_size
 
 CARD = precomputed_card(width=4)
 ABOUT = describe_tokens(CARD, {"sha256": "0" * 64}, device="cpu")

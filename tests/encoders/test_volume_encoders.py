@@ -13,16 +13,16 @@ from monai.networks.nets.vit import ViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroflamingo_encoders.intensity import scale_intensity, unit, zscore_nonzero
+from neuroflamingo_encoders.families.resnet3d.network import ResNet3dEncoder
+from neuroflamingo_encoders.families.vit3d.cards import vit3d_card
+from neuroflamingo_encoders.families.vit3d.network import Vit3dEncoder
+from neuroflamingo_encoders.layers.intensity import scale_intensity, unit, zscore_nonzero
 from neuroflamingo_encoders.registry import BUILT_IN, encoder_card, load_dotted
-from neuroflamingo_encoders.resnet3d import ResNet3dEncoder
-from neuroflamingo_encoders.vit3d import Vit3dEncoder
-from neuroflamingo_encoders.volume_cards import vit3d_card
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.geometry import block_mean
-from neuroflamingo_preprocessing.preparing import prepare
 from neuroflamingo_preprocessing.scan import Scan
-from neuroflamingo_preprocessing.template import load_template
+from neuroflamingo_preprocessing.structural.prepare_volume import prepare
+from neuroflamingo_preprocessing.structural.template import load_template
 from tests.encoders.small import TINY, VOLUMES, sizes_of, small
 
 PARAMETERS = {

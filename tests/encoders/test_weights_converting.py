@@ -16,14 +16,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from neuroflamingo_encoders import registry, weights_converting, weights_unpickling
+from neuroflamingo_encoders import registry
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder
-from neuroflamingo_encoders.precomputed_card import precomputed_card
-from neuroflamingo_encoders.weights_checking import verify_file, verify_weights
-from neuroflamingo_encoders.weights_converting import Converted, convert_weights
-from neuroflamingo_encoders.weights_fit import sha256_of
-from neuroflamingo_encoders.weights_store import find_weights, weights_folder
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
+from neuroflamingo_encoders.state_dict_fit import sha256_of
+from neuroflamingo_encoders.weights import convert, unpickle
+from neuroflamingo_encoders.weights.cache import find_weights, weights_folder
+from neuroflamingo_encoders.weights.convert import ConvertedWeights, convert_weights
+from neuroflamingo_encoders.weights.verify import verify_file, verify_weights
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, UsageError
 
 
@@ -88,12 +89,12 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def ask(job: dict[str, Any], path: Path) -> dict[str, Any]:
         try:
-            return weights_unpickling.convert(json.loads(json.dumps(job)))
-        except weights_unpickling.Refused as refusal:
+            return unpickle.convert(json.loads(json.dumps(job)))
+        except unpickle.Refused as refusal:
             raise ModelError(str(refusal.parts.pop("what")), **refusal.parts, exit_code=65) from refusal
 
-    monkeypatch.setattr(weights_unpickling, "_limit", lambda *_: None)
-    monkeypatch.setattr(weights_converting, "_ask", ask)
+    monkeypatch.setattr(unpickle, "_limit", lambda *_: None)
+    monkeypatch.setattr(convert, "_ask", ask)
 
 
 def state(prefix: str = "") -> dict[str, torch.Tensor]:
@@ -386,7 +387,7 @@ class TestBadFiles:
     def test_a_converted_file_stands_for_the_one_whose_hash_is_declared(self, monkeypatch: pytest.MonkeyPatch) -> None:
         path = save(state())
         offer(monkeypatch, Net, sha256=sha256_of(path), file=path.name)
-        done: Converted = convert_weights(path, encoder="net")
+        done: ConvertedWeights = convert_weights(path, encoder="net")
         registry.build_encoder("net", done.path)
         assert verify_weights()[0].pinned and verify_weights()[0].sound
         path = save({"state_dict": state()})

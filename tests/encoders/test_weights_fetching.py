@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from weight_server import COMMIT, Shop, serving
 
-from neuroflamingo_encoders import registry, weights_download, weights_fetching, weights_store
+from neuroflamingo_encoders import registry
 from neuroflamingo_encoders.card import EncoderCard, Weights
-from neuroflamingo_encoders.precomputed_card import precomputed_card
-from neuroflamingo_encoders.weights_download import Remote, download
-from neuroflamingo_encoders.weights_fetching import fetch_weights
-from neuroflamingo_encoders.weights_store import find_weights, list_weights, weights_folder
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
+from neuroflamingo_encoders.weights import cache, fetch, http_download
+from neuroflamingo_encoders.weights.cache import find_weights, list_weights, weights_folder
+from neuroflamingo_encoders.weights.fetch import fetch_weights
+from neuroflamingo_encoders.weights.http_download import Remote, download
 from neuroflamingo_preprocessing.errors import ModelError, OutputError, UsageError
 
 CONTENT = os.urandom(300_000)
@@ -28,10 +29,10 @@ HASH = hashlib.sha256(CONTENT).hexdigest()
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An own home folder, the network allowed, no waiting between attempts."""
     monkeypatch.setenv("NEUROFLAMINGO_HOME", str(tmp_path / "home"))
-    for name in weights_fetching.OFFLINE:
+    for name in fetch.OFFLINE:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(weights_download.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(weights_download, "CHUNK", 50_000)
+    monkeypatch.setattr(http_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(http_download, "CHUNK", 50_000)
     return tmp_path / "home"
 
 
@@ -81,7 +82,7 @@ def test_a_later_call_goes_on_where_the_first_one_stopped(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, pinned: bool
 ) -> None:
     offer(monkeypatch, f"{shop.url}/net.safetensors", sha256=HASH if pinned else None)
-    shop.cuts = [100_000] + [0] * (weights_download.ATTEMPTS - 1)
+    shop.cuts = [100_000] + [0] * (http_download.ATTEMPTS - 1)
     with pytest.raises(ModelError, match="100,000 bytes are kept") as caught:
         fetch_weights("net")
     assert caught.value.exit_code == 69 and "run the same command again" in str(caught.value)
@@ -93,7 +94,7 @@ def test_a_later_call_goes_on_where_the_first_one_stopped(
 
 def test_a_file_that_changed_meanwhile_is_not_mixed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, f"{shop.url}/net.safetensors")
-    shop.cuts = [100_000] + [0] * (weights_download.ATTEMPTS - 1)
+    shop.cuts = [100_000] + [0] * (http_download.ATTEMPTS - 1)
     with pytest.raises(ModelError):
         fetch_weights("net")
     shop.files["/net.safetensors"] = other = os.urandom(300_000)
@@ -143,7 +144,7 @@ def test_a_file_that_was_changed_here_is_noticed(shop: Shop, monkeypatch: pytest
     assert fetch_weights("net", overwrite=True).sha256 == HASH
 
 
-@pytest.mark.parametrize("variable", weights_fetching.OFFLINE)
+@pytest.mark.parametrize("variable", fetch.OFFLINE)
 def test_switched_off(shop: Shop, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     offer(monkeypatch, f"{shop.url}/net.safetensors")
     monkeypatch.setenv(variable, "1")
@@ -205,8 +206,8 @@ def test_what_cannot_be_fetched_says_what_to_do(name: str, says: str) -> None:
 def test_no_card_claims_a_hash_without_a_file_and_hubs_are_known() -> None:
     rows = {row.name: row for row in list_weights()}
     assert not [row for row in rows.values() if row.sha256 and not row.file]
-    assert weights_store.hub_repository(rows["brainlm-13m"].source) == "vandijklab/brainlm"
-    assert weights_store.hub_repository(rows["swift"].source) is None
+    assert cache.hub_repository(rows["brainlm-13m"].source) == "vandijklab/brainlm"
+    assert cache.hub_repository(rows["swift"].source) is None
     assert not any(row.present for row in rows.values())
 
 
@@ -240,7 +241,7 @@ class TestHub:
 
     def test_bytes_that_the_hub_does_not_declare_are_not_kept(self, shop: Shop, monkeypatch) -> None:
         offer(monkeypatch, "https://huggingface.co/lab/net", file="old")
-        shop.cuts = [100_000] + [0] * (weights_download.ATTEMPTS - 1)
+        shop.cuts = [100_000] + [0] * (http_download.ATTEMPTS - 1)
         with pytest.raises(ModelError):
             fetch_weights("net")
         part = weights_folder("net") / "pytorch_model.bin.part"

@@ -25,7 +25,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from neuroflamingo.model import NeuroFlamingo
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
     from neuroflamingo_encoders import build_encoder
 
     end = "<|endofchunk|>"
@@ -94,8 +94,8 @@ def aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the search for the alignment: the head of these tests lies in the template already."""
     import numpy as np
 
-    from neuroflamingo_preprocessing import preparing
-    from neuroflamingo_preprocessing.alignment import Alignment
+    from neuroflamingo_preprocessing.structural import prepare_volume
+    from neuroflamingo_preprocessing.structural.alignment import Alignment
 
     found = Alignment(scan_to_template=np.eye(4), correlation=0.98, starts=1, turned=False)
-    monkeypatch.setattr(preparing, "align", lambda voxels, affine: found)
+    monkeypatch.setattr(prepare_volume, "align", lambda voxels, affine: found)

@@ -12,7 +12,7 @@ CORE = ["resampler", "gated_attention", "media", "media_cache", "scans", "langua
 with jaxtyping.install_import_hook([f"neuroflamingo.{name}" for name in CORE], "beartype.beartype"):
     from tests.tiny import tiny_batch, tiny_model
 import torch
-from neuroflamingo.gated_attention import GatedCrossAttentionBlock
+from neuroflamingo.model.gated_attention import GatedCrossAttentionBlock
 for immediate in (True, False):
     model, processor = tiny_model("llama", only_attend_immediate_media=immediate)
     batch = tiny_batch(processor, padding_side="right")
@@ -21,7 +21,7 @@ for immediate in (True, False):
     model.eval()
     batch = tiny_batch(processor)
     model.generate(**batch, max_new_tokens=3, num_beams=2)
-    model.look(**batch)
+    model.attention_rollout(**batch)
 try:
     GatedCrossAttentionBlock(dim=8, dim_visual=8)(torch.zeros(2, 3, 8), torch.zeros(2, 8))
 except jaxtyping.TypeCheckError:

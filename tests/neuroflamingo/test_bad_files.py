@@ -14,8 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neuroflamingo import opened as opened_module
 from neuroflamingo.cli import main
+from neuroflamingo.inference import loaded_model as opened_module
 
 AFFINE = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -100], [0, 0, 6, -70], [0, 0, 0, 1]])
 SHAPE = (30, 32, 28)
@@ -56,7 +56,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_model: Path) -> opened_module.OpenedModel:
+def loaded(tiny_model: Path) -> opened_module.LoadedModel:
     return opened_module.open_model(tiny_model, device="cpu")
 
 
@@ -102,7 +102,7 @@ def test_report(
     name: str,
     write: Callable[[str], str],
     tmp_path: Path,
-    loaded: opened_module.OpenedModel,
+    loaded: opened_module.LoadedModel,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:

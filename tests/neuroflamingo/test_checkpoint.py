@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from neuroflamingo.checkpoint import LoadReport, load_openflamingo
-from neuroflamingo.language import fuse
-from neuroflamingo.media import media_from_locations
-from neuroflamingo.resampler import PerceiverResampler
+from neuroflamingo.checkpoints.openflamingo import LoadReport, load_openflamingo
+from neuroflamingo.model.fusion import fuse
+from neuroflamingo.model.media import media_from_locations
+from neuroflamingo.model.resampler import PerceiverResampler
 from neuroflamingo_preprocessing.errors import ModelError
 
 FOLDER = Path(__file__).parents[1] / "parity" / "openflamingo"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo import opened as opened_module
 from neuroflamingo.cli import main
-from neuroflamingo.cli.failures import report_failure
+from neuroflamingo.cli.errors import report_failure
 from neuroflamingo.cli.outputs import parse_formats, plan_targets
 from neuroflamingo.cli.progress import Progress
-from neuroflamingo.cli.reporting import group_scans
+from neuroflamingo.cli.report import group_scans
+from neuroflamingo.inference import loaded_model as opened_module
 from neuroflamingo_preprocessing.errors import UsageError
 
 
@@ -56,7 +56,7 @@ class TestOutputs:
         assert names(place) == expected
         assert sorted(capsys.readouterr().out.split()) == expected
         provenance = json.loads((place / expected[0]).read_text())
-        from neuroflamingo.provenance import sha256_of
+        from neuroflamingo_preprocessing.files import sha256_of
 
         assert {item["name"]: item["sha256"] for item in provenance["outputs"]} == {
             name: sha256_of(place / name) for name in expected[1:]
@@ -245,9 +245,9 @@ class TestBadModels:
         return code, err
 
     def test_unknown_name_gives_the_nearest(self, place: Path, head_file: Path, monkeypatch, capsys) -> None:
-        from neuroflamingo import loading
+        from neuroflamingo.checkpoints import local_models
 
-        monkeypatch.setattr(loading, "list_models", lambda: ("tiny-t1w", "large-t1w"))
+        monkeypatch.setattr(local_models, "list_models", lambda: ("tiny-t1w", "large-t1w"))
         code, err = self.run("tiny-t1", head_file, capsys)
         assert code == 69 and "did you mean tiny-t1w" in err
 
@@ -358,16 +358,17 @@ class TestTelling:
         assert 0 < tree["trained"] < tree["parameters"]
 
     def test_doctor_says_what_is_missing(self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-        from neuroflamingo import doctor, loading
+        from neuroflamingo.checkpoints import local_models
+        from neuroflamingo.cli import environment
 
-        monkeypatch.setattr(loading, "list_models", lambda: ())
+        monkeypatch.setattr(local_models, "list_models", lambda: ())
         assert main(["doctor"]) == 1
         text = capsys.readouterr().out
         assert "missing: embedded models" in text and str(place.parent / "home") in text
-        monkeypatch.setattr(doctor, "_models", list)
+        monkeypatch.setattr(environment, "_models", list)
         assert main(["doctor", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["healthy"] is True
-        monkeypatch.setattr(doctor, "_requirements", lambda: [("numpy", "999"), ("no-such-package", "")])
+        monkeypatch.setattr(environment, "_requirements", lambda: [("numpy", "999"), ("no-such-package", "")])
         assert main(["doctor"]) == 1
         assert "too old" in capsys.readouterr().out
         assert not (place.parent / "home").exists(), "asking creates nothing"
@@ -375,7 +376,7 @@ class TestTelling:
 
 class TestFailures:
     def test_bugs_leave_a_crash_file_without_folders(self, place: Path, monkeypatch, capsys) -> None:
-        import neuroflamingo.cli.reporting as reporting
+        import neuroflamingo.cli.report as reporting
 
         def bug(*_: object, **__: object) -> int:
             raise ZeroDivisionError("a bug")
@@ -405,7 +406,7 @@ class TestFailures:
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_signals_end_cleanly(self, tmp_path: Path, head_file: Path, number: int, code: int) -> None:
         waits = (
-            "import sys, time; import neuroflamingo.cli.reporting as r\n"
+            "import sys, time; import neuroflamingo.cli.report as r\n"
             "def wait(*a, **k):\n    print('ready', flush=True); time.sleep(60)\n"
             "r.report_scans = wait\n"
             "from neuroflamingo.cli import main; sys.exit(main(['report', 'a.nii.gz']))"
@@ -436,7 +437,7 @@ def test_killed_while_writing_leaves_the_old_file_or_the_new(
 import os, signal, sys
 import numpy as np
 from neuroflamingo_preprocessing import atomic, preparing
-from neuroflamingo_preprocessing.alignment import Alignment
+from neuroflamingo_preprocessing.structural.alignment import Alignment
 preparing.align = lambda voxels, affine: Alignment(np.eye(4), 0.98, 1, False)
 def die(*a, **k):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from neuroflamingo.cli import main
-from neuroflamingo.encoder_isolation import check_isolated
-from neuroflamingo.scaffold import write_encoder_project
+from neuroflamingo.encoder_check.isolation import check_isolated
+from neuroflamingo_encoders.plugins import survey
 from neuroflamingo_encoders.registry import BUILT_IN
-from neuroflamingo_encoders.survey import survey
+from neuroflamingo_encoders.scaffold import write_encoder_project
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
 from tests.encoders import hostile
 
@@ -184,7 +184,7 @@ class TestNew:
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("neuroflamingo.scaffold.os.rename", full)
+        monkeypatch.setattr("neuroflamingo_encoders.scaffold.os.rename", full)
         with pytest.raises(OutputError, match="No space left"):
             write_encoder_project("new-encoder", tmp_path / "new-encoder")
         assert not list(tmp_path.iterdir())
@@ -220,7 +220,7 @@ class TestNew:
 TRAIN = """
 from neuroflamingo.encoder_check import toy_model, train, two_scans
 from neuroflamingo_encoders import build_encoder
-from neuroflamingo_encoders.conformance_subject import Subject
+from neuroflamingo_encoders.conformance.subject import Subject
 
 build_encoder("new-encoder")
 subject = Subject.of("new-encoder")

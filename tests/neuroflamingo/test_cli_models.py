@@ -13,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from neuroflamingo import encoding
 from neuroflamingo.cli import main
-from neuroflamingo.encoding import encode, load_encoder
-from neuroflamingo_encoders.registry import build_encoder, encoder_card
-from neuroflamingo_encoders.token_files import read_tokens
-from neuroflamingo_encoders.weights_store import weights_folder
+from neuroflamingo.encoding import token_file
+from neuroflamingo.encoding.encoder_choice import load_encoder
+from neuroflamingo.encoding.token_file import encode
+from neuroflamingo_encoders.build import build_encoder
+from neuroflamingo_encoders.registry import encoder_card
+from neuroflamingo_encoders.tokens.files import read_tokens
+from neuroflamingo_encoders.weights.cache import weights_folder
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError, UsageError
 
 
@@ -87,12 +89,10 @@ class TestModels:
             assert f"offline {seen}" in done.stdout, done.stderr
 
     def test_fetch_tells_what_came(self, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-        from neuroflamingo_encoders import weights_fetching
+        from neuroflamingo_encoders.weights import fetch
 
-        fetched = weights_fetching.Fetched(
-            "brainlm-13m", "x.bin", "a" * 64, 9, "s", "b" * 40, False, None, 0, ready=False
-        )
-        monkeypatch.setattr(weights_fetching, "fetch_weights", lambda name, **_: fetched)
+        fetched = fetch.FetchResult("brainlm-13m", "x.bin", "a" * 64, 9, "s", "b" * 40, False, None, 0, ready=False)
+        monkeypatch.setattr(fetch, "fetch_weights", lambda name, **_: fetched)
         assert run("models", "fetch", "brainlm-13m", "-q") == 0
         text = capsys.readouterr().out
         assert f"hash unknown to the card; seen, for pinning: SHA-256 {'a' * 64}" in text and "b" * 40 in text
@@ -160,7 +160,7 @@ class TestEncode:
         assert scan.tokens.shape == (card.output.tokens, card.output.width) and np.isfinite(scan.tokens).all()
         assert scan.positions is not None and int(np.isnan(scan.positions[:, 0]).sum()) == 10
         assert scan.about["name"] == head_file.name and str(head_file.parent) not in json.dumps(dict(scan.about))
-        from neuroflamingo.provenance import sha256_of
+        from neuroflamingo_preprocessing.files import sha256_of
 
         assert scan.about["input"]["sha256"] == sha256_of(head_file)
         steps = [step["name"] for step in scan.about["geometry"]]
@@ -246,7 +246,7 @@ class TestEncode:
             2, capsys, "encode", name, "--encoder", "fc-baseline", "--table", "xyz.dat", "-o", "a.npz"
         )
         module, _ = load_encoder("brainlm-13m", init="random")
-        said = encoding._set_table(module, "xyz.dat")
+        said = token_file._set_table(module, "xyz.dat")
         assert said["file"] == "xyz.dat" and module.get_buffer("xyz")[1].tolist() == [5.0, 6.0, 7.0]
 
     def test_dimensions(self, head_file: Path, capsys) -> None:
@@ -260,7 +260,7 @@ class TestEncode:
         assert "--atlas LABELS.nii.gz" in refusal and "--raw" in refusal
 
     def test_bad_paths_are_refused_before_the_work(self, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-        monkeypatch.setattr(encoding, "load_encoder", lambda *_, **__: pytest.fail("the long work began"))
+        monkeypatch.setattr(token_file, "load_encoder", lambda *_, **__: pytest.fail("the long work began"))
         name = parcels()
         for output, code in (("a.h5", 2), ("absent/a.zarr", 73), ("absent/a.npz", 73), ("sub-01.npy", 2)):
             refused(code, capsys, "encode", name, "--encoder", "fc-baseline", "-o", output)

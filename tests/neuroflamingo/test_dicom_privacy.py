@@ -19,8 +19,8 @@ from pydicom.sequence import Sequence
 
 from neuroflamingo.cli import main
 from neuroflamingo_encoders import encoder_card
-from neuroflamingo_preprocessing.item_store import item_key
-from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.stores.items import item_key
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 from tests.preprocessing.dicom_heads import LPS_TO_RAS, MPRAGE, PLANES, T2W, Slab, write_series
 
 HEAD = Slab(PLANES["sagittal"], 96, 80, 60, (2.5, 2.5, 3.0))
@@ -233,10 +233,10 @@ def test_stores(patient: Path, tmp_path: Path, aligned: None, capfd: Any, spoken
 
 def test_a_series_is_hashed_once(patient: Path, tmp_path: Path, aligned: None, monkeypatch: Any) -> None:
     """For the item's key, which is that of the sorted hashes of its files, and for the record."""
-    from neuroflamingo_preprocessing import dicom
+    from neuroflamingo_preprocessing.formats.dicom import read_dicom
 
-    hashed, counted = [], dicom._digest
-    monkeypatch.setattr(dicom, "_digest", lambda series: hashed.append(series.number) or counted(series))
+    hashed, counted = [], read_dicom._digest
+    monkeypatch.setattr(read_dicom, "_digest", lambda series: hashed.append(series.number) or counted(series))
     common = ["--encoder", "tiny-t1w-cnn", "--nprocs", "1", "-q"]
     assert main(["prepare", str(patient), "-o", str(tmp_path / "store"), *common]) == 0
     assert hashed == [3]
@@ -248,7 +248,7 @@ def test_a_series_is_hashed_once(patient: Path, tmp_path: Path, aligned: None, m
     assert item.about["input"]["sha256"] == item.about["made_of"]["input_sha256"] == digest
     assert main(["encode", str(patient), "-o", str(tmp_path / "tokens"), *common]) == 0
     assert hashed == [3, 3]
-    with dicom.open_dicom(patient) as examination:
+    with read_dicom.open_dicom(patient) as examination:
         assert examination.scan().provenance.sha256 == digest
 
 
@@ -265,12 +265,12 @@ def test_tokens(patient: Path, tmp_path: Path, aligned: None, spoken: list[str])
 
 
 def test_crash_files(patient: Path, tmp_path: Path, monkeypatch: Any, capfd: Any, spoken: list[str]) -> None:
-    from neuroflamingo_preprocessing import dicom
+    from neuroflamingo_preprocessing.formats.dicom import read_dicom
 
     def broken(file: Path, series: Any, stored: Any) -> bool:
         raise RuntimeError(f"bug at {str(series.files[0])!r} of {str(patient)!r}")
 
-    monkeypatch.setattr(dicom, "hold_contents", broken)
+    monkeypatch.setattr(read_dicom, "hold_contents", broken)
     monkeypatch.setenv("NEUROFLAMINGO_HOME", str(tmp_path / "home"))
     assert main(["check-scan", str(patient)]) == 70
     said = capfd.readouterr().err
@@ -282,12 +282,12 @@ def test_crash_files(patient: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
 
 
 def test_a_file_that_may_not_be_read(patient: Path, monkeypatch: Any, spoken: list[str], capfd: Any) -> None:
-    from neuroflamingo_preprocessing import dicom
+    from neuroflamingo_preprocessing.formats.dicom import read_dicom
 
     def refuse(series: Any) -> str:
         raise PermissionError(13, "Permission denied", str(series.files[0]))
 
-    monkeypatch.setattr(dicom, "_digest", refuse)
+    monkeypatch.setattr(read_dicom, "_digest", refuse)
     assert main(["check-scan", str(patient)]) == 65
     text = capfd.readouterr().out
     assert "cannot be read or converted" in text and "Permission denied" in text
@@ -296,7 +296,7 @@ def test_a_file_that_may_not_be_read(patient: Path, monkeypatch: Any, spoken: li
 
 def test_warnings_and_logs_of_the_library(tmp_path: Path, caplog: Any, recwarn: Any, capfd: Any) -> None:
     """pydicom repeats values that are against the standard."""
-    from neuroflamingo_preprocessing.dicom import list_series
+    from neuroflamingo_preprocessing.formats.dicom.read_dicom import list_series
 
     folder = write_series(tmp_path, Slab(columns=8, rows=8, slices=3), edit=plant)
     for file in folder.iterdir():
@@ -351,7 +351,7 @@ def test_nifti_texts(head_file: Path, tmp_path: Path, aligned: None, tiny_model:
 def test_doctor_shows_the_extra(monkeypatch: Any) -> None:
     import sys
 
-    from neuroflamingo.doctor import _extras
+    from neuroflamingo.cli.environment import _extras
 
     (there,) = _extras()
     assert there.fine and "pydicom 3" in there.value and "dcm2niix 1" in there.value

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import neuroflamingo
-from neuroflamingo.evaluation.runner import write_reports
+from neuroflamingo.evaluation.evaluate import write_reports
 from neuroflamingo.evaluation.scoring import score_reports
 from neuroflamingo.findings.parsing import parse_report
-from neuroflamingo.findings.schema import Finding, Side
+from neuroflamingo.findings.vocabulary import Finding, Side
 from neuroflamingo.painting.case import paint_case
-from neuroflamingo_preprocessing.template import load_template
+from neuroflamingo_preprocessing.structural.template import load_template
 
-FOLDER = Path(neuroflamingo.__file__).parent / "models" / "tiny-t1w"
+FOLDER = Path(neuroflamingo.__file__).parent / "pretrained" / "tiny-t1w"
 UNSEEN = 4_100_000
 
 

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from neuroflamingo.cli import main
-from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
-from neuroflamingo.encoding import EncoderChoice, encode
+from neuroflamingo.encoding.encoder_choice import EncoderChoice
+from neuroflamingo.encoding.token_file import encode
 from neuroflamingo_encoders.registry import encoder_card
-from neuroflamingo_encoders.token_files import read_tokens
+from neuroflamingo_encoders.tokens.files import read_tokens
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
-from neuroflamingo_preprocessing.series import RobustScaling
-from neuroflamingo_preprocessing.template import load_template
+from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling
+from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.structural.template import load_template
 
 LAS = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -126], [0, 0, 6, -72], [0, 0, 0, 1]])
 SHAPE = (31, 37, 31)
@@ -35,7 +37,7 @@ def save(path: Path, values: np.ndarray, tr: float | None = None) -> Path:
 
 @pytest.fixture(scope="module")
 def brain() -> np.ndarray:
-    from neuroflamingo_preprocessing.resampling import resample
+    from neuroflamingo_preprocessing.structural.resampling import resample
 
     template = load_template()
     return 1000 * resample(template.t1 * template.mask, template.affine, SHAPE, LAS, 6.0, 0.0)
@@ -109,32 +111,34 @@ def test_brainlm_from_series_as_measured(place: Path) -> None:
     np.save("raw.npy", series)
     card = encoder_card("brainlm-13m")
     how = Preparation.of(card.scan, raw=True, repetition_time=0.735)
-    (only,) = prepare_for_encoder(Path("raw.npy"), card, how)
+    (only,) = prepare_for_encoder(Path("raw.npy"), card.scan, how)
     centred = series - series.mean(1, keepdims=True, dtype=np.float64)
     low, middle, high = np.percentile(centred, (25, 50, 75), axis=1, keepdims=True)
     np.testing.assert_allclose(only.tensor, (7 * (centred - middle) / (high - low))[:, :200], rtol=1e-3, atol=2e-3)
     assert only.about["window"] == {"first_frame": 0, "frames": 200}
     plain = encoder_card("brainlm-vitmae-111m", normalisation="zscore_parcel", gain=2.0)
-    (other,) = prepare_for_encoder(Path("raw.npy"), plain, how)
+    (other,) = prepare_for_encoder(Path("raw.npy"), plain.scan, how)
     np.testing.assert_allclose(
         other.tensor, (2 * centred / centred.std(1, keepdims=True))[:, :200], rtol=1e-3, atol=2e-3
     )
     windows = list(
-        prepare_for_encoder(Path("raw.npy"), card, Preparation.of(card.scan, raw=True, repetition_time=1.47))
+        prepare_for_encoder(Path("raw.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=1.47))
     )
     assert [w.about["window"]["first_frame"] for w in windows] == [0, 200]
     assert "resampled in time" in windows[0].about["warnings"][0]
     fixed = Preparation.of(card.scan, raw=True, repetition_time=1.47, may_resample=False)
     with pytest.raises(UsageError, match="resampled in time"):
-        list(prepare_for_encoder(Path("raw.npy"), card, fixed))
+        list(prepare_for_encoder(Path("raw.npy"), card.scan, fixed))
     RobustScaling.fit([series]).save("scaling.json")
     how = Preparation.of(card.scan, raw=True, repetition_time=0.735, scaling="scaling.json")
-    (scaled,) = prepare_for_encoder(Path("raw.npy"), card, how)
+    (scaled,) = prepare_for_encoder(Path("raw.npy"), card.scan, how)
     np.testing.assert_allclose(scaled.tensor, only.tensor, atol=2e-3)
     assert scaled.about["scaling"] == {"runs": 1, "frames": 230} and "scaling" not in only.about
     np.save("few.npy", series[:100])
     with pytest.raises(ScanError, match=r"another shape"):
-        list(prepare_for_encoder(Path("few.npy"), card, Preparation.of(card.scan, raw=True, repetition_time=0.735)))
+        list(
+            prepare_for_encoder(Path("few.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=0.735))
+        )
 
 
 def test_several_runs_of_which_one_fails(place: Path, brain: np.ndarray) -> None:

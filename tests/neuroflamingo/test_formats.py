@@ -12,13 +12,13 @@ import pytest
 import zarr
 
 from neuroflamingo.cli import main
-from neuroflamingo.encoder_input import Preparation
-from neuroflamingo.scan_check import check_scan
-from neuroflamingo.store_jobs import digest_of
 from neuroflamingo_encoders.registry import encoder_card
-from neuroflamingo_encoders.token_files import read_tokens
+from neuroflamingo_encoders.tokens.files import read_tokens
+from neuroflamingo_preprocessing.check import check_scan
 from neuroflamingo_preprocessing.errors import UsageError
-from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.stores.jobs import digest_of
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 LAS = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -126], [0, 0, 6, -72], [0, 0, 0, 1]])
 HEADS = np.random.default_rng(0).uniform(500, 1500, (31, 37, 31)).astype(np.float32)
@@ -73,10 +73,10 @@ def test_check_scan_on_other_formats(aligned: None, capsys: Any) -> None:
         "h.zarr", shape=HEADS.shape, dtype="float32", chunks=(16,) * 3, dimension_names=list("xyz")
     )
     array[...] = HEADS
-    found = check_scan("h.zarr")
+    found = check_scan("h.zarr", volume_card=encoder_card("tiny-t1w-cnn"))
     assert found.kind == "volume" and found.fault and "left and right cannot be told" in found.fault.what
     array.attrs["neuroflamingo"] = {"affine": LAS.tolist(), "world": "RAS+ mm"}
-    found = check_scan("h.zarr")
+    found = check_scan("h.zarr", volume_card=encoder_card("tiny-t1w-cnn"))
     assert found.header["affine from"] == "attributes" and found.stored == "LAS: right to left, back to front, up"
     assert len(found.sha256 or "") == 64
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuroflamingo.gated_attention import GatedCrossAttentionBlock, MaskedCrossAttention
-from neuroflamingo.media import Media, allowed_scans, make_plan, masked_plan
+from neuroflamingo.model.gated_attention import GatedCrossAttentionBlock, MaskedCrossAttention
+from neuroflamingo.model.media import Media, allowed_scans, make_plan, masked_plan
 from neuroflamingo_preprocessing.errors import UsageError
 from tests.tiny import fill_by_rule
 

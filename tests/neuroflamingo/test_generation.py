@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from neuroflamingo.gated_attention import MaskedCrossAttention
-from neuroflamingo.media_cache import MediaCache, media_cache
+from neuroflamingo.model.gated_attention import MaskedCrossAttention
+from neuroflamingo.model.media_cache import MediaCache, media_cache
 from neuroflamingo_preprocessing.errors import UsageError
 from tests.tiny import tiny_batch, tiny_model, tiny_scans
 

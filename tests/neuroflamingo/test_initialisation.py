@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.resampler import PerceiverResampler
-from neuroflamingo.training.stages.language import train_tokenizer
-from neuroflamingo_encoders.tiny_t1w import TinyT1wEncoder
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo.model.resampler import PerceiverResampler
+from neuroflamingo.training.embedded.language_model_stage import train_tokenizer
+from neuroflamingo_encoders.families.tiny_t1w.network import TinyT1wEncoder
 
 
 def parts():

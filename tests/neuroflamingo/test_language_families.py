@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import LlamaConfig
 
-from neuroflamingo import language
-from neuroflamingo.language import FusedLayer, find_layers, fuse
-from neuroflamingo.media import media_scope
+from neuroflamingo.model import fusion
+from neuroflamingo.model.fusion import FusedLayer, find_layers, fuse
+from neuroflamingo.model.media import media_scope
 from neuroflamingo_preprocessing.errors import ModelError
 from tests.tiny import FAMILIES, WIDTH, tiny_batch, tiny_language_model, tiny_model, tiny_scans
 
@@ -94,16 +94,16 @@ def test_the_media_come_as_a_keyword_or_by_the_scope(family, monkeypatch):
     model, processor = tiny_model(family)
     batch = tiny_batch(processor)
     expected = model(**batch).logits
-    if language.takes_keyword(model.lang_encoder):
-        monkeypatch.setattr(language, "current_media", lambda: None)
+    if fusion.takes_keyword(model.lang_encoder):
+        monkeypatch.setattr(fusion, "current_media", lambda: None)
     else:
-        assert family in language.SCOPED
+        assert family in fusion.SCOPED
     assert torch.equal(model(**batch).logits, expected)
 
 
 def test_every_family_in_the_table_needs_to_be_there():
     """A family whose layers do receive the keyword does not belong into the table of exceptions."""
-    for family in language.SCOPED & set(FAMILIES):
+    for family in fusion.SCOPED & set(FAMILIES):
         model, processor = tiny_model(family)
         batch = tiny_batch(processor)
         scoped = model(**batch).logits
@@ -128,10 +128,10 @@ class Plain(nn.Module):
 
 
 def test_an_unknown_family_works_when_its_layers_can_be_found():
-    from neuroflamingo.media import Media, make_plan
+    from neuroflamingo.model.media import Media, make_plan
 
     model = Plain()
-    assert not language.takes_keyword(model)
+    assert not fusion.takes_keyword(model)
     assert fuse(model, dim_visual=WIDTH, gate=1.0) == "steps"
     time, ordinal = torch.tensor([[1, 1, 1]]), torch.tensor([[1]])
     ids = torch.tensor([[1, 2, 3]])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuroflamingo.losses import next_tokens, weighted_loss
-from neuroflamingo.model import NeuroFlamingo
+from neuroflamingo.model.loss import next_tokens, weighted_loss
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from tests.tiny import FAMILIES, tiny_batch, tiny_model
 
 

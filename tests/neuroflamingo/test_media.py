@@ -10,7 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroflamingo.media import NOTHING, Media, Plan, allowed_scans, check_count, current_media, make_plan, media_scope
+from neuroflamingo.model.media import (
+    NOTHING,
+    Media,
+    Plan,
+    allowed_scans,
+    check_count,
+    current_media,
+    make_plan,
+    media_scope,
+)
 from neuroflamingo_preprocessing.errors import UsageError
 
 
@@ -56,7 +65,7 @@ def test_every_plan_allows_exactly_the_allowed_scans(rows, immediate, extra):
     """Whatever the plan, attention over one-hot values returns the average of the allowed scans' numbers."""
     from torch.nn.functional import one_hot
 
-    from neuroflamingo.gated_attention import MaskedCrossAttention, split_heads
+    from neuroflamingo.model.gated_attention import MaskedCrossAttention, split_heads
 
     images = torch.tensor(rows)
     time, count = images.long().cumsum(-1), images.sum(-1)

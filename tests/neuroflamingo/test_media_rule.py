@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroflamingo.media import allowed_scans, make_plan, media_time
+from neuroflamingo.model.media import allowed_scans, make_plan, media_time
 from tests.tiny import tiny_batch, tiny_model, tiny_scans
 
 IMAGE = 62
@@ -47,11 +47,11 @@ def test_text_after_the_last_image_sees_nothing_and_text_before_one_sees_it(imme
     ids, tokens = torch.tensor([[1, 2, IMAGE, 3, IMAGE, 4, 5]]), tiny_scans(1, 2)
     for rule, where in (("next", [0, 1, 2, 3, 4]), ("previous", [2, 3, 4, 5, 6])):
         model.config.cross_attention["media_rule"] = rule
-        looked = model.look(ids, scan_tokens=tokens).sum((-1, -2))[0]
+        looked = model.attention_rollout(ids, scan_tokens=tokens).sum((-1, -2))[0]
         assert looked.nonzero()[:, 0].tolist() == where
-    first = model.look(ids, scan_tokens=tokens)
+    first = model.attention_rollout(ids, scan_tokens=tokens)
     model.config.cross_attention["media_rule"] = "next"
-    second = model.look(ids, scan_tokens=tokens)
+    second = model.attention_rollout(ids, scan_tokens=tokens)
     assert first[0, 3, 0].any() and second[0, 3, 1].any()
 
 

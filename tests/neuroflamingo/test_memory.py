@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 import numpy, zarr, scipy.ndimage, SimpleITK
-from neuroflamingo.encoder_input import Preparation
-from neuroflamingo.store_making import prepare_into_store
+from neuroflamingo_preprocessing.preparation import Preparation
+from neuroflamingo_preprocessing.stores.build import prepare_into_store
 from neuroflamingo_encoders import encoder_card
 from neuroflamingo_preprocessing import prepare, read_scan
 card = encoder_card("vit3d")
@@ -32,8 +32,8 @@ print(getrusage(RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.slow
 def test_one_scan_at_a_millimetre(tmp_path: Path) -> None:
     """At most three times the float32 voxels and 300 MB; a head of 256 x 256 x 256 voxels."""
-    from neuroflamingo_preprocessing.resampling import resample
-    from neuroflamingo_preprocessing.template import load_template
+    from neuroflamingo_preprocessing.structural.resampling import resample
+    from neuroflamingo_preprocessing.structural.template import load_template
 
     template, shape = load_template(), (256, 256, 256)
     affine = np.diag([1.0, 1.0, 1.0, 1.0])

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from neuroflamingo.looking import passed_on
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.resampler import PerceiverResampler
+from neuroflamingo.model.attribution import passed_on
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo.model.resampler import PerceiverResampler
 from neuroflamingo_encoders import BrainEncoder, build_encoder
 from neuroflamingo_encoders.contract import EncoderOutput
-from neuroflamingo_encoders.precomputed_card import precomputed_card
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
 from neuroflamingo_preprocessing.errors import UsageError
 from tests.tiny import (
     TOKENS,
@@ -250,7 +250,7 @@ def test_gates_start_closed_or_as_asked():
 def test_where_it_looked(immediate):
     model, processor = tiny_model("llama", only_attend_immediate_media=immediate)
     batch = tiny_batch(processor)
-    looked = model.look(**batch)
+    looked = model.attention_rollout(**batch)
     assert looked.shape == (2, 9, 2, TOKENS) and float(looked.min()) >= 0
     time = (batch["input_ids"] == IMAGE).cumsum(-1)
     torch.testing.assert_close(looked.sum((-1, -2)), (time > 0).float())
@@ -266,13 +266,13 @@ def test_looking_finds_the_token_that_stands_out():
     model, _ = tiny_model("llama")
     ids, tokens = torch.tensor([[IMAGE, 1, 2]]), torch.zeros(1, 1, TOKENS, WIDTH)
     tokens[0, 0, :] = tiny_scans(1, 1)[0, 0, :1]
-    even = model.look(ids, scan_tokens=tokens)
+    even = model.attention_rollout(ids, scan_tokens=tokens)
     torch.testing.assert_close(even, torch.full_like(even, 1 / TOKENS))
     mask = torch.ones(1, 1, TOKENS, dtype=torch.bool)
     mask[..., 2] = False
-    assert not model.look(ids, scan_tokens=tokens, token_mask=mask)[..., 2].any()
+    assert not model.attention_rollout(ids, scan_tokens=tokens, token_mask=mask)[..., 2].any()
     tokens[0, 0, 3] *= -3
-    odd = model.look(ids, scan_tokens=tokens)
+    odd = model.attention_rollout(ids, scan_tokens=tokens)
     others = [token for token in range(TOKENS) if token != 3]
     assert (odd[..., 3] - odd[..., 0]).abs().min() > 1e-3
     torch.testing.assert_close(odd[..., others], odd[..., :1].expand(-1, -1, -1, TOKENS - 1))
@@ -300,12 +300,12 @@ def test_looking_weighs_blocks_by_their_gates():
     blocks = list(model.gated_blocks.values())
     for block in blocks[1:]:
         nn.init.zeros_(block.attn_gate)
-    first = model.look(**batch)
+    first = model.attention_rollout(**batch)
     nn.init.zeros_(blocks[0].attn_gate)
     nn.init.constant_(blocks[1].attn_gate, 0.5)
-    assert not torch.allclose(model.look(**batch), first)
+    assert not torch.allclose(model.attention_rollout(**batch), first)
     with pytest.raises(UsageError, match="no scans were given"):
-        model.look(batch["input_ids"])
+        model.attention_rollout(batch["input_ids"])
 
 
 def test_tuples_and_hidden_states(fused):

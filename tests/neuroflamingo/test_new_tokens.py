@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from neuroflamingo.model import NeuroFlamingo
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from tests.tiny import FAMILIES, tiny_batch, tiny_model
 
 IDS = [61, 62]

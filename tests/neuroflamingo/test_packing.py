@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuroflamingo.packing import PACKED, scans_of_own
+from neuroflamingo.model.packing import PACKED, scans_of_own
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
 from tests.tiny import FAMILIES, tiny_model, tiny_scans
 

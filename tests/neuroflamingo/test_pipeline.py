@@ -10,23 +10,23 @@ import jsonschema
 import pytest
 
 import neuroflamingo
-from neuroflamingo.opened import OpenedModel, open_model
-from neuroflamingo.pipeline import write_report
-from neuroflamingo.provenance import sha256_of
+from neuroflamingo.inference.loaded_model import LoadedModel, open_model
+from neuroflamingo.inference.pipeline import write_report
 from neuroflamingo.report.model import Report
 from neuroflamingo_preprocessing import read_scan
 from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.files import sha256_of
 
 pytestmark = pytest.mark.usefixtures("aligned")
 
 
 @pytest.fixture(scope="module")
-def opened(tiny_model: Path) -> OpenedModel:
+def opened(tiny_model: Path) -> LoadedModel:
     return open_model(tiny_model, device="cpu")
 
 
 @pytest.fixture
-def report(opened: OpenedModel, head_file: Path) -> Report:
+def report(opened: LoadedModel, head_file: Path) -> Report:
     return write_report(head_file, model=opened)
 
 
@@ -60,14 +60,14 @@ def test_provenance_is_complete_and_true(report: Report, head_file: Path, tiny_m
     )
 
 
-def test_the_same_call_gives_the_same_report(report: Report, opened: OpenedModel, head_file: Path) -> None:
+def test_the_same_call_gives_the_same_report(report: Report, opened: LoadedModel, head_file: Path) -> None:
     again = write_report(head_file, model=opened)
     vary = {"provenance", "methods"}
     assert again.model_dump(exclude=vary) == report.model_dump(exclude=vary)
     assert [picture.data for picture in again.pictures] == [picture.data for picture in report.pictures]
 
 
-def test_several_scans_and_examples_in_one_prompt(opened: OpenedModel, head_file: Path, written_report: str) -> None:
+def test_several_scans_and_examples_in_one_prompt(opened: LoadedModel, head_file: Path, written_report: str) -> None:
     scan = read_scan(head_file)
     report = write_report(
         [scan, scan], model=opened, prompt="<image><image>", examples=[(scan, written_report)], pictures=False
@@ -94,14 +94,14 @@ def test_examples_that_would_break_the_prompt_are_refused(text: str) -> None:
         write_report("never-read.nii.gz", model="never-loaded", examples=[("x.nii.gz", text)])
 
 
-def test_a_cut_text_is_said_to_be_cut(opened: OpenedModel, head_file: Path) -> None:
+def test_a_cut_text_is_said_to_be_cut(opened: LoadedModel, head_file: Path) -> None:
     report = write_report(head_file, model=opened, max_new_tokens=5, pictures=False)
     assert report.provenance.generation.stopped == "token limit"
     assert report.provenance.generation.new_tokens == 5
     assert any("token limit" in warning for warning in report.warnings)
 
 
-def test_sampling_follows_the_seed_and_leaves_the_global_state_alone(opened: OpenedModel, head_file: Path) -> None:
+def test_sampling_follows_the_seed_and_leaves_the_global_state_alone(opened: LoadedModel, head_file: Path) -> None:
     import torch
 
     torch.manual_seed(5)
@@ -114,7 +114,7 @@ def test_sampling_follows_the_seed_and_leaves_the_global_state_alone(opened: Ope
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_stages_are_told(opened: OpenedModel, head_file: Path) -> None:
+def test_stages_are_told(opened: LoadedModel, head_file: Path) -> None:
     stages: list[str] = []
     write_report(head_file, model=opened, progress=stages.append, pictures=False)
     assert stages == ["reading", "aligning", "writing", "tracing and drawing"]

@@ -13,10 +13,10 @@ from test_store_making import COMMON, LABELS, run, save, summary
 
 from neuroflamingo.cli import main
 from neuroflamingo.cli.options import _one_option_each
-from neuroflamingo.store_making import Spread
 from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.inputs import Input
-from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.stores.build import StoreOptions
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 
 @pytest.fixture
@@ -126,12 +126,12 @@ def test_sidecars_of_one_subject_cost_that_subject(place: Path) -> None:
 @given(st.integers(0, 60), st.integers(1, 70))
 def test_parts_are_disjoint_and_complete(scans: int, count: int) -> None:
     inputs = [Input(Path(str(number))) for number in range(scans)]
-    parts = [Spread(part=(number, count)).share(inputs) for number in range(1, count + 1)]
+    parts = [StoreOptions(part=(number, count)).share(inputs) for number in range(1, count + 1)]
     assert sorted((one.path for part in parts for one in part), key=lambda p: int(p.name)) == [i.path for i in inputs]
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for number in (0, count + 1):
         with pytest.raises(UsageError):
-            Spread(part=(number, count)).share(inputs)
+            StoreOptions(part=(number, count)).share(inputs)
 
 
 def test_the_plan_counts_what_is_there(place: Path, capsys) -> None:

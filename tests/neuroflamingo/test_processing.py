@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroflamingo.processing import NeuroFlamingoProcessor, add_special_tokens, pad_scans
+from neuroflamingo.model.processor import NeuroFlamingoProcessor, add_special_tokens, pad_scans
 from neuroflamingo_preprocessing.errors import UsageError
 from tests.tiny import TOKENS, WIDTH, tiny_model, tiny_scans, tiny_tokenizer
 

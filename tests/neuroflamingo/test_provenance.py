@@ -9,15 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo.provenance import (
-    Stopwatch,
-    command_line,
-    git_commit,
-    redact,
-    sha256_of,
-    sha256_of_text,
-    software,
-)
+from neuroflamingo.provenance import Stopwatch, command_line, redact
+from neuroflamingo_preprocessing.files import sha256_of, sha256_of_text
+from neuroflamingo_preprocessing.software import git_commit, software
 
 
 def test_folders_are_redacted_and_options_kept() -> None:

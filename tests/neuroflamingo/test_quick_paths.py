@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from neuroflamingo.generation import NeverWrite
-from neuroflamingo.losses import next_tokens, weighted_loss
-from neuroflamingo.resampler import PerceiverResampler
+from neuroflamingo.model.generation import NeverWrite
+from neuroflamingo.model.loss import next_tokens, weighted_loss
+from neuroflamingo.model.resampler import PerceiverResampler
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroflamingo.resampler import PerceiverResampler
+from neuroflamingo.model.resampler import PerceiverResampler
 from neuroflamingo_preprocessing.errors import UsageError
 from tests.tiny import fill_by_rule
 

@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig
 
-from neuroflamingo import load, loading
-from neuroflamingo.config import NeuroFlamingoConfig
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.processing import NeuroFlamingoProcessor
+from neuroflamingo import load
+from neuroflamingo.checkpoints import local_models
+from neuroflamingo.model.config import NeuroFlamingoConfig
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo.model.processor import NeuroFlamingoProcessor
 from neuroflamingo_encoders import build_encoder, registry
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
-from neuroflamingo_encoders.precomputed_card import precomputed_card
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NotFoundError, UsageError
 from tests.tiny import WIDTH, tiny_batch, tiny_model
 
@@ -206,8 +207,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, fault):
 
 def test_names_and_folders_that_are_not_there(tmp_path, monkeypatch):
     saved(tmp_path / "models" / "tiny-t9w")
-    monkeypatch.setattr(loading, "MODELS", tmp_path / "models")
-    assert loading.list_models() == ("tiny-t9w",)
+    monkeypatch.setattr(local_models, "MODELS", tmp_path / "models")
+    assert local_models.list_models() == ("tiny-t9w",)
     assert load("tiny-t9w", "cpu")[0].config.model_type == "neuroflamingo"
     with pytest.raises(ModelError, match=r"did you mean tiny-t9w\?") as caught:
         load("tiny-t9v")
@@ -220,7 +221,7 @@ def test_names_and_folders_that_are_not_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_devices_that_are_not_there(device):
     with pytest.raises(UsageError, match="device"):
-        loading.pick_device(device)
+        local_models.pick_device(device)
 
 
 def test_transformers_knows_the_config(tmp_path):

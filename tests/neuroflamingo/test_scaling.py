@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from neuroflamingo.cli import main
-from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
-from neuroflamingo.scaling import fit_scaling
-from neuroflamingo.store_making import prepare_into_store
 from neuroflamingo_encoders import encoder_card
-from neuroflamingo_preprocessing.cleaning import Cleaning
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
-from neuroflamingo_preprocessing.scan_store import ScanStore
-from neuroflamingo_preprocessing.series import RobustScaling
+from neuroflamingo_preprocessing.fit_scaling import fit_scaling
+from neuroflamingo_preprocessing.functional.denoising import Cleaning
+from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling
+from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.stores.build import prepare_into_store
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 AFFINE = np.array([[-10.0, 0, 0, 70], [0, 10, 0, -90], [0, 0, 10, -60], [0, 0, 0, 1]])
 SHAPE, FRAMES, SECONDS = (14, 18, 12), 60, 0.735
@@ -222,7 +223,7 @@ def test_the_verb_and_the_function_are_one(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OutputError, match="exists"):
         fit_scaling("train.csv", "function.json", card, how)
     used = Preparation.of(card.scan, raw=True, scaling="verb.json", repetition_time=SECONDS)
-    (one,) = prepare_for_encoder(Path("train/run0.npy"), card, used)
+    (one,) = prepare_for_encoder(Path("train/run0.npy"), card.scan, used)
     step = card.scan.step("robust_fixed")
     assert step is not None and one.about["scaling"] == {"runs": 3, "frames": 630}
     wanted = (series(0) - series(0).mean(axis=1, keepdims=True) - by_hand.median[:, None]) / by_hand.spread[:, None]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from neuroflamingo.cli import main
-from neuroflamingo.scan_check import check_scan
-from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+from neuroflamingo_encoders import encoder_card
+from neuroflamingo_preprocessing.check import check_scan
+from neuroflamingo_preprocessing.errors import NotFoundError
 
 LAS = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -126], [0, 0, 6, -72], [0, 0, 0, 1]])
 
@@ -85,8 +86,8 @@ def test_what_cannot_be_used(tmp_path: Path, head_file: Path, capsys) -> None:
         assert wanted in saw
     assert all(one["fault"]["try"] for one in found)
     assert check_scan(lying, repetition_time=1.0).usable
-    assert not check_scan(write(tmp_path / "bold.nii", frames()), "tiny-t1w-cnn").usable
+    assert not check_scan(write(tmp_path / "bold.nii", frames()), encoder_card("tiny-t1w-cnn")).usable
     with pytest.raises(NotFoundError):
         check_scan(tmp_path / "gone.nii")
-    with pytest.raises(ModelError):
-        check_scan(head_file, "tiny-t1w-cm")
+    assert main(["check-scan", str(head_file), "--encoder", "tiny-t1w-cm"]) == 69
+    assert "did you mean tiny-t1w-cnn" in capsys.readouterr().err

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, distributed
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from neuroflamingo.media import Media, make_plan
-from neuroflamingo.model import NeuroFlamingo
+from neuroflamingo.model.media import Media, make_plan
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.training.parallel import shard
 from tests.tiny import tiny_batch, tiny_model
 

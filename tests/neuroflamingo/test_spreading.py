@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from neuroflamingo.loading import load
-from neuroflamingo.spreading import place_layers
+from neuroflamingo.checkpoints.device_map import place_layers
+from neuroflamingo.checkpoints.local_models import load
 from neuroflamingo_encoders import build_encoder
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
 from tests.tiny import tiny_batch, tiny_model
@@ -88,7 +88,7 @@ def test_with_an_encoder_the_encoder_stays_whole(tmp_path):
 
 def test_quantised_weights_without_bitsandbytes_say_what_is_missing(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setattr("neuroflamingo.quantizing.find_spec", lambda name: None)
+    monkeypatch.setattr("neuroflamingo.checkpoints.quantization.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="need bitsandbytes") as caught:
         load(saved[0], device="cpu", quantize="8bit")
     assert caught.value.exit_code == 69

@@ -15,16 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuroflamingo import store_cluster
 from neuroflamingo.cli import main
-from neuroflamingo.encoder_input import Preparation
-from neuroflamingo.store_jobs import PrepareJob, Task
-from neuroflamingo.store_making import prepare_into_store
-from neuroflamingo.store_workers import work_all
 from neuroflamingo_encoders import encoder_card
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.inputs import Input
-from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.stores import dask_cluster
+from neuroflamingo_preprocessing.stores.build import prepare_into_store, work_all
+from neuroflamingo_preprocessing.stores.jobs import PrepareJob, Task
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 SCANS = 24
 ROOT = Path(__file__).parents[2]
@@ -134,7 +133,7 @@ def test_what_is_no_scheduler(place: Path, capsys, monkeypatch: pytest.MonkeyPat
         assert main([*common, "--scheduler", wrong]) == 2
     assert "is no address" in capsys.readouterr().err
     assert main([*common, "--scheduler", "tcp://127.0.0.1:1", "--nprocs", "2"]) == 2
-    monkeypatch.setattr(store_cluster, "CONNECT_S", 0.5)
+    monkeypatch.setattr(dask_cluster, "CONNECT_S", 0.5)
     with socket.socket() as mute:  # listens, and says nothing
         mute.bind(("127.0.0.1", 0))
         mute.listen()

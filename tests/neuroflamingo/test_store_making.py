@@ -12,14 +12,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neuroflamingo import store_workers
 from neuroflamingo.cli import main
-from neuroflamingo.encoder_input import Preparation
-from neuroflamingo.store_jobs import Job, PrepareJob, Task
-from neuroflamingo.store_making import prepare_into_store
-from neuroflamingo.store_workers import work_all
 from neuroflamingo_encoders import encoder_card
-from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.stores import pool
+from neuroflamingo_preprocessing.stores.build import prepare_into_store, work_all
+from neuroflamingo_preprocessing.stores.jobs import Job, PrepareJob, Task
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 LAS = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -126], [0, 0, 6, -72], [0, 0, 0, 1]])
 SHAPE = (31, 37, 31)
@@ -179,12 +178,12 @@ def _dies(job: Job, task: Task):
     return _TRUE(job, task)
 
 
-_TRUE = store_workers.work
+_TRUE = pool.work
 
 
 def _begin_dying(job: Job) -> None:
-    store_workers._JOB = job
-    store_workers.work = _dies
+    pool._JOB = job
+    pool.work = _dies
 
 
 @pytest.mark.slow
@@ -192,7 +191,7 @@ def test_a_dead_worker_costs_its_own_scan_only(place: Path, monkeypatch: pytest.
     card = encoder_card("fc-baseline", parcels=30)
     how = Preparation.of(card.scan, atlas="atlas.nii.gz")
     with monkeypatch.context() as patched:
-        patched.setattr(store_workers, "_begin", _begin_dying)
+        patched.setattr(pool, "_begin", _begin_dying)
         done = prepare_into_store("ds", "store", card, how, processes=2)
     assert (done.done, done.failed) == (3, 1)
     assert done.failures[0]["file"].startswith("sub-02") and "worker died" in done.failures[0]["error"]
@@ -207,7 +206,7 @@ def test_a_worker_has_one_thread_and_does_not_load_torch(tmp_path: Path) -> None
     nib.Nifti1Image(run(0)[..., 0], LAS).to_filename(tmp_path / "a.nii")
     code = (
         "import json, sys\n"
-        "from neuroflamingo.store_workers import one_thread\n"
+        "from neuroflamingo_preprocessing.stores.pool import one_thread\n"
         "from neuroflamingo_encoders import encoder_card\n"
         "one_thread()\n"
         "from neuroflamingo_preprocessing import prepare, read_scan\n"

@@ -12,9 +12,9 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from neuroflamingo import language
-from neuroflamingo.gated_attention import GatedCrossAttentionBlock
-from neuroflamingo.media import current_media
+from neuroflamingo.model import fusion
+from neuroflamingo.model.gated_attention import GatedCrossAttentionBlock
+from neuroflamingo.model.media import current_media
 from tests.tiny import tiny_batch, tiny_model
 
 KINDS = pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "bloom"])
@@ -130,7 +130,7 @@ def test_what_checkpoints_keep_may_wait_in_the_memory_of_the_cpu(family, whole, 
             pack = self.pack_hook
             self.pack_hook = lambda tensor: kept.append(tuple(tensor.shape)) or pack(tensor)
 
-    monkeypatch.setattr(language, "save_on_cpu", Counted)
+    monkeypatch.setattr(fusion, "save_on_cpu", Counted)
     seen = gradients(model.train(), batch)
     hidden, latents = (2, 9, 32), (2, 2, 5, 16)
     assert kept.count(hidden) == 6 and kept.count(latents) == 3  # three layers, three blocks; nothing from inside them

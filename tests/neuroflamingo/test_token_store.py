@@ -11,16 +11,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from neuroflamingo.cli import main
-from neuroflamingo.encoder_input import Preparation
-from neuroflamingo.encoding import EncoderChoice
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.store_making import encode_into_store
-from neuroflamingo_encoders.registry import build_encoder, encoder_card
-from neuroflamingo_encoders.token_files import ScanTokens
-from neuroflamingo_encoders.token_store import TokenStore
+from neuroflamingo.encoding.encoder_choice import EncoderChoice
+from neuroflamingo.encoding.token_store import encode_into_store
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo_encoders.build import build_encoder
+from neuroflamingo_encoders.registry import encoder_card
+from neuroflamingo_encoders.tokens.format import ScanTokens
+from neuroflamingo_encoders.tokens.store import TokenStore
 from neuroflamingo_preprocessing import CounterSampler, ScanDataset
 from neuroflamingo_preprocessing.errors import ModelError, ScanError
-from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 from tests.neuroflamingo.test_store_making import LABELS, run, save
 
 CHOSEN = ["--encoder", "fc-baseline", "--option", "parcels=30", "-q"]

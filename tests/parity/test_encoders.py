@@ -18,13 +18,14 @@ import torch
 from einops import rearrange
 from safetensors.torch import load_file
 
-from neuroflamingo_encoders.brain_jepa import BrainJepaEncoder
-from neuroflamingo_encoders.brainlm import BrainLmEncoder
-from neuroflamingo_encoders.brainlm_vitmae import BrainLmVitMaeEncoder
-from neuroflamingo_encoders.brainmt import BrainMtEncoder
-from neuroflamingo_encoders.contract import BrainEncoder, EncoderCard
+from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.contract import BrainEncoder
+from neuroflamingo_encoders.families.brain_jepa.network import BrainJepaEncoder
+from neuroflamingo_encoders.families.brainlm.network import BrainLmEncoder
+from neuroflamingo_encoders.families.brainlm.vitmae import BrainLmVitMaeEncoder
+from neuroflamingo_encoders.families.brainmt.network import BrainMtEncoder
+from neuroflamingo_encoders.families.swin4d.network import NeuroStormEncoder, SwiftEncoder
 from neuroflamingo_encoders.registry import encoder_card
-from neuroflamingo_encoders.swin4d import NeuroStormEncoder, SwiftEncoder
 from neuroflamingo_preprocessing.spec import Axis
 
 COPY = Path(__file__).parent / "encoders"

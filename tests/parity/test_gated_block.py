@@ -11,7 +11,7 @@ import pytest
 import torch
 from einops import rearrange, reduce
 
-from neuroflamingo.gated_attention import GatedCrossAttentionBlock
+from neuroflamingo.model.gated_attention import GatedCrossAttentionBlock
 
 
 def build(golden) -> GatedCrossAttentionBlock:

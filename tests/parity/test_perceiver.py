@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neuroflamingo.resampler import PerceiverResampler
+from neuroflamingo.model.resampler import PerceiverResampler
 
 
 def test_outputs_and_gradients(perceiver):

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.training.labels import interleaved_labels, pair_labels
+from neuroflamingo.data.labels import interleaved_labels, pair_labels
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 
 
 @pytest.mark.parametrize("padding", ["pad_token_id", "attention_mask"])

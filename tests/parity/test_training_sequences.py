@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from neuroflamingo.data.manifest import Sample
 from neuroflamingo.data.sequences import encode_sample
-from neuroflamingo.processing import END_OF_CHUNK, IMAGE
+from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 
 
 def words_of(spec) -> PreTrainedTokenizerFast:

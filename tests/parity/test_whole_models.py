@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from neuroflamingo.checkpoint import LoadReport, load_openflamingo
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.resampler import PerceiverResampler
+from neuroflamingo.checkpoints.openflamingo import LoadReport, load_openflamingo
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo.model.resampler import PerceiverResampler
 
 
 class Loaded(NamedTuple):

@@ -22,7 +22,7 @@ from nifti_by_hand import build, header_of
 
 from neuroflamingo_preprocessing import find_inputs, prepare_run, read_run, read_scan
 from neuroflamingo_preprocessing.arrays import read_array
-from neuroflamingo_preprocessing.series import RobustScaling
+from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 
 Call = Callable[[], Any]

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from bombs import BOMBS, DEEP, NESTED, Call, bomb, npy, sparse, zeros_in_zip
 
-from neuroflamingo_encoders.token_files import ScanTokens, read_tokens, write_tokens
+from neuroflamingo_encoders.tokens.files import read_tokens, write_tokens
+from neuroflamingo_encoders.tokens.format import ScanTokens
 
 
 @bomb

@@ -15,7 +15,7 @@ import pytest
 from neuroflamingo_preprocessing.geometry import block_mean
 from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
-from neuroflamingo_preprocessing.template import load_template
+from neuroflamingo_preprocessing.structural.template import load_template
 
 MARK_MM = np.array([-38.0, -22.0, 22.0])  # in the left hemisphere
 

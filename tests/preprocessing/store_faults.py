@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from neuroflamingo_encoders.precomputed_card import precomputed_card
-from neuroflamingo_encoders.token_files import ScanTokens
-from neuroflamingo_encoders.token_store import TokenStore
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
+from neuroflamingo_encoders.tokens.format import ScanTokens
+from neuroflamingo_encoders.tokens.store import TokenStore
 from neuroflamingo_preprocessing.errors import OutputError
-from neuroflamingo_preprocessing.scan_store import ScanStore, item_key
-from neuroflamingo_preprocessing.store_index import write_index
+from neuroflamingo_preprocessing.stores.item_index import write_index
+from neuroflamingo_preprocessing.stores.items import item_key
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 TYPED, OTHER = 3, 4
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT

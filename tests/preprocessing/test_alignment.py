@@ -7,10 +7,10 @@ import pytest
 from scipy.ndimage import affine_transform, gaussian_filter1d
 
 from neuroflamingo.painting.case import paint_case
-from neuroflamingo_preprocessing.alignment import align
 from neuroflamingo_preprocessing.geometry import Affine, apply, corners, to_canonical
 from neuroflamingo_preprocessing.scan import Scan
-from neuroflamingo_preprocessing.template import load_template
+from neuroflamingo_preprocessing.structural.alignment import align
+from neuroflamingo_preprocessing.structural.template import load_template
 
 
 def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo_preprocessing.atomic import check_writable, write_bytes_atomic, write_text_atomic
 from neuroflamingo_preprocessing.errors import OutputError
+from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic, write_text_atomic
 
 OLD, NEW = b"old content", b"new content " * 4096
 

@@ -16,9 +16,9 @@ from bids_trees import BOLD, T1W, datasets, plant
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuroflamingo_preprocessing import bids_index as index_module
-from neuroflamingo_preprocessing.bids_index import bids_index
-from neuroflamingo_preprocessing.bids_names import parse_name
+from neuroflamingo_preprocessing.bids import index as index_module
+from neuroflamingo_preprocessing.bids.entities import parse_name
+from neuroflamingo_preprocessing.bids.index import bids_index
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.inputs import find_inputs
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from bids_trees import BOLD, T1W, plant
 
-from neuroflamingo_preprocessing.bids_filters import KINDS, entity_names, read_filter_file
+from neuroflamingo_preprocessing.bids.filters import KINDS, entity_names, read_filter_file
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError, UsageError
 from neuroflamingo_preprocessing.inputs import find_inputs
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from nilearn.signal import clean
 
-from neuroflamingo_preprocessing.cleaned_run import clean_run
-from neuroflamingo_preprocessing.cleaning import Cleaning
-from neuroflamingo_preprocessing.cleaning_plan import CleaningPlan, plan_cleaning
-from neuroflamingo_preprocessing.confounds import RIGID
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
-from neuroflamingo_preprocessing.runs import Run, read_run
-from neuroflamingo_preprocessing.series import prepare_series
+from neuroflamingo_preprocessing.formats.nifti.run import Run
+from neuroflamingo_preprocessing.functional.confounds import RIGID
+from neuroflamingo_preprocessing.functional.denoised_run import clean_run
+from neuroflamingo_preprocessing.functional.denoising import Cleaning
+from neuroflamingo_preprocessing.functional.denoising_plan import CleaningPlan, plan_cleaning
+from neuroflamingo_preprocessing.functional.parcel_series import prepare_series
+from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.spec import Axis, RepetitionTime, ScanSpec, Step
 
 FRAMES, SECONDS = 80, 2.0
@@ -99,7 +100,7 @@ def save(path: Path, frames: int = FRAMES) -> Run:
 @pytest.mark.parametrize("frames", [None, 7])
 def test_a_run_is_cleaned_voxel_by_voxel(tmp_path: Path, frames: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """In small blocks of voxels, whatever the blocks of frames; background stays 0, what is left out is gone."""
-    monkeypatch.setattr("neuroflamingo_preprocessing.cleaned_run.CHUNK_BYTES", 8 * FRAMES * 50)
+    monkeypatch.setattr("neuroflamingo_preprocessing.functional.denoised_run.CHUNK_BYTES", 8 * FRAMES * 50)
     run = save(tmp_path / "sub-01_task-rest_bold.nii.gz")
     found = plan(Cleaning(confounds=write_table(tmp_path), strategy=("6p",), scrub_fd=0.6, drop_first=2), run.path)
     cleaned = clean_run(run, found)
@@ -239,10 +240,10 @@ def test_a_store_key_knows_the_table_and_each_wish(tmp_path: Path) -> None:
 MEMORY = """
 import resource, sys, warnings
 from pathlib import Path
-from neuroflamingo.encoder_input import Preparation, prepare_for_encoder
+from neuroflamingo_preprocessing.preparation import Preparation, prepare_for_encoder
 from neuroflamingo_encoders import encoder_card
-from neuroflamingo_preprocessing.cleaning import Cleaning
-from neuroflamingo_preprocessing.quality import brain_on_grid
+from neuroflamingo_preprocessing.functional.denoising import Cleaning
+from neuroflamingo_preprocessing.structural.volume_quality import brain_on_grid
 import nilearn.signal, torch
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -250,7 +251,7 @@ card = encoder_card(sys.argv[2])
 brain_on_grid(card.scan)
 before = peak()
 cleaning = Cleaning(detrend=True, high_pass=0.02) if sys.argv[3] == "clean" else None
-found = list(prepare_for_encoder(Path(sys.argv[1]), card, Preparation.of(card.scan, cleaning=cleaning)))
+found = list(prepare_for_encoder(Path(sys.argv[1]), card.scan, Preparation.of(card.scan, cleaning=cleaning)))
 print(sum(one.tensor.size for one in found) * 4 / 2**20, peak() - before)
 """
 
@@ -260,8 +261,8 @@ print(sum(one.tensor.size for one in found) * 4 / 2**20, peak() - before)
 def test_memory_of_a_run_in_blocks(tmp_path: Path, encoder: str, how: str) -> None:
     """At most one and a half times the result and 300 MB, above the libraries; a wave of 100 frames at 2 mm."""
     affine = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
-    from neuroflamingo_preprocessing.resampling import resample
-    from neuroflamingo_preprocessing.template import load_template
+    from neuroflamingo_preprocessing.structural.resampling import resample
+    from neuroflamingo_preprocessing.structural.template import load_template
 
     template = load_template()
     still = resample(template.t1 * template.mask, template.affine, (91, 109, 91), affine, 2.0, 0.0) * 1000

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from nilearn.interfaces.fmriprep import load_confounds
 
-from neuroflamingo_preprocessing.confounds import (
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.functional.confounds import (
     RIGID,
     SETS,
     choose,
@@ -20,7 +21,6 @@ from neuroflamingo_preprocessing.confounds import (
     read_confounds,
     regressors,
 )
-from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
 
 FOUND = importlib.util.find_spec("nilearn")
 assert FOUND is not None and FOUND.submodule_search_locations

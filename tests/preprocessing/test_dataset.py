@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from neuroflamingo_preprocessing.dataset import CounterSampler, ScanDataset
 from neuroflamingo_preprocessing.errors import UsageError
-from neuroflamingo_preprocessing.scan_store import ScanStore, item_key
+from neuroflamingo_preprocessing.stores.dataset import CounterSampler, ScanDataset
+from neuroflamingo_preprocessing.stores.items import item_key
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 AXES = ("channel", "x", "y", "z")
 SHAPE = (1, 20, 24, 18)

@@ -11,9 +11,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 
-from neuroflamingo_preprocessing import dicom, dicom_conversion, read_run, read_scan
-from neuroflamingo_preprocessing.dicom import list_series
+from neuroflamingo_preprocessing import read_run, read_scan
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.formats.dicom import conversion, read_dicom
+from neuroflamingo_preprocessing.formats.dicom.read_dicom import list_series
 from tests.preprocessing.dicom_heads import (
     EPI,
     LPS_TO_RAS,
@@ -175,7 +176,7 @@ def test_slices_that_dcm2niix_mixes_up_are_put_in_order(tmp_path: Path) -> None:
 
 def test_pictures_in_other_places_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_series(tmp_path, SMALL)
-    real = dicom_conversion._pick
+    real = conversion._pick
 
     def swapped(found: list[Path], series: Any) -> Path:
         file = real(found, series)
@@ -185,21 +186,21 @@ def test_pictures_in_other_places_are_refused(tmp_path: Path, monkeypatch: pytes
         file.write_bytes(raw)
         return file
 
-    monkeypatch.setattr(dicom_conversion, "_pick", swapped)
+    monkeypatch.setattr(conversion, "_pick", swapped)
     with pytest.raises(ScanError, match="wrong place"):
         read_scan(folder)
 
 
 def test_an_affine_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_series(tmp_path, SMALL)
-    real = dicom.sizes_and_affine
+    real = read_dicom.sizes_and_affine
 
     def moved(file: Path, series: Any) -> Any:
         shape, affine = real(file, series)
         affine[0, 3] += 3.0
         return shape, affine
 
-    monkeypatch.setattr(dicom, "sizes_and_affine", moved)
+    monkeypatch.setattr(read_dicom, "sizes_and_affine", moved)
     with pytest.raises(ScanError, match=r"a corner 3\.0 mm away"):
         read_scan(folder)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuroflamingo_preprocessing import dicom_files, find_inputs, read_scan
-from neuroflamingo_preprocessing.dicom import examinations
-from neuroflamingo_preprocessing.dicom_files import holds_dicom, is_dicom_input, shown_name
+from neuroflamingo_preprocessing import find_inputs, read_scan
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.formats.dicom.archive import holds_dicom, is_dicom_input, shown_name
+from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
 from neuroflamingo_preprocessing.spec import ScanSpec
 from tests.preprocessing.dicom_heads import SMALL, write_series
 
@@ -168,7 +168,7 @@ def test_hostile_archives(name: str, series: Path, tmp_path: Path, monkeypatch: 
 
 def test_caps(series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = pack(tmp_path / "a.zip", series)
-    monkeypatch.setattr(dicom_files, "MAX_FILES", 5)
+    monkeypatch.setattr(archive, "MAX_FILES", 5)
     with pytest.raises(ScanError, match="too many members"):
         read_scan(archive)
     with pytest.raises(ScanError, match="too many files"):

@@ -12,8 +12,8 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from neuroflamingo_preprocessing import read_run, read_scan
-from neuroflamingo_preprocessing.dicom import list_series
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.formats.dicom.read_dicom import list_series
 
 
 def shipped(package: str, *parts: str) -> Path:

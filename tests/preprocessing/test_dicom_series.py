@@ -11,9 +11,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
-from neuroflamingo_preprocessing import dicom_conversion, dicom_headers, read_run, read_scan
-from neuroflamingo_preprocessing.dicom import list_series
+from neuroflamingo_preprocessing import read_run, read_scan
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError, UsageError
+from neuroflamingo_preprocessing.formats.dicom import attributes, conversion
+from neuroflamingo_preprocessing.formats.dicom.read_dicom import list_series
 from tests.preprocessing.dicom_heads import (
     EPI,
     FLAIR,
@@ -189,11 +190,11 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             read_scan(folder)
     assert caught.value.exit_code == 69 and "pip install 'neuroflamingo[dicom]'" in str(caught.value)
     with monkeypatch.context() as patch:
-        patch.setattr(dicom_headers, "LOWEST_PYDICOM", (99, 0, 0))
+        patch.setattr(attributes, "LOWEST_PYDICOM", (99, 0, 0))
         with pytest.raises(ScanError, match="pydicom 3"):
             read_scan(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(dicom_conversion, "TIMEOUT_SECONDS", 0)
+        patch.setattr(conversion, "TIMEOUT_SECONDS", 0)
         with pytest.raises(ScanError, match="was not done") as caught:
             read_scan(folder)
     assert caught.value.exit_code == 75

@@ -17,8 +17,7 @@ import pytest
 from nifti_by_hand import build
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
-from neuroflamingo_preprocessing.reading import read_scan
-from neuroflamingo_preprocessing.runs import look, read_run
+from neuroflamingo_preprocessing.read import read_run, read_scan
 
 SHAPE = (32, 36, 30)
 AFFINE = np.array([[-4.0, 0, 0, 62], [0, 4, 0, -70], [0, 0, 4, -58], [0, 0, 0, 1]])

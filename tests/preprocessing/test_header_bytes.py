@@ -13,9 +13,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.formats.nifti.orientation import SAME_PLACE_MM
 from neuroflamingo_preprocessing.geometry import apply, corners
-from neuroflamingo_preprocessing.header_forms import SAME_PLACE_MM
-from neuroflamingo_preprocessing.reading import read_scan
+from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import Scan
 
 SHAPE = (12, 14, 11)

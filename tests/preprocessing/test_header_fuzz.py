@@ -14,8 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError
 from neuroflamingo_preprocessing.geometry import apply, corners
-from neuroflamingo_preprocessing.reading import read_scan
-from neuroflamingo_preprocessing.runs import read_run
+from neuroflamingo_preprocessing.read import read_run, read_scan
 from neuroflamingo_preprocessing.scan import Scan
 
 SHAPE = (44, 50, 40)

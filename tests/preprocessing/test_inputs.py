@@ -10,8 +10,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from neuroflamingo_preprocessing.bids.entities import entities_of
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
-from neuroflamingo_preprocessing.inputs import entities_of, find_inputs
+from neuroflamingo_preprocessing.inputs import find_inputs
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec
 
 AXES: Any = tuple(Axis(name=name, size=4) for name in ("channel", "x", "y", "z"))

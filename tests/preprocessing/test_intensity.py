@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from neuroflamingo_preprocessing.intensity import match_to_template
-from neuroflamingo_preprocessing.template import GRID_SHAPE, grid_affine, load_template
+from neuroflamingo_preprocessing.structural.intensity import match_to_template
+from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine, load_template
 
 TEMPLATE = load_template()
 AXES = np.meshgrid(*(np.linspace(-1, 1, n) for n in GRID_SHAPE), indexing="ij")

@@ -14,8 +14,7 @@ import pytest
 
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.geometry import apply, corners
-from neuroflamingo_preprocessing.reading import read_scan
-from neuroflamingo_preprocessing.runs import is_run, look, read_run
+from neuroflamingo_preprocessing.read import claimed_sizes, is_run, read_run, read_scan
 from neuroflamingo_preprocessing.scan import Scan
 
 SHAPE = (12, 14, 11)
@@ -155,7 +154,7 @@ def test_there_is_no_form_to_choose(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["r_bold.mgh", "r_bold.mgz"])
 def test_runs(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, voxels(5).astype(np.int16), tr=2500.0)
-    assert is_run(path) and look(path) == (*SHAPE, 5)
+    assert is_run(path) and claimed_sizes(path) == (*SHAPE, 5)
     run = read_run(path)
     assert run.frames == 5 and run.repetition_time == 2.5 and np.allclose(run.affine, AFFINE, atol=1e-4)
     assert np.array_equal(np.concatenate([block for _, block in run.blocks(2)], axis=-1), voxels(5))

@@ -12,16 +12,16 @@ from scipy.spatial.transform import Rotation
 
 from neuroflamingo_preprocessing import to_native
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
+from neuroflamingo_preprocessing.functional.parcellation import nearest
 from neuroflamingo_preprocessing.geometry import apply, corners
-from neuroflamingo_preprocessing.native import native_to_grid, save_native
-from neuroflamingo_preprocessing.parcels import nearest
-from neuroflamingo_preprocessing.preparing import Prepared, prepare
-from neuroflamingo_preprocessing.quality import Quality
-from neuroflamingo_preprocessing.reading import read_scan
-from neuroflamingo_preprocessing.resampling import resample
+from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import NativeSpace, Scan
 from neuroflamingo_preprocessing.spec import ScanSpec
-from neuroflamingo_preprocessing.template import load_template
+from neuroflamingo_preprocessing.structural.native_space import native_to_grid, save_native
+from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare
+from neuroflamingo_preprocessing.structural.resampling import resample
+from neuroflamingo_preprocessing.structural.template import load_template
+from neuroflamingo_preprocessing.structural.volume_quality import Quality
 
 SIZES = [(2.0, 2.0, 2.0), (1.5, 1.5, 4.0), (1.6, 2.2, 2.8), (2.5, 2.5, 2.5), (2.0, 2.0, 3.5)]
 

@@ -12,11 +12,10 @@ from nibabel.cifti2.cifti2 import Cifti2Image
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ParcelsAxis, ScalarAxis, SeriesAxis
 
 from neuroflamingo_preprocessing.arrays import is_array_file, read_array
-from neuroflamingo_preprocessing.cifti_dense import read_dense_atlas
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.functional.cifti_dense import read_dense_atlas
 from neuroflamingo_preprocessing.inputs import find_inputs
-from neuroflamingo_preprocessing.reading import read_scan
-from neuroflamingo_preprocessing.runs import read_run
+from neuroflamingo_preprocessing.read import read_run, read_scan
 from neuroflamingo_preprocessing.spec import Axis, RepetitionTime, ScanSpec
 
 NAMES = tuple(f"region {n}" for n in "abcdef")

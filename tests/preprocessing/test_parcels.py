@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from nilearn.maskers import NiftiLabelsMasker
 
-from neuroflamingo_preprocessing.cleaning import Cleaning
-from neuroflamingo_preprocessing.cleaning_plan import plan_cleaning
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
-from neuroflamingo_preprocessing.parcels import ParcelMeans, parcel_series, read_atlas
-from neuroflamingo_preprocessing.runs import Run, read_run
+from neuroflamingo_preprocessing.formats.nifti.run import Run
+from neuroflamingo_preprocessing.functional.denoising import Cleaning
+from neuroflamingo_preprocessing.functional.denoising_plan import plan_cleaning
+from neuroflamingo_preprocessing.functional.parcellation import ParcelMeans, parcel_series, read_atlas
+from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.spec import Parcellation
 
 LAS = np.array([[-6.0, 0, 0, 78], [0, 6, 0, -112], [0, 0, 6, -70], [0, 0, 0, 1]])

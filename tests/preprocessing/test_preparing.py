@@ -11,11 +11,12 @@ import pytest
 
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError
 from neuroflamingo_preprocessing.geometry import as_rows
-from neuroflamingo_preprocessing.preparing import Prepared, prepare, prepare_many
-from neuroflamingo_preprocessing.reading import read_scan
+from neuroflamingo_preprocessing.preparation import prepare_many
+from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
-from neuroflamingo_preprocessing.template import load_template
+from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare
+from neuroflamingo_preprocessing.structural.template import load_template
 
 
 def mark_of(prepared: Prepared) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
-from neuroflamingo_preprocessing.reading import read_scan
+from neuroflamingo_preprocessing.read import read_scan
 
 SHAPE = (30, 32, 28)
 AFFINE = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -100], [0, 0, 6, -70], [0, 0, 0, 1]])

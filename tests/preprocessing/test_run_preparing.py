@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
-from neuroflamingo_preprocessing.resampling import resample
-from neuroflamingo_preprocessing.run_preparing import check_run_spec, prepare_run
-from neuroflamingo_preprocessing.runs import Run, read_run
+from neuroflamingo_preprocessing.formats.nifti.run import Run
+from neuroflamingo_preprocessing.functional.prepare_run import check_run_spec, prepare_run
+from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.spec import Axis, RepetitionTime, ScanSpec, Step
-from neuroflamingo_preprocessing.template import load_template
+from neuroflamingo_preprocessing.structural.resampling import resample
+from neuroflamingo_preprocessing.structural.template import load_template
 
 MM = 8.0
 SHAPE = (23, 28, 23)

@@ -9,11 +9,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neuroflamingo_preprocessing.quality import SNR_WARN, white_matter_snr
-from neuroflamingo_preprocessing.run_quality import Dvars, FrameWatch, look_at_run, look_at_series, spikes, turned
-from neuroflamingo_preprocessing.runs import Run, read_run
+from neuroflamingo_preprocessing.formats.nifti.run import Run
+from neuroflamingo_preprocessing.functional.run_quality import (
+    Dvars,
+    FrameWatch,
+    look_at_run,
+    look_at_series,
+    spikes,
+    turned,
+)
+from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.scan import Scan
-from neuroflamingo_preprocessing.template import GRID_SHAPE, grid_affine, load_template
+from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine, load_template
+from neuroflamingo_preprocessing.structural.volume_quality import SNR_WARN, white_matter_snr
 
 SHAPE, FRAMES = (12, 14, 11), 30
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
-from neuroflamingo_preprocessing.runs import read_run
+from neuroflamingo_preprocessing.read import read_run
 
 AFFINE = np.array([[-10.0, 0, 0, 70], [0, 10, 0, -90], [0, 0, 10, -60], [0, 0, 0, 1]])
 SHAPE = (14, 18, 12)

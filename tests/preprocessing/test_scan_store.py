@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuroflamingo_preprocessing import atomic
-from neuroflamingo_preprocessing.dataset import ScanDataset
+from neuroflamingo_preprocessing import files
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, ScanError
-from neuroflamingo_preprocessing.item_store import sha256_of
-from neuroflamingo_preprocessing.scan_store import ScanStore, item_key
+from neuroflamingo_preprocessing.files import sha256_of
+from neuroflamingo_preprocessing.stores.dataset import ScanDataset
+from neuroflamingo_preprocessing.stores.items import item_key
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 AXES = ("channel", "x", "y", "z")
 ABOUT = {"name": "sub-01_T1w.nii.gz", "warnings": [], "windows": []}
@@ -227,7 +228,7 @@ def test_folders_that_are_no_store_of_this_kind(tmp_path: Path) -> None:
 def test_drafts_of_living_processes_and_other_machines_stay(store: ScanStore) -> None:
     store.put(key_of(0), windows(), AXES, ABOUT)
     place = store[key_of(0)].folder.parent
-    host = atomic.socket.gethostname()
+    host = files.socket.gethostname()
     names = [f".neuroflamingo-{who}" for who in (f"{host}-{os.getpid()}-a", "elsewhere-1-b", f"{host}-4194305-c")]
     for name in names:
         (place / name).mkdir()

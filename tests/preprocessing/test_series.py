@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, ScanError, UsageError
-from neuroflamingo_preprocessing.series import RobustScaling, prepare_series, resample_in_time
+from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling, prepare_series, resample_in_time
 from neuroflamingo_preprocessing.spec import Axis, Parcellation, RepetitionTime, ScanSpec, Step
 
 PARCELS = 5

@@ -17,8 +17,8 @@ from numcodecs import zstd
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from neuroflamingo_preprocessing.errors import ScanError
-from neuroflamingo_preprocessing.scan_store import ScanStore
-from neuroflamingo_preprocessing.shards import read_layout, read_part
+from neuroflamingo_preprocessing.formats.zarr.shards import read_layout, read_part
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 KEY = "0" * 64
 SHAPE = (2, 70, 65, 20)

@@ -13,9 +13,9 @@ import pytest
 from bids_trees import plant
 from test_runs import write
 
+from neuroflamingo_preprocessing.bids.sidecars import read_sidecar, sidecar_files
 from neuroflamingo_preprocessing.errors import ScanError
-from neuroflamingo_preprocessing.runs import read_run
-from neuroflamingo_preprocessing.sidecars import read_sidecar, sidecar_files
+from neuroflamingo_preprocessing.read import read_run
 
 SCAN = "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-1_bold.nii"
 LEVELS = {

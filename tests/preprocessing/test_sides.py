@@ -14,10 +14,10 @@ from scipy.spatial.transform import Rotation
 from neuroflamingo.findings.regions import side_of
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.geometry import apply, orientation_codes
-from neuroflamingo_preprocessing.preparing import Prepared, prepare
-from neuroflamingo_preprocessing.reading import read_scan
+from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
+from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare
 
 MARK_MM = np.array([-38.0, -22.0, 22.0])  # in the left hemisphere, behind the middle, above it
 BALL_MM = 10.0

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from neuroflamingo_preprocessing.errors import ModelError
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
-from neuroflamingo_preprocessing.template import GRID_SHAPE, grid_affine
+from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine
 
 
 def test_round_trips_keep_value_hash_and_digest(spec: ScanSpec) -> None:

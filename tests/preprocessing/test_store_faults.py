@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from neuroflamingo_encoders.token_store import TokenStore
-from neuroflamingo_preprocessing.atomic import TEMPORARY_PREFIX
-from neuroflamingo_preprocessing.item_store import ItemStore
-from neuroflamingo_preprocessing.scan_store import ScanStore
+from neuroflamingo_encoders.tokens.store import TokenStore
+from neuroflamingo_preprocessing.files import TEMPORARY_PREFIX
+from neuroflamingo_preprocessing.stores.items import ItemStore
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 from tests.preprocessing.store_faults import KINDS, TYPED
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ import pytest
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.inputs import find_inputs
-from neuroflamingo_preprocessing.scan_store import ScanStore
 from neuroflamingo_preprocessing.spec import ScanSpec
-from neuroflamingo_preprocessing.store_index import INDEX, write_index
+from neuroflamingo_preprocessing.stores.item_index import INDEX, write_index
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 from tests.preprocessing.store_faults import about, key_of, numbers, scan_store
 
 SHAPE = (6, 5)

@@ -12,8 +12,8 @@ import pytest
 from nilearn import datasets
 from scipy.ndimage import binary_fill_holes
 
-from neuroflamingo_preprocessing import template
 from neuroflamingo_preprocessing.errors import NotFoundError
+from neuroflamingo_preprocessing.structural import template
 
 
 def test_it_is_what_nilearn_loads() -> None:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
-from neuroflamingo_preprocessing.reading import read_scan
-from neuroflamingo_preprocessing.runs import read_run
+from neuroflamingo_preprocessing.read import read_run, read_scan
 
 SHAPE = (12, 14, 11)
 SFORM = np.array([[-12.0, 0, 0, 70], [0, 12, 0, -80], [0, 0, 12, -60], [0, 0, 0, 1]])

@@ -19,11 +19,10 @@ from numcodecs import Zstd
 from zarr.core.array import ShardsConfigParam
 
 from neuroflamingo_preprocessing.errors import ScanError
-from neuroflamingo_preprocessing.reading import read_scan
-from neuroflamingo_preprocessing.runs import is_run, look, read_run
-from neuroflamingo_preprocessing.scan_store import ScanStore
-from neuroflamingo_preprocessing.zarr_frames import check_frames
-from neuroflamingo_preprocessing.zarr_metadata import read_array_metadata
+from neuroflamingo_preprocessing.formats.zarr.chunks import check_frames
+from neuroflamingo_preprocessing.formats.zarr.metadata import read_array_metadata
+from neuroflamingo_preprocessing.read import claimed_sizes, is_run, read_run, read_scan
+from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 SHAPE = (12, 14, 11)
 AFFINE = np.array([[-12.0, 0, 0, 70], [0, 0, 12, -80], [0, -12, 0, 60], [0, 0, 0, 1]])
@@ -77,7 +76,7 @@ def test_nifti_zarr(tmp_path: Path, version: int) -> None:
     assert scan.modality == "T1w" and scan.provenance.header["format"] == f"NIfTI-Zarr, version {version}"
     assert scan.provenance.header["affine from"] == "sform" and not scan.provenance.warnings
     assert read_scan(path, xform="qform").provenance.header["affine from"] == "qform, as asked"
-    assert not is_run(path) and look(path)[:3] == SHAPE
+    assert not is_run(path) and claimed_sizes(path)[:3] == SHAPE
 
 
 @pytest.mark.parametrize("version", [2, 3])

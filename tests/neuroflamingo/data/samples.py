@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from neuroflamingo.data.manifest import Sample, read_manifest
-from neuroflamingo.processing import NeuroFlamingoProcessor, add_special_tokens
+from neuroflamingo.model.processor import NeuroFlamingoProcessor, add_special_tokens
 from tests.tiny import TOKENS, WIDTH, tiny_tokenizer
 
 CHATML = (

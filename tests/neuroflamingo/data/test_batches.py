@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from neuroflamingo.data.batches import TrainingBatches
-from neuroflamingo.data.collating import collate, first_fit
-from neuroflamingo.data.held_out import with_scans_of_others
+from neuroflamingo.data.collate import collate, first_fit
 from neuroflamingo.data.sequences import encode_sample
-from neuroflamingo.training.recipe import KINDS, DataSettings
+from neuroflamingo.data.validation_set import with_scans_of_others
+from neuroflamingo.recipe.schema import KINDS, DataSettings
 from neuroflamingo_preprocessing.errors import ConfigError, NeuroFlamingoError, ScanError, UsageError
 from tests.neuroflamingo.data.samples import sample, tiny_processor, written
 from tests.tiny import TOKENS, WIDTH, tiny_model

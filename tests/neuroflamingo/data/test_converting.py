@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from neuroflamingo.data.converting import from_bids, from_dolly_alpaca, from_llava, from_medpix_qa
-from neuroflamingo.data.manifest import IMAGE, read_manifest
-from neuroflamingo.data.records import records
+from neuroflamingo.data.bids_reports import from_bids
+from neuroflamingo.data.importers import from_dolly_alpaca, from_llava, from_medpix_qa
+from neuroflamingo.data.manifest import read_manifest
+from neuroflamingo.data.record_readers import records
+from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 
 PAIR = [{"from": "human", "value": f"{IMAGE}\nWhat is it?"}, {"from": "gpt", "value": "A head."}]

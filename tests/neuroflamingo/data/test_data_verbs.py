@@ -113,7 +113,7 @@ TALK = [{"from": "human", "value": "<image> What?"}, {"from": "gpt", "value": "A
 
 
 def test_reading_manifests_loads_no_torch() -> None:
-    code = "import sys, neuroflamingo.data.converting, neuroflamingo.data.checking; print('torch' in sys.modules)"
+    code = "import sys, neuroflamingo.data.importers, neuroflamingo.data.check_manifest; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 

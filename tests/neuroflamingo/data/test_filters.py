@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from neuroflamingo.data.filters import check_leaks, find_leaks, keep
-from neuroflamingo.data.manifest import IMAGE, Sample, Turn
+from neuroflamingo.data.manifest import Sample, Turn
+from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo_preprocessing.errors import ScanError
 
 

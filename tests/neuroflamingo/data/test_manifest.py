@@ -13,17 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from neuroflamingo.data.manifest import (
-    IMAGE,
-    Sample,
-    Turn,
-    look_through,
-    manifest_schema,
-    read_manifest,
-    write_manifest,
-)
-from neuroflamingo.findings.schema import Finding
-from neuroflamingo.training.recipe import KINDS
+from neuroflamingo.data.manifest import Sample, Turn, look_through, manifest_schema, read_manifest, write_manifest
+from neuroflamingo.findings.vocabulary import Finding
+from neuroflamingo.model.tokens import IMAGE
+from neuroflamingo.recipe.schema import KINDS
 from neuroflamingo_preprocessing.errors import NotFoundError, OutputError, ScanError
 
 SECRET = "Mrs Example, born 1950"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from neuroflamingo.data import mixing
 from neuroflamingo.data.mixing import BLOCK, mix
-from neuroflamingo.training.recipe import KINDS
+from neuroflamingo.recipe.schema import KINDS
 from neuroflamingo_preprocessing.errors import ConfigError
 
 COUNTS = {"pairs": 300, "interleaved": 7, "instructions": 40, "text": 0}

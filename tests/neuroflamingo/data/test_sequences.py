@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.data.sequences import build_labels, encode_sample
-from neuroflamingo.loading import find_model
-from neuroflamingo.processing import NeuroFlamingoProcessor
+from neuroflamingo.model.processor import NeuroFlamingoProcessor
 from neuroflamingo_preprocessing.errors import ConfigError, ScanError
 from tests.neuroflamingo.data.samples import sample, tiny_processor
 

@@ -13,20 +13,22 @@ import numpy as np
 import pytest
 import torch
 
-from neuroflamingo.data import stored
+from neuroflamingo.data import store_lookup
 from neuroflamingo.data.batches import TrainingBatches
 from neuroflamingo.data.manifest import read_manifest
 from neuroflamingo.data.scan_sources import ScanSource, StoreScans, open_scans
-from neuroflamingo.encoder_input import Preparation
-from neuroflamingo.encoding import EncoderChoice
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.processing import NeuroFlamingoProcessor
-from neuroflamingo.store_jobs import encoder_identity
-from neuroflamingo.store_making import encode_into_store, prepare_into_store
-from neuroflamingo.training.recipe import Recipe
-from neuroflamingo_encoders.registry import build_encoder, encoder_card
-from neuroflamingo_encoders.token_store import TokenStore
+from neuroflamingo.encoding.encode_job import encoder_identity
+from neuroflamingo.encoding.encoder_choice import EncoderChoice
+from neuroflamingo.encoding.token_store import encode_into_store
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo.model.processor import NeuroFlamingoProcessor
+from neuroflamingo.recipe.schema import Recipe
+from neuroflamingo_encoders.build import build_encoder
+from neuroflamingo_encoders.registry import encoder_card
+from neuroflamingo_encoders.tokens.store import TokenStore
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.stores.build import prepare_into_store
 from tests.neuroflamingo.data.samples import tiny_processor
 from tests.tiny import tiny_language_model, tiny_tokenizer
 
@@ -99,7 +101,7 @@ def test_three_sources_one_training(made: Path, joined) -> None:
 
 
 def test_files_are_recognised_without_being_read(made: Path, monkeypatch) -> None:
-    monkeypatch.setattr(stored, "_by_content", lambda *_: pytest.fail("files were read"))
+    monkeypatch.setattr(store_lookup, "_by_content", lambda *_: pytest.fail("files were read"))
     names = [str(made / f"scans/series{number}.npy") for number in range(5)]
     stores: list[dict[str, Any]] = [{"scans": made / "prepared"}, {"tokens": made / "tokens"}]
     for store in stores:
@@ -189,7 +191,7 @@ def test_splits_are_checked_and_filters_counted(made: Path, tmp_path: Path, join
 
 
 def test_windows_of_a_run_are_picked_by_the_number_of_the_draw(tmp_path: Path) -> None:
-    from neuroflamingo_encoders.token_files import ScanTokens
+    from neuroflamingo_encoders.tokens.format import ScanTokens
 
     store = TokenStore.create(tmp_path / "tokens", card=CARD, weights="w", origin={})
     windows = [ScanTokens(np.full((3, PARCELS), n, np.float32)) for n in range(4)]

@@ -7,20 +7,18 @@ import json
 
 import pytest
 
-from neuroflamingo.evaluation import figures
-
 
 @pytest.fixture(scope="module")
 def measured() -> dict:
-    return json.loads((figures.MODEL / "evaluation.json").read_text())
+    return json.loads((evaluation_tables.MODEL / "evaluation.json").read_text())
 
 
 def test_pages_hold_the_tables_of_what_was_measured(measured: dict) -> None:
-    short, whole = figures.sections(measured)
-    card = (figures.ROOT / "docs" / "tiny-t1w.md").read_text()
-    assert short in (figures.ROOT / "README.md").read_text()
-    assert whole in card and whole in (figures.MODEL / "README.md").read_text()
-    assert figures.goal_table(measured) in card
+    short, whole = evaluation_tables.sections(measured)
+    card = (evaluation_tables.ROOT / "docs" / "tiny-t1w.md").read_text()
+    assert short in (evaluation_tables.ROOT / "README.md").read_text()
+    assert whole in card and whole in (evaluation_tables.MODEL / "README.md").read_text()
+    assert evaluation_tables.goal_table(measured) in card
 
 
 def test_a_goal_is_reached_at_its_bound_and_not_a_thousandth_beyond(measured: dict) -> None:
@@ -28,7 +26,7 @@ def test_a_goal_is_reached_at_its_bound_and_not_a_thousandth_beyond(measured: di
         moved = copy.deepcopy(measured)
         moved["icbm2009a"]["finding_f1"] = value
         moved["icbm2009a"]["other_patient"]["full_finding_f1"] = at_most
-        rows = {line.split(" | ")[0].strip("| "): line for line in figures.goal_table(moved).splitlines()}
+        rows = {line.split(" | ")[0].strip("| "): line for line in evaluation_tables.goal_table(moved).splitlines()}
         assert rows["finding F1"].endswith(f"| {finding} |")
         assert rows["full-finding F1 with another patient's scan"].endswith(f"| {finding} |")
 
@@ -36,4 +34,4 @@ def test_a_goal_is_reached_at_its_bound_and_not_a_thousandth_beyond(measured: di
 def test_a_page_without_marks_is_refused(tmp_path) -> None:
     (tmp_path / "page.md").write_text("no marks")
     with pytest.raises(ValueError, match="no markers"):
-        figures.fill(tmp_path / "page.md", "table")
+        evaluation_tables.fill(tmp_path / "page.md", "table")

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from neuroflamingo.evaluation.matching import match_cost, match_findings, size_similarity
-from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Region, Side
+from neuroflamingo.findings.vocabulary import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Region, Side
 
 
 def focal(kind: FindingClass, side: Side, region: Region, size: float | None) -> Finding:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import neuroflamingo
-from neuroflamingo.evaluation.prepared_cases import EncodedCases, encode_cases
-from neuroflamingo.evaluation.runner import KEYS, TEST_SEED, Evaluation, evaluate, score_encoded
+from neuroflamingo.evaluation.evaluate import KEYS, TEST_SEED, Evaluation, evaluate, score_encoded
+from neuroflamingo.evaluation.painted_cases import EncodedCases, encode_cases
 from neuroflamingo_preprocessing.errors import NotFoundError, UsageError
 
 PUBLISHED = {
@@ -72,12 +72,12 @@ def test_a_blind_model_is_exposed(opened, encoded: EncodedCases) -> None:
 
 
 def test_a_scan_that_cannot_be_prepared_is_counted_and_named(opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    from neuroflamingo.evaluation import prepared_cases
+    from neuroflamingo.evaluation import painted_cases
 
     def refuse(seeds, anatomy, encoder, processes):
         yield from ((seed, UsageError("no scan here")) for seed in seeds)
 
-    monkeypatch.setattr(prepared_cases, "_volumes", refuse)
+    monkeypatch.setattr(painted_cases, "_volumes", refuse)
     broken = encode_cases(range(TEST_SEED, TEST_SEED + 2), "icbm2009a", opened[0].encoder)
     assert broken.failed == [(TEST_SEED, "no scan here"), (TEST_SEED + 1, "no scan here")]
     assert torch.allclose(broken.plain[0], broken.blank, atol=1e-4)

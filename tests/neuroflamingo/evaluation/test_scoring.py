@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from neuroflamingo.evaluation.bootstrap import interval, resampled_sums
-from neuroflamingo.evaluation.constant import best_constant_report
+from neuroflamingo.evaluation.constant_report import best_constant_report
 from neuroflamingo.evaluation.scoring import METRICS, score_exchanged, score_findings, score_reports
-from neuroflamingo.findings.schema import Finding, FindingClass, Region, Side, Signal
+from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.findings.wording import render_report
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
 

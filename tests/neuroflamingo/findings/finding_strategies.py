@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from neuroflamingo.findings.schema import (
+from neuroflamingo.findings.vocabulary import (
     FOCAL,
     FOCAL_REGIONS,
     LOBES,

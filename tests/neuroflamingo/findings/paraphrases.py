@@ -7,7 +7,7 @@ for its sake. docs/evaluate.md has the three first scores.
 
 from __future__ import annotations
 
-from neuroflamingo.findings.schema import Certainty, Finding, FindingClass, Region, Side, Signal
+from neuroflamingo.findings.vocabulary import Certainty, Finding, FindingClass, Region, Side, Signal
 
 C, L, R, B, M = FindingClass, Side.LEFT, Side.RIGHT, Side.BILATERAL, Side.MIDLINE
 FRONTAL, PARIETAL, TEMPORAL, OCCIPITAL, INSULA, GANGLIA, THALAMUS, BRAINSTEM, CEREBELLUM = tuple(Region)[:9]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from paraphrases import FIRST, HELD_OUT, SECOND
 
 from neuroflamingo.findings.parsing import parse_report
-from neuroflamingo.findings.schema import Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.findings.unreadable import unreadable_report
+from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.findings.wording import render_report
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neuroflamingo.findings.regions import REGION_CENTRES, region_of, side_of
-from neuroflamingo.findings.schema import FOCAL_REGIONS, Region, Side
+from neuroflamingo.findings.vocabulary import FOCAL_REGIONS, Region, Side
 
 AAL2_RANGES = (
     (2001, 2999, Region.FRONTAL),

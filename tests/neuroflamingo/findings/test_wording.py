@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neuroflamingo.findings import phrases
 from neuroflamingo.findings.parsing import parse_report, place_key
-from neuroflamingo.findings.schema import (
+from neuroflamingo.findings.vocabulary import (
     FOCAL,
     FOCAL_REGIONS,
     LOBES,

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from neuroflamingo.findings.parsing import parse_report
-from neuroflamingo.findings.schema import Finding
+from neuroflamingo.findings.vocabulary import Finding
 from neuroflamingo.painting import export
 from neuroflamingo.painting.case import Case, paint_case
 from neuroflamingo.painting.export import paint_cases
 from neuroflamingo_preprocessing.errors import OutputError
-from neuroflamingo_preprocessing.reading import read_scan
+from neuroflamingo_preprocessing.read import read_scan
 
 
 def test_scan_truth_and_text_belong_together(tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from neuroflamingo.findings.regions import region_of
-from neuroflamingo.findings.schema import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Region, Side, Signal
+from neuroflamingo.findings.vocabulary import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.painting.anatomy import Volume, load_anatomy
 from neuroflamingo.painting.case import paint_case, paint_into_head
 from neuroflamingo.painting.cases import draw_blueprint, draw_wishes
 from neuroflamingo.painting.lattice import grow, hats
 from neuroflamingo.painting.lesions import measure
-from neuroflamingo.painting.native import Sampling, render_native
 from neuroflamingo.painting.rendering import OnGrid, paint, render_on_model_grid, slow_fields
-from neuroflamingo_preprocessing.template import grid_affine, load_template
+from neuroflamingo.painting.scanner_space import Sampling, render_native
+from neuroflamingo_preprocessing.structural.template import grid_affine, load_template
 
 
 def wish(kind: FindingClass, side: Side, region: Region, size_mm: float) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroflamingo.findings.schema import Finding, FindingClass, Region, Side, Signal
+from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.provenance import (
     DeviceRecord,
     GenerationRecord,
@@ -14,12 +14,13 @@ from neuroflamingo.provenance import (
     ModelRecord,
     Provenance,
     QualityFlag,
-    software,
 )
 from neuroflamingo.report.evidence import locate
 from neuroflamingo.report.methods import methods_of
-from neuroflamingo.report.model import Parse, Report, Sections, Statement
+from neuroflamingo.report.model import Report
 from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, picture_of_look, picture_of_slices
+from neuroflamingo.report.records import Parse, Sections, Statement
+from neuroflamingo_preprocessing.software import software
 
 GRID = np.diag([3.0, 3.0, 3.0, 1.0])
 GRID[:3, 3] = (-82.5, -112.5, -76.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroflamingo.findings.schema import Finding, FindingClass, Region, Side
+from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side
 from neuroflamingo.report.evidence import attention_map, locate, token_spacing, words_of
 
 

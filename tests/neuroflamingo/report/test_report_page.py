@@ -16,7 +16,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from neuroflamingo.report.model import BANNER, Report, json_schema
+from neuroflamingo.report.model import Report, json_schema
+from neuroflamingo.report.records import BANNER
 from neuroflamingo.report.render import PAGE_LIMIT, visible
 
 HOSTILE = "<script>alert(1)</script>"
@@ -177,7 +178,7 @@ def test_colours_have_the_contrast_of_wcag_aa() -> None:
 def test_json_holds_to_the_published_schema_and_reads_back(make_report) -> None:
     report = make_report()
     published = json.loads((files("neuroflamingo.report") / "report.schema.json").read_text())
-    assert published == json_schema(), "write report.schema.json again: python -m neuroflamingo.report.schema"
+    assert published == json_schema(), "write report.schema.json again: python tools/report_schema.py"
     jsonschema.Draft202012Validator.check_schema(published)
     data = json.loads(report.to_json())
     jsonschema.validate(data, published)

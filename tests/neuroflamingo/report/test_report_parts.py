@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from neuroflamingo.findings.parsing import parse_report
-from neuroflamingo.findings.schema import Side
+from neuroflamingo.findings.vocabulary import Side
 from neuroflamingo.report.methods import methods_of
+from neuroflamingo.report.records import GeneratedText
 from neuroflamingo.report.sections import split_sections, statements_of
 from neuroflamingo.report.tracing import WHOLE, trace
-from neuroflamingo.writing import Written
 
 TEXT = (
     "TECHNIQUE: T1-weighted MRI.\nFINDINGS: Chronic infarct in the left parietal lobe of 24 mm. "
@@ -19,14 +19,14 @@ TEXT = (
 NORMAL = "FINDINGS: No infarct, mass lesion or hematoma is seen. Normal brain volume.\nIMPRESSION: Normal brain."
 
 
-def written(text: str, looks_at: dict[str, np.ndarray], positions: np.ndarray) -> Written:
+def written(text: str, looks_at: dict[str, np.ndarray], positions: np.ndarray) -> GeneratedText:
     """One token a character; each phrase's characters look at its own place, all others evenly."""
     looks = np.full((len(text), 1, len(positions)), 1 / len(positions))
     for phrase, place in looks_at.items():
         start = text.index(phrase)
         weights = np.exp(-((positions - place) ** 2).sum(1) / (2 * 12.0**2))
         looks[start : start + len(phrase), 0] = weights / weights.sum()
-    return Written(text, tuple(range(len(text) + 1)), looks, positions, True, len(text))
+    return GeneratedText(text, tuple(range(len(text) + 1)), looks, positions, True, len(text))
 
 
 def test_sections_are_split_at_their_headings() -> None:
@@ -63,13 +63,13 @@ def test_a_normal_report_shows_where_it_looked_as_a_whole(token_positions: np.nd
 def test_the_scan_that_got_most_attention_is_drawn(token_positions: np.ndarray) -> None:
     text = written(TEXT, {}, token_positions)
     two = np.concatenate([text.looks * 0.2, text.looks * 0.8], axis=1)
-    both = Written(TEXT, text.boundaries, two, token_positions, True, 9)
+    both = GeneratedText(TEXT, text.boundaries, two, token_positions, True, 9)
     _, traces = trace(statements_of(parse_report(TEXT)), both)
     assert traces and all(found.evidence.scan == 1 for found in traces)
 
 
 def test_models_without_places_make_reports_without_overlays() -> None:
-    text = Written(TEXT, tuple(range(len(TEXT) + 1)), None, None, True, len(TEXT))
+    text = GeneratedText(TEXT, tuple(range(len(TEXT) + 1)), None, None, True, len(TEXT))
     statements, traces = trace(statements_of(parse_report(TEXT)), text)
     assert not traces and not any(item.evidence for item in statements)
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from neuroflamingo.report.evidence import locate
-from neuroflamingo.report.model import Picture
 from neuroflamingo.report.pictures import PLANES, canvas_of, picture_of_look, picture_of_slices
+from neuroflamingo.report.records import Picture
 
 
 def pixels(picture: Picture) -> np.ndarray:

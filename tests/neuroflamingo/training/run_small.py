@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
+from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo.training import checkpoints
 from neuroflamingo.training.loop import Loop
-from neuroflamingo.training.recipe import Recipe
 from tests.neuroflamingo.training.small_runs import small_loop
 
 

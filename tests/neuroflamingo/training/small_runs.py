@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neuroflamingo.training.recipe import Recipe
+from neuroflamingo.recipe.schema import Recipe
 from tests.tiny import TOKENS, WIDTH, tiny_language_model, tiny_model, tiny_tokenizer
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.training.building import build
-from neuroflamingo.training.parts import grouped_names, merge_lora, trained_names
-from neuroflamingo.training.recipe import Recipe
-from neuroflamingo.training.sections import check
-from neuroflamingo.training.starting import start_from
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo.model.parameters import grouped_names, trained_names
+from neuroflamingo.recipe.read import check
+from neuroflamingo.recipe.schema import Recipe
+from neuroflamingo.training.assembly import build
+from neuroflamingo.training.initial_weights import start_from
+from neuroflamingo.training.trainable import merge_lora
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError, NotFoundError
 from tests.tiny import FAMILIES, tiny_batch, tiny_language_model, tiny_model, tiny_tokenizer
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroflamingo.training.labels import IGNORED, interleaved_labels, pair_labels
+from neuroflamingo.data.labels import IGNORED, interleaved_labels, pair_labels
 from neuroflamingo_preprocessing.errors import UsageError
 
 PAD, END, IMAGE = 1, 8, 9

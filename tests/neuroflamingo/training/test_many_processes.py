@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from neuroflamingo.training.recipe import Recipe
+from neuroflamingo.recipe.schema import Recipe
 from tests.neuroflamingo.training.small_runs import small_recipe, write_samples
 
 SCRIPT = Path(__file__).with_name("run_small.py")

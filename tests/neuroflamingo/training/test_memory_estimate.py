@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from neuroflamingo.cli import main
-from neuroflamingo.training import parts
-from neuroflamingo.training.building import build
-from neuroflamingo.training.dry_run import describe_run
+from neuroflamingo.recipe.read import check
+from neuroflamingo.recipe.schema import Recipe, TrainedSettings
+from neuroflamingo.training import trainable
+from neuroflamingo.training.assembly import build
 from neuroflamingo.training.memory import Estimate, advice, combine, estimate_memory, measure, saved_bytes
-from neuroflamingo.training.recipe import Recipe, TrainedSettings
-from neuroflamingo.training.sections import check
+from neuroflamingo.training.memory_report import describe_run
 from tests.tiny import FAMILIES, TOKENS, WIDTH, tiny_model
 
 LLAMA_7B = {
@@ -62,10 +62,10 @@ def test_what_autograd_keeps_is_what_was_estimated(family, trained):
     # With dropout on the scores a CPU's attention is not fused.
     model, _ = tiny_model(family, changes={"attn_pdrop": 0.0} if family == "gpt2" else None)
     if trained == "lora":
-        parts.add_lora(model, parts.LoraSettings(rank=2, targets=("to_q", "to_kv", "ff.1")))
-        parts.freeze(model, TrainedSettings(parts=()))
+        trainable.add_lora(model, trainable.LoraSettings(rank=2, targets=("to_q", "to_kv", "ff.1")))
+        trainable.freeze(model, TrainedSettings(parts=()))
     else:
-        parts.freeze(model, TrainedSettings(parts=tuple(trained.split())))
+        trainable.freeze(model, TrainedSettings(parts=tuple(trained.split())))
     model.train()
     real = really_saved(model, 47, 1, TOKENS)
     guessed, _ = saved_bytes(model.to("meta"), 47, 1, TOKENS)

@@ -5,17 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.training.parts import (
-    add_lora,
-    describe_groups,
-    freeze,
-    grouped_names,
-    merge_lora,
-    parameter_groups,
-    trained_names,
-)
-from neuroflamingo.training.recipe import LoraSettings, OptimSettings, TrainedSettings
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo.model.parameters import grouped_names, trained_names
+from neuroflamingo.recipe.schema import LoraSettings, OptimSettings, TrainedSettings
+from neuroflamingo.training.trainable import add_lora, describe_groups, freeze, merge_lora, parameter_groups
 from neuroflamingo_encoders import build_encoder
 from neuroflamingo_preprocessing.errors import ConfigError
 from tests.tiny import tiny_batch, tiny_model

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo.model import NeuroFlamingo
-from neuroflamingo.training.building import build
-from neuroflamingo.training.parts import trained_names
-from neuroflamingo.training.recipe import Recipe, is_recipe, load_recipe
-from neuroflamingo.training.sections import read_yaml
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo.model.parameters import trained_names
+from neuroflamingo.recipe.read import read_yaml
+from neuroflamingo.recipe.schema import Recipe, is_recipe, load_recipe
+from neuroflamingo.training.assembly import build
 from neuroflamingo_encoders import encoder_card
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))

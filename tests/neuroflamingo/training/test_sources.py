@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo.training.sources import is_here, local_folder
+from neuroflamingo.recipe.sources import is_here, local_folder
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 
 

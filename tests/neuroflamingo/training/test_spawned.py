@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo import recipes
+from neuroflamingo.recipe import find
 from neuroflamingo.training import load_recipe, train
-from neuroflamingo.training.tiny import tiny_twin
+from neuroflamingo.training.twin import tiny_twin
 
 SCRIPT = Path(__file__).with_name("run_spawned.py")
 ROOT = Path(__file__).parents[3]
@@ -26,7 +26,7 @@ def losses(folder: Path) -> list[float]:
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A twin whose batches are made by two workers, in a file that is YAML too."""
     folder = tmp_path_factory.mktemp("spawned")
-    said = tiny_twin(load_recipe(recipes.find_config("openflamingo-3b")), folder / "twin").model_dump(mode="json")
+    said = tiny_twin(load_recipe(find.find_config("openflamingo-3b")), folder / "twin").model_dump(mode="json")
     said["optim"] |= {"steps": 3}
     said["data"] |= {"workers": 2}
     said["validation"] |= {"write": 2, "max_new_tokens": 4}

@@ -13,11 +13,11 @@ import neuroflamingo
 from neuroflamingo.data.filters import check_leaks, keep
 from neuroflamingo.data.manifest import read_manifest
 from neuroflamingo.findings.parsing import parse_report
-from neuroflamingo.training import tiny, train
-from neuroflamingo.training.building import build
-from neuroflamingo.training.recipe import KINDS, Recipe, load_recipe
-from neuroflamingo.training.tiny import tiny_twin, toy_architecture
+from neuroflamingo.recipe.schema import KINDS, Recipe, load_recipe
+from neuroflamingo.training import train, twin
+from neuroflamingo.training.assembly import build
 from neuroflamingo.training.toy_data import PATTERNS, toy_samples, toy_scan, toy_tokenizer
+from neuroflamingo.training.twin import tiny_twin, toy_architecture
 from neuroflamingo_encoders.registry import encoder_card, load_dotted
 from neuroflamingo_preprocessing.errors import ConfigError, OutputError
 from tests.neuroflamingo.training.test_recipes import RECIPES, full_size
@@ -170,7 +170,7 @@ def test_nothing_is_left_of_a_twin_that_could_not_be_finished(tmp_path: Path, mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tiny, "fsync_tree", full)
+    monkeypatch.setattr(twin, "fsync_tree", full)
     with pytest.raises(OSError, match="No space"):
         tiny_twin(load_recipe(RECIPES[QUICK]), tmp_path / "twin")
     assert not list(tmp_path.iterdir())

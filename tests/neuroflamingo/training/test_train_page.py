@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from neuroflamingo.data import read_manifest
+from neuroflamingo.recipe.read import check
+from neuroflamingo.recipe.schema import KINDS, Part, Recipe
 from neuroflamingo.training import build
-from neuroflamingo.training.recipe import KINDS, Part, Recipe
-from neuroflamingo.training.recipe_keys import BEGIN, END, PAGE, _section, page, tables
-from neuroflamingo.training.sections import check
+from recipe_keys import BEGIN, END, PAGE, _section, page, tables
 
 ROOT = Path(__file__).parents[3]
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def keys(section=Recipe, prefix: str = "") -> set[str]:
 
 
 def test_the_tables_are_those_of_the_schema():
-    assert page(TEXT) == TEXT, "run python -m neuroflamingo.training.recipe_keys"
+    assert page(TEXT) == TEXT, "run python tools/recipe_keys.py"
     told = set(re.findall(r"^\| `([\w.]+)` \|", TEXT.split(BEGIN)[1].split(END)[0], re.MULTILINE))
     assert told == keys() | {"model.encoder", "trained.lora"} and len(told) > 80
 

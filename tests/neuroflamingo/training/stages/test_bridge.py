@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from neuroflamingo.findings.schema import Finding
+from neuroflamingo.findings.vocabulary import Finding
 from neuroflamingo.findings.wording import render_report
-from neuroflamingo.training.stages.bridge import drawn_reports, stated_sizes
-from neuroflamingo.training.stages.language import encode_reports, train_tokenizer
-from neuroflamingo.training.stages.settings import BridgeSettings
+from neuroflamingo.training.embedded.fusion_stage import drawn_reports, stated_sizes
+from neuroflamingo.training.embedded.language_model_stage import encode_reports, train_tokenizer
+from neuroflamingo.training.embedded.stage_settings import BridgeSettings
 
 
 def test_sizes_are_stated_in_steps_about_the_truth_and_nothing_else_is_changed() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from neuroflamingo.findings.schema import Finding
-from neuroflamingo.training.stages.encoder import _thick_slices, build_targets, dense_loss
-from neuroflamingo_encoders.tiny_t1w import TinyT1wEncoder
+from neuroflamingo.findings.vocabulary import Finding
+from neuroflamingo.training.embedded.encoder_stage import _thick_slices, build_targets, dense_loss
+from neuroflamingo_encoders.families.tiny_t1w.network import TinyT1wEncoder
 
 
 def test_thick_slices_blur_one_axis_and_keep_the_signal() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuroflamingo.painting.case import paint_case
-from neuroflamingo.training.stages.pool import CasePool
+from neuroflamingo.training.embedded.painted_pool import CasePool
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from neuroflamingo.findings.schema import Finding, Side, mirror
+from neuroflamingo.evaluation.readout import Thresholds, decode
+from neuroflamingo.findings.vocabulary import Finding, Side, mirror
 from neuroflamingo.painting.case import paint_case
 from neuroflamingo.painting.rendering import render_on_model_grid
-from neuroflamingo.training.stages.encoder import build_targets
-from neuroflamingo.training.stages.readout import Thresholds, decode
-from neuroflamingo_encoders.tiny_t1w import Readout, TinyT1wEncoder
+from neuroflamingo.training.embedded.encoder_stage import build_targets
+from neuroflamingo_encoders.families.tiny_t1w.network import Readout, TinyT1wEncoder
 
 
 def perfect_readout(cases: list[tuple[tuple[Finding, ...], np.ndarray]], centres: torch.Tensor) -> Readout:

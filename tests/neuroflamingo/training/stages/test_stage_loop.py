@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from neuroflamingo.training.stages.loop import run_stage
-from neuroflamingo.training.stages.settings import LoopSettings
+from neuroflamingo.training.embedded.stage_loop import run_stage
+from neuroflamingo.training.embedded.stage_settings import LoopSettings
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
 
 SETTINGS = LoopSettings(

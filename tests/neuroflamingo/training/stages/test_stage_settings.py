@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo.training.recipe import is_recipe
-from neuroflamingo.training.sections import read_yaml
-from neuroflamingo.training.stages.settings import load_settings
+from neuroflamingo.recipe.read import read_yaml
+from neuroflamingo.recipe.schema import is_recipe
+from neuroflamingo.training.embedded.stage_settings import load_settings
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
 
 CONFIGS = sorted((Path(__file__).parents[4] / "configs").glob("*.yaml"))

@@ -9,9 +9,9 @@ import torch
 
 import neuroflamingo
 from neuroflamingo.training import train
-from neuroflamingo.training.stages.run import weights_digest
-from neuroflamingo.training.stages.settings import load_settings
-from neuroflamingo.training.tiny import tiny_stages
+from neuroflamingo.training.embedded.stage_settings import load_settings
+from neuroflamingo.training.twin import tiny_stages
+from neuroflamingo_encoders.contract import weights_digest
 from neuroflamingo_preprocessing.errors import ConfigError
 
 RECIPE = Path(__file__).parents[4] / "configs" / "tiny-t1w.yaml"

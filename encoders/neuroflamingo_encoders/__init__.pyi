@@ -1,0 +1,9 @@
+from .build import build_encoder as build_encoder
+from .card import EncoderCard as EncoderCard
+from .contract import BrainEncoder as BrainEncoder
+from .contract import EncoderOutput as EncoderOutput
+from .registry import encoder_card as encoder_card
+from .registry import list_encoders as list_encoders
+from .tokens.files import read_tokens as read_tokens
+from .tokens.format import ScanTokens as ScanTokens
+from .tokens.store import TokenStore as TokenStore

@@ -1,0 +1,192 @@
+"""The conformance kit: does an encoder keep the contract? Eleven groups of named checks, without weights, on a CPU.
+
+Group 11 needs a language model and stands a floor higher: `neuroflamingo.encoder_check.check_encoder` is this one
+with it. The kit looks at behaviour only; whether the tokens are worth anything, training tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from neuroflamingo_encoders.conformance import declared, determinism, preparation, token_order, weight_loading
+from neuroflamingo_encoders.conformance.subject import Check, Failed, NotApplicable, Source, Subject
+from neuroflamingo_preprocessing.errors import UsageError, did_you_mean
+
+__all__ = ["GROUPS", "Check", "CheckResult", "Failed", "NotApplicable", "Subject", "check_encoder", "failures"]
+
+Status = Literal["passed", "failed", "expected failure", "not applicable"]
+
+GROUPS = {
+    1: "card",
+    2: "shapes",
+    3: "determinism",
+    4: "batch",
+    5: "order",
+    6: "loading",
+    7: "freezing",
+    8: "preparation",
+    9: "dtype and device",
+    10: "parity",
+    11: "end to end",
+}
+"""What each group is about."""
+
+CHECKS: tuple[Check, ...] = (
+    *declared.CHECKS,
+    *determinism.CHECKS,
+    *token_order.CHECKS,
+    *weight_loading.CHECKS,
+    *preparation.CHECKS,
+)
+
+
+def _not_here(subject: Subject) -> str:
+    raise NotApplicable("needs a language model: use neuroflamingo.encoder_check")
+
+
+END_TO_END = Check("end_to_end", 11, _not_here)
+"""Stands where the caller gives no checks of group 11."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check's outcome.
+
+    Attributes:
+        name: `group.what`, stable: expected failures are named by it.
+        group: 1 to 11, see `GROUPS`.
+        status: `failed` is the only one that is wrong.
+        message: what was seen, or the reason.
+        seconds: how long it took.
+    """
+
+    name: str
+    group: int
+    status: Status
+    message: str
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def fine(self) -> bool:
+        return self.status != "failed"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"seconds": round(self.seconds, 3)}
+
+    def __str__(self) -> str:
+        return f"{self.status:<16} {self.name:<30} {' '.join(self.message.split())}"
+
+
+def check_encoder(
+    encoder: Source,
+    *,
+    fixtures: str | Path | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    extra: Iterable[Check] = (END_TO_END,),
+) -> Iterator[CheckResult]:
+    """Check an encoder, one result after the other; an encoder that cannot even be built gives one failed result.
+
+    Args:
+        encoder: a registered name, `package.module:Class`, a subclass of `BrainEncoder`, or a function that builds an
+            instance. Large encoders are checked as `BrainEncoder.tiny` makes them.
+        fixtures: folder of golden cases for group 10, see `conformance_weights.golden_cases`.
+        expected_failures: check name to reason, beside the encoder's own `known_deviations`. An expected failure that
+            passes fails.
+        extra: further checks, run last.
+
+    Raises:
+        UsageError: an expected failure without a reason, or of a check that does not exist.
+    """
+    checks = (*CHECKS, *extra)
+    expected = dict(expected_failures or {})
+    _refuse_unknown(expected, checks)
+    printed = io.StringIO()
+    began = time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(printed), _own_random_numbers():
+            subject = Subject.of(encoder, fixtures)
+            expected = dict(subject.type.known_deviations) | expected
+        _refuse_unknown(expected, checks)
+    except NotApplicable as reason:
+        yield CheckResult("card.builds", 1, "not applicable", str(reason), time.perf_counter() - began)
+        return
+    except Exception as failure:
+        spent = time.perf_counter() - began
+        yield CheckResult("card.builds", 1, "failed", _words(failure), spent)
+        return
+    yield CheckResult("card.builds", 1, "passed", subject.describe(), time.perf_counter() - began)
+    for check in checks:
+        began = time.perf_counter()
+        with contextlib.redirect_stdout(printed), _own_random_numbers():
+            status, message = _run(check, subject)
+        if check.name in expected and status in ("failed", "passed"):
+            status, message = _as_expected(status, message, expected[check.name])
+        yield CheckResult(check.name, check.group, status, message, time.perf_counter() - began)
+    yield _silence(printed.getvalue())
+
+
+def failures(results: Iterable[CheckResult]) -> list[str]:
+    """What failed, one line each: `assert not failures(check_encoder(MyEncoder))` is a whole test."""
+    return [str(result) for result in results if not result.fine]
+
+
+@contextlib.contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """The same ones in every run, and the caller's stay where they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _run(check: Check, subject: Subject) -> tuple[Status, str]:
+    try:
+        return "passed", check.run(subject) or ""
+    except NotApplicable as reason:
+        return "not applicable", str(reason)
+    except Failed as failure:
+        return "failed", str(failure)
+    except Exception as failure:  # an encoder may raise anything
+        return "failed", _words(failure)
+
+
+def _words(failure: BaseException) -> str:
+    return f"raises {type(failure).__name__}: {failure}"
+
+
+def _as_expected(status: Status, message: str, reason: str) -> tuple[Status, str]:
+    if status == "failed":
+        return "expected failure", f"{reason} ({message})"
+    return "failed", f"passes, but was expected to fail ({reason}): take it off the list"
+
+
+def _silence(printed: str) -> CheckResult:
+    """Standard output belongs to the program: JSON and reports go there."""
+    if printed:
+        first = printed.strip().splitlines() or ["an empty line"]
+        return CheckResult("device.silence", 9, "failed", f"prints to standard output: {first[0]!r}")
+    return CheckResult("device.silence", 9, "passed", "nothing was printed")
+
+
+def _refuse_unknown(expected: Mapping[str, str], checks: Iterable[Check]) -> None:
+    known = [check.name for check in checks]
+    for name, reason in expected.items():
+        if name not in known:
+            raise UsageError(
+                f"there is no check named '{name}' that could be expected to fail",
+                expected=f"one of: {', '.join(known)}",
+                hint=did_you_mean(name, known, 1, 0.4),
+            )
+        if not reason.strip():
+            raise UsageError(
+                f"the expected failure of '{name}' has no reason",
+                expected="why it fails and why that is acceptable",
+                hint=f"expected_failures={{'{name}': 'because ...'}}",
+            )

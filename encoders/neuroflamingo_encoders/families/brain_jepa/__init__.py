@@ -1,0 +1,1 @@
+"""Brain-JEPA: parcel series, placed by functional gradients."""

@@ -1,0 +1,1 @@
+"""BrainLM: parcel series with coordinates."""

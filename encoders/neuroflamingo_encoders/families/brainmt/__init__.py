@@ -1,0 +1,1 @@
+"""BrainMT: runs, convolutions, Mamba over time, attention."""

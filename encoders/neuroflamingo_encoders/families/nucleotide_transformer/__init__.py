@@ -1,0 +1,1 @@
+"""Nucleotide Transformer: DNA sequences."""

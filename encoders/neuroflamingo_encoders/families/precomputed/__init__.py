@@ -1,0 +1,1 @@
+"""Ready tokens, passed on as they are."""

@@ -1,0 +1,1 @@
+"""3D ResNets on structural volumes: MedicalNet and 3D-Neuro-SimCLR."""

@@ -1,0 +1,1 @@
+"""Swin transformers on structural volumes: BrainSegFounder and SwinUNETR's encoder."""

@@ -1,0 +1,1 @@
+"""SwiFT and NeuroSTORM: runs in 4D windows."""

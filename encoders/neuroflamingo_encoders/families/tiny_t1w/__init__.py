@@ -1,0 +1,1 @@
+"""The encoder of the embedded model: T1-weighted heads."""

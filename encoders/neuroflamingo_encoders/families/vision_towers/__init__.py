@@ -1,0 +1,1 @@
+"""CLIP and SigLIP towers on the slices of a volume."""

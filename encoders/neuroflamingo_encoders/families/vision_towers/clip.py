@@ -1,0 +1,67 @@
+"""CLIP and SigLIP vision towers through transformers, on slices or pictures; patch tokens only.
+
+Sources: openai/CLIP and google-research/big_vision, networks from transformers. As OpenFlamingo does, CLIP's patch
+tokens are taken before the last norm (which upstream applies to the class token alone); SigLIP's after it.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
+
+from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.families.vision_towers.cards import TINY
+from neuroflamingo_encoders.families.vision_towers.slices import PictureEncoder
+from neuroflamingo_encoders.layers.tiny_config import shrunk
+
+
+class _Tower(PictureEncoder):
+    """A tower of transformers, of any size."""
+
+    @classmethod
+    def tiny(cls, card: EncoderCard) -> Self:
+        """The published pictures and a network of one layer, see `TINY` beside the cards."""
+        if card.scan.modality == "image2d":  # the picture's side is the tower's
+            _, config = TINY[card.name]
+            return cls(card.shrunk({}, width=config["width"]), config)
+        return cls(*shrunk(card, TINY))
+
+
+def _sizes(settings: dict) -> dict:
+    """The card's sizes by transformers' names."""
+    return {
+        "image_size": settings["side"],
+        "patch_size": settings["patch"],
+        "hidden_size": settings["width"],
+        "num_hidden_layers": settings["depth"],
+        "num_attention_heads": settings["heads"],
+        "intermediate_size": settings["mlp"],
+        "hidden_act": settings["activation"],
+    }
+
+
+class ClipTower(_Tower):
+    """CLIP: `patch_tokens` of the last layer, without the class token and without the last norm."""
+
+    def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
+        super().__init__(card, config)
+        tower = CLIPVisionModel(CLIPVisionConfig(**_sizes(self.settings)))
+        self.vision_model = getattr(tower, "vision_model", tower)  # older releases of transformers wrap it
+
+    def patch_tokens(self, pictures: Float[Tensor, "n 3 row column"]) -> Float[Tensor, "n patch width"]:
+        return self.vision_model(pixel_values=pictures).last_hidden_state[:, 1:]
+
+
+class SiglipTower(_Tower):
+    """SigLIP: `patch_tokens` after the last norm; the pooling head is left out."""
+
+    def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
+        super().__init__(card, config)
+        tower = SiglipVisionModel(SiglipVisionConfig(**_sizes(self.settings), vision_use_head=False))
+        self.vision_model = getattr(tower, "vision_model", tower)
+
+    def patch_tokens(self, pictures: Float[Tensor, "n 3 row column"]) -> Float[Tensor, "n patch width"]:
+        return self.vision_model(pixel_values=pictures).last_hidden_state

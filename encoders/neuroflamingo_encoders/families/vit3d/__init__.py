@@ -1,0 +1,1 @@
+"""Vision transformers on structural volumes: BrainIAC, M3D-CLIP, and one to train."""

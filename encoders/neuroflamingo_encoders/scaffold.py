@@ -1,0 +1,137 @@
+"""`neuroflamingo encoders new`: the project of a new encoder, which installs and passes the checks as it is written."""
+
+from __future__ import annotations
+
+import keyword
+import os
+import re
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+from neuroflamingo_encoders.registry import list_encoders
+from neuroflamingo_preprocessing.errors import OutputError, UsageError
+from neuroflamingo_preprocessing.files import check_writable, fsync_tree, make_draft_folder, write_text_atomic
+
+TEMPLATES = Path(__file__).resolve().parent / "templates" / "encoder"
+FILES = {
+    "pyproject.toml.template": "pyproject.toml",
+    "README.md.template": "README.md",
+    "encoder.py.template": "{module}.py",
+    "test_encoder.py.template": "test_{module}.py",
+}
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+LONGEST = 50
+
+
+def write_encoder_project(name: str, folder: str | Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write a project with one encoder of that name; it appears whole or not at all.
+
+    Args:
+        name: of the encoder and its package; the module is the same with underscores.
+        folder: of the project; None: `name` in the working directory.
+        overwrite: replace the project's files in a folder that exists; other files there stay.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: a name that cannot be a package, or that is taken.
+        OutputError: the folder exists, or cannot be written (exit 73).
+    """
+    module, target = check_name(name), Path(folder if folder is not None else name)
+    title = "".join(part.title() for part in name.split("-"))
+    words = {"name": name, "module": module, "encoder": f"{title.removesuffix('Encoder')}Encoder"}
+    files = {
+        file.format(module=module): Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words)
+        for template, file in FILES.items()
+    }
+    if target.is_dir() and any(target.iterdir()):
+        return _replace(target, files, overwrite)
+    return _create(target, files)
+
+
+def check_name(name: str) -> str:
+    """The module's name for an encoder's name.
+
+    Raises:
+        UsageError: the name cannot be used.
+    """
+    if not NAME.fullmatch(name) or len(name) > LONGEST:
+        raise UsageError(
+            f"'{name}' cannot be the name of an encoder",
+            expected=f"small letters and digits in words joined by -, a letter first, at most {LONGEST} characters",
+            seen=name,
+            hint=f"try {_repaired(name)}",
+        )
+    module = name.replace("-", "_")
+    taken = _who_has(name, module)
+    if taken:
+        raise UsageError(
+            f"the name '{name}' is taken", expected="a name of its own", seen=taken, hint=f"try {name}-encoder"
+        )
+    return module
+
+
+def _repaired(name: str) -> str:
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    text = "-".join(words)[:LONGEST].strip("-")
+    return text if NAME.fullmatch(text) else "my-encoder"
+
+
+def _who_has(name: str, module: str) -> str:
+    if keyword.iskeyword(module) or keyword.issoftkeyword(module):
+        return f"'{module}' is a word of Python's own"
+    if module in sys.stdlib_module_names:
+        return f"'{module}' is a module of Python's own"
+    if name in list_encoders():
+        return "an encoder that is installed"
+    return f"an installed module '{module}'" if find_spec(module) is not None else ""
+
+
+def _replace(target: Path, files: dict[str, str], overwrite: bool) -> Path:
+    if not overwrite:
+        raise OutputError(
+            f"the folder {target} exists",
+            expected="no folder of this name, or an empty one",
+            seen=f"{sum(1 for _ in target.iterdir())} files in it",
+            hint="pass --overwrite, or another -o",
+        )
+    for file in files:
+        check_writable(target / file, overwrite=True)
+    for file, text in files.items():
+        write_text_atomic(target / file, text, overwrite=True)
+    return target
+
+
+def _create(target: Path, files: dict[str, str]) -> Path:
+    """Written beside the target, then renamed: no half a project under the final name."""
+    try:
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"{target} cannot be a folder", expected="no file of this name", hint="choose another -o")
+        beside = make_draft_folder(target.absolute())
+    except OSError as error:
+        raise _cannot_create(target, error) from error
+    try:
+        for file, text in files.items():
+            write_text_atomic(beside / file, text)
+        fsync_tree(beside)
+        if target.is_dir():
+            target.rmdir()  # empty, as was seen
+        os.rename(beside, target)
+    except OSError as error:
+        raise _cannot_create(target, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def _cannot_create(target: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"the folder {target} cannot be created",
+        expected="an existing folder above it, with permission to write",
+        seen=error.strerror or str(error),
+        hint="choose another place with -o",
+    )

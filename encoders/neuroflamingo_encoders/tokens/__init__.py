@@ -1,0 +1,1 @@
+"""Patch tokens on disk: single files (npz, safetensors, zarr) and stores."""

@@ -1,0 +1,60 @@
+"""The format of token files: its version, limits and arrays, and `ScanTokens`, one scan's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroflamingo_preprocessing.errors import ModelError
+
+FORMAT, VERSION = "neuroflamingo tokens", 1
+
+
+ARRAYS = ("tokens", "mask", "positions")
+
+
+MAX_BYTES = 2**36
+
+
+PACKED, SLACK_BYTES = 64, 2**20
+"""How many times its stored bytes an array may be, and what it may have besides: tokens hardly pack, a bomb does."""
+
+
+KINDS = {"tokens": ("float32", "float16", "float64"), "mask": ("bool",), "positions": ("float32", "float64")}
+
+
+@dataclass(frozen=True)
+class ScanTokens:
+    """Tokens of one scan.
+
+    Attributes:
+        tokens: `[token, width]`.
+        mask: True where a token is real, None if all are.
+        positions: place of each token in mm (RAS, template), NaN where it has none; None: no token has a place.
+        about: plain data: `name`, `input`, `geometry`, `warnings` and the like.
+    """
+
+    tokens: NDArray[Any]
+    mask: NDArray[np.bool_] | None = None
+    positions: NDArray[Any] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Those that there are, by name."""
+        return {name: value for name in ARRAYS if (value := getattr(self, name)) is not None}
+
+
+def damaged(path: Path, seen: str) -> ModelError:
+    return ModelError(
+        f"{path.name} is not a whole token file",
+        expected="tokens as `neuroflamingo encode` writes them",
+        seen=seen[:300],
+        hint="write or copy it again",
+        exit_code=65,
+    )

@@ -1,0 +1,169 @@
+"""`TokenStore`: tokens of a frozen encoder on disk, once for each scan. How items are kept: `item_store`.
+
+    items/ab/abcdef.../tokens/       `[window, token, width]`, a chunk for each window
+                       mask/         `[window, token]`, where a token may be padding
+                       positions/    `[window, token, 3]`, template mm (RAS), where tokens have a place
+
+All items are of one card, one set of weights and one type of numbers, so that any of them can stand in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroflamingo_encoders.card import EncoderCard, current_digest
+from neuroflamingo_encoders.tokens.format import KINDS, ScanTokens
+from neuroflamingo_preprocessing.errors import ModelError
+from neuroflamingo_preprocessing.formats.zarr.claims import check_chunks
+from neuroflamingo_preprocessing.stores.item_index import read_index
+from neuroflamingo_preprocessing.stores.items import ItemStore, StoredItem
+
+if TYPE_CHECKING:
+    import pyarrow
+
+DTYPES = ("float32", "float16")
+
+
+class StoredTokens(StoredItem):
+    """Tokens of one scan: an array `tokens`, perhaps `mask` and `positions`; see the module."""
+
+    MAIN: ClassVar[str] = "tokens"
+    KINDS: ClassVar[Mapping[str, tuple[str, ...]]] = KINDS
+    MADE_BY: ClassVar[str] = "neuroflamingo encode"
+
+    def open(self, name: str | None = None) -> Any:
+        """An array of the item, by default `tokens`, as a zarr array; see `StoredItem.open`."""
+        array = super().open(name)
+        try:
+            check_chunks(self.folder / (name or self.MAIN), name or self.MAIN)
+        except (ValueError, OSError) as error:
+            raise self._damaged(error) from error
+        return array
+
+    def element(self, part: Any) -> dict[str, NDArray[Any]]:
+        """`scan_tokens` `[token, width]` and `token_mask` `[token]` of one window."""
+        tokens = self.read(part)
+        mask = self.read(part, "mask") if (self.folder / "mask").is_dir() else np.ones(tokens.shape[:-1], bool)
+        return {"scan_tokens": tokens, "token_mask": mask}
+
+
+class TokenStore(ItemStore[StoredTokens]):
+    """A folder of tokens. Any number of processes may read and write one store.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelError: no store, or one of another version (exit 65).
+    """
+
+    FORMAT: ClassVar[str] = "neuroflamingo-token-store"
+    NOUN: ClassVar[str] = "token store"
+    SAME: ClassVar[tuple[str, ...]] = ("card", "weights", "dtype")
+    ITEM: ClassVar[type[StoredItem]] = StoredTokens
+
+    @classmethod
+    def create(
+        cls, path: str | Path, *, card: EncoderCard, weights: str, origin: Mapping[str, Any], dtype: str = "float32"
+    ) -> TokenStore:
+        """A new store, or the one that is there if it is of the same card, weights and type of numbers.
+
+        Args:
+            path: the folder.
+            card: of the encoder.
+            weights: `weights_digest` of the encoder.
+            origin: where they came from, as `load_encoder` says it.
+            dtype: `float32` or `float16`.
+
+        Raises:
+            OutputError: the folder holds something else, or cannot be made (exit 73).
+            ModelError: it is a store of another encoder, other weights or another type (exit 65).
+        """
+        said = {"encoder": card.name, "card": card.digest, "weights": weights, "dtype": dtype}
+        return cls._create(path, said | {"origin": dict(origin), "declared": card.model_dump(mode="json")})
+
+    @property
+    def card(self) -> EncoderCard:
+        """Of the encoder that made the tokens.
+
+        Raises:
+            ModelError: it is not the one that its digest was taken of (exit 65).
+        """
+        try:
+            card = EncoderCard.model_validate(self.head.get("declared"))
+        except ValueError as error:
+            raise self._other_card(str(error)) from error
+        if card.digest != self.card_digest:
+            raise self._other_card(f"digest {card.digest}")
+        return card
+
+    @property
+    def card_digest(self) -> str | None:
+        """Digest of the card, by today's rule: see `current_digest`."""
+        return current_digest(self.head.get("declared"), self.head.get("card"))
+
+    def _other_card(self, seen: str) -> ModelError:
+        return ModelError(
+            f"store.json in {self.path.name} does not hold the card of its tokens",
+            expected=f"a card with the digest {self.head.get('card')}",
+            seen=seen[:300],
+            exit_code=65,
+        )
+
+    def put(self, key: str, windows: Sequence[ScanTokens], about: Mapping[str, Any]) -> bool:
+        """Write an item; False if it was there already, or another process was quicker.
+
+        Args:
+            key: see `item_key`.
+            windows: tokens of each window of the scan; shorter ones are padded with zeros, and masked.
+            about: plain data.
+
+        Raises:
+            OutputError: it cannot be written (exit 74); nothing of it is left.
+        """
+        arrays = _stacked(windows)
+        return self._put(key, about, lambda draft: _write_arrays(draft, arrays))
+
+    def index(self) -> pyarrow.Table:
+        """One row an item: key, name, BIDS entities, shape, dtype, windows, quality, warnings; see `read_index`."""
+        return read_index(self)
+
+
+def _stacked(windows: Sequence[ScanTokens]) -> dict[str, NDArray[Any]]:
+    """Arrays with the axis `window` in front."""
+    counts = [len(one.tokens) for one in windows]
+    longest, (_, width) = max(counts), windows[0].tokens.shape
+    arrays: dict[str, NDArray[Any]] = {"tokens": np.zeros((len(windows), longest, width), windows[0].tokens.dtype)}
+    if min(counts) < longest or any(one.mask is not None for one in windows):
+        arrays["mask"] = np.zeros((len(windows), longest), bool)
+    if any(one.positions is not None for one in windows):
+        arrays["positions"] = np.full((len(windows), longest, 3), np.nan, np.float32)
+    for index, one in enumerate(windows):
+        arrays["tokens"][index, : len(one.tokens)] = one.tokens
+        if "mask" in arrays:
+            arrays["mask"][index, : len(one.tokens)] = True if one.mask is None else one.mask
+        if one.positions is not None:
+            arrays["positions"][index, : len(one.tokens)] = one.positions
+    return arrays
+
+
+def _write_arrays(draft: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """A chunk for each window; zstd 1, crc32c."""
+    import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    for name, value in arrays.items():
+        zarr.create_array(
+            draft / name,
+            data=value,
+            chunks=(1, *value.shape[1:]),
+            compressors=(ZstdCodec(level=1), Crc32cCodec()),
+            dimension_names=("window", "token", {"tokens": "width", "positions": "mm"}.get(name, ""))[: value.ndim],
+            zarr_format=3,
+        )

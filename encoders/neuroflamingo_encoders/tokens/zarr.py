@@ -1,0 +1,134 @@
+"""Token files as zarr v3 stores: one group per scan, one chunk per array. See `token_files` for the layout."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from neuroflamingo_encoders.tokens.format import ARRAYS, FORMAT, KINDS, ScanTokens
+from neuroflamingo_preprocessing.errors import OutputError
+from neuroflamingo_preprocessing.files import fsync_folder, fsync_tree, make_draft_folder
+from neuroflamingo_preprocessing.formats.zarr.claims import check_chunks, check_claims, read_metadata
+
+
+def check_store_target(target: Path, *, overwrite: bool) -> Path:
+    """Refuse a store that cannot be written, or a folder that is not a store of ours.
+
+    Raises:
+        OutputError: exit 73.
+    """
+    if os.path.lexists(target):
+        if target.is_symlink() or not (target / "zarr.json").is_file():
+            raise OutputError(f"{target} cannot be written", expected="a new folder or a zarr store", seen="another")
+        if not overwrite:
+            raise OutputError(
+                f"{target} exists", expected="no folder of this name", seen="a store", hint="pass --overwrite"
+            )
+    shutil.rmtree(_draft_beside(target))
+    return target
+
+
+def _draft_beside(target: Path) -> Path:
+    try:
+        return make_draft_folder(target)
+    except OSError as error:
+        raise OutputError(
+            f"{target} cannot be created",
+            expected=f"a writable folder {target.parent}",
+            seen=error.strerror or str(error),
+            hint="choose another place with -o",
+        ) from error
+
+
+def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, Any], *, overwrite: bool) -> int:
+    """Write a store beside its target and rename it when it is whole; gives how many scans.
+
+    Raises:
+        OutputError: nothing to write, or writing failed (exit 74).
+    """
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    draft = _draft_beside(target)
+    try:
+        root = zarr.create_group(draft, zarr_format=3, overwrite=True, attributes=dict(head))
+        group = root.create_group("scans")
+        count = 0
+        for scan in scans:
+            place = group.create_group(f"{count:05}", attributes=dict(scan.about))
+            for name, value in scan.arrays.items():
+                place.create_array(name, data=value, chunks=value.shape, compressors=ZstdCodec(level=1))
+            count += 1
+        if not count:
+            raise OutputError(f"{target.name}: there is nothing to write", expected="at least one scan")
+        fsync_tree(draft)
+        _rename(draft, target, overwrite)
+        fsync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(
+            f"writing {target.name} failed",
+            seen=error.strerror or str(error),
+            hint="free some space or choose another folder with -o",
+            exit_code=74,
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return count
+
+
+def _rename(draft: Path, target: Path, overwrite: bool) -> None:
+    """No folder is replaced in one step: the old one steps aside, and comes back if the new one cannot take over."""
+    if not os.path.lexists(target):
+        draft.rename(target)
+        return
+    check_store_target(target, overwrite=overwrite)
+    aside = _draft_beside(target)
+    target.rename(aside / "old")
+    try:
+        draft.rename(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            (aside / "old").rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_store(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
+    """Scans and `about` of a store. What its metadata claims is looked at before zarr sees it.
+
+    Raises:
+        ValueError: not ours, a link in it, or arrays that claim more than is there.
+    """
+    import zarr
+
+    _refuse_links(path)
+    head = _attributes(path)
+    if head.get("format") != FORMAT:
+        raise ValueError(f"not a store of {FORMAT}")
+    places = sorted(place for place in (path / "scans").iterdir() if place.is_dir())
+    if [place.name for place in places] != [f"{number:05}" for number in range(len(places))]:
+        raise ValueError("scans are missing in it")
+    scans = []
+    for place in places:
+        names = [name for name in ARRAYS if (place / name).is_dir()]
+        for name in names:
+            check_claims(place / name, name, KINDS[name], floor=0)
+            check_chunks(place / name, name)
+        arrays: dict[str, Any] = {name: zarr.open_array(place / name, mode="r", zarr_format=3)[...] for name in names}
+        scans.append(ScanTokens(**arrays, about=_attributes(place)))
+    return scans, head
+
+
+def _refuse_links(path: Path) -> None:
+    for place in (path, *path.rglob("*")):
+        if place.is_symlink():
+            raise ValueError(f"a link in it: {place.name}")
+
+
+def _attributes(folder: Path) -> dict[str, Any]:
+    return dict(read_metadata(folder).get("attributes", {}))

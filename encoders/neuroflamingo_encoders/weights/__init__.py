@@ -1,0 +1,1 @@
+"""Encoders' weights: the cache, downloads, verification, conversion."""

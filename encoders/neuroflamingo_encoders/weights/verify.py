@@ -1,0 +1,208 @@
+"""`verify_weights`: is a weight file whole, is it the one declared, is it this encoder's, and are its numbers sane?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuroflamingo_encoders.build import outline
+from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.registry import encoder_card, list_encoders
+from neuroflamingo_encoders.state_dict_fit import check_hash, misfits, own_names, sha256_of
+from neuroflamingo_encoders.weights.cache import READY, how_to_get, weight_files, weights_folder
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
+
+MAX_HEADER_BYTES = 100_000_000
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One weight file and what was found.
+
+    Attributes:
+        path, bytes, sha256: the file.
+        encoder: whose tensors it was compared with; None: with no one's.
+        tensors, parameters: how many.
+        pinned: whether the card declares the hash (or that of the file it was converted from).
+        problems: why it must not be used; empty where all is well.
+        notes: what a reader should know.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    encoder: str | None
+    tensors: int
+    parameters: int
+    pinned: bool
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+
+def verify_weights(what: Sequence[str | Path] = (), *, encoder: str | None = None) -> list[Verified]:
+    """Check weight files.
+
+    Args:
+        what: names of encoders (all their files here are checked) and files; nothing: every file in the home folder.
+        encoder: whose tensors the given files must be; None: the encoder whose folder a file lies in, or that
+            `convert_weights` wrote into it, else none.
+
+    Raises:
+        NotFoundError: neither a file nor an encoder.
+        ModelError: an encoder that has no file here (exit 69).
+    """
+    names = list_encoders()
+    if not what:
+        return [verify_file(path, name) for name in names for path in weight_files(name)]
+    found = []
+    for item in map(str, what):
+        if item in names and not Path(item).is_file():
+            found += [verify_file(path, item) for path in _files_of(item)]
+        elif Path(item).is_file():
+            found.append(verify_file(Path(item), encoder or _owner(Path(item), names)))
+        else:
+            raise NotFoundError(
+                f"there is no file and no encoder {item}",
+                expected="a weight file, or a name of `neuroflamingo encoders list`",
+                hint="check the path or the spelling",
+            )
+    return found
+
+
+def _files_of(name: str) -> list[Path]:
+    files = weight_files(name)
+    if not files:
+        card = encoder_card(name)
+        raise ModelError(
+            f"the weights of '{name}' are not here",
+            expected=f"a file in {weights_folder(name)}",
+            hint="nothing is to be verified" if card.weights.source == "embedded" else how_to_get(card),
+        )
+    return files
+
+
+def _owner(path: Path, names: Sequence[str]) -> str | None:
+    folder = path.absolute().parent.name
+    return folder if folder in names and weights_folder(folder).absolute() == path.absolute().parent else None
+
+
+def verify_file(path: Path, encoder: str | None = None, *, part: str = "") -> Verified:
+    """Check one file; whatever is wrong with it is in the answer, not raised.
+
+    Args:
+        path: the file.
+        encoder: compare with this encoder's names and shapes.
+        part: compare only tensors whose names begin so, without that beginning (an encoder within a model).
+    """
+    seen, size = sha256_of(path), path.stat().st_size
+    problems: list[str] = []
+    notes: list[str] = []
+    tensors = parameters = 0
+    pinned = False
+    if path.suffix == READY:
+        try:
+            shapes, metadata, faults = _contents(path)
+        except NeuroFlamingoError as failure:
+            problems.append(f"{failure.what}: {failure.seen}")
+        else:
+            tensors, parameters = len(shapes), sum(map(_count, shapes.values()))
+            problems += faults
+            encoder = encoder or _named_in(metadata)
+            inside = {key.removeprefix(part): shape for key, shape in shapes.items() if key.startswith(part)}
+            pinned = _compare(path, seen, encoder, inside, metadata.get("converted_from_sha256"), problems, notes)
+    else:
+        notes.append("not safetensors: never loaded; neuroflamingo models convert makes a file that is")
+        if encoder is not None:
+            pinned = _compare(path, seen, encoder, None, None, problems, notes)
+    if encoder is None:
+        notes.append("not compared with any encoder; --encoder NAME does that")
+    return Verified(str(path), size, seen, encoder, tensors, parameters, pinned, tuple(problems), tuple(notes))
+
+
+def _named_in(metadata: dict[str, str]) -> str | None:
+    name = metadata.get("encoder")
+    return name if name in list_encoders() else None
+
+
+def _compare(
+    path: Path,
+    seen: str,
+    encoder: str | None,
+    shapes: dict[str, list[int]] | None,
+    converted_from: str | None,
+    problems: list[str],
+    notes: list[str],
+) -> bool:
+    """Add what a card has to say of a file; gives whether the card declares its hash."""
+    if encoder is None:
+        return False
+    try:
+        card = encoder_card(encoder)
+        _compare_hash(card, path, seen, converted_from, notes, has_own_name=shapes is not None)
+        if shapes is not None:
+            names = own_names(card.weights, shapes)
+            problems += misfits(card.weights, outline(card), {name: shapes[key] for name, key in names.items()})
+    except NeuroFlamingoError as failure:
+        problems.append(f"{failure.what}: {failure.seen}")
+        return False
+    return card.weights.sha256 is not None
+
+
+def _compare_hash(
+    card: EncoderCard, path: Path, seen: str, converted_from: str | None, notes: list[str], *, has_own_name: bool
+) -> None:
+    if card.weights.sha256 is None:
+        notes.append("hash unknown: the card declares none")
+    elif has_own_name or path.name == Path(card.weights.file or "").name:
+        check_hash(card, path, seen, converted_from)
+
+
+def _count(shape: list[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _contents(path: Path) -> tuple[dict[str, list[int]], dict[str, str], list[str]]:
+    """Shapes, metadata, and faults of the numbers of a safetensors file; one tensor at a time is in memory.
+
+    Raises:
+        ModelError: the header is damaged, or bytes are missing (exit 65).
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    _check_length(path)
+    shapes: dict[str, list[int]] = {}
+    bad: list[str] = []
+    try:
+        with safe_open(path, "pt") as stream:
+            metadata: dict[str, Any] = stream.metadata() or {}
+            for name in stream.keys():  # noqa: SIM118  (it is no dictionary)
+                tensor = stream.get_tensor(name)
+                shapes[name] = list(tensor.shape)
+                if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
+                    bad.append(name)
+    except (SafetensorError, UnicodeDecodeError, ValueError) as error:
+        raise ModelError(f"{path.name} is damaged", seen=str(error), exit_code=65) from error
+    faults = [f"{len(bad)} tensors hold numbers that are not finite ({', '.join(bad[:SHOWN])})"] if bad else []
+    return shapes, metadata, faults + ([] if shapes else ["there are no tensors in it"])
+
+
+def _check_length(path: Path) -> None:
+    """The header's length, before anything believes it."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")
+    if size < 8 or header > min(MAX_HEADER_BYTES, size - 8):
+        raise ModelError(
+            f"{path.name} is damaged", seen=f"a header of {header:,} bytes in a file of {size:,}", exit_code=65
+        )

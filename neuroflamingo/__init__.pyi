@@ -1,0 +1,11 @@
+from .checkpoints.local_models import load as load
+from .findings.vocabulary import Finding as Finding
+from .inference.loaded_model import LoadedModel as LoadedModel
+from .inference.loaded_model import open_model as open_model
+from .inference.pipeline import write_report as write_report
+from .model.config import NeuroFlamingoConfig as NeuroFlamingoConfig
+from .model.gated_attention import GatedCrossAttentionBlock as GatedCrossAttentionBlock
+from .model.neuroflamingo import NeuroFlamingo as NeuroFlamingo
+from .model.processor import NeuroFlamingoProcessor as NeuroFlamingoProcessor
+from .model.resampler import PerceiverResampler as PerceiverResampler
+from .report.model import Report as Report

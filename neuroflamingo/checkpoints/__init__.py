@@ -1,0 +1,5 @@
+"""Checkpoints: published ones, read strictly; the models in the package and the user's own, on any devices."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,230 @@
+"""Verbs that only tell: `encoders list`, `encoders card`, `inspect`, `doctor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from neuroflamingo_preprocessing.errors import UsageError
+
+if TYPE_CHECKING:
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo_encoders.card import EncoderCard
+    from neuroflamingo_preprocessing.functional.denoising import Cleaning
+
+
+VOLUME_ENCODER = "tiny-t1w-cnn"
+"""What `check-scan` checks volumes for where no encoder is named: that of the embedded model."""
+
+
+def list_all_encoders(*, as_json: bool) -> None:
+    """Name, input and output of every installed encoder, from the cards alone."""
+    from neuroflamingo_encoders.card_list import stored_rows
+
+    rows = stored_rows() or _surveyed()
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(f"{row['name']}" + (f" ({row['modality']})" if "modality" in row else "") + f"\n  {row['summary']}")
+        if "input" in row:
+            count = row["tokens"] if isinstance(row["tokens"], int) else f"({row['tokens']})"
+            print(f"  {row['input']} -> {count} tokens of width {row['width']}; {row['parameters']:,} weights")
+            print(f"  weights: {row['weights']}; licence: {row['licence']}")
+        for word in ("seen", "try", "remark"):
+            if row.get(word):
+                print(f"  {word}: {row[word]}")
+
+
+def _surveyed() -> list[dict[str, Any]]:
+    """The rows where there are plug-ins: what is wrong with one stands in its row."""
+    from neuroflamingo_encoders.card_list import listed
+    from neuroflamingo_encoders.plugins import survey
+
+    rows = []
+    for entry in survey():
+        fault = entry.fault
+        wrong = {"name": entry.name, "summary": fault.what, "seen": fault.seen, "try": fault.hint} if fault else {}
+        row = wrong if entry.card is None else listed(entry.card)
+        rows.append(row | ({"remark": entry.remark} if entry.remark else {}))
+    return rows
+
+
+def card_options(assignments: Sequence[str]) -> dict[str, Any]:
+    """`--option key=value` as an encoder's card takes them; values are read as in a recipe.
+
+    Raises:
+        UsageError: no assignment, or a key given twice.
+    """
+    import yaml
+
+    options: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.isidentifier() or key in options:
+            raise UsageError(
+                f"--option {assignment} {'comes twice' if key in options else 'is no assignment'}",
+                expected="--option key=value, each key once",
+                seen=assignment,
+            )
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(
+                f"--option {key} has no readable value", expected="a number, a word, true or false", seen=value
+            ) from error
+    return options
+
+
+def show_card(name: str, options: Sequence[str] = (), *, as_json: bool) -> None:
+    """Everything that an encoder's card says."""
+    from neuroflamingo_encoders.registry import encoder_card
+
+    card = encoder_card(name, **card_options(options))
+    if as_json:
+        print(json.dumps(card.model_dump(mode="json") | {"digest": card.digest}, indent=2))
+        return
+    for heading, words in _card_lines(card):
+        print(f"{heading:<14}{words}")
+
+
+def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
+    """Heading and words, line by line; a heading stands only before its first line."""
+    from neuroflamingo_encoders.card_list import where_in_words
+    from neuroflamingo_encoders.weights.cache import permits
+
+    scan, output, rate = card.scan, card.output, card.scan.repetition_time
+    lines = [("name", f"{card.name}, version {card.version}"), ("summary", card.summary)]
+    lines += [("options", ", ".join(f"{key}={value}" for key, value in card.options))] if card.options else []
+    if card.commit:
+        lines += [("matches", f"{card.repository} at {card.commit}")]
+    else:
+        lines += [("after", card.repository or "own design")]
+    lines += [(head, words) for head, words in (("paper", card.paper), ("cite", card.citation)) if words]
+    lines += [("input", scan.describe())]
+    lines += [("space", f"{scan.template}, {scan.spacing_mm} mm")] if scan.template and scan.spacing_mm else []
+    lines += [("time", f"{rate.seconds} s within {rate.tolerance} s, else {rate.policy}")] if rate else []
+    if scan.parcellation:
+        lines += [("parcels", f"{scan.parcellation.identifier}, {scan.parcellation.row_order}")]
+    steps = [step.name + (f" {dict(step.constants)}" if step.constants else "") for step in scan.steps]
+    lines += [("" if i else "preparation", f"{i + 1}. {step}") for i, step in enumerate(steps)]
+    demands = [f"{d.what} ({d.level.replace('_', ' ')}){': ' + d.note if d.note else ''}" for d in card.demands]
+    lines += [("" if i else "demands", words) for i, words in enumerate(demands)]
+    norm = "after the last norm" if output.normalised else "without a last norm"
+    token_class = "" if output.cls == "none" else f", class token {output.cls}"
+    lines += [
+        ("output", f"{output.tokens} tokens of width {output.width}, {' '.join(output.order)}{token_class}, {norm}")
+    ]
+    lines += [
+        ("weights", where_in_words(card.weights)),
+        ("licence", f"{card.weights.licence}: {permits(card.weights)}"),
+    ]
+    spent = [f"{card.cost.parameters:,} weights"]
+    spent += [f"{card.cost.gflop:g} GFLOP a scan"] if card.cost.gflop else []
+    spent += [f"{card.cost.cpu_seconds:g} s on one core"] if card.cost.cpu_seconds else []
+    return [*lines, ("cost", ", ".join(spent)), ("digest", card.digest)]
+
+
+def inspect_model(
+    name: str,
+    *,
+    settings: Sequence[str] = (),
+    depth: int | None,
+    frozen: bool,
+    allow_download: bool = False,
+    as_json: bool,
+) -> None:
+    """Print the module tree of a model or a recipe, or all its parameters, frozen or trained."""
+    from neuroflamingo.model.summary import as_lines, count_groups, frozen_lines, inspect_module, parameter_rows
+
+    model = _model_or_recipe(name, settings, allow_download)
+    part = inspect_module(model, name)
+    if frozen:
+        rows = parameter_rows(model)
+        listed = {"parameters": [row.as_dict() for row in rows], "groups": count_groups(rows)}
+        print(json.dumps(listed, indent=2) if as_json else "\n".join(frozen_lines(rows)))
+        return
+    if as_json:
+        print(json.dumps(part.as_dict(), indent=2))
+        return
+    print("\n".join(as_lines(part, depth)))
+    print(f"\n{part.parameters:,} weights, {part.trained:,} trained, {part.parameters - part.trained:,} frozen")
+
+
+def _model_or_recipe(name: str, settings: Sequence[str], allow_download: bool) -> NeuroFlamingo:
+    """A model with its weights, or what a recipe would train, without memory for it."""
+    from neuroflamingo.checkpoints.local_models import list_models, load
+    from neuroflamingo.recipe.find import find_config, list_configs
+
+    is_recipe_file = name.endswith((".yaml", ".yml")) or (name in list_configs() and name not in list_models())
+    if not is_recipe_file:
+        if settings or allow_download:
+            raise UsageError(f"{name} is a model", expected="a recipe, for --set and --allow-download", seen=name)
+        return load(name, device="cpu")[0]
+    from neuroflamingo.recipe.schema import load_research_recipe
+    from neuroflamingo.training.assembly import build
+
+    recipe = load_research_recipe(find_config(name), list(settings))
+    return build(recipe, meta=True, allow_download=allow_download)[0]
+
+
+def check_scans(
+    scans: Sequence[str],
+    encoder: str | None,
+    repetition_time: float | None,
+    series: int | None,
+    xform: str,
+    cleaning: Cleaning | None = None,
+    *,
+    as_json: bool,
+) -> int:
+    """Print what there is to say about each scan; 65 if one of them cannot be used."""
+    from neuroflamingo_encoders.registry import encoder_card
+    from neuroflamingo_preprocessing.check import as_lines, check_scan
+
+    card, volume_card = encoder_card(encoder) if encoder else None, encoder_card(VOLUME_ENCODER)
+    found = [
+        check_scan(scan, card, repetition_time, series, cleaning, xform=xform, volume_card=volume_card)
+        for scan in scans
+    ]
+    if as_json:
+        print(json.dumps([one.as_dict() for one in found], indent=2))
+    else:
+        print("\n\n".join("\n".join(as_lines(one)) for one in found))
+    return 0 if all(one.usable for one in found) else 65
+
+
+def read_cleaning(strategy: str | None, frames: str | None, **others: Any) -> Cleaning | None:
+    """The cleaning that options say, which the command line gives as words; None if nothing was said.
+
+    Raises:
+        UsageError: they contradict each other, or `--frames` is no range.
+    """
+    from neuroflamingo_preprocessing.functional.confounds import parse_strategy
+    from neuroflamingo_preprocessing.functional.denoising import Cleaning
+
+    return Cleaning(strategy=parse_strategy(strategy), frames=_range(frames), **others) or None
+
+
+def _range(text: str | None) -> tuple[int, int | None] | None:
+    if text is None:
+        return None
+    first, colon, after = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return int(first or 0), int(after) if after else None
+    except ValueError:
+        raise UsageError(
+            "--frames is no range", expected="FIRST:AFTER, counted from 0, such as 5:205 or 5:", seen=text
+        ) from None
+
+
+def examine(*, as_json: bool) -> int:
+    """Print the examination; 1 if something is missing."""
+    from neuroflamingo.cli import environment
+
+    checks = environment.examine()
+    print(json.dumps(environment.as_dict(checks), indent=2) if as_json else "\n".join(environment.as_lines(checks)))
+    return 0 if environment.healthy(checks) else 1

@@ -1,0 +1,104 @@
+"""Verbs that make and judge models: `train`, `evaluate`, `paint`."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from neuroflamingo.cli.outputs import make_folder
+from neuroflamingo.cli.progress import Progress
+from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic
+
+
+def train_recipe(
+    config: str,
+    settings: Sequence[str],
+    *,
+    output: str | None,
+    resume: bool | str,
+    dry_run: bool,
+    tiny: bool,
+    allow_download: bool,
+    quiet: bool,
+) -> None:
+    """Train by a recipe and print the finished model's folder; progress is the trainer's own."""
+    from neuroflamingo.recipe.find import find_config
+    from neuroflamingo.training.run import train
+
+    path, overrides = find_config(config), list(settings)
+    if dry_run:
+        from neuroflamingo.recipe.schema import load_research_recipe
+        from neuroflamingo.training.memory_report import describe_run
+
+        recipe = load_research_recipe(path, overrides)
+        if tiny:
+            from neuroflamingo.training.twin import tiny_twin
+
+            with tempfile.TemporaryDirectory() as scratch:
+                print(describe_run(tiny_twin(recipe, Path(scratch) / "twin")))
+            return
+        print(describe_run(recipe, allow_download=allow_download))
+        return
+    done = train(path, overrides, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet)
+    if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
+        print(done)
+
+
+def evaluate_model(
+    model: str,
+    cases: int,
+    seed: int | None,
+    *,
+    device: str,
+    anatomy: str,
+    as_json: bool,
+    csv: str | None,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Score a model and print the table or the JSON; a CSV that cannot be written is refused before the long work."""
+    if csv is not None:
+        check_writable(csv, overwrite=overwrite)
+    from neuroflamingo.evaluation.evaluate import TEST_SEED, evaluate
+    from neuroflamingo.inference.loaded_model import open_model
+
+    with Progress(quiet=quiet) as progress:
+        progress("loading the model")
+        opened = open_model(model, device=device)
+        progress(f"evaluating {opened.name} on {cases} painted cases")
+        evaluation = evaluate(
+            opened.model,
+            opened.processor,
+            cases,
+            TEST_SEED if seed is None else seed,
+            anatomy=anatomy,
+            progress=progress.count,
+            about={"model": opened.name, "files": opened.record.files},
+        )
+    if csv is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder) / "cases.csv"
+            evaluation.write_csv(draft)
+            write_bytes_atomic(csv, draft.read_bytes(), overwrite=overwrite)
+    print(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.table())
+
+
+def paint_scans(cases: int, seed: int, folder: str, *, overwrite: bool, quiet: bool) -> None:
+    """Paint cases into a folder and print the paths of the scans."""
+    make_folder(Path(folder))
+    check_writable(Path(folder) / "trial", overwrite=True)
+    from neuroflamingo.painting.export import paint_cases
+
+    with Progress(quiet=quiet) as progress:
+        progress(f"painting {cases} case{'s' if cases > 1 else ''}")
+        paths = paint_cases(
+            cases,
+            seed,
+            folder,
+            overwrite=overwrite,
+            progress=lambda done, total: progress.count("painted", done, total),
+        )
+    print("\n".join(map(str, paths)))

@@ -1,0 +1,194 @@
+"""Verbs on encoders' weights: `models list`, `fetch`, `verify`, `convert`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.weights.cache import WeightsRow
+    from neuroflamingo_encoders.weights.http_download import Progress
+    from neuroflamingo_encoders.weights.verify import Verified
+
+SOME_FAILED = 1
+
+
+def list_models_and_weights(*, as_json: bool) -> None:
+    """The embedded models, then every encoder's weights: where from, whether here, and on what terms."""
+    from neuroflamingo_encoders.weights.cache import list_weights
+
+    models, rows = _embedded_models(), list_weights()
+    if as_json:
+        print(json.dumps({"models": models, "encoders": [asdict(row) for row in rows]}, indent=2))
+        return
+    for model in models:
+        print(
+            f"{model['name']} (model)\n  in the package, {_size(model['bytes'])}; {model['licence']}\n  {model['path']}"
+        )
+    for row in rows:
+        print("\n".join(_lines(row)))
+
+
+def _embedded_models() -> list[dict[str, Any]]:
+    from neuroflamingo.checkpoints.local_models import MODELS, list_models
+
+    files = {name: MODELS / name / "model.safetensors" for name in list_models()}
+    return [
+        {"name": name, "path": str(path), "bytes": path.stat().st_size, "present": True, "licence": "Apache-2.0"}
+        for name, path in files.items()
+        if path.is_file()
+    ]
+
+
+def _lines(row: WeightsRow) -> list[str]:
+    lines = [f"{row.name} (encoder)"]
+    if row.source == "embedded":
+        return [*lines, "  in the package, with the embedded model"]
+    if row.source == "none":
+        released = "none released" if row.licence.startswith("none") else "needs none"
+        return [*lines, f"  {released}"]
+    at = f" at {row.revision}" if row.revision else ""
+    hashed = f"SHA-256 {row.sha256}" if row.sha256 else "hash unknown"
+    lines += [f"  {row.file or 'a file'} from {row.source}{at}, {hashed}", f"  {row.licence}: {row.terms}"]
+    if row.path is None:
+        return [*lines, "  not here"]
+    state = "here" if row.present else "here, to be converted"
+    return [*lines, f"  {state}: {row.path}, {_size(row.bytes or 0)}"]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count:,} bytes"
+
+
+def fetch(name: str, *, file: str | None, revision: str | None, overwrite: bool, as_json: bool, quiet: bool) -> None:
+    """Say the terms, then download, then say what came."""
+    from neuroflamingo_encoders.registry import encoder_card
+    from neuroflamingo_encoders.weights.cache import permits
+    from neuroflamingo_encoders.weights.fetch import fetch_weights
+
+    weights = encoder_card(name).weights
+    if weights.source not in ("none", "embedded"):
+        print(f"{name}: {weights.file or 'weights'} from {weights.source}", file=sys.stderr)
+        print(f"licence: {weights.licence}: {permits(weights)}", file=sys.stderr)
+        if weights.gated:
+            print("Accept the terms on that page and sign in (`hf auth login` or HF_TOKEN) first.", file=sys.stderr)
+    with _bar(name, quiet) as progress:
+        fetched = fetch_weights(name, file=file, revision=revision, overwrite=overwrite, progress=progress)
+    if as_json:
+        print(json.dumps(asdict(fetched), indent=2))
+        return
+    print(fetched.path)
+    if fetched.pinned:
+        print(f"SHA-256 {fetched.sha256}, as the card declares")
+    else:
+        whose = "it is what the hub declares" if fetched.declared else "nothing vouches for it"
+        print(f"hash unknown to the card; seen, for pinning: SHA-256 {fetched.sha256} ({whose})")
+    print(*([f"revision {fetched.revision}"] if fetched.revision else []), sep="\n")
+    if not fetched.ready:
+        print(f"not safetensors yet: neuroflamingo models convert {fetched.path} --encoder {name}")
+
+
+@contextmanager
+def _bar(name: str, quiet: bool) -> Iterator[Progress | None]:
+    """A progress bar on a terminal, a line every half minute elsewhere."""
+    from neuroflamingo.cli.progress import Progress, wants_live
+
+    if quiet:
+        yield None
+    elif wants_live():
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as Bars
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+            task = bars.add_task(name, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+    else:
+        with Progress(name) as plain:
+            yield lambda done, total: plain.count("bytes", done, total or done)
+
+
+def verify(what: Sequence[str], *, encoder: str | None, as_json: bool) -> int:
+    """Check weight files and the embedded models; 1 if something is wrong with one."""
+    from neuroflamingo_encoders.weights.verify import verify_weights
+
+    models = {model["name"]: model["path"] for model in _embedded_models()}
+    chosen = list(models.values())
+    if what:
+        models |= {name: path for path in chosen if (name := _encoder_in(path))}
+        chosen = list(dict.fromkeys(models[item] for item in what if item in models))
+    found = [_verify_model(path) for path in chosen]
+    rest = [item for item in what if item not in models]
+    if rest or not what:
+        found += verify_weights(rest, encoder=encoder)
+    if as_json:
+        print(json.dumps([asdict(item) | {"sound": item.sound} for item in found], indent=2))
+    else:
+        for item in found:
+            print("\n".join(_report(item)))
+    return 0 if all(item.sound for item in found) else SOME_FAILED
+
+
+def _verify_model(path: str) -> Verified:
+    """An embedded model's file: sane, and its encoder's part fits the encoder of this version."""
+    from neuroflamingo.encoding.encoder_choice import ENCODER_PART
+    from neuroflamingo_encoders.weights.verify import verify_file
+
+    return verify_file(Path(path), _encoder_in(path), part=ENCODER_PART)
+
+
+def _encoder_in(path: str) -> str | None:
+    """The name of the encoder that an embedded model holds."""
+    described = json.loads((Path(path).parent / "config.json").read_text(encoding="utf-8"))
+    return (described.get("encoder") or {}).get("name")
+
+
+def _report(item: Verified) -> list[str]:
+    mark = "ok " if item.sound else "BAD"
+    whose = f", {item.encoder}" if item.encoder else ""
+    lines = [f"{mark} {item.path} ({_size(item.bytes)}{whose})", f"    SHA-256 {item.sha256}"]
+    lines += [f"    {item.tensors} tensors, {item.parameters:,} numbers"] if item.tensors else []
+    return lines + [f"    wrong: {text}" for text in item.problems] + [f"    note: {text}" for text in item.notes]
+
+
+def convert(
+    file: str,
+    output: str | None,
+    *,
+    encoder: str | None,
+    key: str | None,
+    drop: Sequence[str],
+    skip_unknown: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Convert a checkpoint and say what was taken and what was left."""
+    from neuroflamingo_encoders.weights.convert import convert_weights
+
+    done = convert_weights(
+        file, output, encoder=encoder, key=key, drop=tuple(drop), skip_unknown=skip_unknown, overwrite=overwrite
+    )
+    if as_json:
+        print(json.dumps(asdict(done), indent=2))
+        return
+    print(done.path)
+    print(
+        f"{done.tensors} tensors from {done.chosen if done.chosen != '.' else 'the file itself'}, SHA-256 {done.sha256}"
+    )
+    others = [f"{key} ({count})" for key, count in done.found.items() if key != done.chosen]
+    print(
+        *([f"other parts with tensors: {', '.join(others[:8])}"] if others else []),
+        sep="\n",
+        end="\n" if others else "",
+    )
+    for title, names in (("left out", done.left_out), ("objects passed over", done.unknown)):
+        if names:
+            print(f"{title}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
+    if encoder is None:
+        print("not compared with any encoder; --encoder NAME checks names and shapes")

@@ -1,0 +1,9 @@
+from .batches import TrainingBatches as TrainingBatches
+from .manifest import Sample as Sample
+from .manifest import Turn as Turn
+from .manifest import read_manifest as read_manifest
+from .manifest import write_manifest as write_manifest
+from .mixing import Mixture as Mixture
+from .mixing import mix as mix
+from .sequences import build_labels as build_labels
+from .sequences import encode_sample as encode_sample

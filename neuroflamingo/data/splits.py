@@ -1,0 +1,56 @@
+"""What a recipe says about its data, read and checked: manifests, splits, and whose tokens may be believed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neuroflamingo.data.filters import check_leaks, keep
+from neuroflamingo.data.manifest import Sample, read_manifest
+from neuroflamingo.encoding.encode_job import encoder_identity
+from neuroflamingo.recipe.sources import local_folder
+from neuroflamingo_preprocessing.errors import ConfigError
+from neuroflamingo_preprocessing.files import sha256_of
+
+if TYPE_CHECKING:
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.recipe.schema import DataSettings, Recipe
+
+
+def read_splits(
+    data: DataSettings, *, allow_download: bool = False
+) -> tuple[Path, list[Sample], list[Sample], Counter[str]]:
+    """Folder of the data, samples to train on, samples held out, and how many were left out of the former by reason.
+
+    Raises:
+        NeuroFlamingoError: see `local_folder`, `read_manifest` and `check_leaks`.
+    """
+    root = Path(data.source)
+    if not root.is_dir():
+        root = local_folder(data.source, allow_download=allow_download, kind="dataset")
+    train = read_manifest([root / name for name in data.train])
+    held_out = read_manifest([root / name for name in data.validation]) if data.validation else []
+    check_leaks(train, held_out)
+    kept, dropped = keep(train, data.min_answer_words, data.drop_duplicates)
+    return root, kept, held_out, Counter(dropped.as_dict())
+
+
+def identity_for(recipe: Recipe, model: NeuroFlamingo) -> str | None:
+    """The identity that a token store must have; None where the recipe has no store.
+
+    Raises:
+        ConfigError: an encoder that trains: its tokens change, and those of a store do not.
+    """
+    if recipe.data.tokens is None or model.encoder is None:
+        return None
+    if moving := [name for name, value in model.encoder.named_parameters() if value.requires_grad]:
+        raise ConfigError(
+            "the encoder trains, and its tokens are read from a store",
+            expected="a frozen encoder, or scans",
+            seen=f"{len(moving)} trainable parameters, first {moving[0]}",
+            hint="leave data.tokens out, or train no part of the encoder",
+        )
+
+    table = recipe.model.encoder.table if recipe.model.encoder else None
+    return encoder_identity(model.encoder, sha256_of(Path(table)) if table else None)

@@ -1,0 +1,109 @@
+"""Which item of a store a scan of a manifest is: by its key, or by what its file holds, wherever that lies."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroflamingo.data.manifest import STORE
+from neuroflamingo.encoding.encode_job import EncodeJob
+from neuroflamingo.encoding.encoder_choice import EncoderChoice
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+from neuroflamingo_preprocessing.inputs import Input
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.stores.build import seen, seen_before
+from neuroflamingo_preprocessing.stores.jobs import PrepareJob, Task, digest_of
+from neuroflamingo_preprocessing.stores.scans import ScanStore
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.card import EncoderCard
+    from neuroflamingo_preprocessing.stores.items import ItemStore
+    from neuroflamingo_preprocessing.stores.jobs import Job
+
+
+def keys_of_scans(names: Sequence[str], store: ItemStore[Any], card: EncoderCard) -> dict[str, str]:
+    """The key of each scan's item.
+
+    A file is known by its place, size and time as `neuroflamingo prepare` or `encode` saw it, without being read; one
+    that has moved since, or was prepared with other options, by its bytes.
+
+    Args:
+        names: absolute paths, or `store:KEY`.
+        store: of scans or of tokens.
+        card: of the encoder.
+
+    Raises:
+        NotFoundError: scans that are not in the store, all in one message (exit 66).
+        ModelError: a file that was prepared in several ways, so that nobody knows which is meant (exit 65).
+    """
+    keys: dict[str, str] = {}
+    files: list[str] = []
+    for name in names:
+        if not name.startswith(STORE):
+            files.append(name)
+        elif _is_key(key := name.removeprefix(STORE)) and key in store:
+            keys[name] = key
+    known = seen_before(store) if files else {}
+    job, listed = _job(store, card), {}
+    for name in files:
+        key = known.get(_seen_now(name, job, listed))
+        if key is not None and key in store:
+            keys[name] = key
+    if rest := [name for name in files if name not in keys]:
+        keys |= _by_content(rest, store, card)
+    if missing := [name for name in names if name not in keys]:
+        shown = ", ".join(name[:24] if name.startswith(STORE) else Path(name).name for name in missing[:5])
+        raise NotFoundError(
+            f"{len(missing)} of {len(names)} scans are not in the store {store.path.name}",
+            expected="an item for each scan of the manifests",
+            seen=f"none for {shown}",
+            hint=f"run `{store.ITEM.MADE_BY}` again: it adds what is missing",
+        )
+    return keys
+
+
+def _is_key(text: str) -> bool:
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")
+
+
+def _job(store: ItemStore[Any], card: EncoderCard) -> Job:
+    """What made the store, if no options were given."""
+    if isinstance(store, ScanStore):
+        return PrepareJob(store.path, card, Preparation())
+    head = store.head
+    return EncodeJob(
+        store.path, card, Preparation(), EncoderChoice(card.name), str(head["weights"]), "cpu", str(head["dtype"])
+    )
+
+
+def _seen_now(name: str, job: Job, listed: dict[Path, list[str]]) -> str:
+    try:
+        return seen(Task(Input(Path(name)), Path(name).name, ""), job, listed)
+    except OSError:
+        return ""  # not here any more
+
+
+def _by_content(files: Sequence[str], store: ItemStore[Any], card: EncoderCard) -> dict[str, str]:
+    """Keys of files by the hash of their bytes; files that are not here or not in the store are left out."""
+    made_of: dict[str, list[str]] = defaultdict(list)
+    for key in store:
+        origin = store[key].about.get("made_of")
+        if isinstance(origin, dict):
+            made_of[str(origin.get("input_sha256"))].append(key)
+    keys: dict[str, str] = {}
+    for name in files:
+        path = Path(name)
+        found = made_of.get(digest_of(path, card.scan.modality), []) if path.exists() else []
+        if len(found) > 1:
+            raise ModelError(
+                f"{path.name} is in the store {store.path.name} {len(found)} times, prepared in several ways",
+                expected="one item for a file",
+                seen=", ".join(key[:12] for key in found),
+                hint=f"write {STORE}KEY into the manifest instead of the file",
+                exit_code=65,
+            )
+        if found:
+            keys[name] = found[0]
+    return keys

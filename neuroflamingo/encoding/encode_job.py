@@ -1,0 +1,131 @@
+"""The job of a store of tokens: one scan, prepared and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from neuroflamingo.device import pick_device
+from neuroflamingo.encoding.encoder_choice import EncoderChoice
+from neuroflamingo.encoding.token_file import tokens_of
+from neuroflamingo_encoders.contract import weights_digest
+from neuroflamingo_encoders.tokens.store import TokenStore
+from neuroflamingo_preprocessing.errors import ModelError
+from neuroflamingo_preprocessing.files import sha256_of_text
+from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.stores.items import ItemStore, StoredItem, item_key
+from neuroflamingo_preprocessing.stores.jobs import Job, Task, _common
+from neuroflamingo_preprocessing.stores.scans import ScanStore
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from neuroflamingo_encoders.contract import BrainEncoder
+    from neuroflamingo_preprocessing.spec import InputCard
+
+
+_ENCODERS: dict[tuple[str, str], BrainEncoder] = {}
+"""Of this process: the last one, by digest of its card and identity of its weights."""
+
+
+_LOADING = Lock()
+
+
+@dataclass(frozen=True)
+class EncodeJob(Job):
+    """Scans, or items of a scan store, to tokens.
+
+    Attributes:
+        choice: of the encoder.
+        weights: identity of its weights and its table: a worker that finds others refuses.
+        device, dtype: where it computes, and what it stores.
+    """
+
+    choice: EncoderChoice
+    weights: str
+    device: str
+    dtype: str
+
+    def opened(self) -> ItemStore[Any]:
+        return TokenStore(self.store)
+
+    def key(self, input_sha256: str, changes: Mapping[str, Any]) -> str:
+        return item_key(input_sha256, self.card.digest, {**changes, "weights": self.weights, "dtype": self.dtype})
+
+    def origin(self, task: Task) -> tuple[str, dict[str, Any]]:
+        if task.item is None:
+            return super().origin(task)
+        return _made_of(ScanStore(task.path)[task.item], self.card)
+
+    def encoder(self) -> BrainEncoder:
+        """The encoder of this process, loaded once."""
+        with _LOADING:
+            module = _ENCODERS.get((self.card.digest, self.weights))
+            if module is None:
+                module, found, _ = load_with_identity(self.choice)
+                if found != self.weights:
+                    raise ModelError(
+                        f"a worker has other weights for '{self.card.name}' than this run",
+                        expected=f"weights {self.weights[:12]}",
+                        seen=f"weights {found[:12]}",
+                        hint="give --weights FILE on a file system that all workers share",
+                        exit_code=65,
+                    )
+            return module.to(pick_device(self.device))
+
+    def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+        encoder, place = self.encoder(), pick_device(self.device)
+        windows = [
+            tokens_of(encoder, tensor, said, place, self.dtype) for tensor, said in self._prepared(task, made_of)
+        ]
+        about = _common([one.about for one in windows], made_of)
+        return store.put(key, windows, about), about
+
+    def _prepared(
+        self, task: Task, made_of: Mapping[str, Any]
+    ) -> Iterator[tuple[NDArray[np.float32], Mapping[str, Any]]]:
+        """Tensors with what is to be said of them, one after the other."""
+        if task.item is None:
+            for one in prepare_for_encoder(task.path, self.card.scan, self.hashed(task, made_of)):
+                yield one.tensor, one.about
+            return
+        item = ScanStore(task.path)[task.item]
+        windows = item.about.get("windows") or ()
+        plain = {k: v for k, v in item.about.items() if k not in ("windows", "made_of")}
+        for number in range(item.open().shape[0]):
+            yield item.read(number), plain | ({"window": windows[number]} if number < len(windows) else {})
+
+
+def load_with_identity(choice: EncoderChoice) -> tuple[BrainEncoder, str, dict[str, Any]]:
+    """The encoder, a hash of its weights and its table, and where these came from."""
+    module, origin = choice.load()
+    identity = encoder_identity(module, (origin.get("table") or {}).get("sha256"))
+    _ENCODERS.clear()
+    _ENCODERS[module.card.digest, identity] = module
+    return module, identity, origin
+
+
+def encoder_identity(encoder: nn.Module, table_sha256: str | None = None) -> str:
+    """A hash of an encoder's weights, and of the file of its table if it has one: by it a token store is recognised."""
+    digest = weights_digest(encoder)
+    return sha256_of_text(digest + table_sha256) if table_sha256 else digest
+
+
+def _made_of(item: StoredItem, card: InputCard) -> tuple[str, dict[str, Any]]:
+    """Hash of the scan that a prepared item was made of, and how: its own address must come out of them."""
+    try:
+        digest, changes = str(item.about["made_of"]["input_sha256"]), dict(item.about["made_of"]["how"])
+    except (KeyError, TypeError, ValueError):
+        digest, changes = "", {}
+    if item_key(digest, card.scan.digest, changes) != item.key:
+        raise ModelError(
+            f"the prepared scan {item.key[:12]} does not say what it was made of",
+            expected="hash of the input and options from which its address follows",
+            hint="run `neuroflamingo prepare` into a new folder",
+            exit_code=65,
+        )
+    return digest, changes

@@ -1,0 +1,168 @@
+"""Which encoder with which weights, and loading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from neuroflamingo.checkpoints.local_models import MODELS, list_models
+from neuroflamingo_encoders.build import build_encoder
+from neuroflamingo_encoders.registry import encoder_card
+from neuroflamingo_encoders.state_dict_fit import sha256_of
+from neuroflamingo_encoders.weights.cache import find_weights, how_to_get
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError, UsageError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.card import EncoderCard
+    from neuroflamingo_encoders.contract import BrainEncoder
+
+
+ENCODER_PART = "encoder."
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """Which encoder, with which weights.
+
+    Attributes:
+        name: as `list_encoders` gives it.
+        options: of the encoder's card, such as `{"slices": 12}` for a tower that looks at slices.
+        weights: a safetensors file; None: the embedded model's, or the one in the encoder's folder.
+        init: `random` for an untrained encoder, on purpose.
+        seed: of the random initialisation.
+        table: a table that is no weight but that the encoder needs: parcels' coordinates, functional gradients.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | Path | None = None
+    init: Literal["random"] | None = None
+    seed: int = 0
+    table: str | Path | None = None
+
+    @property
+    def card(self) -> EncoderCard:
+        """Of the encoder, with the options.
+
+        Raises:
+            ModelError, ConfigError: no such encoder, or options that it does not take.
+        """
+        return encoder_card(self.name, **self.options)
+
+    def load(self) -> tuple[BrainEncoder, dict[str, Any]]:
+        """The encoder, frozen, with its table, and where its weights came from.
+
+        Raises:
+            NeuroFlamingoError: see `load_encoder`; a table that is missing, or not one.
+        """
+        module, origin = load_encoder(self.name, self.weights, options=self.options, init=self.init, seed=self.seed)
+        if self.table is not None or _wants_table(module):
+            origin["table"] = _set_table(module, self.table)
+        return module.freeze(), origin
+
+
+def load_encoder(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    init: Literal["random"] | None = None,
+    seed: int = 0,
+) -> tuple[BrainEncoder, dict[str, Any]]:
+    """An encoder with its weights, frozen, and where these came from.
+
+    Raises:
+        ModelError: no weights here and `init` not given (exit 69), or they do not fit (exit 65).
+        UsageError: both weights and `init`.
+    """
+    import torch
+
+    options = options or {}
+    card = encoder_card(name, **options)
+    if init is not None and weights is not None:
+        raise UsageError("both weights and --init were given", expected="one of them")
+    if init is not None or not card.cost.parameters:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = build_encoder(name, **options)
+        return module, {"init": "random", "seed": seed} if card.cost.parameters else {"init": "no weights needed"}
+    if weights is None and card.weights.source == "embedded":
+        return _embedded_encoder(card)
+    path = find_weights(name) if weights is None else Path(weights)
+    if path is None:
+        raise ModelError(
+            f"the weights of '{name}' are not here",
+            expected=f"--weights FILE.safetensors ({card.weights.licence}), or --init random",
+            hint=how_to_get(card),
+        )
+    module = build_encoder(name, path, **options)
+    return module, {"file": path.name, "sha256": sha256_of(path), "licence": card.weights.licence}
+
+
+def embedded_weights(card: EncoderCard) -> Path:
+    """The weight file of the embedded model whose encoder this is.
+
+    Raises:
+        ModelError: no embedded model has it (exit 69), or only with another card (exit 65).
+    """
+    others = []
+    for model in list_models():
+        described = json.loads((MODELS / model / "config.json").read_text(encoding="utf-8")).get("encoder") or {}
+        if described.get("digest") == card.digest:
+            return MODELS / model / "model.safetensors"
+        others += [model] if described.get("name") == card.name else []
+    raise ModelError(
+        f"no embedded model holds the weights of '{card.name}'",
+        expected=f"one with the card's digest {card.digest}",
+        seen=f"{', '.join(others)} with another card" if others else "none with this encoder",
+        hint="--init random, or --weights FILE",
+        exit_code=65 if others else 69,
+    )
+
+
+def _embedded_encoder(card: EncoderCard) -> tuple[BrainEncoder, dict[str, Any]]:
+    from safetensors import safe_open
+
+    path = embedded_weights(card)
+    module = build_encoder(card.name)
+    with safe_open(path, "pt") as stream:
+        names = [name for name in stream.keys() if name.startswith(ENCODER_PART)]  # noqa: SIM118
+        state = {name.removeprefix(ENCODER_PART): stream.get_tensor(name) for name in names}
+    module.load_weights(state)
+    origin = {"model": path.parent.name, "file": path.name, "sha256": sha256_of(path), "part": ENCODER_PART}
+    return module, origin | {"licence": card.weights.licence}
+
+
+def _wants_table(module: Any) -> bool:
+    return hasattr(module, "set_coordinates") or hasattr(module, "set_gradient")
+
+
+def _set_table(module: Any, table: str | Path | None) -> dict[str, Any]:
+    """Give the encoder the table that its card demands; gives the table's name and hash."""
+    import numpy as np
+    import torch
+
+    demands = [d.what for d in module.card.demands if ", by set_" in d.what]
+    name = demands[0].partition(", by ")[0] if demands else "no table"
+    if table is None or not _wants_table(module):
+        raise UsageError(
+            f"the encoder '{module.card.name}' needs {name}" if _wants_table(module) else "this encoder takes no table",
+            expected="--table FILE" if _wants_table(module) else "no --table",
+            hint=f"see {module.card.repository}" if _wants_table(module) else "leave --table out",
+        )
+    path = Path(table)
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", expected=name, hint="check the path")
+    try:
+        text = path.read_text(encoding="utf-8").replace(",", " ").splitlines()
+        rows = np.array([line.split() for line in text if line.strip()], dtype=np.float32)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise ScanError(f"{path.name} is no table of numbers", seen=str(error)[:200], hint="check the file") from error
+    if hasattr(module, "set_coordinates"):
+        module.set_coordinates(torch.from_numpy(rows[:, -3:]))  # a column of labels may stand before X Y Z
+    else:
+        module.set_gradient(torch.from_numpy(rows))
+    return {"file": path.name, "sha256": sha256_of(path)}

@@ -1,0 +1,150 @@
+"""`encode`: scans to a file of patch tokens, with everything that says how they came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroflamingo.device import pick_device
+from neuroflamingo.encoding.encoder_choice import EncoderChoice
+from neuroflamingo_encoders.tokens.files import check_token_target, describe_tokens, write_tokens
+from neuroflamingo_encoders.tokens.format import ScanTokens
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
+from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
+from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.software import software
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from neuroflamingo_encoders.contract import BrainEncoder
+    from neuroflamingo_encoders.tokens.format import ScanTokens
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """What `encode` wrote.
+
+    Attributes:
+        path: the token file.
+        scans: how many scans are in it.
+        failures: those that are not, with their errors, in order.
+    """
+
+    path: Path
+    scans: int
+    failures: tuple[tuple[str, NeuroFlamingoError], ...]
+
+
+@dataclass(frozen=True)
+class _Road:
+    """All that each scan's way to its tokens has in common."""
+
+    encoder: BrainEncoder
+    device: str
+    how: Preparation
+    failures: list[tuple[str, NeuroFlamingoError]]
+    progress: Callable[[str, int, int], None] | None
+
+
+def encode(
+    scans: Sequence[str | Path],
+    output: str | Path,
+    encoder: str | EncoderChoice,
+    how: Preparation | None = None,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> EncodeResult:
+    """Encode scans and write their tokens into one file. For a store of many scans: `encode_into_store`.
+
+    Args:
+        scans: NIfTI or MGH files, DICOM folders or zip archives: a volume for encoders of one 3D volume, a run in MNI
+            space for those of runs and, with an atlas, for those of parcels; CIFTI parcel series (`.ptseries.nii`) for
+            those of parcels; arrays (`.npy`, `.npz`, `.tsv`, `.csv`) for all. A run gives a scan for each window.
+        output: ends in `.zarr`, `.npz` or `.safetensors`.
+        encoder: its name, or name, options and weights.
+        how: see `Preparation`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        overwrite: replace an existing output.
+        progress: called with the scan's name, its number from 1, and how many there are.
+
+    Raises:
+        NeuroFlamingoError: unknown encoder, no weights (exit 69), weights that do not fit (65), an output that cannot
+            be written (73); for a single scan, or if all fail, that scan's own error.
+    """
+    target = check_token_target(output, overwrite=overwrite)
+    for scan in scans:
+        if not Path(scan).exists():
+            raise NotFoundError(f"there is no file {scan}", expected="a scan or a ready array", hint="check the path")
+    how = how or Preparation()
+    choice = EncoderChoice(encoder) if isinstance(encoder, str) else encoder
+    how.check_tables([None] * len(scans), choice.card.scan)
+    place = pick_device(device)
+    module, origin = choice.load()
+    road = _Road(module.to(place), place, how, [], progress)
+    about = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
+    tokens = _all_tokens(scans, road)
+    try:
+        first = next(tokens)
+    except StopIteration:
+        raise road.failures[0][1] from None
+    count = write_tokens(target, _chained(first, tokens), about, overwrite=overwrite)
+    return EncodeResult(target, count, tuple(road.failures))
+
+
+def _all_tokens(scans: Sequence[str | Path], road: _Road) -> Iterator[ScanTokens]:
+    """Tokens of one scan after the other; a scan that fails is noted and passed over."""
+    for number, scan in enumerate(scans, start=1):
+        name = shown_name(scan)
+        if road.progress:
+            road.progress(name, number, len(scans))
+        try:
+            for prepared in prepare_for_encoder(Path(scan), road.encoder.card.scan, road.how):
+                yield tokens_of(road.encoder, prepared.tensor, prepared.about, road.device)
+        except NeuroFlamingoError as failure:
+            road.failures.append((name, failure))
+
+
+def _chained(first: ScanTokens, rest: Iterator[ScanTokens]) -> Iterator[ScanTokens]:
+    yield first
+    yield from rest
+
+
+def tokens_of(
+    encoder: BrainEncoder, tensor: NDArray[np.float32], about: Mapping[str, Any], device: str, dtype: str = "float32"
+) -> ScanTokens:
+    """Tokens of one prepared tensor.
+
+    Raises:
+        ModelError: they are not finite, or too large for the type of numbers (exit 65).
+    """
+    import numpy as np
+    import torch
+
+    scan = torch.from_numpy(np.ascontiguousarray(tensor))  # a window is a view of its run
+    with torch.inference_mode():
+        output = encoder(scan[None, None].to(device))
+    tokens = output.tokens[0, 0].to(getattr(torch, dtype)).cpu()
+    if not bool(tokens.isfinite().all()):
+        raise ModelError(
+            f"the encoder gives numbers that are not finite for {about['name']}",
+            expected=f"numbers that {dtype} can hold",
+            hint="check the weights: neuroflamingo models verify" + ("; or --dtype float32" * (dtype != "float32")),
+            exit_code=65,
+        )
+    return ScanTokens(
+        tokens=tokens.numpy(),
+        mask=None if output.mask is None else output.mask[0, 0].cpu().numpy(),
+        positions=None if output.positions is None else output.positions.float().cpu().numpy(),
+        about=about,
+    )
+
+
+def _software() -> dict[str, Any]:
+    return software().model_dump(mode="json")

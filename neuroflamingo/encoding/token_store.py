@@ -1,0 +1,120 @@
+"""Many scans to a store of patch tokens, resumable and in parallel."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroflamingo.device import pick_device
+from neuroflamingo.encoding.encode_job import EncodeJob, load_with_identity
+from neuroflamingo_encoders.tokens.store import DTYPES, TokenStore
+from neuroflamingo_preprocessing.bids.entities import entities_of
+from neuroflamingo_preprocessing.bids.filters import wanted_labels
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, UsageError
+from neuroflamingo_preprocessing.files import printable, sha256_of_text
+from neuroflamingo_preprocessing.inputs import Input
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.stores.build import StoreOptions, Summary, _checked, _of_files, _run
+from neuroflamingo_preprocessing.stores.jobs import Job, Task
+from neuroflamingo_preprocessing.stores.scans import ScanStore
+
+if TYPE_CHECKING:
+    from neuroflamingo.encoding.encoder_choice import EncoderChoice
+    from neuroflamingo_encoders.card import EncoderCard
+
+
+def encode_into_store(
+    source: str | Path,
+    output: str | Path,
+    choice: EncoderChoice,
+    how: Preparation | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    **options: Any,
+) -> Summary:
+    """Encode all scans of an input, each into one item of a `TokenStore`.
+
+    Args:
+        source: as `prepare_into_store` takes it, or a `ScanStore` for the same input of the encoder, whose tensors
+            are then taken as they are.
+        output: the store's folder; an existing store of the same card, weights and type of numbers is gone on with.
+        choice: of the encoder and its weights.
+        how: see `Preparation`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, of each worker.
+        dtype: of the tokens, `float32` or `float16`; the encoder computes in float32.
+        options: see `StoreOptions`: which of the scans, and where.
+
+    Raises:
+        NeuroFlamingoError: see `prepare_into_store`; no weights (exit 69), or a scan store for another input (65).
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype}", expected=" or ".join(DTYPES), seen=dtype)
+    spread, how, began = _checked(options), how or Preparation(), time.perf_counter()
+    if spread.scheduler is None:
+        pick_device(device)
+    prepared = Path(source).is_dir() and ScanStore.is_at(source)
+    card = choice.card
+    notes: list[str] = []
+    scans = _items(ScanStore(source), card, how, spread) if prepared else spread.find(source, card, notes)
+    scans = spread.share(scans)
+    how.check_tables([] if prepared else [one.confounds for one in scans], card.scan)
+    _, weights, origin = load_with_identity(choice)
+    store = TokenStore.create(output, card=card, weights=weights, origin=origin, dtype=dtype)
+    job = EncodeJob(store.path.absolute(), card, how, _everywhere(choice), weights, device, dtype)
+    tasks = _of_items(Path(source).absolute(), scans, job) if prepared else _of_files(scans, job)
+    return _run(store, job, tasks, Summary(card.name, len(scans), notes=notes), spread, began)
+
+
+def _everywhere(choice: EncoderChoice) -> EncoderChoice:
+    """With paths that a worker in another folder finds too."""
+    weights, table = choice.weights, choice.table
+    return replace(choice, weights=weights and Path(weights).absolute(), table=table and Path(table).absolute())
+
+
+def _items(store: ScanStore, card: EncoderCard, how: Preparation, spread: StoreOptions) -> list[tuple[str, str]]:
+    """Keys and names of the prepared scans that are meant.
+
+    Raises:
+        ModelError: they were prepared for another input of an encoder (exit 65).
+        UsageError: options for preparing what is prepared already.
+        NotFoundError: none (exit 66).
+    """
+    if store.head.get("spec") != card.scan.digest:
+        raise ModelError(
+            f"the scans in {store.path.name} were not prepared for '{card.name}'",
+            expected=f"spec {card.scan.digest[:12]}: {card.scan.describe()}",
+            seen=f"spec {str(store.head.get('spec'))[:12]}, for {store.head.get('encoder')}",
+            hint="encode the scans themselves, or prepare them for this encoder",
+            exit_code=65,
+        )
+    if how.changes() or not how.may_resample:
+        raise UsageError(
+            "the scans of a store are prepared already",
+            expected="none of --tr, --atlas, --scaling, --raw, --no-resample, confounds, filters and frames",
+            hint="leave them out, or encode the scans themselves",
+        )
+    if spread.filter_file is not None:
+        raise UsageError(
+            "a filter file is for BIDS datasets, not for a store", hint="use --participant-label and the like"
+        )
+    wanted = wanted_labels(spread.filters)
+    named = [(key, str(store[key].about.get("name") or key[:12])) for key in store]
+    kept = [(key, name) for key, name in named if all(want.holds(entities_of(Path(name))) for want in wanted)]
+    if not kept:
+        raise NotFoundError(
+            f"there are no prepared scans in {store.path.name}" + " after the filters" * bool(named),
+            expected="; ".join(map(str, wanted)) or "at least one",
+            seen=f"{len(named)} items",
+            hint="check the labels" if named else "run `neuroflamingo prepare` first",
+        )
+    return sorted(kept, key=lambda pair: (pair[1], pair[0]))
+
+
+def _of_items(place: Path, named: list[tuple[str, str]], job: Job) -> Iterator[Task]:
+    for key, name in named:
+        yield Task(Input(place), printable(name), sha256_of_text(json.dumps([key, job.key("", {})])), item=key)

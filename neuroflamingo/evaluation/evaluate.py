@@ -1,0 +1,204 @@
+"""`evaluate`: a model on unseen painted cases, never without the controls that show whether it looked at them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from neuroflamingo.evaluation.constant_report import best_constant_report
+from neuroflamingo.evaluation.greedy import write_greedily
+from neuroflamingo.evaluation.painted_cases import EncodedCases, encode_cases
+from neuroflamingo.evaluation.readout import Thresholds, decode
+from neuroflamingo.evaluation.scoring import Scores, score_exchanged, score_findings, score_reports
+from neuroflamingo.evaluation.text_metrics import text_overlap
+from neuroflamingo.findings.vocabulary import mirror
+from neuroflamingo.findings.wording import render_report
+from neuroflamingo_encoders.families.tiny_t1w.network import TinyT1wEncoder
+from neuroflamingo_preprocessing.errors import UsageError
+
+if TYPE_CHECKING:
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.model.processor import NeuroFlamingoProcessor
+
+TEST_SEED = 4_000_000
+BATCH = 50
+KEYS = (
+    "finding_f1",
+    "full_finding_f1",
+    "laterality_accuracy",
+    "wrong_side_rate",
+    "region_accuracy",
+    "size_mae_mm",
+    "hallucination_on_normals",
+    "omission_rate",
+    "parse_coverage",
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model on one set of cases.
+
+    Attributes:
+        real: the reports on the scans.
+        blank, other_patient, mirrored, constant: the controls: an empty scan; other cases' scans; the mirrored scan,
+            scored against the mirrored truth (sides must have swapped); the best report that looks at nothing.
+        readout: the frozen encoder's own linear readout, where it has one.
+        overlap: BLEU-4 and ROUGE-L, for comparison only.
+        about: model, seeds, anatomy, device, seconds, failures.
+    """
+
+    real: Scores
+    blank: Scores
+    other_patient: Scores
+    mirrored: Scores
+    constant: Scores
+    readout: Scores | None
+    overlap: dict[str, float]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def controls(self) -> dict[str, Scores]:
+        return {
+            "blank": self.blank,
+            "other_patient": self.other_patient,
+            "mirrored": self.mirrored,
+            "constant": self.constant,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The published keys at the top and under each control; intervals and classes of the real reports."""
+        out: dict[str, Any] = dict(self.real.to_json())
+        for name, scores in self.controls.items():
+            out[name] = {key: scores[key] for key in KEYS}
+        out["readout"] = {key: self.readout[key] for key in KEYS} if self.readout else None
+        return out | {"overlap": self.overlap, "about": self.about}
+
+    def write_csv(self, path: str | Path) -> None:
+        """One line a case of the real reports."""
+        self.real.write_csv(path)
+
+    def table(self) -> str:
+        """Figures with 95 % intervals, and the controls beside them, as a Markdown table."""
+        columns = {"readout": self.readout, **self.controls}
+        heads = ["figure", "report", "95 %", *(name.replace("_", " ") for name in columns)]
+        lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
+        for key in (*KEYS, "impression_agreement", "grade_accuracy"):
+            bounds = self.real.intervals[key]
+            span = f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""
+            cells = [_figure(scores[key]) if scores else "" for scores in columns.values()]
+            lines.append(" | ".join([key, _figure(self.real[key]), span, *cells]))
+        for key, value in self.overlap.items():
+            lines.append(" | ".join([f"{key} (words only)", f"{value:.3f}", "", *[""] * len(columns)]))
+        return "\n".join(f"| {line} |" for line in lines)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def evaluate(
+    model: NeuroFlamingo,
+    processor: NeuroFlamingoProcessor,
+    cases: int = 200,
+    seed: int = TEST_SEED,
+    *,
+    anatomy: str = "icbm2009a",
+    processes: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    about: dict[str, Any] | None = None,
+) -> Evaluation:
+    """Paint `cases` unseen cases from `seed` on, take them through the real road and score the greedy reports.
+
+    Args:
+        progress: called with (part, done, all).
+
+    Raises:
+        UsageError: the model has no encoder, or fewer than two cases (another patient's scan is needed).
+    """
+    if model.encoder is None:
+        raise UsageError("the model has no encoder", expected="a model that takes scans", hint="evaluate another model")
+    if cases < 2:
+        raise UsageError("an evaluation needs two cases at least", expected="2 or more", seen=str(cases))
+    began = time.perf_counter()
+    said = progress or (lambda part, done, total: None)
+    seeds = range(seed, seed + cases)
+    encoded = encode_cases(
+        seeds,
+        anatomy,
+        model.encoder,  # pyright: ignore[reportArgumentType]
+        processes=processes,
+        progress=lambda d, n: said("scans", d, n),
+    )
+    result = score_encoded(model, processor, encoded, progress=said)
+    facts = {
+        "cases": cases,
+        "first_seed": seed,
+        "anatomy": anatomy,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "failed_preparations": encoded.failed,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    result.about.update(facts | (about or {}))
+    return result
+
+
+def score_encoded(
+    model: NeuroFlamingo,
+    processor: NeuroFlamingoProcessor,
+    encoded: EncodedCases,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Write and score the reports of encoded cases and of all controls."""
+    truth = encoded.truth
+    count = len(truth)
+
+    def write(part: str, tokens: Tensor) -> list[str]:
+        return write_reports(model, processor, tokens, lambda d, n: progress(part, d, n) if progress else None)
+
+    texts = write("reports", encoded.plain)
+    blank_text = write("blank scan", encoded.blank[None])[0]
+    constant = best_constant_report(truth)
+    references = [render_report(list(findings), index).text for index, findings in enumerate(truth)]
+    return Evaluation(
+        real=score_reports(truth, texts),
+        blank=score_reports(truth, [blank_text] * count),
+        other_patient=score_exchanged(truth, texts),
+        mirrored=score_reports([mirror(f) for f in truth], write("mirrored scans", encoded.mirrored)),
+        constant=score_reports(truth, [constant.text] * count),
+        readout=_readout(model, encoded),
+        overlap=text_overlap(references, texts),
+        about={"blank_report": blank_text, "constant_report": constant.text},
+    )
+
+
+def write_reports(
+    model: NeuroFlamingo,
+    processor: NeuroFlamingoProcessor,
+    tokens: Tensor,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Greedy reports on ready tokens `[case, 1, token, width]`."""
+    prompt = processor("<image>", scan_tokens=tokens[:1])["input_ids"]
+    return write_greedily(model, processor.tokenizer, prompt, tokens, batch=BATCH, progress=progress)
+
+
+@torch.no_grad()
+def _readout(model: NeuroFlamingo, encoded: EncodedCases) -> Scores | None:
+    """The encoder's direct readout by the thresholds stored beside the model, for encoders that have one."""
+    stored = (getattr(model.config, "training", None) or {}).get("thresholds")
+    if not isinstance(model.encoder, TinyT1wEncoder) or stored is None:
+        return None
+    empty = torch.zeros(len(encoded.truth))
+    readout = model.encoder.cpu().read_tokens(encoded.plain[:, 0], empty, empty)
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    thresholds = Thresholds(**values)
+    return score_findings(encoded.truth, decode(readout, model.encoder.centres.cpu(), thresholds))

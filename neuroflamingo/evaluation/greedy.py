@@ -1,0 +1,42 @@
+"""Greedy reports on tokens that are there already: what `evaluate` scores, and what training validates with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+
+LONGEST = 260
+
+
+@torch.no_grad()
+def write_greedily(
+    model: NeuroFlamingo,
+    tokenizer: Any,
+    prompt: Int[Tensor, "1 text"],
+    tokens: Float[Tensor, "case 1 token width"],
+    *,
+    batch: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """The texts of all cases, each after the same prompt; `batch` of them are written at a time."""
+    texts: list[str] = []
+    for part in tokens.split(batch):
+        ids = prompt.repeat(len(part), 1).to(model.device)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            scan_tokens=part.to(model.device),
+            max_new_tokens=LONGEST,
+            do_sample=False,
+        )
+        texts += tokenizer.batch_decode(out, skip_special_tokens=True)
+        if progress:
+            progress(len(texts), len(tokens))
+    return texts

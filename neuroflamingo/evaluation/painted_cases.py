@@ -1,0 +1,106 @@
+"""Painted cases taken through the real road (scan, alignment, preparation, encoder) for evaluation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neuroflamingo.findings.vocabulary import Finding
+from neuroflamingo.painting.anatomy import load_anatomy
+from neuroflamingo.painting.case import paint_case
+from neuroflamingo.painting.cases import draw_blueprint
+from neuroflamingo_encoders.contract import BrainEncoder
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+from neuroflamingo_preprocessing.preparation import prepare_many
+from neuroflamingo_preprocessing.scan import Scan
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class PaintedScan:
+    """A scan to be painted where it is needed (picklable, so that a worker process paints and prepares it)."""
+
+    seed: int
+    anatomy: str
+
+    def __call__(self) -> Scan:
+        torch.set_num_threads(1)
+        return paint_case(self.seed, self.anatomy).scan()
+
+
+@dataclass(frozen=True)
+class EncodedCases:
+    """Encoder tokens of cases and of their controls.
+
+    Attributes:
+        truth: findings of each case.
+        plain, mirrored: `[case, 1, token, width]`; mirrored heads are flipped in the symmetric template's space.
+        blank: of an empty scan, `[1, token, width]`.
+        failed: (seed, message) of cases that could not be prepared; they count as reports without findings.
+    """
+
+    truth: list[tuple[Finding, ...]]
+    plain: Float[Tensor, "case 1 token width"]
+    mirrored: Float[Tensor, "case 1 token width"]
+    blank: Float[Tensor, "1 token width"]
+    failed: list[tuple[int, str]]
+
+
+def _volumes(
+    seeds: range, anatomy: str, encoder: BrainEncoder, processes: int
+) -> Iterator[tuple[int, Tensor | NeuroFlamingoError]]:
+    sources = (PaintedScan(seed, anatomy) for seed in seeds)
+    prepared = prepare_many(sources, encoder.card.scan, processes)
+    for seed, one in zip(seeds, prepared, strict=True):
+        yield seed, one if isinstance(one, NeuroFlamingoError) else torch.from_numpy(one.tensor)
+
+
+@torch.no_grad()
+def encode_cases(
+    seeds: range,
+    anatomy: str,
+    encoder: BrainEncoder,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> EncodedCases:
+    """Paint, store as a scanner would, align, prepare and encode every case, in fp32.
+
+    Args:
+        processes: workers that paint and prepare; None: one for each core.
+        progress: called with (done, all).
+    """
+    device = next(encoder.parameters()).device
+    head = load_anatomy(anatomy)
+    truth = [draw_blueprint(seed, head).findings for seed in seeds]
+    empty = torch.zeros(1, 1, *(1, *encoder.card.scan.grid_shape), device=device)
+    blank = encoder(empty).tokens[0].cpu()
+    plain: list[Tensor] = []
+    mirrored: list[Tensor] = []
+    failed: list[tuple[int, str]] = []
+    waiting: list[Tensor] = []
+
+    def flush() -> None:
+        if waiting:
+            x = torch.stack(waiting)[:, None].to(device)
+            plain.append(encoder(x).tokens.cpu())
+            mirrored.append(encoder(x.flip(3)).tokens.cpu())
+            waiting.clear()
+
+    for done, (seed, volume) in enumerate(_volumes(seeds, anatomy, encoder, processes or os.cpu_count() or 1)):
+        if isinstance(volume, NeuroFlamingoError):
+            failed.append((seed, volume.what))
+            volume = empty[0, 0].cpu()
+        waiting.append(volume)
+        if len(waiting) == BATCH:
+            flush()
+        if progress:
+            progress(done + 1, len(seeds))
+    flush()
+    return EncodedCases(truth, torch.cat(plain), torch.cat(mirrored), blank, failed)

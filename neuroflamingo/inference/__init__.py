@@ -1,0 +1,1 @@
+"""From scans to a report: the loaded model, decoding, and the whole pipeline."""

@@ -1,0 +1,304 @@
+"""The road from scan files to a report, as one function: read, prepare, encode, generate, parse, trace, assemble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroflamingo.findings.parsing import parse_report
+from neuroflamingo.inference.decode import write_text
+from neuroflamingo.inference.loaded_model import open_model
+from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
+from neuroflamingo.provenance import (
+    DeviceRecord,
+    GenerationRecord,
+    GeometryEntry,
+    InputRecord,
+    Provenance,
+    QualityFlag,
+    Stopwatch,
+    command_line,
+)
+from neuroflamingo.report.methods import methods_of
+from neuroflamingo.report.model import Report
+from neuroflamingo.report.sections import parse_of, split_sections, statements_of
+from neuroflamingo.report.tracing import draw, trace
+from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.files import printable, sha256_of_text
+from neuroflamingo_preprocessing.formats.nifti.xform import checked_xform
+from neuroflamingo_preprocessing.read import read_scan
+from neuroflamingo_preprocessing.scan import Scan
+from neuroflamingo_preprocessing.software import software, utc_now
+from neuroflamingo_preprocessing.structural.prepare_volume import prepare
+from neuroflamingo_preprocessing.structural.volume_quality import CORRELATION_WARN, COVERAGE_WARN
+
+if TYPE_CHECKING:
+    from neuroflamingo.inference.loaded_model import LoadedModel
+    from neuroflamingo.report.model import Report
+    from neuroflamingo.report.records import GeneratedText
+    from neuroflamingo_preprocessing.scan import Scan
+    from neuroflamingo_preprocessing.structural.prepare_volume import Prepared
+
+DEFAULT_PROMPT = IMAGE
+Source = "str | Path | Scan"
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """One scan on the road: as read and as prepared."""
+
+    scan: Scan
+    prepared: Prepared
+    role: str
+    name: str
+
+
+def write_report(
+    scan: Any,
+    *,
+    model: str | Path | LoadedModel = "tiny-t1w",
+    series: int | None = None,
+    prompt: str | None = None,
+    examples: Sequence[tuple[Any, str]] = (),
+    xform: str = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    temperature: float = 0.0,
+    max_new_tokens: int = 400,
+    title: str | None = None,
+    pictures: bool = True,
+    command: Sequence[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Write a report on a scan.
+
+    Args:
+        scan: a NIfTI file, a DICOM folder or archive, or a `Scan`; a list of them for a prompt with as many `<image>`.
+        model: name of an embedded model, a folder, or what `open_model` gave (to load once for many scans).
+        series: of a DICOM scan; None: its one T1-weighted volume.
+        prompt: text with one `<image>` per scan; None is `<image>` alone.
+        examples: pairs of a scan and the report that belongs to it, shown before the prompt.
+        xform: `auto`, `sform` or `qform`: which affine of a scan's header is used (not of the examples').
+        seed: for sampling.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; ignored when `model` is already open.
+        temperature: 0 writes greedily; above it, samples.
+        max_new_tokens: the longest text in tokens.
+        title: what the report is called; None takes the file's name.
+        pictures: draw the pictures of the page.
+        command: argument vector for the provenance; None says that this function was called.
+        progress: called with the name of each stage as it begins.
+
+    Raises:
+        UsageError: numbers of `<image>` and scans differ, or an example's text holds special tokens.
+        NotFoundError, ScanError: a scan cannot be read or prepared.
+        ModelError: the model is unknown or does not fit.
+    """
+    checked_xform(xform)
+    clock, tell = Stopwatch(), progress or (lambda stage: None)
+    prompt = DEFAULT_PROMPT if prompt is None else prompt
+    scans = list(scan) if isinstance(scan, list | tuple) else [scan]
+    _check_prompt(prompt, scans, examples)
+    if isinstance(model, str | Path):
+        tell("loading the model")
+        with clock.stage("load model"):
+            model = open_model(model, device=device)
+    taken = [_take(source, "scan", model, clock, tell, series, xform) for source in scans]
+    shown = [_take(source, "example scan", model, clock, tell) for source, _ in examples]
+    tell("writing")
+    with clock.stage("encode and generate"):
+        text = "".join(f"{IMAGE}{report.strip()}{END_OF_CHUNK}" for _, report in examples) + prompt
+        written = write_text(
+            model,
+            text,
+            [item.prepared for item in (*shown, *taken)],
+            asked=len(taken),
+            seed=seed,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+        )
+    tell("tracing and drawing")
+    settings = GenerationRecord(
+        strategy="sampling" if temperature > 0 else "greedy",
+        seed=seed,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        new_tokens=written.new_tokens,
+        stopped="end of report" if written.ended else "token limit",
+        prompt=prompt,
+        prompt_sha256=sha256_of_text(text),
+        examples=len(examples),
+    )
+    vector = command_line(command if command is not None else ["neuroflamingo.write_report"])
+    return _assemble(taken, shown, examples, model, written, settings, title, pictures, vector, clock)
+
+
+def _check_prompt(prompt: str, scans: list[Any], examples: Sequence[tuple[Any, str]]) -> None:
+    if prompt.count(IMAGE) != len(scans) or not scans:
+        raise UsageError(
+            f"the prompt has {prompt.count(IMAGE)} {IMAGE} for {len(scans)} scans",
+            expected=f"one {IMAGE} per scan, in the same order",
+            seen=prompt[:200],
+            hint=f"{IMAGE * max(len(scans), 1)}",
+        )
+    for _, report in examples:
+        if IMAGE in report or END_OF_CHUNK in report or not report.strip():
+            raise UsageError(
+                "an example's report cannot be used",
+                expected=f"plain text without {IMAGE} and {END_OF_CHUNK}",
+                seen=report[:100] or "an empty text",
+                hint="give the report's words only; the tokens are added",
+            )
+
+
+def _take(
+    source: Any,
+    role: str,
+    model: LoadedModel,
+    clock: Stopwatch,
+    tell: Callable[[str], None],
+    series: int | None = None,
+    xform: Any = "auto",
+) -> PreparedScan:
+    tell("reading" if role == "scan" else "reading an example")
+    with clock.stage("read"):
+        scan = source if isinstance(source, Scan) else read_scan(source, series, xform=xform)
+    tell("aligning" if role == "scan" else "aligning an example")
+    with clock.stage("prepare"):
+        prepared = prepare(scan, model.scan_spec)
+    return PreparedScan(scan, prepared, role, printable(scan.provenance.file or "scan in memory"))
+
+
+def _assemble(
+    taken: list[PreparedScan],
+    shown: list[PreparedScan],
+    examples: Sequence[tuple[Any, str]],
+    model: LoadedModel,
+    written: GeneratedText,
+    settings: GenerationRecord,
+    title: str | None,
+    pictures: bool,
+    command: tuple[str, ...],
+    clock: Stopwatch,
+) -> Report:
+    with clock.stage("trace and draw"):
+        parsed = parse_report(written.text)
+        statements, traces = trace(statements_of(parsed), written)
+        drawn = draw(taken, traces, written) if pictures else ()
+    warnings = _warnings(taken, written, parsed)
+    provenance = Provenance(
+        run_uuid=clock.run_uuid,
+        started=clock.started,
+        finished=utc_now(),
+        command=command,
+        software=software(),
+        inputs=_inputs(taken, shown, examples),
+        geometry=_geometry([*taken, *shown]),
+        model=model.record,
+        generation=settings,
+        device=_device(model),
+        timing=clock.seconds,
+        peak_memory_mb=clock.peak_mb,
+        qc=_checks(taken, parsed),
+        warnings=warnings,
+    )
+    return Report(
+        title=title or _title(taken[0].name),
+        text=written.text,
+        sections=split_sections(written.text),
+        findings=parsed.findings,
+        impression_findings=parsed.impression,
+        statements=statements,
+        parse=parse_of(parsed),
+        methods=methods_of(provenance, model.citations),
+        warnings=warnings,
+        provenance=provenance,
+        pictures=drawn,
+    )
+
+
+def _title(name: str) -> str:
+    lower = name.lower()
+    ending = next((ending for ending in (".nii.gz", ".nii") if lower.endswith(ending)), "")
+    return name[: len(name) - len(ending)] or name
+
+
+def _inputs(
+    taken: list[PreparedScan], shown: list[PreparedScan], examples: Sequence[tuple[Any, str]]
+) -> tuple[InputRecord, ...]:
+    records = []
+    for item in (*taken, *shown):
+        source = item.scan.provenance
+        records.append(
+            InputRecord(
+                name=item.name,
+                role="scan" if item.role == "scan" else "example scan",
+                sha256=source.sha256,
+                header_sha256=source.header_sha256,
+                spacing_mm=tuple(round(size, 4) for size in item.scan.spacing),
+                header=source.header,
+            )
+        )
+    for number, (_, report) in enumerate(examples, start=1):
+        body = report.strip()
+        records.append(
+            InputRecord(
+                name=f"example report {number}",
+                role="example report",
+                size_bytes=len(body.encode()),
+                sha256=sha256_of_text(body),
+            )
+        )
+    return tuple(records)
+
+
+def _geometry(items: list[PreparedScan]) -> tuple[GeometryEntry, ...]:
+    return tuple(
+        GeometryEntry(scan=number, **step.as_dict())
+        for number, item in enumerate(items)
+        for step in item.prepared.geometry
+    )
+
+
+def _warnings(taken: list[PreparedScan], written: GeneratedText, parsed: Any) -> tuple[str, ...]:
+    found = [
+        f"{item.name}: {warning}" if len(taken) > 1 else warning for item in taken for warning in item.prepared.warnings
+    ]
+    if not written.ended:
+        found.append("the text reached the token limit, so its end is missing")
+    found += [f"the text disagrees with itself: {words}" for words in parsed.contradictions]
+    return tuple(found)
+
+
+def _checks(taken: list[PreparedScan], parsed: Any) -> tuple[QualityFlag, ...]:
+    checks = []
+    for item in taken:
+        of = f" of {item.name}" if len(taken) > 1 else ""
+        quality = item.prepared.quality
+        if quality.correlation is not None:
+            checks.append(
+                _at_least(f"alignment{of}: correlation with the template", quality.correlation, CORRELATION_WARN)
+            )
+        checks.append(_at_least(f"brain inside the field of view{of}", quality.coverage, COVERAGE_WARN))
+    checks.append(_at_least("share of sentences understood", parsed.coverage, 0.9))
+    if parsed.has_impression:
+        checks.append(_at_least("findings and impression agree", float(parsed.agrees), 1.0))
+    return tuple(checks)
+
+
+def _at_least(name: str, value: float, threshold: float) -> QualityFlag:
+    return QualityFlag(
+        name=name, value=round(float(value), 4), threshold=f"at least {threshold:g}", passed=bool(value >= threshold)
+    )
+
+
+def _device(model: LoadedModel) -> DeviceRecord:
+    import torch
+
+    return DeviceRecord(
+        name=model.device,
+        dtype=model.dtype,
+        threads=torch.get_num_threads() if model.device == "cpu" else None,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )

@@ -1,0 +1,90 @@
+"""What the parts of `NeuroFlamingo` have in common: its modules, and reading a text with its media."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from neuroflamingo.model import fusion
+from neuroflamingo.model.config import NeuroFlamingoConfig
+from neuroflamingo.model.gated_attention import GatedCrossAttentionBlock
+from neuroflamingo.model.loss import chosen_logits, logits_at
+from neuroflamingo.model.media import Media, MediaRule, media_scope
+from neuroflamingo.model.media_cache import MediaCache
+from neuroflamingo.model.resampler import PerceiverResampler
+from neuroflamingo.model.scan_inputs import ScanInputs, encode_scans
+
+
+class FusedModel(PreTrainedModel):
+    """An encoder, a resampler and a fused language model, and how they read; `NeuroFlamingo` sets them.
+
+    Attributes:
+        encoder: gives `EncoderOutput` for a batch of scans; None: only ready tokens are accepted.
+        perceiver: the resampler.
+        lang_encoder: the fused language model.
+    """
+
+    config: NeuroFlamingoConfig
+    encoder: nn.Module | None
+    perceiver: PerceiverResampler
+    lang_encoder: PreTrainedModel
+    _keyword: bool
+    _text_arguments: frozenset[str]
+
+    @property
+    def gated_blocks(self) -> dict[int, GatedCrossAttentionBlock]:
+        """The gated blocks by the number of their layer."""
+        return dict(fusion.gated_blocks(self.lang_encoder))
+
+    def _read(self, media: Media, places: Int[Tensor, " label"] | None = None, **arguments: Any) -> Any:
+        """The fused language model's forward, with the media as an argument; logits at some places only, if asked."""
+        keep = arguments["logits_to_keep"]
+        if "position_ids" not in self._text_arguments:
+            arguments.pop("position_ids")
+        if "logits_to_keep" not in self._text_arguments:
+            arguments.pop("logits_to_keep")
+        if self._keyword:
+            arguments["media"] = media
+        with ExitStack() as scope:
+            if not self._keyword:
+                scope.enter_context(media_scope(media))
+            gathering = None if places is None else scope.enter_context(logits_at(places))
+            output = self.lang_encoder(**arguments, return_dict=True)
+        if gathering is not None:
+            output.logits = chosen_logits(output.logits, gathering)
+        elif "logits_to_keep" not in self._text_arguments:
+            output.logits = output.logits[:, -keep:] if isinstance(keep, int) else output.logits[:, keep]
+        return output
+
+    def encode(self, given: ScanInputs, batch: int) -> tuple[Tensor, Tensor]:
+        """Latents of the scans, `[batch, scan, latent, width]`, and which slots hold one, `[batch, scan]`."""
+        present = given.present(batch).to(self.perceiver.latents.device)
+        return encode_scans(given, present, self.encoder, self.perceiver), present
+
+    def project(self, latents: Tensor) -> dict[int, Tensor]:
+        """Keys and values of scans for each gated block, by layer."""
+        matrices = {layer: (block, block.attn.to_kv.weight) for layer, block in self.gated_blocks.items()}
+        return {  # an offloaded matrix is on no device yet: its hook moves what it is given
+            layer: block.project(latents if weight.is_meta else latents.to(weight.device))
+            for layer, (block, weight) in matrices.items()
+        }
+
+    def remember(self, batch: int, length: int = 0, rule: MediaRule | None = None) -> MediaCache:
+        """An empty memory of scans, for a text of which `length` tokens have been read (`rule` as in `forward`)."""
+        device = self.perceiver.latents.device
+        nothing = torch.zeros(batch, 0, dtype=torch.long, device=device)
+        attentions = {layer: block.attn for layer, block in self.gated_blocks.items()}
+        memory = MediaCache(
+            {},
+            nothing,
+            lambda layer, packed, plan: attentions[layer].arrange(packed, plan),
+            immediate=self.config.cross_attention["only_attend_immediate_media"],
+            rule=rule or self.config.cross_attention["media_rule"],
+        )
+        memory.length = length
+        return memory

@@ -1,0 +1,86 @@
+"""`NeuroFlamingoConfig`: the config that transformers reads and writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+from neuroflamingo.model.architecture import CrossAttentionSettings, ResamplerSettings
+from neuroflamingo.settings import check_settings, refuse_remote_code
+from neuroflamingo_preprocessing.errors import ConfigError
+
+_IMPLEMENTATIONS = ("_attn_implementation_internal", "_experts_implementation_internal")
+
+
+class NeuroFlamingoConfig(PretrainedConfig):
+    """Everything that is needed to build the model again before its weights are read.
+
+    Args:
+        text_config: the language model's config, or its dict with a `model_type` that transformers ships.
+        resampler: see `ResamplerSettings`.
+        cross_attention: see `CrossAttentionSettings`.
+        encoder: name, options and card digest of the encoder; None: only ready tokens are accepted.
+        image_token_id, endofchunk_token_id: ids of `<image>` and `<|endofchunk|>`.
+        decoder_layers: dotted name of the language model's list of layers.
+        new_token_ids: ids of the tokens that were added to the language model; only their embeddings are trained.
+
+    Raises:
+        ConfigError: unknown keys, an unknown language model, or keys that ask for code to be run.
+    """
+
+    model_type = "neuroflamingo"
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012  # pyright: ignore[reportAssignmentType]
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        text_config: dict[str, Any] | PretrainedConfig | None = None,
+        resampler: dict[str, Any] | None = None,
+        cross_attention: dict[str, Any] | None = None,
+        encoder: dict[str, Any] | None = None,
+        image_token_id: int = -1,
+        endofchunk_token_id: int = -1,
+        decoder_layers: str | None = None,
+        new_token_ids: list[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        refuse_remote_code([text_config if isinstance(text_config, dict) else None, encoder, kwargs], "the config")
+        if isinstance(text_config, dict):
+            text_config = make_text_config(text_config)
+        self.text_config = text_config if text_config is not None else CONFIG_MAPPING["llama"]()
+        self.resampler = check_settings(ResamplerSettings, resampler or {"dim": 64}, "resampler")
+        self.cross_attention = check_settings(CrossAttentionSettings, cross_attention or {}, "cross_attention")
+        self.encoder = encoder
+        self.image_token_id = image_token_id
+        self.endofchunk_token_id = endofchunk_token_id
+        self.decoder_layers = decoder_layers
+        self.new_token_ids = list(new_token_ids or ())
+        kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
+        # The base class hands its own attention implementation, None so far, down to text_config: keep what is there.
+        own = {name: getattr(self.text_config, name, None) for name in _IMPLEMENTATIONS}
+        super().__init__(**kwargs)
+        for name, value in own.items():
+            if getattr(self.text_config, name, None) is None:
+                setattr(self.text_config, name, value)
+
+
+def make_text_config(values: dict[str, Any], where: str = "text_config") -> PretrainedConfig:
+    """The config of a language model from plain data with its `model_type`.
+
+    Raises:
+        ConfigError: transformers ships no such model.
+    """
+    values = dict(values)
+    family = values.pop("model_type", None)
+    if family not in CONFIG_MAPPING:
+        raise ConfigError(
+            f"{where} names an unknown language model '{family}'",
+            expected="a model_type that transformers ships",
+            seen=str(family),
+            hint=f"update transformers, or correct {where}.model_type",
+        )
+    return CONFIG_MAPPING[family](**values)
+
+
+AutoConfig.register("neuroflamingo", NeuroFlamingoConfig)

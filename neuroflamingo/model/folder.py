@@ -1,0 +1,47 @@
+"""The check of a model's folder before anything in it is trusted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from neuroflamingo.settings import refuse_remote_code
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
+
+
+def check_folder(path: str | Path) -> Path:
+    """A model folder that holds data only.
+
+    Raises:
+        NotFoundError, ModelError, ConfigError: see `from_pretrained`.
+    """
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise NotFoundError(
+            f"there is no model in {folder}",
+            expected="a folder with config.json and safetensors",
+            seen="no such folder" if not folder.is_dir() else "no config.json in it",
+            hint="pass a folder that save_pretrained wrote, or the name of an embedded model",
+        )
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in PICKLES:
+            raise ModelError(
+                f"{file.name} in {folder} may be a pickle",
+                expected="weights in safetensors only",
+                seen=file.suffix,
+                hint="convert it first, or move it out of the folder",
+                exit_code=65,
+            )
+        if file.suffix == ".json" and file.parent == folder:
+            refuse_remote_code(_read_json(file), str(file))
+    return folder
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{file} is not JSON", seen=str(error), exit_code=65) from error

@@ -1,0 +1,208 @@
+"""Writing text about scans: `generate` with the scans projected once, and scoring of candidate texts in one pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
+
+from neuroflamingo.model.base import FusedModel
+from neuroflamingo.model.media import MediaRule, check_count
+from neuroflamingo.model.media_cache import media_cache
+from neuroflamingo.model.scan_inputs import ScanInputs
+from neuroflamingo_preprocessing.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """How likely a model holds candidate texts.
+
+    Attributes:
+        token_log_probs: natural logarithm, 0 for padding.
+        lengths: tokens of each candidate.
+    """
+
+    token_log_probs: Float[Tensor, "batch candidate token"]
+    lengths: Int[Tensor, " candidate"]
+
+    @property
+    def sum(self) -> Float[Tensor, "batch candidate"]:
+        """Log-likelihood of each whole text: comparable between texts of one length only."""
+        return self.token_log_probs.sum(-1)
+
+    @property
+    def mean(self) -> Float[Tensor, "batch candidate"]:
+        """Log-likelihood per token, OpenFlamingo's score of class names."""
+        return self.sum / self.lengths.to(self.token_log_probs.device)
+
+
+class NeverWrite(LogitsProcessor):
+    """Forbids one token (transformers' own processor searches the whole vocabulary for it at every step)."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def __call__(self, input_ids: Tensor, scores: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The scores with that token's at minus infinity."""
+        scores = scores.clone()
+        scores[:, self.token] = float("-inf")
+        return scores
+
+
+class ScanGeneration(FusedModel, GenerationMixin):
+    """The half of `NeuroFlamingo` that writes."""
+
+    @torch.no_grad()
+    def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        inputs: Tensor | None = None,
+        *,
+        scans: Float[Tensor, "batch scan *axes"] | None = None,
+        scan_tokens: Float[Tensor, "batch scan *frame token width"] | None = None,
+        scan_mask: Bool[Tensor, "batch scan"] | None = None,
+        token_mask: Bool[Tensor, "batch scan *token"] | None = None,
+        media_shift: MediaRule | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Continue prompts; everything that transformers' `generate` takes works (beams, sampling, several sequences).
+
+        The scans are encoded and projected once per prompt, then ride on the cache. `<image>` is never written. A
+        prompt without `<image>` and without scans is text-only: the cross-attention adds nothing.
+
+        Args:
+            inputs: prompts, `[batch, text]`, padded on the left; `input_ids=` works as well.
+            scans, scan_tokens, scan_mask, token_mask: see `ScanInputs`.
+            media_shift: as in `forward`; with `next`, what is written sees no scan, as in OpenFlamingo v1.
+            kwargs: see `GenerationMixin.generate`.
+
+        Raises:
+            UsageError: an empty prompt; `<image>` tokens and scans that do not fit.
+        """
+        ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
+        if ids is None or ids.numel() == 0:
+            raise UsageError("the prompt is empty", expected="at least one token", hint="begin with '<image>'")
+        given = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
+        images = (ids == self.config.image_token_id).sum(-1)
+        riding = media_cache(kwargs.get("past_key_values"))
+        if given.given:
+            if riding is not None:
+                raise UsageError(
+                    "new scans cannot be added while generating from a cache",
+                    expected="a cache that has read them",
+                    hint="pass the new chunk with its scans through model(...) first, then generate without scans",
+                )
+            latents, present = self.encode(given, len(ids))
+            check_count(images.to(present.device), present.sum(-1), exact=True)
+            kwargs["memory"] = self.remember(len(ids), rule=media_shift)
+            kwargs["memory"].add(self.project(latents), present)
+        elif riding is None:
+            check_count(images, 0)
+        never = NeverWrite(self.config.image_token_id)
+        kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or ()), never])
+        return super().generate(ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @torch.no_grad()
+    def score_texts(
+        self,
+        input_ids: Int[Tensor, "batch text"],
+        candidates: Sequence[str | Sequence[int]] | Int[Tensor, "candidate token"],
+        attention_mask: Int[Tensor, "batch text"] | None = None,
+        *,
+        tokenizer: Any = None,
+        scans: Float[Tensor, "batch scan *axes"] | None = None,
+        scan_tokens: Float[Tensor, "batch scan *frame token width"] | None = None,
+        scan_mask: Bool[Tensor, "batch scan"] | None = None,
+        token_mask: Bool[Tensor, "batch scan *token"] | None = None,
+        chunk: int | None = None,
+    ) -> TextScores:
+        """Log-likelihood of candidate texts after each context: contexts are read once, candidates in one batched pass.
+
+        Every row of contexts is scored with every candidate; the result equals scoring each alone.
+
+        Args:
+            input_ids: contexts, padded on the left.
+            candidates: token ids, or texts with `tokenizer`.
+            attention_mask: of the contexts.
+            tokenizer: turns texts into ids, without special tokens.
+            scans, scan_tokens, scan_mask, token_mask: the contexts' scans, see `ScanInputs`.
+            chunk: score at most so many candidates at once, to limit memory; None: all.
+
+        Raises:
+            UsageError: no candidate, an empty one, one with `<image>`, or contexts and scans that do not fit.
+        """
+        ids, lengths = self._candidate_ids(candidates, tokenizer)
+        ids = ids.to(input_ids.device)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        positions = attention_mask.long().cumsum(-1).sub(1).clamp(min=0)
+        context = self(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            scans=scans,
+            scan_tokens=scan_tokens,
+            scan_mask=scan_mask,
+            token_mask=token_mask,
+            use_cache=None,
+            logits_to_keep=1,
+        )
+        first = context.logits[:, -1].float().log_softmax(-1)[:, ids[:, 0]]
+        parts = [
+            self._continuations(context.past_key_values, attention_mask, positions, part)
+            for part in ids.split(chunk or len(ids))
+        ]
+        scores = torch.cat((first[..., None], torch.cat(parts, dim=1)), dim=-1)
+        real = torch.arange(ids.shape[1], device=ids.device) < lengths.to(ids.device)[:, None]
+        return TextScores(scores.masked_fill(~real, 0.0), lengths)
+
+    def _continuations(
+        self,
+        cache: Any,
+        mask: Tensor,
+        positions: Tensor,
+        ids: Int[Tensor, "candidate token"],
+    ) -> Float[Tensor, "batch candidate later_token"]:
+        """Log-probability of all tokens but the first of each candidate, after each row of a cached context."""
+        batch, (count, length) = len(mask), ids.shape
+        if length == 1:
+            return torch.zeros(batch, count, 0, device=ids.device)
+        cache = copy.deepcopy(cache)  # a forward pass extends a cache in place, and the context is needed again
+        cache.batch_repeat_interleave(count)
+        rows = ids.repeat(batch, 1)
+        ones = torch.ones_like(rows[:, :-1])
+        output = self(
+            input_ids=rows[:, :-1],
+            attention_mask=torch.cat((mask.repeat_interleave(count, dim=0), ones), dim=1),
+            position_ids=positions[:, -1:].repeat_interleave(count, dim=0) + ones.cumsum(-1),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        scores = output.logits.float().log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
+        return scores.unflatten(0, (batch, count))
+
+    def _candidate_ids(
+        self,
+        candidates: Any,
+        tokenizer: Any,
+    ) -> tuple[Int[Tensor, "candidate token"], Tensor]:
+        """Ids padded on the right, and the length of each candidate."""
+        if isinstance(candidates, str) or len(candidates) == 0:
+            raise UsageError(
+                "there are no candidates", expected="a list of texts or of token ids", seen=repr(candidates)
+            )
+        if isinstance(candidates[0], str):
+            if tokenizer is None:
+                raise UsageError("texts were given without a tokenizer", hint="pass tokenizer=processor.tokenizer")
+            candidates = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in candidates]
+        rows = [torch.as_tensor(row, dtype=torch.long).cpu() for row in candidates]
+        for number, row in enumerate(rows):
+            if row.numel() == 0 or bool((row == self.config.image_token_id).any()):
+                raise UsageError(f"candidate {number} is empty or holds <image>", expected="text only")
+        lengths = torch.tensor([len(row) for row in rows])
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths

@@ -1,0 +1,184 @@
+"""The perceiver resampler, OpenFlamingo's own: any number of patch tokens in, a fixed number of latents out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+
+from neuroflamingo.model.gated_attention import feed_forward, split_heads
+from neuroflamingo_preprocessing.errors import UsageError
+
+
+class PerceiverAttention(nn.Module):
+    """Latents look at the tokens of their scan and at each other.
+
+    Source:
+        OpenFlamingo (mlfoundations/open_flamingo, MIT).
+    """
+
+    def __init__(self, *, dim: int, dim_head: int = 64, heads: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        inner = dim_head * heads
+        self.norm_media = nn.LayerNorm(dim)
+        self.norm_latents = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(dim, inner * 2, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "scan token dim"],
+        latents: Float[Tensor, "scan latent dim"],
+        mask: Bool[Tensor, "scan 1 1 key"] | None = None,
+        standard: Float[Tensor, "scan token dim"] | None = None,
+    ) -> Float[Tensor, "scan latent dim"]:
+        """What each latent reads; `mask` is True for tokens, then latents, that may be looked at.
+
+        `standard` is `x` with mean 0 and variance 1 per token, where it has been computed already.
+        """
+        queries, keys, values = self.queries_keys_values(x, latents, standard)
+        read = scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        return self.to_out(read.transpose(1, 2).flatten(-2))
+
+    def queries_keys_values(
+        self, x: Tensor, latents: Tensor, standard: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Each `[scan, head, query or key, width]`; the keys are the tokens, then the latents."""
+        latents = self.norm_latents(latents)
+        if standard is None:
+            packed = self.to_kv(torch.cat((self.norm_media(x), latents), dim=-2))
+        else:
+            # The norm's scale and shift go into the matrix. No gradient flows to `standard`, so the backward pass
+            # finds theirs from the matrix's, without the matrix product that the normalised tokens would need.
+            weight = self.to_kv.weight
+            tokens = linear(standard, weight * self.norm_media.weight, weight @ self.norm_media.bias)
+            packed = torch.cat((tokens, self.to_kv(latents)), dim=-2)
+        keys, values = packed.chunk(2, dim=-1)
+        queries = self.to_q(latents)
+        return split_heads(queries, self.heads), split_heads(keys, self.heads), split_heads(values, self.heads)
+
+
+class PerceiverResampler(nn.Module):
+    """Condenses the tokens of each scan into latents; scans are independent of each other.
+
+    Args:
+        dim: width of tokens and latents.
+        depth: number of layers.
+        dim_head, heads: size and number of attention heads.
+        num_latents: latents per scan.
+        max_num_media: learn an embedding for the place of a scan among its row's scans, up to this many.
+        max_num_frames: learn an embedding for the place of a frame in its scan, up to this many.
+        ff_mult: inner width of the feed-forward, in multiples of `dim`.
+
+    Source:
+        OpenFlamingo (mlfoundations/open_flamingo, MIT), after Flamingo (Alayrac et al. 2022). Differs from upstream: an
+        optional token mask; too many frames or scans for the embeddings is a UsageError; in training on tokens that
+        need no gradient, these are normalised once instead of in every layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int = 6,
+        dim_head: int = 64,
+        heads: int = 8,
+        num_latents: int = 64,
+        max_num_media: int | None = None,
+        max_num_frames: int | None = None,
+        ff_mult: int = 4,
+    ) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(num_latents, dim))
+        self.frame_embs = nn.Parameter(torch.randn(max_num_frames, dim)) if max_num_frames is not None else None
+        self.media_time_embs = nn.Parameter(torch.randn(max_num_media, 1, dim)) if max_num_media is not None else None
+        self.layers = nn.ModuleList(
+            nn.ModuleList((PerceiverAttention(dim=dim, dim_head=dim_head, heads=heads), feed_forward(dim, ff_mult)))
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    @property
+    def settings(self) -> dict[str, int | None]:
+        """The constructor's arguments, read back from the parameters."""
+        attention, ff = next(self.blocks())
+        inner = ff[1]
+        assert isinstance(inner, nn.Linear)
+        return {
+            "dim": self.latents.shape[1],
+            "depth": len(self.layers),
+            "dim_head": attention.to_q.out_features // attention.heads,
+            "heads": attention.heads,
+            "num_latents": self.latents.shape[0],
+            "max_num_media": None if self.media_time_embs is None else len(self.media_time_embs),
+            "max_num_frames": None if self.frame_embs is None else len(self.frame_embs),
+            "ff_mult": inner.out_features // inner.in_features,
+        }
+
+    def blocks(self) -> Iterator[tuple[PerceiverAttention, nn.Sequential]]:
+        """Attention and feed-forward of each layer."""
+        yield from self.layers  # pyright: ignore[reportReturnType]
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch scan frame token dim"],
+        mask: Bool[Tensor, "batch scan frame token"] | None = None,
+    ) -> Float[Tensor, "batch scan latent dim"]:
+        """Resample each scan.
+
+        Args:
+            x: patch tokens of each frame of each scan.
+            mask: True where a token is real; masked tokens get no attention. None: all are.
+
+        Raises:
+            UsageError: more frames or scans than there are embeddings for.
+        """
+        batch, scans = x.shape[:2]
+        tokens, keys = self.flatten(x, mask)
+        standard = self._standard(tokens)
+        latents = self.latents.to(tokens.dtype).expand(batch * scans, -1, -1)
+        for attention, ff in self.blocks():
+            latents = attention(tokens, latents, keys, standard) + latents
+            latents = ff(latents) + latents
+        return self.norm(latents).unflatten(0, (batch, scans))
+
+    def _standard(self, tokens: Tensor) -> Tensor | None:
+        """The tokens normalised once for all layers, when training needs no gradient of them; else None.
+
+        Adapters and offloading put something else in a matrix's place: then each layer does its own.
+        """
+        matrices = [attention.to_kv for attention, _ in self.blocks()]
+        plain = all(type(matrix) is nn.Linear and not hasattr(matrix, "_hf_hook") for matrix in matrices)
+        if not plain or not torch.is_grad_enabled() or tokens.requires_grad:
+            return None
+        return layer_norm(tokens, tokens.shape[-1:])
+
+    def flatten(self, x: Tensor, mask: Tensor | None) -> tuple[Float[Tensor, "scan token dim"], Tensor | None]:
+        """Add the embeddings and flatten frames into tokens and rows into scans; the mask gains the latents."""
+        if self.frame_embs is not None:
+            self._check("frames", x.shape[2], len(self.frame_embs), "max_num_frames")
+            x = x + self.frame_embs[: x.shape[2], None]
+        x = x.flatten(2, 3)
+        if self.media_time_embs is not None:
+            self._check("scans", x.shape[1], len(self.media_time_embs), "max_num_media")
+            x = x + self.media_time_embs[: x.shape[1]]
+        x = x.flatten(0, 1)
+        if mask is None:
+            return x, None
+        latents = mask.new_ones(len(x), len(self.latents))
+        return x, torch.cat((mask.flatten(2, 3).flatten(0, 1), latents), dim=-1)[:, None, None]
+
+    @staticmethod
+    def _check(what: str, seen: int, limit: int, argument: str) -> None:
+        if seen > limit:
+            raise UsageError(
+                f"the resampler has no embedding for that many {what}",
+                expected=f"at most {limit} ({argument})",
+                seen=str(seen),
+                hint=f"pass fewer {what}, or train a resampler with a larger {argument}",
+            )

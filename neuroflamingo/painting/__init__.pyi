@@ -1,0 +1,3 @@
+from .case import Case as Case
+from .case import paint_case as paint_case
+from .export import paint_cases as paint_cases

@@ -1,0 +1,120 @@
+"""`build`: from a recipe to a model that is ready for the optimiser."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+
+from neuroflamingo.encoding.encoder_choice import EncoderChoice
+from neuroflamingo.model.architecture import ResamplerSettings
+from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo.recipe.schema import EncoderSettings, ModelSettings, Recipe
+from neuroflamingo.settings import check_settings
+from neuroflamingo.training.initial_weights import start_from
+from neuroflamingo.training.language_models import language_model
+from neuroflamingo.training.trainable import add_lora, freeze
+from neuroflamingo_encoders.build import build_encoder
+
+if TYPE_CHECKING:
+    from neuroflamingo.model.processor import NeuroFlamingoProcessor
+    from neuroflamingo_encoders.contract import BrainEncoder
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def build(
+    recipe: Recipe, *, device: str | torch.device = "cpu", meta: bool = False, allow_download: bool = False
+) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
+    """Join what a recipe names, read the weights to begin with, add the branches (`add_lora`), freeze the rest.
+
+    What trains is in float32 whatever type the language model has, so that small steps are not lost: run such a model
+    under autocast. The recipe's seed decides all random weights; the caller's random state is left alone.
+
+    Args:
+        recipe: its `model`, `trained` and `seed` are used.
+        device: where the model goes.
+        meta: shapes without memory (a model of any size in seconds): no weights are read, nothing is fetched, and the
+            device does not count.
+        allow_download: whether a hub may be asked for a language model that is not here.
+
+    Returns:
+        The model, in eval mode (`model.train()` leaves frozen parts there), and its processor.
+
+    Raises:
+        ConfigError: parts that do not fit together, or patterns that match nothing (exit 78).
+        ModelError: weights that are not here (exit 69) or do not fit (65).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model, processor = join(recipe.model, seed=recipe.seed, meta=meta, allow_download=allow_download, device=device)
+    if recipe.model.start is not None and not meta:
+        start_from(model, recipe.model.start)
+    if recipe.trained.lora is not None:
+        add_lora(model, recipe.trained.lora, seed=recipe.seed)
+    freeze(model, recipe.trained)
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in _HALF:
+            parameter.data = parameter.data.float()
+    if not meta:
+        model = model.to(device)  # pyright: ignore[reportArgumentType]
+    return model.eval(), processor
+
+
+def join(
+    settings: ModelSettings,
+    *,
+    seed: int = 0,
+    meta: bool = False,
+    allow_download: bool = False,
+    device: str | torch.device = "cpu",
+) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
+    """Encoder, resampler and language model as one model, as `NeuroFlamingo.assemble` joins them.
+
+    Raises:
+        ConfigError, ModelError: see `build`.
+    """
+    encoder = None if settings.encoder is None else recipe_encoder(settings.encoder, seed=seed, meta=meta)
+    text, tokenizer = language_model(
+        settings.language_model, meta=meta, allow_download=allow_download, device=str(device)
+    )
+    width = settings.token_width if encoder is None else encoder.card.output.width
+    resampler = check_settings(ResamplerSettings, {"dim": width, **settings.resampler}, "model.resampler")
+    looking = settings.cross_attention.model_dump()
+    rule = looking.pop("media_rule")
+    with torch.device("meta") if meta else nullcontext():
+        model, processor = NeuroFlamingo.assemble(
+            encoder,
+            text,
+            tokenizer,
+            cross_attn_every_n_layers=looking.pop("every"),
+            resampler=resampler,
+            decoder_layers=settings.language_model.decoder_layers,
+            **looking,
+        )
+    model.config.cross_attention["media_rule"] = rule
+    return model, processor
+
+
+def recipe_encoder(settings: EncoderSettings, *, seed: int = 0, meta: bool = False) -> BrainEncoder:
+    """The encoder of a recipe, frozen.
+
+    Raises:
+        ModelError: no such encoder; its weights are not here (exit 69) or do not fit (65).
+    """
+    options = {"tiny": settings.tiny, **settings.options}
+    if meta:
+        try:
+            with torch.device("meta"):
+                return build_encoder(settings.name, **options)
+        except RuntimeError as error:  # monai's Swin reads a number of a tensor while it is built
+            if "meta tensor" not in str(error):
+                raise
+            return build_encoder(settings.name, **options).to("meta")
+    if settings.tiny:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return build_encoder(settings.name, **options)
+    choice = EncoderChoice(settings.name, settings.options, settings.weights, settings.init, seed, settings.table)
+    return choice.load()[0]

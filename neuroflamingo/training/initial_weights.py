@@ -1,0 +1,114 @@
+"""The weights that a training begins with: a model folder, a checkpoint of another run, or a published file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from neuroflamingo.checkpoints.multimodal_gpt import input_first_names, lora_part, merged, pair_updates
+from neuroflamingo.checkpoints.openflamingo import LoadReport, load_openflamingo
+from neuroflamingo.checkpoints.openflamingo_names import listing, plain_name
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+
+if TYPE_CHECKING:
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+
+RUN_WEIGHTS, RUN_STATE = "weights.safetensors", "state.json"  # of a checkpoint of a run
+
+
+def start_from(model: NeuroFlamingo, start: str | Path) -> LoadReport:
+    """Read the weights to begin with: strictly, every tensor has its place or is an error.
+
+    Low-rank branches are added to their matrices, so they need the same language model as when they were trained.
+
+    Args:
+        model: changed in place; without branches of its own yet.
+        start: a folder with `model*.safetensors`, a checkpoint of a run (what trained there replaces what is here), or
+            a safetensors file in any layout that `load_openflamingo` reads.
+
+    Raises:
+        NotFoundError: no such file or folder.
+        ModelError: a pickle, or tensors that do not fit (exit 65).
+    """
+    path = Path(start).expanduser()
+    if (path / RUN_STATE).is_file() and (path / RUN_WEIGHTS).is_file():
+        return _load_run(model, path)
+    files = sorted(path.glob("model*.safetensors")) if path.is_dir() else [path]
+    if not path.exists() or not files:
+        raise NotFoundError(
+            f"there are no weights to start from in {path}",
+            expected="a safetensors file, or a folder with model.safetensors or a checkpoint of a run",
+            seen="no such file or folder" if not path.exists() else "a folder without",
+            hint="check model.start",
+        )
+    tensors: dict[str, Any] = {}
+    for file in files:
+        tensors |= _read(file)
+    return load_openflamingo(model, tensors)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{file} is not a safetensors file",
+            expected="safetensors (pickles are never loaded)",
+            seen=str(error),
+            hint="neuroflamingo models convert FILE",
+            exit_code=65,
+        ) from error
+
+
+@torch.no_grad()
+def _load_run(model: NeuroFlamingo, folder: Path) -> LoadReport:
+    """What trained in another run, by parameter name."""
+    found = _read(folder / RUN_WEIGHTS)
+    mine = dict(model.named_parameters())
+    branches = {(part[0], part[1]): value for key, value in found.items() if (part := lora_part(plain_name(key)))}
+    values = {key: value for key, value in found.items() if not lora_part(plain_name(key))}
+    updates = pair_updates(branches, _tuning(folder))
+    faults = [name for name in [*values, *updates] if name not in mine]
+    faults += [
+        f"{name} {list(value.shape)}, in the model {list(mine[name].shape)}"
+        for name, value in values.items()
+        if name in mine and mine[name].shape != value.shape
+    ]
+    turned = input_first_names(model)
+    for name, update in updates.items():
+        shape = (update.up.shape[0], update.down.shape[1])
+        if name in mine and tuple(mine[name].shape) != (shape[::-1] if name in turned else shape):
+            faults.append(f"branch of {name} {list(shape)}, in the model {list(mine[name].shape)}")
+    if faults:
+        raise ModelError(
+            f"{len(faults)} tensors of the checkpoint {folder.name} do not fit the model",
+            expected="names and shapes of this recipe's model, new tokens among what trains if they trained there",
+            seen=listing(faults),
+            hint="start from the finished model of that run, or use its recipe's model section",
+            exit_code=65,
+        )
+    for name, value in values.items():
+        mine[name].copy_(value)
+    for name, update in updates.items():
+        mine[name].copy_(merged(mine[name], update, input_first=name in turned))
+    missing = tuple(name for name in mine if name not in values and name not in updates)
+    return LoadReport(loaded=tuple(values), merged=tuple(updates), missing=missing, left_over=())
+
+
+def _tuning(folder: Path) -> dict[str, Any] | None:
+    """Rank and alpha of the branches, from the recipe inside the checkpoint."""
+    try:
+        recipe = json.loads((folder / RUN_STATE).read_text(encoding="utf-8"))["recipe"]
+        lora = recipe["trained"]["lora"]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder.name}/{RUN_STATE} cannot be read", expected="the recipe of a run", seen=str(error), exit_code=65
+        ) from error
+    return None if lora is None else {"r": lora["rank"], "alpha": lora["alpha"]}

@@ -1,0 +1,94 @@
+"""What a run says of itself: a line of JSON a step, accelerate's trackers, and a bar for the person who waits."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from neuroflamingo.training.run_progress import StageProgress
+from neuroflamingo_preprocessing.files import write_text_atomic
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from neuroflamingo.recipe.schema import Recipe
+
+
+class Telling:
+    """Log, trackers and progress of one run; only the first process says anything.
+
+    Args:
+        folder: `log.jsonl` goes here; lines of steps that are done again are cut off first.
+        recipe: its name, length and how often to log.
+        accelerator: knows which process this is, and the trackers.
+        step: optimiser steps done before.
+        quiet: nothing on standard error.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, accelerator: Accelerator, step: int, quiet: bool) -> None:
+        self.accelerator, self.every, self.steps = accelerator, recipe.log.every, recipe.optim.steps
+        self.main = accelerator.is_main_process
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "log.jsonl"
+        self.trackers = bool(recipe.log.trackers)
+        if self.main:
+            cut_log(self.path, step)
+        if self.trackers:
+            accelerator.init_trackers(recipe.name)
+        self.progress = StageProgress(recipe.name, recipe.optim.steps, step, quiet or not self.main)
+
+    def __enter__(self) -> Self:
+        self.log = self.path.open("a", encoding="utf-8") if self.main else None
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.progress.__exit__(kind, error, trace)
+        if self.log:
+            self.log.close()
+        if self.trackers:
+            self.accelerator.end_training()
+
+    def step(self, step: int, figures: dict[str, float], validation: dict[str, float]) -> None:
+        """An optimiser step is done; `validation` holds figures where there was one after it."""
+        shown = " · ".join(
+            (
+                f"{figures['tokens_per_s']:,.0f} tokens/s",
+                f"{figures['scans_per_s']:.1f} scans/s",
+                f"data wait {100 * figures['data_wait']:.0f} %",
+                f"{figures['memory_mb'] / 1024:.1f} GB",
+            )
+        )
+        self.progress.update(step, figures, shown)
+        if validation:
+            self.progress.note(step, validation)
+        if step % self.every and not validation and step != self.steps:
+            return
+        said = figures | {f"validation_{key}": value for key, value in validation.items()}
+        if self.log:
+            self.log.write(json.dumps({"step": step, "time": round(time.time(), 3)} | said) + "\n")
+            self.log.flush()
+        if self.trackers:
+            self.accelerator.log(said, step=step)
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Keep the lines of steps up to this one: what comes after will be done, and written, again."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if (done := _step_of(line)) is not None and done <= step]
+    if len(kept) != len(lines):
+        write_text_atomic(path, "".join(f"{line}\n" for line in kept), overwrite=True)
+
+
+def _step_of(line: str) -> int | None:
+    """None for a line that was cut off in the middle."""
+    try:
+        said: Any = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return said["step"] if isinstance(said, dict) else None

@@ -1,0 +1,268 @@
+"""The tiny twin of a recipe, made by rule from the recipe itself: the same road at a size that any CPU trains.
+
+What stays: the family of the language model and every switch of its architecture, the encoder's class, where gated
+blocks stand, what trains, which matrices get branches, the template, the mix, losses, schedule, precision, and that
+weights to begin with are read. What shrinks: widths, depths, tokens, batches and counts of steps; the learning rate
+rises. What is made: a random language model with a tokenizer, scans and manifests (see `toy_data`), and weights to
+begin with where the recipe has some. Left out, since few machines have them: quantisation, stores, trackers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from neuroflamingo.data.manifest import write_manifest
+from neuroflamingo.recipe.read import check
+from neuroflamingo.recipe.schema import EncoderSettings, Kind, Recipe
+from neuroflamingo.training.assembly import build
+from neuroflamingo.training.toy_data import toy_samples, toy_tokenizer, write_scans
+from neuroflamingo_encoders.build import build_encoder
+from neuroflamingo_preprocessing.errors import ConfigError, OutputError
+from neuroflamingo_preprocessing.files import fsync_tree, make_draft_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from neuroflamingo.training.embedded.stage_settings import TrainSettings
+
+WIDTH, HEADS = 32, 4
+_SIZES = {
+    "hidden_size": WIDTH,
+    "d_model": WIDTH,
+    "n_embd": WIDTH,
+    "word_embed_proj_dim": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "ffn_dim": 2 * WIDTH,
+    "n_inner": 2 * WIDTH,
+    "num_attention_heads": HEADS,
+    "n_heads": HEADS,
+    "n_head": HEADS,
+    "head_dim": WIDTH // HEADS,
+}
+"""Keys of architectures, by their names in transformers, and their toy values."""
+_LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+_BEGINS = ("llama", "gemma", "mistral", "mixtral")  # families whose tokenizers put a token before each text
+_SAMPLES = {"train": 16, "validation": 8}  # of each kind
+_STEPS = 18
+_GATE = 0.5  # of the weights to begin with: a trained model's gates are open
+_ABOUT = "twin.json"
+
+
+def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
+    """Write what a recipe needs at toy size into a folder, and give the recipe that trains on it.
+
+    A folder that has the twin of the very same recipe is used as it is: the twin goes on where it stopped.
+
+    Args:
+        recipe: any; with a `language_model.architecture`, from which the family and its switches are taken.
+        folder: gets `language_model/`, `data/` and, if the recipe begins with weights, `start.safetensors`.
+
+    Raises:
+        ConfigError: a recipe without architecture, or a folder that holds the twin of another recipe (exit 78).
+        OutputError: the folder cannot be written.
+    """
+    target, about = Path(folder), recipe.model_dump(mode="json")
+    if recipe.model.language_model.architecture is None:
+        raise ConfigError(
+            "no tiny twin can be made of this recipe",
+            expected="model.language_model.architecture, of which the twin takes the family",
+            seen="none",
+            hint="copy model_type and what differs from that family's defaults from the language model's config.json",
+        )
+    if target.exists():
+        _check_same(target, about)
+        return _twin(recipe, target, _read_architecture(target))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = make_draft_folder(target)
+    except OSError as error:
+        raise OutputError(f"the folder {target.name} cannot be made", seen=error.strerror or str(error)) from error
+    try:
+        _write(recipe, draft)
+        (draft / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        fsync_tree(draft)
+        _settle(draft, target, about)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return _twin(recipe, target, _read_architecture(target))
+
+
+def tiny_stages(settings: TrainSettings) -> list[str]:
+    """Overrides that shrink a recipe of stages: as many numbers as can be, of the same stages."""
+    cases = {name: first for name, (first, _) in settings.paint.model_dump().items()}
+    few = [f"name={settings.name}-tiny"]
+    few += [f"paint.{name}=[{first}, {4 + 2 * (name == 'encoder')}]" for name, first in cases.items()]
+    loops = [
+        f"{stage}.{key}={value}"
+        for stage in ("encoder", "language", "bridge")
+        for key, value in {"steps": 2, "batch": 2, "warmup": 0}.items()
+    ]
+    sizes = ["encoder.first_window=4", "encoder.window_growth=1", "language.layers=2", "bridge.latents=4"]
+    return [*few, *loops, *sizes]
+
+
+def toy_architecture(architecture: Mapping[str, Any], every: int, vocabulary: int) -> dict[str, Any]:
+    """The same family with toy sizes; switches, and what is not a size, stay.
+
+    Args:
+        architecture: as transformers writes configs.
+        every: a gated block stands before every this-many-th layer; the toy has so many layers, or two.
+        vocabulary: tokens of the toy's tokenizer.
+    """
+    heads = next((architecture[key] for key in ("num_attention_heads", "n_heads", "n_head") if key in architecture), 0)
+    toy = {key: _SIZES.get(key, value) for key, value in architecture.items()}
+    toy |= {key: max(every, 2) for key in _LAYERS if key in architecture}
+    if groups := architecture.get("num_key_value_heads"):
+        toy["num_key_value_heads"] = HEADS if groups == heads else min(groups, HEADS // 2)
+    toy |= {key: None for key in ("pad_token_id",) if key in architecture or str(toy["model_type"]).startswith("gemma")}
+    # a wide start: of a language model that is random and frozen, other words must still be within reach
+    wide = {"initializer_range": 1 / math.sqrt(WIDTH)}
+    return toy | wide | {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1}
+
+
+def _settle(draft: Path, target: Path, about: dict[str, Any]) -> None:
+    """Give the finished folder its name; of several processes that make the same twin the first one's is used."""
+    try:
+        draft.rename(target)
+    except OSError as error:
+        if not target.is_dir():
+            raise OutputError(f"the folder {target.name} cannot be made", seen=error.strerror or str(error)) from error
+        _check_same(target, about)
+        shutil.rmtree(draft)
+
+
+def _check_same(folder: Path, about: dict[str, Any]) -> None:
+    file = folder / _ABOUT
+    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != about:
+        raise ConfigError(
+            f"{folder.name} is not the tiny twin of this recipe",
+            expected="a new folder, or the twin of the very same recipe",
+            seen="a twin of another one" if file.is_file() else f"a folder without {_ABOUT}",
+            hint="choose another folder, or remove this one",
+        )
+
+
+def _read_architecture(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "architecture.json").read_text(encoding="utf-8"))
+
+
+def _write(recipe: Recipe, folder: Path) -> None:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        tokenizer = _write_data(recipe, folder / "data")
+        architecture = _write_language_model(recipe, folder, tokenizer)
+        if recipe.model.start is not None:
+            _write_start(_twin(recipe, folder, architecture), folder / "start.safetensors")
+
+
+def _write_data(recipe: Recipe, folder: Path) -> PreTrainedTokenizerFast:
+    kinds = [kind for kind in get_args(Kind) if getattr(recipe.data.mix, kind)]
+    every_sample, needed = [], []
+    for split, count in _SAMPLES.items():
+        made = [toy_samples(kind, split, count, folder / "scans", recipe.data.max_scans) for kind in kinds]
+        samples = [sample for some, _ in made for sample in some]
+        every_sample += samples
+        needed += [scan for _, scans in made for scan in scans]
+        folder.mkdir(exist_ok=True)
+        write_manifest(samples, folder / f"{split}.jsonl")
+    write_scans(folder / "scans", needed, *_scan_shape(recipe))
+    family = (recipe.model.language_model.architecture or {})["model_type"]
+    return toy_tokenizer(every_sample, begins=family.startswith(_BEGINS))
+
+
+def _scan_shape(recipe: Recipe) -> tuple[dict[str, int], float | None]:
+    """What the toy encoder takes, and its seconds between frames; without an encoder, ready tokens."""
+    if recipe.model.encoder is None:
+        return {"token": 8, "width": recipe.model.token_width or 0}, None
+
+    toy = _toy_encoder(recipe.model.encoder)
+    spec = build_encoder(toy.name, tiny=True, **toy.options).card.scan
+    return {axis.name: axis.size or 8 for axis in spec.axes}, spec.repetition_time and spec.repetition_time.seconds
+
+
+def _toy_encoder(encoder: EncoderSettings) -> EncoderSettings:
+    """The class's own toy size; towers look at one slice, or at a picture of four by four patches."""
+    options = dict(encoder.options)
+    if options.get("slices"):
+        options["slices"] = 1
+    if "side" in options and "patch" in options:
+        options["side"] = 4 * options["patch"]
+    return EncoderSettings(name=encoder.name, options=options, tiny=True)
+
+
+def _write_language_model(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    every, described = recipe.model.cross_attention.every, recipe.model.language_model
+    architecture = toy_architecture(described.architecture or {}, every, len(tokenizer))
+    switches = {key: value for key, value in architecture.items() if key != "model_type"}
+    config = CONFIG_MAPPING[architecture["model_type"]](**switches)
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, described.dtype))
+    model.save_pretrained(folder / "language_model")
+    tokenizer.save_pretrained(folder / "language_model")
+    (folder / "architecture.json").write_text(json.dumps(architecture, indent=2) + "\n", encoding="utf-8")
+    return architecture
+
+
+def _write_start(twin: Recipe, file: Path) -> None:
+    """Resampler and gated blocks with open gates, under OpenFlamingo's names."""
+    from safetensors.torch import save_file
+
+    plain: dict[str, Any] = {"model": twin.model.model_copy(update={"start": None})}
+    plain["trained"] = twin.trained.model_copy(update={"lora": None})
+    model, _ = build(twin.model_copy(update=plain))
+    for block in model.gated_blocks.values():
+        block.attn_gate.data.fill_(_GATE)
+        block.ff_gate.data.fill_(_GATE)
+    state = model.state_dict()
+    kept = {name: value for name, value in state.items() if "gated_cross_attn" in name or name.startswith("perceiver.")}
+    save_file({name: value.contiguous() for name, value in kept.items()}, file)
+
+
+def _twin(recipe: Recipe, folder: Path, architecture: dict[str, Any]) -> Recipe:
+    """The recipe at toy size, with the paths of what lies in the folder."""
+    plain = recipe.model_dump(mode="json")
+    plain["name"] = f"{recipe.name}-tiny"
+    _shrink_model(plain["model"], recipe, folder, architecture)
+    _shrink_trained(plain["trained"])
+    plain["data"] |= {"source": str(folder / "data"), "train": ["train.jsonl"], "validation": ["validation.jsonl"]}
+    plain["data"] |= {"tokens": None, "scans": None, "workers": 0, "max_tokens": min(recipe.data.max_tokens, 256)}
+    optim = recipe.optim
+    plain["optim"] |= {"steps": min(optim.steps, _STEPS), "batch": min(optim.batch, 2)}
+    plain["optim"] |= {"accumulate": min(optim.accumulate, 2)}
+    plain["optim"] |= {"lr": max(optim.lr, 1e-2), "warmup": min(optim.warmup, 2)}
+    plain["validation"] |= {"every": _STEPS // 3, "samples": 8, "write": 2, "max_new_tokens": 24}
+    plain["checkpoint"]["every"] = _STEPS // 2
+    plain["log"]["trackers"] = []
+    return check(Recipe, plain, f"the tiny twin of {recipe.name}")
+
+
+def _shrink_trained(trained: dict[str, Any]) -> None:
+    """Branches of rank 4 at most, as strong as the recipe's; one block of the encoder, where some train."""
+    lora = trained["lora"] or {"rank": 1, "alpha": 1.0, "encoder_blocks": 0}
+    rank = min(lora["rank"], 4)
+    lora |= {"alpha": lora["alpha"] * rank / lora["rank"], "rank": rank}
+    for blocks in (trained, lora):
+        blocks["encoder_blocks"] = min(blocks["encoder_blocks"], 1)
+
+
+def _shrink_model(model: dict[str, Any], recipe: Recipe, folder: Path, architecture: dict[str, Any]) -> None:
+    if recipe.model.encoder is not None:
+        model["encoder"] = _toy_encoder(recipe.model.encoder).model_dump(mode="json")
+    model["language_model"] |= {"source": str(folder / "language_model"), "revision": None, "quantize": None}
+    model["language_model"]["architecture"] = architecture
+    resampler = recipe.model.resampler
+    model["resampler"] = resampler | {"depth": 2, "heads": 2, "dim_head": 8}
+    model["resampler"]["num_latents"] = min(resampler.get("num_latents", 64), 8)
+    model["cross_attention"] |= {"heads": 2, "dim_head": 8}
+    if recipe.model.start is not None:
+        model["start"] = str(folder / "start.safetensors")

@@ -1,0 +1,1 @@
+"""BIDS datasets: entities, index, filters, selection, sidecars."""

@@ -1,0 +1,159 @@
+"""Which files of a dataset are wanted: labels from the command line, and filter files as fMRIPrep reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from neuroflamingo_preprocessing.bids.entities import plain_label
+from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError, did_you_mean
+
+KINDS = ("t1w", "t2w", "flair", "bold", "sbref", "fmap", "roi", "dwi", "asl", "pet")
+"""Sections of a filter file: those of fMRIPrep and its kin. A section is the suffix in small letters."""
+MAX_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one entity has to be: one of some labels, absent, anything, or what a regular expression finds."""
+
+    entity: str
+    labels: frozenset[str] = frozenset()
+    absent: bool = False
+    anything: bool = False
+    patterns: tuple[re.Pattern[str], ...] = ()
+
+    def holds(self, entities: Mapping[str, Any]) -> bool:
+        """Whether a file with these entities is wanted."""
+        value = entities.get(self.entity)
+        if value is None:
+            return self.absent
+        text = str(value)
+        return (
+            self.anything
+            or plain_label(self.entity, text) in self.labels
+            or any(pattern.search(text) for pattern in self.patterns)
+        )
+
+    def __str__(self) -> str:
+        words = [*sorted(self.labels), *(f"/{pattern.pattern}/" for pattern in self.patterns)]
+        words += ["none"] * self.absent + ["any"] * self.anything
+        return f"{self.entity}: {', '.join(words)}"
+
+
+def wanted_labels(filters: Mapping[str, Iterable[str]] | None) -> list[Wanted]:
+    """Labels by entity, `{"sub": ("01", "sub-02")}`; an entity without labels is not looked at."""
+    given = {entity: list(labels) for entity, labels in (filters or {}).items()}
+    return [
+        Wanted(entity, frozenset(plain_label(entity, label) for label in labels))
+        for entity, labels in given.items()
+        if labels
+    ]
+
+
+def read_filter_file(path: str | Path, suffix: str) -> list[Wanted]:
+    """The section of a filter file that is meant for files of a suffix: `t1w` for `T1w`, `bold` for `bold`.
+
+    As in fMRIPrep: `{"t1w": {"session": ["01", "02"], "acquisition": null}, "bold": {"task": "rest", "run": 1}}`. An
+    entity has its long name or the one in file names; a value is a label, a number, null (the entity is absent), "*"
+    (it is there) or a list of these; `"regex_search": true` makes labels regular expressions that are searched for.
+    Differs from pybids: that is then so for the section's own values only, not for the suffix that is added to them.
+
+    Raises:
+        NotFoundError: no such file (exit 66).
+        ConfigError: not a filter file; all faults in one message (exit 78).
+    """
+    path = Path(path)
+    sections = _read(path)
+    faults: list[str] = []
+    found: dict[str, list[Wanted]] = {}
+    for kind, section in sections.items():
+        if kind not in KINDS:
+            faults.append(f"there is no kind '{kind}'" + _near(kind, KINDS))
+        elif not isinstance(section, dict):
+            faults.append(f"{kind}: not a mapping of entities")
+        else:
+            found[kind] = _section(kind, section, faults)
+    if faults:
+        raise ConfigError(
+            f"{path.name} has {len(faults)} fault{'s' * (len(faults) > 1)}",
+            expected='a filter file: {"bold": {"session": ["01", "02"], "acquisition": null}}',
+            seen="\n    ".join(faults),
+            hint='correct them; null means that a name lacks the entity, "*" that it has one',
+        )
+    return found.get(suffix.lower(), [])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotFoundError(f"there is no filter file {path}", expected="a JSON file", hint="check the path")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path.stat().st_size:,} bytes")
+        said = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(said, dict):
+            raise ValueError(f"a {type(said).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path.name} cannot be read as a filter file",
+            expected=f"a JSON mapping with some of {', '.join(KINDS)}",
+            seen=str(error)[:200],
+        ) from error
+    return said
+
+
+def _section(kind: str, section: Mapping[str, Any], faults: list[str]) -> list[Wanted]:
+    regex = section.get("regex_search", False)
+    if not isinstance(regex, bool):
+        faults.append(f"{kind}: regex_search is true or false, not {regex!r}")
+    names, wanted = entity_names(), []
+    for key, value in section.items():
+        if key == "regex_search":
+            continue
+        if key not in names:
+            faults.append(f"{kind}: there is no entity '{key}'" + _near(key, names))
+            continue
+        values = value if isinstance(value, list) else [value]
+        wrong = [v for v in values if isinstance(v, bool) or not isinstance(v, str | int | None)]
+        if wrong or not values:
+            faults.append(
+                f'{kind}: {key} is {json.dumps(value)[:60]}, not a label, a number, null, "*" or a list of them'
+            )
+            continue
+        try:
+            wanted.append(_wanted(names[key], values, regex is True))
+        except re.error as error:
+            faults.append(f"{kind}: {key} is no regular expression ({error})")
+    return wanted
+
+
+def _wanted(entity: str, values: list[str | int | None], regex: bool) -> Wanted:
+    absent, anything = None in values, "*" in values
+    labels = [value for value in values if value is not None and value != "*"]
+    if regex:
+        patterns = tuple(re.compile(str(label)) for label in labels)
+        return Wanted(entity, absent=absent, anything=anything, patterns=patterns)
+    if entity == "ext":  # "nii.gz" and ".nii.gz"
+        labels = [f".{str(label).lstrip('.')}" for label in labels]
+    return Wanted(entity, frozenset(plain_label(entity, label) for label in labels), absent, anything)
+
+
+@lru_cache
+def entity_names() -> dict[str, str]:
+    """Every way to call an entity, to the one in file names: `session` and `ses` to `ses`; from the BIDS schema."""
+    from bids2table import get_arrow_schema
+
+    names = {}
+    for field in get_arrow_schema():
+        if long := (field.metadata or {}).get(b"entity"):
+            names |= {field.name: field.name, long.decode(): field.name}
+    return names
+
+
+def _near(word: str, words: Collection[str]) -> str:
+    return f" ({did_you_mean(word, words, 1) or 'known: ' + ', '.join(words)})"

@@ -1,0 +1,243 @@
+"""The files of a BIDS dataset as an Arrow table, kept as parquet and read again while no folder has changed.
+
+Folders are walked here; names are read by bids2table, with the BIDS schema. Its own `index_dataset` (2.3.1)
+gives an empty table for a dataset whose folder has a dot in its name (`ds000117-1.0.5`) or brackets anywhere above it,
+follows a link to a folder above forty times, and takes longer (tests/benchmarks/bids_index.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroflamingo_preprocessing.bids.entities import parse_name
+from neuroflamingo_preprocessing.cache_home import home_folder
+from neuroflamingo_preprocessing.errors import OutputError, ScanError
+from neuroflamingo_preprocessing.files import write_bytes_atomic
+
+if TYPE_CHECKING:
+    import pyarrow
+
+VERSION = 1
+IGNORED = ".bidsignore"
+DEEPEST = 12
+"""Levels of folders; BIDS needs three. Links that fan out would otherwise never end."""
+SETTLED_NS = 2 * 10**9
+"""A folder that changed so shortly before it was read may have changed again within its clock's tick (FAT: 2 s)."""
+Stamps = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class BidsIndex:
+    """The data files of a dataset.
+
+    Attributes:
+        table: a row a file: a column for each entity that is there, `datatype`, `suffix`, `ext`, and `path` below the
+            dataset's root.
+        odd: how many images are left out because they have no BIDS names, or lie in another subject's folder.
+        ignored: how many files `.bidsignore` leaves out.
+        loops: how many folders were not entered because a link leads back to them.
+    """
+
+    table: pyarrow.Table
+    odd: int = 0
+    ignored: int = 0
+    loops: int = 0
+
+    def files(self) -> list[dict[str, Any]]:
+        """Rows as mappings, without the entities that a file lacks."""
+        return [{key: value for key, value in row.items() if value is not None} for row in self.table.to_pylist()]
+
+
+def bids_index(root: str | Path) -> BidsIndex:
+    """Index a dataset, or read the index of an earlier run if no folder of the dataset has changed since.
+
+    Only names are looked at, so a scan of git-annex whose content is not there is in the index too. JSON sidecars are
+    not, nor is anything outside the `sub-` folders (`derivatives`, `sourcedata`, `code`). The index is kept in the
+    cache folder, never in the dataset; where that cannot be written, the dataset is read each time.
+
+    Raises:
+        ScanError: a folder that cannot be read (exit 74).
+    """
+    root = Path(root).absolute()
+    kept = home_folder() / "bids" / f"{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]}.parquet"
+    return _kept(kept, root) or _fresh(root, kept)
+
+
+def _fresh(root: Path, kept: Path) -> BidsIndex:
+    began = time.time_ns()
+    walk = _Walk(root)
+    files, ignored = _without_ignored(root, sorted(walk.files))
+    good, odd = [], []
+    for file in files:
+        (good if _belongs(file) else odd).append(file)
+    images = [file for file in odd if file.lower().endswith((".nii", ".nii.gz"))]
+    index = BidsIndex(_table(good), len(images), ignored, walk.loops)
+    stamps = walk.stamps | {IGNORED: _stamp(root / IGNORED)}
+    if max(max(stamp) for stamp in stamps.values()) < began - SETTLED_NS:
+        _keep(index, stamps, kept)
+    return index
+
+
+class _Walk:
+    """All files below the `sub-` folders of a dataset, and when each folder last changed."""
+
+    def __init__(self, root: Path) -> None:
+        self.files: list[str] = []
+        self.stamps: Stamps = {}
+        self.loops = 0
+        todo: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+        while todo:
+            folder, above = todo.pop()
+            try:
+                status = os.stat(f"{root}/{folder}")  # before it is listed: a change in between makes the stamp old
+                here = (status.st_dev, status.st_ino)
+                if here in above or len(above) > DEEPEST:
+                    self.loops += 1
+                    continue
+                self.stamps[folder] = (status.st_mtime_ns, status.st_ctime_ns)
+                todo += [(inside, (*above, here)) for inside in self._look(root, folder)]
+            except OSError as error:
+                raise ScanError(
+                    f"a folder of the dataset {root.name} cannot be read",
+                    seen=error.strerror or str(error),
+                    hint="check its permissions",
+                    exit_code=74,
+                ) from error
+
+    def _look(self, root: Path, folder: str) -> list[str]:
+        """The folders in a folder; its files are noted."""
+        folders = []
+        with os.scandir(f"{root}/{folder}") as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(".") or (not folder and not name.startswith("sub-")):
+                    continue
+                inside = f"{folder}/{name}" if folder else name
+                if not entry.is_dir():
+                    self.files.append(inside)
+                elif name.startswith("sub-") and "." in name:
+                    self.files.append(inside)  # a folder that counts as one file: .ome.zarr, .ds
+                else:
+                    folders.append(inside)
+        return folders
+
+
+def _without_ignored(root: Path, files: list[str]) -> tuple[list[str], int]:
+    """Files that `.bidsignore`, which is written like `.gitignore`, does not name."""
+    place = root / IGNORED
+    if not place.is_file():
+        return files, 0
+    from pathspec import GitIgnoreSpec
+
+    try:
+        ignored = GitIgnoreSpec.from_lines(place.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a pattern that is none
+        raise ScanError(
+            f"{IGNORED} of {root.name} cannot be read", expected="patterns as in .gitignore", seen=str(error)[:200]
+        ) from error
+    left = [file for file in files if not ignored.match_file(file)]
+    return left, len(files) - len(left)
+
+
+def _belongs(file: str) -> bool:
+    """Whether a file has a BIDS name that says the subject of its folder; sidecars and the like may lack entities."""
+    subject, _, name = file.partition("/")[0], *file.rpartition("/")[1:]
+    parsed = parse_name(name)
+    return parsed is not None and f"sub-{parsed.entities.get('sub')}" == subject and "." in name and _is_text(file)
+
+
+def _is_text(file: str) -> bool:
+    try:
+        file.encode()
+    except UnicodeEncodeError:  # bytes of a folder's name that are no text
+        return False
+    return True
+
+
+def _table(files: list[str]) -> pyarrow.Table:
+    import pyarrow
+    from bids2table import get_arrow_schema, parse_bids_entities, validate_bids_entities
+
+    rows: list[dict[str, Any]] = []
+    with _quiet():
+        for file in files:
+            if file.endswith(".json"):
+                continue
+            known, other = validate_bids_entities(parse_bids_entities(file))
+            rows.append(known | ({"extra_entities": [*other.items()]} if other else {}) | {"path": file})
+    schema = get_arrow_schema()
+    always = {"path", "suffix", "ext"}
+    seen = always.union(*rows)
+    present = [field for field in schema if field.name in seen]
+    columns = [pyarrow.array([row.get(field.name) for row in rows], field.type) for field in present]
+    return pyarrow.Table.from_arrays(columns, schema=pyarrow.schema(present, metadata=schema.metadata))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """bids2table logs labels that BIDS does not know, one by one; they are kept as `extra_entities`."""
+    logger = logging.getLogger("bids2table")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _stamp(path: str | Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _made_with() -> str:
+    return f"{VERSION}, bids2table {version('bids2table')}"
+
+
+def _keep(index: BidsIndex, stamps: Stamps, place: Path) -> None:
+    from pyarrow import parquet
+
+    about = {
+        "made_with": _made_with(),
+        "stamps": stamps,
+        "odd": index.odd,
+        "ignored": index.ignored,
+        "loops": index.loops,
+    }
+    metadata = (index.table.schema.metadata or {}) | {b"neuroflamingo": json.dumps(about).encode()}
+    stream = BytesIO()
+    parquet.write_table(index.table.replace_schema_metadata(metadata), stream, compression="zstd")
+    with suppress(OSError, OutputError):  # a cache that cannot be kept costs time, not the work
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(place, stream.getvalue(), overwrite=True)
+
+
+def _kept(place: Path, root: Path) -> BidsIndex | None:
+    """The index of an earlier run, if it still holds."""
+    if not place.is_file():
+        return None
+    from pyarrow import ArrowException, parquet
+
+    try:
+        table = parquet.read_table(place)
+        about = json.loads(table.schema.metadata[b"neuroflamingo"])
+        if about["made_with"] != _made_with() or any(
+            list(_stamp(f"{root}/{folder}")) != stamp for folder, stamp in about["stamps"].items()
+        ):
+            return None
+        return BidsIndex(table, about["odd"], about["ignored"], about["loops"])
+    except (OSError, ArrowException, KeyError, TypeError, ValueError):
+        return None  # damaged, or of another version: the dataset is read again

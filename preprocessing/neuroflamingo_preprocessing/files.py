@@ -1,0 +1,237 @@
+"""Files that appear whole or not at all: a killed run leaves the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+from neuroflamingo_preprocessing.errors import OutputError
+
+TEMPORARY_PREFIX = ".neuroflamingo-"
+"""How names begin of what is being written; the machine and the process follow."""
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False) -> Path:
+    """Write `data` to `path` through a temporary file in the same folder: write, flush, fsync, rename, fsync folder.
+
+    Without `overwrite` the last step is a hard link, which fails if the file has appeared in the meantime, so two
+    runs cannot silently replace each other's output.
+
+    Raises:
+        OutputError: exit 73 if the file exists or cannot be created, exit 74 if writing fails (disk full, I/O error).
+    """
+    target = Path(path)
+    _refuse_unfit(target, overwrite)
+    temporary = make_draft_file(target)
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+        _settle(temporary, target, overwrite)
+    except OSError as error:
+        raise OutputError(
+            f"writing {target.name} failed",
+            expected=f"a complete file of {len(data):,} bytes",
+            seen=error.strerror or str(error),
+            hint="free some space or choose another folder with -o",
+            exit_code=74,
+        ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    return target
+
+
+def move_atomic(draft: str | Path, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Give a finished file in the same folder its name, as `write_bytes_atomic` does.
+
+    Raises:
+        OutputError: see there.
+    """
+    target = Path(path)
+    _refuse_unfit(target, overwrite)
+    try:
+        _settle(Path(draft), target, overwrite)
+    except OSError as error:
+        raise OutputError(
+            f"writing {target.name} failed", seen=error.strerror or str(error), hint="free some space", exit_code=74
+        ) from error
+    return target
+
+
+def write_text_atomic(path: str | Path, text: str, *, overwrite: bool = False) -> Path:
+    """`write_bytes_atomic` for UTF-8 text; lone surrogates (from odd file names) become question marks."""
+    return write_bytes_atomic(path, text.encode("utf-8", errors="replace"), overwrite=overwrite)
+
+
+def check_writable(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Refuse an output that could not be written BEFORE the long work starts, by creating and removing a trial file.
+
+    Permission bits alone do not tell (read-only mounts, access lists, the superuser), so a file is really made.
+
+    Raises:
+        OutputError: exit 73.
+    """
+    target = Path(path)
+    _refuse_unfit(target, overwrite)
+    os.unlink(make_draft_file(target))
+    return target
+
+
+def _refuse_unfit(target: Path, overwrite: bool) -> None:
+    try:
+        mode = os.stat(target).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise _cannot_create(target, error) from error
+    except ValueError as error:  # a NUL byte in the name
+        raise OutputError(f"{target!r} is not a usable file name", seen=str(error)) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file (a device, pipe or socket)"
+        raise OutputError(f"{target} cannot be written", expected="a new or regular file", seen=kind)
+    if not overwrite:
+        raise OutputError(
+            f"{target} exists", expected="no file of this name", seen="a file", hint="pass --overwrite, or another -o"
+        )
+
+
+def _cannot_create(target: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{target} cannot be created",
+        expected=f"a writable folder {target.parent}",
+        seen=error.strerror or str(error),
+        hint="choose another place with -o",
+    )
+
+
+def _settle(temporary: Path, target: Path, overwrite: bool) -> None:
+    """Bytes to the disk, then the name, then the folder's entry to the disk."""
+    with open(temporary, "r+b") as stream:
+        os.fsync(stream.fileno())
+    os.chmod(temporary, _mode_for(target))
+    if overwrite:
+        os.replace(temporary, target)
+    else:
+        _link_new(temporary, target)
+    fsync_folder(target.parent)
+
+
+def _mode_for(target: Path) -> int:
+    """Permission bits of the file to be replaced, else what the process's umask gives (mkstemp alone gives 0600)."""
+    try:
+        return stat.S_IMODE(os.stat(target).st_mode)
+    except OSError:
+        return 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _link_new(temporary: Path, target: Path) -> None:
+    try:
+        os.link(temporary, target)
+    except FileExistsError as error:
+        raise OutputError(
+            f"{target} appeared while this run was working", expected="no file of this name", hint="pass --overwrite"
+        ) from error
+    except OSError:  # file systems without hard links (FAT, some network mounts)
+        os.rename(temporary, target)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the rename itself durable; not every file system or system allows opening a folder."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def make_draft_file(target: str | Path) -> Path:
+    """A new empty file beside `target`, to be written and then moved, or removed by whoever made it.
+
+    Raises:
+        OutputError: it cannot be made (exit 73).
+    """
+    target = Path(target)
+    try:
+        handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=_TEMPORARY_SUFFIX, dir=target.parent)
+    except OSError as error:
+        raise _cannot_create(target, error) from error
+    os.close(handle)
+    return Path(name)
+
+
+def make_draft_folder(target: str | Path) -> Path:
+    """A new folder beside `target`, to be filled and then settled, or removed by whoever made it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    return Path(tempfile.mkdtemp(prefix=_prefix(), suffix=_TEMPORARY_SUFFIX, dir=Path(target).parent))
+
+
+def fsync_tree(folder: Path) -> None:
+    """All files and folders of a draft to the disk, and the permissions that the umask gives."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_file():
+            with path.open("r+b") as stream:
+                os.fsync(stream.fileno())
+        else:
+            fsync_folder(path)
+    fsync_folder(folder)
+    folder.chmod(0o777 & ~_umask())
+
+
+def sweep_drafts(folder: Path) -> int:
+    """Remove what processes of this machine left in a folder when they died; gives how many."""
+    swept, ours = 0, f"{TEMPORARY_PREFIX}{socket.gethostname()}-"
+    for draft in folder.glob(f"{ours}*"):
+        pid = draft.name.removeprefix(ours).partition("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            if draft.is_dir() and not draft.is_symlink():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
+            swept += 1
+    return swept
+
+
+def _prefix() -> str:
+    return f"{TEMPORARY_PREFIX}{socket.gethostname()}-{os.getpid()}-"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()
+
+
+def printable(text: str) -> str:
+    """Text that UTF-8 can hold: bytes of a file name that are no text become question marks."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")

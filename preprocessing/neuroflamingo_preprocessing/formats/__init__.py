@@ -1,0 +1,1 @@
+"""File formats: NIfTI, MGH, DICOM, zarr."""

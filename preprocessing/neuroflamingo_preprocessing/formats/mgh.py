@@ -1,0 +1,129 @@
+"""FreeSurfer volumes (`.mgh`, `.mgz`): their header, held to the same policy as a NIfTI header."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.formats.nifti.header import CheckedHeader, check_shape
+from neuroflamingo_preprocessing.formats.nifti.orientation import DAMAGED, check_columns, check_extent, check_zooms
+from neuroflamingo_preprocessing.formats.nifti.xform import Xform, refuse_form
+from neuroflamingo_preprocessing.geometry import orientation_codes
+
+ENDINGS = (".mgh", ".mgz", ".mgh.gz")
+OFFSET = 284
+COSINES_REFUSE = 0.1
+"""Direction cosines are unit vectors; how far from a length of 1 they may be."""
+
+
+def is_mgh(name: str) -> bool:
+    """Whether the ending is FreeSurfer's."""
+    return name.lower().endswith(ENDINGS)
+
+
+def check_mgh(head: bytes, name: str, *, run: bool = False, xform: Xform = "auto") -> CheckedHeader:
+    """Check the header of an MGH file: version, sizes, stored type, orientation.
+
+    Args:
+        head: the first bytes of the file, decompressed; at least 284.
+        name: the file, for messages.
+        run: a time series of volumes is wanted, not a single one.
+        xform: `auto`; this format has one affine.
+
+    Raises:
+        ScanError: not an MGH file, or anything that would make voxels, their place or their side uncertain.
+    """
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    said = _parsed(head, name)
+    shape, frames = check_shape([4, *said["dims"].tolist()], name, run)
+    dtype = _check_type(int(said["type"]), name)
+    _check_orientation(said, name, xform)
+    affine = np.asarray(MGHHeader(head[:OFFSET], check=False).get_affine(), dtype=np.float64)
+    warnings: list[str] = []
+    check_columns(affine, name, "affine", warnings)
+    with np.errstate(all="ignore"):
+        zooms = np.asarray(said["delta"], dtype=float)
+    check_zooms(affine, zooms, name, warnings)
+    check_extent(affine, shape, name, "mm")
+    facts = {
+        "format": "MGH",
+        "shape": " x ".join(map(str, (*shape, frames) if run else shape)),
+        "stored type": str(dtype),
+        "units": "mm",
+        "affine from": "direction cosines",
+        "orientation": orientation_codes(affine),
+    }
+    return CheckedHeader(
+        shape, frames, dtype, OFFSET, 1.0, 0.0, affine, facts, tuple(warnings), header_bytes=OFFSET, footer=True
+    )
+
+
+def _parsed(head: bytes, name: str) -> Any:
+    """The header's fields; nibabel's own class would put a default in the place of a missing orientation."""
+    from nibabel.freesurfer.mghformat import header_dtype
+
+    if len(head) < OFFSET or head[:4] != b"\0\0\0\1":
+        raise ScanError(
+            f"{name} is not an MGH file",
+            expected="FreeSurfer's format, version 1",
+            seen=f"a file that begins with {head[:8]!r}",
+            hint="give a .nii.gz file its own ending, or convert it: mri_convert",
+        )
+    return np.frombuffer(head, header_dtype, count=1)[0]
+
+
+def mgh_sizes(head: bytes, name: str) -> tuple[int, ...]:
+    """The sizes that a header claims: x, y, z, frames.
+
+    Raises:
+        ScanError: not an MGH file.
+    """
+    return tuple(_parsed(head, name)["dims"].tolist())
+
+
+def _check_type(code: int, name: str) -> np.dtype[Any]:
+    from nibabel.freesurfer.mghformat import data_type_codes
+
+    if code not in data_type_codes.value_set("code"):
+        raise ScanError(
+            f"{name}: voxels of this type cannot be read",
+            expected="uint8, int16, uint16, int32 or float32",
+            seen=f"MGH type code {code}",
+            hint="convert it: mri_convert --out_data_type float",
+        )
+    return np.dtype(str(data_type_codes.numpy_dtype[code]))
+
+
+def _check_orientation(said: Any, name: str, xform: Xform) -> None:
+    if int(said["goodRASFlag"]) != 1:
+        raise ScanError(
+            f"{name} does not say how it lies in the world, so left and right cannot be told",
+            expected="ras_good_flag 1",
+            seen=f"ras_good_flag {int(said['goodRASFlag'])}",
+            hint="convert the scan again from DICOM: FreeSurfer's default orientation would be a guess",
+        )
+    refuse_form(name, xform, "MGH")
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(np.asarray(said["Mdc"], dtype=float), axis=1)
+    if not (np.abs(lengths - 1) <= COSINES_REFUSE).all() or not (np.asarray(said["delta"]) > 0).all():
+        raise ScanError(
+            f"{name}: the direction cosines or voxel sizes are impossible",
+            expected="three unit vectors and three sizes above 0",
+            seen=f"lengths {np.round(lengths, 3).tolist()}, sizes {said['delta'].tolist()}",
+            hint=DAMAGED,
+        )
+
+
+def mgh_time(stream: Any, checked: CheckedHeader) -> dict[str, Any]:
+    """The repetition time, from the footer behind the voxels, as a NIfTI header would say it (in milliseconds).
+
+    Args:
+        stream: the decompressed file.
+    """
+    stream.seek(checked.offset + checked.data_bytes)
+    footer = stream.read(4)
+    said = float(np.frombuffer(footer, ">f4")[0]) if len(footer) == 4 else 0.0
+    return {"pixdim": [1.0, *[0.0] * 3, said], "xyzt_units": 2 | 16}

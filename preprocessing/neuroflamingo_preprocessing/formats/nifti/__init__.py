@@ -1,0 +1,1 @@
+"""NIfTI: header, orientation, voxels, runs."""

@@ -1,0 +1,1 @@
+"""Zarr: metadata, chunks, shards, and what a folder claims to hold."""

@@ -1,0 +1,1 @@
+"""Functional MRI: runs, confounds, denoising, parcellation, CIFTI, quality."""

@@ -1,0 +1,287 @@
+"""Confound tables of runs, as fMRIPrep writes them: reading, choice of columns by name, framewise displacement."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import NDArray
+
+from neuroflamingo_preprocessing.bids.entities import entities_of
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, nearest
+from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
+
+MAX_TABLE_BYTES = 2**27
+ENDINGS = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")
+"""Since fMRIPrep 20.2, and before."""
+RIGID = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
+HEAD_RADIUS_MM = 50.0
+STEADY = "non_steady_state_outlier*"
+COMPONENTS = 5
+"""Of CompCor: the number of Behzadi et al. 2007 and of XCP-D."""
+
+
+def _expanded(names: Sequence[str]) -> tuple[str, ...]:
+    """With derivatives, squares and squared derivatives, under fMRIPrep's names."""
+    return tuple(n + more for n in names for more in ("", "_derivative1", "_power2", "_derivative1_power2"))
+
+
+_TISSUES = ("white_matter", "csf")
+SETS: dict[str, tuple[str, ...]] = {
+    "6p": RIGID,
+    "12p": tuple(n + more for n in RIGID for more in ("", "_derivative1")),
+    "24p": _expanded(RIGID),
+    "2p": _TISSUES,
+    "8p": (*RIGID, *_TISSUES),
+    "9p": (*RIGID, *_TISSUES, "global_signal"),
+    "36p": _expanded((*RIGID, *_TISSUES, "global_signal")),
+    "gsr": ("global_signal",),
+    "cosine": ("cosine*",),
+}
+"""Names of the field (Ciric et al. 2017; 24p: Friston et al. 1996) to fMRIPrep's columns; see also `acompcor`."""
+
+
+@dataclass(frozen=True)
+class Confounds:
+    """A table with a line for each frame of a run.
+
+    Attributes:
+        names: of the columns.
+        values: `[frame, column]`, NaN where the table says `n/a`.
+        file, sha256: of the table.
+        components: what the JSON beside it says of CompCor's columns; empty without one.
+    """
+
+    names: tuple[str, ...]
+    values: Float64[np.ndarray, "frame column"]
+    file: str
+    sha256: str
+    components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def columns(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """`[frame, name]`."""
+        return self.values[:, [self.names.index(name) for name in names]]
+
+    def non_steady(self) -> NDArray[np.intp]:
+        """Frames before the magnetisation was steady, as fMRIPrep marked them."""
+        marked = [name for name in self.names if fnmatchcase(name, STEADY)]
+        return np.flatnonzero((self.columns(marked) > 0).any(axis=1))
+
+
+def find_confounds(run: Path) -> Path:
+    """The confound table that fMRIPrep put beside a run: all of its entities are the run's.
+
+    Raises:
+        NotFoundError: there is none (exit 66).
+        ScanError: more than one fits equally well (exit 65).
+    """
+    mine = entities_of(run)
+    fitting: list[tuple[int, Path]] = []
+    for path in sorted(p for p in run.parent.iterdir() if p.name.endswith(ENDINGS)):
+        theirs = {key: value for key, value in entities_of(path).items() if key != "desc"}
+        if theirs and theirs.items() <= mine.items():
+            fitting.append((len(theirs), path))
+    if not fitting:
+        raise NotFoundError(
+            f"there are no confounds beside {shown_name(run)}",
+            expected=f"a file *{ENDINGS[0]} with entities of the run",
+            hint="--confounds FILE.tsv",
+        )
+    most = max(count for count, _ in fitting)
+    best = [path for count, path in fitting if count == most]
+    if len(best) > 1:
+        raise ScanError(
+            f"several confound tables fit {shown_name(run)}",
+            expected="one",
+            seen=", ".join(path.name for path in best),
+            hint="--confounds FILE.tsv",
+        )
+    return best[0]
+
+
+def read_confounds(path: str | Path, frames: int | None = None) -> Confounds:
+    """Read a tab-separated table with a line of names; `n/a` and empty cells are NaN.
+
+    Args:
+        path: the file.
+        frames: of the run; the table must have as many lines.
+
+    Raises:
+        NotFoundError: no such file (exit 66).
+        ScanError: no table of numbers, a name twice, another number of lines (exit 65).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", expected="a table of confounds (.tsv)", hint="check the path")
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise _no_table(path, f"{path.stat().st_size:,} bytes")
+    raw = path.read_bytes()
+    try:
+        lines = [line.split("\t") for line in raw.decode("utf-8-sig").splitlines() if line.strip()]
+        names, rows = tuple(word.strip() for word in lines[0]), lines[1:]
+        widths = {len(row) for row in rows}
+        if not rows or widths != {len(names)}:
+            raise ValueError(f"{len(names)} names over lines of {sorted(widths)[:5]} values")
+        values = np.array([[_number(word) for word in row] for row in rows])
+    except (UnicodeDecodeError, ValueError, IndexError) as error:
+        raise _no_table(path, str(error)[:200]) from error
+    if len(set(names)) < len(names):
+        raise _no_table(path, f"the name '{next(n for n in names if names.count(n) > 1)}' twice")
+    if frames is not None and len(values) != frames:
+        raise ScanError(
+            f"{path.name} does not belong to this run",
+            expected=f"{frames} lines of values, one for each frame",
+            seen=f"{len(values)}",
+            hint="give the table of this run, with all of its frames: frames are left out later",
+        )
+    return Confounds(names, values, path.name, hashlib.sha256(raw).hexdigest(), _components(path))
+
+
+def _number(word: str) -> float:
+    word = word.strip()
+    return float("nan") if word in ("", "n/a", "NaN", "nan") else float(word)
+
+
+def _no_table(path: Path, seen: str) -> ScanError:
+    return ScanError(
+        f"{path.name} is no table of confounds",
+        expected="a line of names, then a line of numbers (or n/a) for each frame, separated by tabs",
+        seen=seen,
+        hint="give fMRIPrep's desc-confounds_timeseries.tsv, or a table like it",
+    )
+
+
+def component_file(path: Path) -> Path:
+    """The JSON that describes a table's columns."""
+    return path.with_suffix(".json")
+
+
+def _components(path: Path) -> dict[str, Mapping[str, Any]]:
+    file = component_file(path)
+    if not file.is_file():
+        return {}
+    try:
+        if file.stat().st_size > MAX_TABLE_BYTES:
+            raise ValueError(f"{file.stat().st_size:,} bytes")
+        said = json.loads(file.read_text(encoding="utf-8"))
+        return {name: about for name, about in said.items() if isinstance(about, dict)}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ScanError(
+            f"{file.name} cannot be read",
+            expected="the JSON that fMRIPrep writes beside the confounds",
+            seen=str(error)[:200],
+            hint="correct or remove it",
+        ) from error
+
+
+def choose(confounds: Confounds, strategy: Sequence[str], filtered: bool = False) -> tuple[str, ...]:
+    """The columns that sets, names and patterns mean, each once, in that order.
+
+    `6p`, `12p`, `24p` (rigid parameters and their expansions), `2p` (white matter and CSF), `8p`, `9p`, `36p`, `gsr`
+    (global signal), `cosine`, `acompcor` (the first five components of white matter and CSF together) and `tcompcor`;
+    CompCor takes the cosines with it, since fMRIPrep computes components after taking them out, unless the run is
+    high-pass filtered here. Other words are columns, or patterns such as `motion_outlier*`.
+
+    Args:
+        filtered: whether a high-pass filter is applied here.
+
+    Raises:
+        ScanError: columns that the table does not have; the nearest names are told (exit 65).
+    """
+    wanted: list[str] = []
+    for word in strategy:
+        for column in _meant(confounds, word, filtered):
+            if any(sign in column for sign in "*?["):
+                wanted += [name for name in confounds.names if fnmatchcase(name, column)] or [column]
+            else:
+                wanted.append(column)
+    missing = [name for name in dict.fromkeys(wanted) if name not in confounds.names]
+    if missing:
+        near = nearest(missing[:20], confounds.names, 2, 0.7)
+        raise ScanError(
+            f"{confounds.file} lacks columns of '{' '.join(strategy)}'",
+            expected=", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else ""),
+            seen=f"{len(confounds.names)} columns" + (f", the nearest are {', '.join(near[:6])}" if near else ""),
+            hint=f"choose others: {', '.join(SETS)}, acompcor, tcompcor, or columns by name",
+        )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _meant(confounds: Confounds, word: str, filtered: bool) -> tuple[str, ...]:
+    name = word.lower()
+    if name in SETS:
+        return SETS[name]
+    if name not in ("acompcor", "tcompcor"):
+        return (word,)
+    columns = [n for n in confounds.names if re.fullmatch(rf"{name[0]}_comp_cor_\d+", n)]
+    if name == "acompcor" and any(n in confounds.components for n in columns):
+        columns = [n for n in columns if confounds.components.get(n, {}).get("Mask") == "combined"]
+    retained = [n for n in columns if confounds.components.get(n, {}).get("Retained", True)]
+    cosines = () if filtered else tuple(n for n in confounds.names if fnmatchcase(n, "cosine*"))  # none in short runs
+    return (*(retained[:COMPONENTS] or [f"{name[0]}_comp_cor_*"]), *cosines)
+
+
+def regressors(confounds: Confounds, names: Sequence[str]) -> NDArray[np.float64]:
+    """`[frame, name]`, finite: `n/a` in the first line, where derivatives have it, takes the second line's value.
+
+    nilearn's `load_confounds` does the same.
+
+    Raises:
+        ScanError: other values that are no numbers (exit 65).
+    """
+    values = confounds.columns(names)
+    if len(values) > 1:
+        values[0] = np.where(np.isnan(values[0]), values[1], values[0])
+    bad = ~np.isfinite(values).all(axis=0)
+    if bad.any():
+        column = int(np.flatnonzero(bad)[0])
+        row = int(np.flatnonzero(~np.isfinite(values[:, column]))[0])
+        raise ScanError(
+            f"{confounds.file} has values that are no numbers",
+            expected="n/a in the first line of values at most",
+            seen=f"{names[column]} in line {row + 2}"
+            + (f", and {int(bad.sum()) - 1} more columns" * bool(bad.sum() > 1)),
+            hint="leave these columns out: --confound-strategy",
+        )
+    return values
+
+
+def framewise_displacement(confounds: Confounds) -> Float64[np.ndarray, " frame"] | None:
+    """Millimetres that the head moved since the frame before; 0 for the first one.
+
+    The sum of the absolute changes of the six rigid parameters, rotations (radians) as arcs on a sphere of 50 mm:
+    Power et al. 2012, NeuroImage 59:2142. Without these columns the table's own `framewise_displacement`; else None.
+    """
+    if set(RIGID) <= set(confounds.names):
+        moved = np.abs(np.diff(confounds.columns(RIGID), axis=0))
+        found = moved[:, :3].sum(axis=1) + HEAD_RADIUS_MM * moved[:, 3:].sum(axis=1)
+        found = np.concatenate([[0.0], found])
+    elif "framewise_displacement" in confounds.names:
+        found = confounds.columns(["framewise_displacement"])[:, 0]
+        found[0] = np.nan_to_num(found[0])
+    else:
+        return None
+    if not np.isfinite(found).all():
+        raise ScanError(
+            f"{confounds.file} has rigid parameters that are no numbers",
+            expected="numbers in all lines",
+            seen=f"framewise displacement unknown from frame {int(np.flatnonzero(~np.isfinite(found))[0])} on",
+            hint="give another table",
+        )
+    return found
+
+
+def parse_strategy(text: str | None) -> tuple[str, ...]:
+    """Words of `--confound-strategy`: separated by commas, `+` or spaces; `none` is no column."""
+    words = tuple(re.split(r"[,+\s]+", text.strip())) if text and text.strip() else ()
+    if "none" in words and len(words) > 1:
+        raise UsageError("--confound-strategy says none and more", expected="none alone", seen=str(text))
+    return words

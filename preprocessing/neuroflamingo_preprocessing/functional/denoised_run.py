@@ -1,0 +1,96 @@
+"""`clean_run`: a run whose blocks come as a plan of cleaning leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float32
+from numpy.typing import NDArray
+
+from neuroflamingo_preprocessing.formats.nifti.run import Run
+from neuroflamingo_preprocessing.functional.denoising_plan import CleaningPlan
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.functional.run_quality import FrameWatch
+
+CHUNK_BYTES = 2**24
+"""Of float64 signals that are cleaned at once: nilearn holds several copies."""
+
+
+@dataclass(frozen=True)
+class CleanedRun(Run):
+    """A run whose blocks come cleaned. `blocks` may be read once where values change, and holds the run meanwhile."""
+
+    plan: CleaningPlan | None = None
+
+    def blocks(
+        self, frames: int | None = None, watch: FrameWatch | None = None
+    ) -> Iterator[tuple[int, Float32[np.ndarray, "x y z frame"]]]:
+        """See `Run.blocks`; frames are counted as they are left, `watch` sees them as stored."""
+        assert self.plan is not None
+        pieces = _inside(super().blocks(frames, watch), self.plan.first, self.plan.stop)
+        if not self.plan.changes_values:
+            yield from _left(pieces, self.plan)
+            return
+        held = [np.nan_to_num(block, copy=False) for _, block in pieces]
+        _clean_in_place(held, self.plan)
+        held.reverse()
+        done = 0
+        while held and done < self.frames:  # what was given out is let go: the run and its result share the memory
+            block = held.pop()[..., : self.frames - done]
+            yield done, block
+            done += block.shape[-1]
+
+
+def clean_run(run: Run, plan: CleaningPlan) -> Run:
+    """The run with the frames, values and motion that a plan leaves."""
+    provenance = replace(run.provenance, warnings=(*run.provenance.warnings, *plan.warnings))
+    changed = {"provenance": provenance, "displacement": plan.displacement}
+    if not plan.wanted:
+        return replace(run, **changed)
+    same = {f.name: getattr(run, f.name) for f in fields(Run)}
+    return CleanedRun(**(same | changed | {"frames": len(plan.kept), "times": plan.times}), plan=plan)
+
+
+def _inside(
+    blocks: Iterator[tuple[int, NDArray[np.float32]]], first: int, stop: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Blocks cut to a range of frames, counted from its start; the file is read to its end, where it is checked."""
+    for start, block in blocks:
+        low, high = max(first - start, 0), min(stop - start, block.shape[-1])
+        if low < high:
+            yield start + low - first, block[..., low:high]
+
+
+def _left(
+    pieces: Iterator[tuple[int, NDArray[np.float32]]], plan: CleaningPlan
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    done = 0
+    for start, block in pieces:
+        here = plan.kept[(plan.kept >= start) & (plan.kept < start + block.shape[-1])] - start
+        if len(here):
+            whole = len(here) == block.shape[-1]
+            yield done, block if whole else np.asfortranarray(block[..., here])
+            done += len(here)
+
+
+def _clean_in_place(held: list[NDArray[np.float32]], plan: CleaningPlan) -> None:
+    """Clean all voxels that are not always 0, some at a time; frames that are left move to the front."""
+    flat = [block.reshape(-1, block.shape[-1], order="F") for block in held]
+    voxels, count = flat[0].shape[0], max(1, CHUNK_BYTES // (8 * (plan.stop - plan.first)))
+    for low in range(0, voxels, count):
+        part = [each[low : low + count] for each in flat]
+        signals = np.concatenate(part, axis=1)
+        seen = signals.any(axis=1)
+        if not seen.any():
+            continue
+        cleaned = np.zeros((len(signals), len(plan.kept)), np.float32)
+        cleaned[seen] = plan.clean(signals[seen])
+        done = 0
+        for each in part:
+            here = cleaned[:, done : done + each.shape[1]]
+            each[:, : here.shape[1]] = here
+            done += each.shape[1]

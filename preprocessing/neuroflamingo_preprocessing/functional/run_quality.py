@@ -1,0 +1,264 @@
+"""How good a run is: frames without a picture, noise, spikes, motion, and whether the head lies as the header says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import permutations, product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from numpy.typing import NDArray
+
+from neuroflamingo_preprocessing.geometry import Affine
+from neuroflamingo_preprocessing.structural.template import load_template
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.formats.nifti.run import Run
+
+STILL = 1e-6
+"""Frames whose voxels differ by no more than this share of their spread are one frame stored twice."""
+SPARSE = 97
+"""Every so manieth voxel is looked at before all are."""
+SIGNAL = 0.2
+"""Brain is where the mean volume exceeds this share of its 95th percentile."""
+FAR_OUT = 3.0
+"""A spike lies this many inter-quartile ranges above the third quartile of DVARS (Tukey's far-out values; FSL's
+fsl_motion_outliers takes 1.5, which marks frames in every run), and above `SPIKE_FACTOR` times their median."""
+SPIKE_FACTOR = 1.5
+MOVED_MM, MOVED_SHARE, JUMP_MM = 0.5, 0.2, 5.0
+"""A frame moved if its framewise displacement exceeds 0.5 mm (Power et al. 2012). Told: more than a fifth of such
+frames, or one of more than 5 mm (the shares of Parkes et al. 2018)."""
+TURNED_MARGIN = 0.03
+"""Told: the signal overlaps the brain better by this much of Dice's coefficient if the head is turned. The template's
+own brain has 0.99 as it lies, and 0.87 or less turned."""
+LEAST_FRAMES_FOR_SPIKES = 8
+
+
+@dataclass(frozen=True)
+class RunQuality:
+    """How far a run can be trusted; what is not known is None.
+
+    Attributes:
+        coverage: share of the template brain that shows signal.
+        tsnr: median over voxels (or parcels) with signal of the mean over time divided by the standard deviation.
+        dvars: median over frames of the root mean square change over those voxels, in percent of their mean.
+        spikes: frames whose DVARS is far out.
+        empty, repeated: frames with one value in all voxels; frames that are the one before stored again.
+        fd_mean, fd_max: framewise displacement in mm, see `confounds.framewise_displacement`.
+        fd_moved: share of frames that moved by more than 0.5 mm.
+    """
+
+    coverage: float | None = None
+    tsnr: float | None = None
+    dvars: float | None = None
+    spikes: int = 0
+    empty: int = 0
+    repeated: int = 0
+    fd_mean: float | None = None
+    fd_max: float | None = None
+    fd_moved: float | None = None
+
+    def as_dict(self) -> dict[str, float]:
+        """What is known, as plain data."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass
+class FrameWatch:
+    """Looks at the frames of a run as they are read: values that are no numbers, constant and repeated frames."""
+
+    lost: int = 0
+    empty: list[int] = field(default_factory=list)
+    repeated: list[int] = field(default_factory=list)
+    frames: int = 0
+    _before: NDArray[np.float32] | None = None
+
+    def add(self, first: int, block: Float32[np.ndarray, "x y z frame"]) -> None:
+        """The next block."""
+        for index in range(block.shape[-1]):
+            frame = block[..., index].reshape(-1, order="F")
+            there = frame
+            if np.isnan(frame.sum()):
+                there = frame[~np.isnan(frame)]
+                self.lost += len(frame) - len(there)
+            if not len(there) or (np.ptp(there[::SPARSE]) == 0 and np.ptp(there) == 0):
+                self.empty.append(first + index)
+            elif self._before is not None and _same(frame, self._before):
+                self.repeated.append(first + index)
+            self._before = frame
+        self._before = None if self._before is None else self._before.copy()  # let go of the block
+        self.frames = first + block.shape[-1]
+
+    def words(self) -> list[str]:
+        """Warnings."""
+        said = [f"{self.lost} voxels are no numbers and count as background"] if self.lost else []
+        pairs = (self.empty, "hold one value in all voxels"), (self.repeated, "are the frame before stored again")
+        return said + [
+            f"{len(found)} of {self.frames} frames {words}, the first is number {found[0]}"
+            for found, words in pairs
+            if found
+        ]
+
+
+def _same(frame: NDArray[np.float32], before: NDArray[np.float32]) -> bool:
+    few, earlier = frame[::SPARSE], before[::SPARSE]
+    if np.nanmax(np.abs(few - earlier), initial=0) > STILL * np.nanmax(np.abs(few), initial=0):
+        return False
+    return float(np.nanmax(np.abs(frame - before))) <= STILL * float(np.nanstd(frame))
+
+
+class Dvars:
+    """Root mean square change from frame to frame over some voxels (Power et al. 2012), in percent of their mean."""
+
+    def __init__(self) -> None:
+        self._before: NDArray[np.float32] | None = None
+        self._changes: list[float] = []
+        self._level = self._count = 0.0
+
+    def add(self, values: Float32[np.ndarray, " voxel"]) -> None:
+        """The voxels of the next frame."""
+        if self._before is not None:
+            change = values - self._before
+            self._changes.append(float(np.sqrt(np.mean(np.square(change, dtype=np.float64)))))
+        self._before = values
+        self._level += float(values.mean(dtype=np.float64))
+        self._count += 1
+
+    def percent(self) -> Float64[np.ndarray, " frame"]:
+        """One value for each frame but the first; empty where the voxels have no positive mean."""
+        level = self._level / self._count if self._count else 0.0
+        return 100 * np.array(self._changes) / level if level > 0 else np.zeros(0)
+
+
+def spikes(dvars: Sequence[float] | NDArray[np.float64]) -> NDArray[np.intp]:
+    """Frames whose DVARS is far out; none in runs of a few frames."""
+    if len(dvars) < LEAST_FRAMES_FOR_SPIKES:
+        return np.zeros(0, np.intp)
+    low, middle, high = np.percentile(dvars, (25, 50, 75))
+    return 1 + np.flatnonzero(np.asarray(dvars) > max(high + FAR_OUT * (high - low), SPIKE_FACTOR * middle))
+
+
+def summarise(
+    watch: FrameWatch, dvars: Dvars, run: Run, tsnr: float | None, coverage: float | None = None
+) -> tuple[RunQuality, list[str]]:
+    """All figures of a run, and warnings."""
+    changes = dvars.percent()
+    sudden = spikes(changes)
+    words = watch.words()
+    if len(sudden):
+        words.append(f"{len(sudden)} frames change suddenly (DVARS far out), the first is number {sudden[0]}")
+    moved: dict[str, Any] = {}
+    if run.displacement is not None and len(run.displacement):
+        moved = {"fd_mean": float(run.displacement.mean()), "fd_max": float(run.displacement.max())}
+        moved["fd_moved"] = float((run.displacement > MOVED_MM).mean())
+        words += _about_motion(moved)
+    quality = RunQuality(
+        coverage,
+        tsnr,
+        float(np.median(changes)) if len(changes) else None,
+        len(sudden),
+        len(watch.empty),
+        len(watch.repeated),
+        **moved,
+    )
+    return quality, words
+
+
+def _about_motion(moved: dict[str, float]) -> list[str]:
+    if moved["fd_moved"] <= MOVED_SHARE and moved["fd_max"] <= JUMP_MM:
+        return []
+    return [
+        f"the head moved much: framewise displacement above {MOVED_MM:g} mm in {moved['fd_moved']:.0%} of the frames, "
+        f"at most {moved['fd_max']:.2g} mm"
+    ]
+
+
+def temporal_snr(mean: NDArray[np.float64], squares: NDArray[np.float64], inside: NDArray[np.bool_]) -> float:
+    """Median over voxels that change; 0 if none do.
+
+    Args:
+        mean, squares: of each voxel, and of its square, over time.
+    """
+    spread = np.sqrt(np.maximum(squares - mean**2, 0))
+    moving = inside & (spread > 0)
+    return float(np.median(mean[moving] / spread[moving])) if moving.any() else 0.0
+
+
+def look_at_run(run: Run) -> tuple[RunQuality, list[str]]:
+    """One pass over a run in its own space: frames, tSNR and DVARS where the first block is bright."""
+    watch, dvars = FrameWatch(), Dvars()
+    total, squares = np.zeros(run.shape), np.zeros(run.shape)
+    bright = np.zeros(run.shape, bool)
+    for first, block in run.blocks(watch=watch):
+        np.nan_to_num(block, copy=False)
+        if first == 0:
+            level = block.mean(axis=-1)
+            bright = level > SIGNAL * max(float(np.percentile(level, 98)), 0.0)
+        for index in range(block.shape[-1]):
+            frame = block[..., index]
+            total += frame
+            squares += np.square(frame, dtype=np.float64)
+            if bright.any():
+                dvars.add(frame[bright])
+    mean = total / run.frames
+    inside = mean > SIGNAL * max(float(np.percentile(mean, 98)), 0.0)
+    return summarise(watch, dvars, run, temporal_snr(mean, squares / run.frames, inside))
+
+
+def look_at_series(
+    series: Float32[np.ndarray, "parcel frame"], watch: FrameWatch, run: Run
+) -> tuple[RunQuality, list[str]]:
+    """The figures of a run of which only parcel means were kept: tSNR and DVARS are those of parcels."""
+    dvars = Dvars()
+    for frame in series.T:
+        dvars.add(np.ascontiguousarray(frame))
+    mean = series.mean(axis=1, dtype=np.float64)
+    squares = np.square(series, dtype=np.float64).mean(axis=1)
+    return summarise(watch, dvars, run, temporal_snr(mean, squares, mean > 0))
+
+
+def turned(shown: NDArray[np.bool_], affine: Affine) -> str | None:
+    """Words of warning if a run's signal overlaps the template brain better with the head turned by quarter turns.
+
+    The template is symmetric, so that a swap of left and right cannot be seen: it counts as no turn.
+
+    Args:
+        shown: `[x, y, z]`, where there is signal.
+        affine: of that grid, RAS mm.
+    """
+    template = load_template()
+    step = max(1, round(min(shown.shape) / 24))
+    index = np.moveaxis(np.indices(shown.shape), 0, -1)[::step, ::step, ::step].reshape(-1, 3)
+    seen = shown[::step, ::step, ::step].reshape(-1)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    places = np.argwhere(template.mask[::4, ::4, ::4] > 0.5) * 4
+    centre = (places @ template.affine[:3, :3].T + template.affine[:3, 3]).mean(axis=0)
+    to_voxel = np.linalg.inv(template.affine)
+    best, straight = (0.0, ""), 0.0
+    for order, signs in product(permutations(range(3)), product((1, -1), repeat=3)):
+        if signs[0] < 0:
+            continue  # the same as its mirror image
+        there = (world - centre)[:, order] * signs + centre
+        voxel = np.rint(there @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(int)
+        inside = ((voxel >= 0) & (voxel < template.mask.shape)).all(axis=1)
+        brain = np.zeros(len(voxel), bool)
+        brain[inside] = template.mask[tuple(voxel[inside].T)] > 0.5
+        dice = 2 * float((brain & seen).sum()) / max(int(brain.sum() + seen.sum()), 1)
+        if order == (0, 1, 2) and signs == (1, 1, 1):
+            straight = dice
+        best = max(best, (dice, _turn(order, signs)))
+    if best[0] <= straight + TURNED_MARGIN:
+        return None
+    return (
+        f"the head seems to lie turned against what the header says ({best[1]}; overlap with the brain {best[0]:.2f} "
+        f"instead of {straight:.2f}): left and right may be wrong too"
+    )
+
+
+def _turn(order: tuple[int, ...], signs: tuple[int, ...]) -> str:
+    names = ("left-right", "front-back", "up-down")
+    flips = [names[axis] for axis in range(3) if signs[axis] < 0]
+    words = [f"{names[order[axis]]} as {names[axis]}" for axis in range(3) if order[axis] != axis]
+    return ", ".join([*words, *(f"{name} reversed" for name in flips)])

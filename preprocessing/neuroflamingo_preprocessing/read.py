@@ -1,0 +1,119 @@
+"""One dispatcher over file formats: `read_scan` for volumes, `read_run` for runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input, refuse_series, shown_name
+from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
+from neuroflamingo_preprocessing.formats.nifti.read_nifti import modality_of, read_nifti, to_float
+from neuroflamingo_preprocessing.formats.nifti.run import Run, nifti_sizes, read_nifti_run
+from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform, refuse_form
+from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
+from neuroflamingo_preprocessing.formats.zarr.read_zarr import read_zarr, zarr_sizes
+from neuroflamingo_preprocessing.scan import Scan
+
+
+def read_scan(
+    path: str | Path, series: int | None = None, *, xform: Xform = "auto", series_sha256: str | None = None
+) -> Scan:
+    """Read one volume: NIfTI-1 or -2 (`.nii`, `.nii.gz`), FreeSurfer's MGH (`.mgh`, `.mgz`), a zarr folder, or DICOM.
+
+    Any byte order and orientation. Voxels are read once in their stored type and scaled once to float32. The affine of
+    a NIfTI header is the sform where its code is above 0, else the qform; both are compared, and warnings say what was
+    odd. DICOM is a folder, a zip archive or one enhanced file; see `dicom.open_dicom`.
+
+    Args:
+        path: of the scan; for zarr see `zarr_scan`.
+        series: of a DICOM input; None: its one T1-weighted volume.
+        xform: `sform` or `qform` uses that one, even where the other puts left on the other side (with a warning).
+        series_sha256: of a DICOM series that was hashed before, see `Examination.digest`: it is not hashed again.
+
+    Raises:
+        UsageError: no such `xform`.
+        NotFoundError: no such file (exit 66).
+        UsageError: a series of a file that is no DICOM, or one that is not there.
+        ScanError: not a NIfTI file, truncated, or a header or voxels that cannot be a whole head (exit 65).
+    """
+    path, xform = Path(path), checked_xform(xform)
+    if is_dicom_input(path):
+        refuse_form(shown_name(path), xform, "DICOM")
+        with open_dicom(path) as examination:
+            return examination.scan(series, series_sha256)
+    refuse_series(path, series)
+    if not path.exists():
+        hint = "fetch its content first: datalad get, or git annex get" if path.is_symlink() else "check the path"
+        raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint=hint)
+    if is_zarr(path):
+        stored, checked, provenance = read_zarr(path, xform)
+        voxels, odd = to_float(stored, checked, path.name)
+        provenance = replace(provenance, warnings=(*provenance.warnings, *odd))
+        return Scan(voxels, checked.affine, modality_of(path.name), provenance, space=checked.code)
+    if not path.is_file():
+        raise ScanError(
+            f"{path} is not a file",
+            expected="a .nii or .nii.gz file",
+            seen="a folder" if path.is_dir() else "a device or socket",
+            hint="name one scan inside it",
+        )
+    return read_nifti(path, xform)
+
+
+def read_run(
+    path: str | Path,
+    repetition_time: float | None = None,
+    series: int | None = None,
+    *,
+    xform: Xform = "auto",
+    series_sha256: str | None = None,
+) -> Run:
+    """Read the header of a 4D NIfTI or MGH file, and what its sidecar says of time; voxels are read by `Run.blocks`.
+
+    A DICOM folder or zip archive is converted first: its one fMRI run, or the series of that number.
+
+    The repetition time is the one given here, else the sidecars' (`NAME.json` beside the file, and in a BIDS dataset
+    all that apply; see `read_sidecar`), else the header's. Where sidecar and header differ the run is refused, unless
+    the time is given here. `xform`, `series_sha256`: see `read_scan`.
+
+    Raises:
+        NotFoundError: no such file (exit 66).
+        UsageError: no such `xform`.
+        ScanError: no NIfTI file, no time series, an untrustworthy header, two different repetition times (exit 65).
+    """
+    path, xform = Path(path), checked_xform(xform)
+    if is_dicom_input(path):
+        refuse_form(shown_name(path), xform, "DICOM")
+        with open_dicom(path) as examination:
+            return examination.run(series, repetition_time, series_sha256)
+    refuse_series(path, series)
+    if is_zarr(path):
+        raise ScanError(
+            f"{path.name}: runs are not read from zarr",
+            expected="a 4D .nii, .nii.gz, .mgh or .mgz file",
+            seen="a zarr folder",
+            hint="write the run as .nii.gz",
+        )
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", expected="a 4D .nii or .nii.gz file", hint="check the path")
+    return read_nifti_run(path, repetition_time, xform)
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a scan claims more than one volume; see `claimed_sizes`."""
+    return any(n > 1 for n in claimed_sizes(path)[3:])
+
+
+def claimed_sizes(path: str | Path) -> tuple[int, ...]:
+    """The sizes that a header claims, x, y and z first; nothing else of it is looked at, and nothing believed.
+
+    Raises:
+        NotFoundError, ScanError: no file, or not one of a scan.
+    """
+    path = Path(path)
+    if is_zarr(path):
+        return zarr_sizes(path)
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint="check the path")
+    return nifti_sizes(path)

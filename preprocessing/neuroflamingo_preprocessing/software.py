@@ -1,0 +1,70 @@
+"""Versions of the software that touches numbers, for provenance."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "nibabel", "nilearn", "SimpleITK")
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SoftwareRecord(Record):
+    name: str = "neuroflamingo"
+    version: str
+    git_commit: str | None = None
+    python: str
+    platform: str
+    cuda: str | None = None
+    libraries: dict[str, str] = {}
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def software() -> SoftwareRecord:
+    """Versions of this package, Python and the libraries that touch numbers."""
+    found = {name: installed for name in LIBRARIES if (installed := installed_version(name))}
+    torch = sys.modules.get("torch")
+    return SoftwareRecord(
+        version=installed_version("neuroflamingo") or "not installed",
+        git_commit=git_commit(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cuda=torch.version.cuda if torch is not None else None,
+        libraries=found,
+    )
+
+
+def installed_version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, read without starting git; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        head = (root / ".git" / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        reference = root / ".git" / head.removeprefix("ref: ")
+        if reference.is_file():
+            return reference.read_text().strip()
+        packed = (root / ".git" / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(head.removeprefix("ref: "))), None)
+    except OSError:
+        return None

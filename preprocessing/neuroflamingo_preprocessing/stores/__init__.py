@@ -1,0 +1,1 @@
+"""Stores: many prepared scans on disk, written in parallel, resumable, indexed."""

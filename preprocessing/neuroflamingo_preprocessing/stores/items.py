@@ -1,0 +1,370 @@
+"""`ItemStore`: what scan stores and token stores have in common. Items are whole or not there, whatever dies.
+
+    STORE/store.json               format, version, and what all items have in common
+    STORE/items/ab/abcdef.../      one input file's item
+        NAME/                      zarr v3 arrays
+        about.json                 where it came from, geometry log, warnings
+        commit.json                size and SHA-256 of each file above; written last
+    STORE/index.parquet            one row an item; made from the items, never believed over them
+    STORE/log.jsonl, summary.json  what the runs did
+
+An item's address is the hash of what it was made of. It is written under a temporary name, synced to the disk and
+renamed. Readers see committed items only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, ScanError
+from neuroflamingo_preprocessing.files import (
+    TEMPORARY_PREFIX,
+    fsync_folder,
+    fsync_tree,
+    make_draft_folder,
+    sha256_of,
+    sweep_drafts,
+    write_text_atomic,
+)
+from neuroflamingo_preprocessing.formats.zarr.claims import check_claims
+from neuroflamingo_preprocessing.formats.zarr.shards import Layout, read_layout, read_part
+
+SCHEMA = 1
+"""Of the files and of the numbers in them: raised when either changes; what is older then does not count."""
+MAX_META_BYTES = 2**24
+MAX_WINDOWS = 2**16
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """One item of a store.
+
+    Attributes:
+        key: its address, 64 hexadecimal digits.
+        about: name and hash of the input, geometry log, warnings, windows.
+        folder: where it lies.
+    """
+
+    key: str
+    about: Mapping[str, Any]
+    folder: Path
+
+    MAIN: ClassVar[str] = "tensor"
+    KINDS: ClassVar[Mapping[str, tuple[str, ...]]] = {"tensor": ("float32",)}
+    MADE_BY: ClassVar[str] = "neuroflamingo prepare"
+
+    def open(self, name: str | None = None) -> Any:
+        """An array of the item, by default the main one, as a zarr array: slices read the chunks that they need.
+
+        Raises:
+            ScanError: it is not what this program writes, or claims more than its bytes can hold (exit 65).
+        """
+        import zarr
+
+        name = name or self.MAIN
+        try:
+            shape = check_claims(self.folder / name, name, self.KINDS[name])
+            if shape[0] > MAX_WINDOWS:
+                raise ValueError(f"{name} claims {shape[0]:,} windows")
+            return zarr.open_array(self.folder / name, mode="r", zarr_format=3)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise self._damaged(error) from error
+
+    def sizes(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Shape of the main array and names of its axes, window first.
+
+        Raises:
+            ScanError: it is not what this program writes, or claims more than its bytes can hold (exit 65).
+        """
+        try:
+            check_claims(self.folder / self.MAIN, self.MAIN, self.KINDS[self.MAIN])
+            layout = self._layout(None)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise self._damaged(error) from error
+        if layout is not None:
+            return layout.shape, layout.axes
+        array = self.open()
+        return array.shape, tuple(map(str, array.metadata.dimension_names or ()))
+
+    def _layout(self, name: str | None) -> Layout | None:
+        """None: for zarr to read."""
+        layout = read_layout(self.folder / (name or self.MAIN))
+        if layout is None or str(layout.dtype) not in self.KINDS[name or self.MAIN] or layout.shape[0] > MAX_WINDOWS:
+            return None
+        return layout
+
+    def read(self, part: Any = ..., name: str | None = None) -> NDArray[Any]:
+        """An array `[window, ...]`, or a part of it; every chunk carries a checksum.
+
+        Raises:
+            ScanError: damaged (exit 65).
+        """
+        try:
+            layout = self._layout(name)
+            plain = None if layout is None else read_part(self.folder / (name or self.MAIN), layout, part)
+            return np.asarray(self.open(name)[part]) if plain is None else plain
+        except (ValueError, RuntimeError, OSError) as error:
+            raise self._damaged(error) from error
+
+    def element(self, part: Any) -> dict[str, NDArray[Any]]:
+        """What a dataset gives for one window, or a part of it."""
+        return {self.MAIN: self.read(part)}
+
+    def _damaged(self, error: Exception) -> ScanError:
+        return ScanError(
+            f"the item {self.key[:12]} of the store is damaged",
+            expected="the bytes that were written",
+            seen=f"{type(error).__name__}: {error}"[:200],
+            hint=f"run `{self.MADE_BY}` with --verify: it names, drops and makes damaged items again",
+        )
+
+
+def item_key(input_sha256: str, made_for: str, how: Mapping[str, Any]) -> str:
+    """The address of an item: what it is made of, not where that lies.
+
+    Args:
+        input_sha256: of the input file.
+        made_for: digest of `card.scan` for prepared scans, of the card for tokens.
+        how: everything else that changes the result (repetition time, hash of an atlas, hash of weights, ...).
+    """
+    parts = {"input": input_sha256, "spec": made_for, "how": dict(how), "schema": SCHEMA}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+ItemT = TypeVar("ItemT", bound=StoredItem)
+
+
+class ItemStore(Generic[ItemT]):
+    """A folder of items; see the module. Any number of processes may read and write one store.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelError: no store, or one of another version (exit 65).
+    """
+
+    FORMAT: ClassVar[str]
+    NOUN: ClassVar[str]
+    SAME: ClassVar[tuple[str, ...]]
+    """Entries of `store.json` in which all items agree: a run with others is refused."""
+    ITEM: ClassVar[type[StoredItem]] = StoredItem
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            made_by = f"a folder that `{self.ITEM.MADE_BY}` made"
+            raise NotFoundError(f"there is no store {self.path}", expected=made_by, hint="check the path")
+        self.head = read_json(self.path / "store.json", self.path)
+        if self.head.get("format") != self.FORMAT or self.head.get("schema") != SCHEMA:
+            raise ModelError(
+                f"{self.path} is no {self.NOUN} of this version",
+                expected=f"{self.FORMAT}, schema {SCHEMA}",
+                seen=f"{self.head.get('format')}, schema {self.head.get('schema')}",
+                exit_code=65,
+            )
+
+    @classmethod
+    def is_at(cls, path: str | Path) -> bool:
+        """Whether a folder says that it is a store of this kind, of whatever version."""
+        file = Path(path) / "store.json"
+        return file.is_file() and read_json(file, file.parent).get("format") == cls.FORMAT
+
+    @classmethod
+    def _create(cls, path: str | Path, about: Mapping[str, Any]) -> Self:
+        """A new store, or the one that is there if its items agree in `SAME`.
+
+        Raises:
+            OutputError: the folder holds something else, or cannot be made (exit 73), or written (74).
+            ModelError: it is a store for something else (exit 65).
+        """
+        path = Path(path)
+        head = {"format": cls.FORMAT, "schema": SCHEMA, **about}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            others = sorted(p.name for p in path.iterdir() if not p.name.startswith(TEMPORARY_PREFIX))
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be created", seen=error.strerror or str(error), hint="choose another folder with -o"
+            ) from error
+        if others and not (path / "store.json").exists():  # asked last: another process may be making the store
+            raise OutputError(
+                f"{path} holds something else",
+                expected=f"a new folder, or a {cls.NOUN}",
+                seen=", ".join(others[:3]),
+                hint="choose another folder with -o",
+            )
+        if not (path / "store.json").exists():
+            try:
+                write_text_atomic(path / "store.json", json.dumps(head, indent=1) + "\n")
+            except OutputError:
+                if not (path / "store.json").exists():  # else another process was quicker
+                    raise
+        store = cls(path)
+        if any(store.head.get(name) != head[name] for name in cls.SAME):
+            raise ModelError(
+                f"{path} is a {cls.NOUN} for something else",
+                expected=cls._said(head),
+                seen=cls._said(store.head),
+                hint="choose another folder with -o",
+                exit_code=65,
+            )
+        return store
+
+    @classmethod
+    def _said(cls, head: Mapping[str, Any]) -> str:
+        return ", ".join([str(head.get("encoder")), *(f"{name} {str(head.get(name))[:12]}" for name in cls.SAME)])
+
+    def _folder(self, key: str) -> Path:
+        if len(key) != 64 or set(key) - set("0123456789abcdef"):
+            raise NotFoundError(f"{key[:80]!r} is no key of a store", expected="64 hexadecimal digits")
+        return self.path / "items" / key[:2] / key
+
+    def __contains__(self, key: str) -> bool:
+        return (self._folder(key) / "commit.json").is_file()
+
+    def __iter__(self) -> Iterator[str]:
+        """Keys of the committed items, sorted."""
+        for marker in sorted((self.path / "items").glob("??/" + "?" * 64 + "/commit.json")):
+            yield marker.parent.name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, key: str) -> ItemT:
+        """An item, by its key.
+
+        Raises:
+            NotFoundError: no such item was committed.
+            ModelError: what describes it is damaged (exit 65).
+        """
+        folder = self._folder(key)
+        if key not in self:
+            raise NotFoundError(f"the store has no item {key[:12]}", expected=f"one of {len(self)}")
+        return self.ITEM(key, read_json(folder / "about.json", self.path), folder)  # type: ignore[return-value]
+
+    def peek(self, key: str) -> ItemT:
+        """An item without what is said about it, for loops that want its numbers only; it is not even looked for."""
+        return self.ITEM(key, {}, self._folder(key))  # type: ignore[return-value]
+
+    def fault(self, key: str, *, thorough: bool = False) -> str | None:
+        """What is wrong with a committed item: files that are missing or of another size, or (thorough) content."""
+        folder = self._folder(key)
+        try:
+            promised = read_json(folder / "commit.json", self.path)["files"]
+            for name, said in promised.items():
+                file = folder / name
+                if file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
+                    return f"{name} points elsewhere"
+                if not file.is_file() or file.stat().st_size != said["bytes"]:
+                    return f"{name} is missing or of another size"
+                if thorough and sha256_of(file) != said["sha256"]:
+                    return f"{name} has other bytes than were written"
+        except (ModelError, KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+            return f"commit.json cannot be read ({type(error).__name__})"
+        return None
+
+    def drop(self, key: str) -> None:
+        """Take an item out; it is no longer seen before its first file goes.
+
+        Raises:
+            OutputError: it cannot be moved (exit 74).
+        """
+        folder = self._folder(key)
+        try:
+            if folder.exists():
+                aside = make_draft_folder(folder)
+                with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                    folder.rename(aside / key)
+                shutil.rmtree(aside)
+        except OSError as error:
+            raise self.not_written(error) from error
+
+    def _put(self, key: str, about: Mapping[str, Any], write: Callable[[Path], None]) -> bool:
+        """Write an item; False if it was there already, or another process was quicker.
+
+        Args:
+            key: see `item_key`.
+            about: plain data.
+            write: puts the arrays into the folder that it is given.
+
+        Raises:
+            OutputError: it cannot be written (exit 74); nothing of it is left.
+        """
+        folder = self._folder(key)
+        if key in self:
+            return False
+        draft = None
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            draft = make_draft_folder(folder)
+            write(draft)
+            _describe(draft, about)
+            fsync_tree(draft)
+            try:
+                draft.rename(folder)
+            except OSError:
+                if key in self:
+                    return False
+                raise
+            fsync_folder(folder.parent)
+            return True
+        except OSError as error:
+            raise self.not_written(error) from error
+        finally:
+            if draft is not None:
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def sweep(self) -> int:
+        """Remove drafts that processes of this machine left when they died; gives how many."""
+        return sum(sweep_drafts(folder) for folder in (self.path, *(self.path / "items").glob("??")))
+
+    def not_written(self, error: OSError) -> OutputError:
+        """The error for a write that failed."""
+        return OutputError(
+            f"writing into the store {self.path.name} failed",
+            seen=error.strerror or str(error),
+            hint="free some space; then run the same command again: it goes on where it stopped",
+            exit_code=74,
+        )
+
+
+def _describe(draft: Path, about: Mapping[str, Any]) -> None:
+    """What the item is, then what was written of it, the marker last."""
+    (draft / "about.json").write_text(json.dumps(dict(about), ensure_ascii=False) + "\n", encoding="utf-8")
+    files = sorted(p.relative_to(draft).as_posix() for p in draft.rglob("*") if p.is_file())
+    said = {n: {"bytes": (draft / n).stat().st_size, "sha256": sha256_of(draft / n)} for n in files}
+    (draft / "commit.json").write_text(json.dumps({"schema": SCHEMA, "files": said}) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path, store: Path) -> dict[str, Any]:
+    """A small file of a store.
+
+    Raises:
+        ModelError: no mapping in JSON, too large, or a link (exit 65).
+    """
+    try:
+        if file.is_symlink() or file.stat().st_size > MAX_META_BYTES:
+            raise ValueError("too large, or a link")
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(plain, dict):
+            raise ValueError("no mapping")
+        return plain
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{file.name} in the store {store.name} cannot be read",
+            expected="JSON that this program wrote",
+            seen=str(error)[:200],
+            exit_code=65,
+        ) from error

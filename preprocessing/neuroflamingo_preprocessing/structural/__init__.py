@@ -1,0 +1,1 @@
+"""Structural MRI: alignment, resampling, intensity, quality, native space."""

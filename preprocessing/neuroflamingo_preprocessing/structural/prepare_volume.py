@@ -1,0 +1,236 @@
+"""`prepare`: a scan to the tensor that an encoder's card asks for, with a log of every change of geometry."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from numpy.typing import NDArray
+
+from neuroflamingo_preprocessing.errors import ModelError, ScanError
+from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes, to_canonical
+from neuroflamingo_preprocessing.scan import NativeSpace, Scan
+from neuroflamingo_preprocessing.spec import ScanSpec
+from neuroflamingo_preprocessing.structural.alignment import align
+from neuroflamingo_preprocessing.structural.intensity import match_to_template
+from neuroflamingo_preprocessing.structural.resampling import covered_voxels, resample
+from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, load_template
+from neuroflamingo_preprocessing.structural.volume_quality import (
+    Quality,
+    judge_alignment,
+    judge_coverage,
+    judge_noise,
+    name_of,
+    on_template_grid,
+)
+
+GEOMETRIC_STEPS = ("affine_alignment", "gaussian_antialias", "linear_resampling")
+INTENSITY_STEPS = ("match_to_template", "template_mask")
+THICK_MM = 6.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan as an encoder takes it.
+
+    Attributes:
+        tensor: float32 `[channel, x, y, z]`; `torch.from_numpy` takes it as it is.
+        affine: grid index to template world, RAS mm.
+        geometry: every change of geometry, in order.
+        scan_to_template: scan world mm to template world mm, `[4, 4]`; its inverse takes findings back to the scan.
+        quality: see there.
+        warnings: those of reading, then those of preparing.
+        timings: seconds by part.
+        native: the scan's own voxels; `to_native` takes maps on the grid back there.
+    """
+
+    tensor: Float32[np.ndarray, "channel x y z"]
+    affine: Affine
+    geometry: list[GeometryStep]
+    scan_to_template: Affine
+    quality: Quality
+    warnings: tuple[str, ...]
+    timings: dict[str, float]
+    native: NativeSpace
+
+
+def prepare(scan: Scan, spec: ScanSpec) -> Prepared:
+    """Bring a scan to the grid, the template space and the intensities that an encoder declares.
+
+    Canonical orientation (no interpolation), affine alignment, one Gaussian against aliasing and one linear
+    interpolation straight onto the encoder's grid, then the declared intensity steps.
+
+    Args:
+        scan: as `read_scan` gives it.
+        spec: `card.scan` of the encoder.
+
+    Raises:
+        ScanError: the scan cannot be aligned, or shows too little of the brain (exit 65).
+        ModelError: the card asks for a step or a grid that this version does not know (exit 65).
+    """
+    check_spec(spec)
+    clock = _Clock()
+    warnings = [*scan.provenance.warnings, *_look_at(scan, spec)]
+    voxels, affine = to_canonical(scan.voxels, scan.affine)
+    log = [*scan.geometry, *_log_reorientation(scan, voxels, affine)]
+    scan_to_template, correlation = np.eye(4), None
+    if spec.step("affine_alignment"):
+        found = align(voxels, affine)
+        judge_alignment(found, scan, warnings)
+        scan_to_template, correlation = found.scan_to_template, found.correlation
+        log.append(_log_alignment(voxels.shape, affine, scan_to_template))
+    clock.lap("alignment")
+    in_template = scan_to_template @ affine
+    antialias = spec.step("gaussian_antialias")
+    fwhm = float(antialias["fwhm_mm"]) if antialias else 0.0
+    grid = resample(voxels, in_template, spec.grid_shape, spec.grid_affine, fwhm, spec.fill)
+    log.append(_log_resampling(voxels.shape, in_template, spec, fwhm))
+    covered = covered_voxels(voxels.shape, in_template, spec.grid_shape, spec.grid_affine)
+    coverage = judge_coverage(covered, spec, scan, warnings)
+    snr = judge_noise(scan, scan_to_template, spec, warnings)
+    clock.lap("resampling")
+    volume = _change_intensities(grid, covered, spec, scan)
+    clock.lap("intensity")
+    return Prepared(
+        tensor=volume[None],
+        affine=spec.grid_affine,
+        geometry=log,
+        scan_to_template=scan_to_template,
+        quality=Quality(correlation, coverage, snr),
+        warnings=tuple(warnings),
+        timings=clock.seconds,
+        native=scan.native,
+    )
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self._last = now - self._last, now
+
+
+def check_spec(spec: ScanSpec) -> None:
+    """Refuse a declaration that `prepare` cannot follow.
+
+    Raises:
+        ModelError: several channels or no 3D volume, unknown steps, another grid than the steps need (exit 65).
+    """
+    if spec.modality != "volume3d" or len(spec.channels) != 1:
+        raise ModelError(
+            "this encoder's input cannot be prepared from one scan file",
+            expected="a 3D volume of one channel",
+            seen=spec.describe(),
+            hint="give ready tensors (or ready tokens) instead",
+            exit_code=65,
+        )
+    names = [step.name for step in spec.steps]
+    unknown = sorted(set(names) - {*GEOMETRIC_STEPS, *INTENSITY_STEPS})
+    order = [name for name in names if name in GEOMETRIC_STEPS]
+    wrong = order != [name for name in GEOMETRIC_STEPS if name in order] or names[: len(order)] != order
+    if unknown or wrong:
+        raise ModelError(
+            "this encoder asks for steps that cannot be done" + (": " + ", ".join(unknown) if unknown else ""),
+            expected=f"{', '.join(GEOMETRIC_STEPS)}, in this order, then any of {', '.join(INTENSITY_STEPS)}",
+            seen=", ".join(names),
+            hint="correct the steps in the encoder's card",
+            exit_code=65,
+        )
+    if not on_template_grid(spec) and any(name in INTENSITY_STEPS for name in names):
+        raise ModelError(
+            "this encoder asks for steps against the template on another grid than the template's",
+            expected=f"{GRID_SHAPE} voxels, spacing and origin of neuroflamingo_preprocessing.structural.template",
+            seen=f"{spec.grid_shape}, spacing {spec.spacing_mm}, origin {spec.origin_mm}",
+            hint=f"leave out {', '.join(INTENSITY_STEPS)}, or use the template's grid",
+            exit_code=65,
+        )
+
+
+def _look_at(scan: Scan, spec: ScanSpec) -> list[str]:
+    warnings = []
+    of_dicom = scan.provenance.header.get("format", "").startswith("DICOM")  # said when the series was chosen
+    if scan.modality not in ("unknown", spec.channels[0]) and not of_dicom:
+        warnings.append(f"the file's name says {scan.modality}, but this encoder takes {spec.channels[0]}")
+    if max(scan.spacing) > THICK_MM:
+        warnings.append(f"slices are {max(scan.spacing):.1f} mm apart: small findings may be missed")
+    return warnings
+
+
+def _change_intensities(
+    grid: NDArray[np.float32], covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan
+) -> NDArray[np.float32]:
+    """The declared intensity steps, in the declared order."""
+    for step in spec.steps:
+        if step.name == "match_to_template":
+            try:
+                grid = match_to_template(_fill_uncovered(grid, covered))
+            except (ValueError, np.linalg.LinAlgError) as error:
+                raise ScanError(
+                    f"{name_of(scan)}: intensities cannot be brought to the template's",
+                    expected="a T1-weighted brain",
+                    seen=str(error),
+                    hint="look at the scan: it may be empty where the brain should be",
+                ) from error
+        elif step.name == "template_mask":
+            grid = np.where(load_template().grid_mask, grid, np.float32(spec.fill))
+    return np.ascontiguousarray(grid, dtype=np.float32)
+
+
+def _fill_uncovered(grid: NDArray[np.float32], covered: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Give brain that was not scanned the template's values, scaled to the scan: unseen must not look like a lesion."""
+    template = load_template()
+    seen, unseen = template.grid_mask & covered, template.grid_mask & ~covered
+    if not unseen.any():
+        return grid
+    design = np.stack([template.grid_t1[seen], np.ones(int(seen.sum()), np.float32)], axis=1)
+    gain, level = np.linalg.lstsq(design, grid[seen], rcond=None)[0]
+    grid = grid.copy()
+    grid[unseen] = gain * template.grid_t1[unseen] + level
+    return grid
+
+
+def _log_reorientation(scan: Scan, voxels: NDArray[Any], affine: Affine) -> list[GeometryStep]:
+    before = orientation_codes(scan.affine)
+    if before == "RAS":
+        return []
+    return [
+        GeometryStep(
+            name="reorientation",
+            before=as_rows(scan.affine),
+            after=as_rows(affine),
+            interpolation="none",
+            reason=f"voxel axes permuted and flipped from {before} to RAS; each voxel keeps its place in the world",
+            shape_before=scan.voxels.shape,
+            shape_after=voxels.shape,
+        )
+    ]
+
+
+def _log_alignment(shape: tuple[int, ...], affine: Affine, scan_to_template: Affine) -> GeometryStep:
+    return GeometryStep(
+        name="affine alignment",
+        before=as_rows(affine),
+        after=as_rows(scan_to_template @ affine),
+        interpolation="none",
+        reason="12-parameter affine to the ICBM152 2009a symmetric template; only the affine changes here",
+        shape_before=shape,
+        shape_after=shape,
+    )
+
+
+def _log_resampling(shape: tuple[int, ...], affine: Affine, spec: ScanSpec, fwhm: float) -> GeometryStep:
+    return GeometryStep(
+        name="resampling",
+        before=as_rows(affine),
+        after=as_rows(spec.grid_affine),
+        interpolation="linear" + (f", after a Gaussian to {fwhm:g} mm FWHM in all" if fwhm else ""),
+        reason="to the encoder's grid",
+        shape_before=shape,
+        shape_after=spec.grid_shape,
+    )

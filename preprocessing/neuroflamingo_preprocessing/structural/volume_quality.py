@@ -1,0 +1,126 @@
+"""How far a preparation can be trusted: what is refused, what is only told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.geometry import Affine
+from neuroflamingo_preprocessing.scan import Scan
+from neuroflamingo_preprocessing.spec import ScanSpec
+from neuroflamingo_preprocessing.structural.alignment import Alignment
+from neuroflamingo_preprocessing.structural.resampling import resample
+from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine, load_template
+
+CORRELATION_REFUSE, CORRELATION_WARN = 0.3, 0.4
+COVERAGE_REFUSE, COVERAGE_WARN = 0.8, 0.98
+SCALE_RANGE = (0.6, 1.6)
+SURE_WHITE = 0.9
+SNR_WARN = 5.0
+"""Rose's criterion (1948): below it, details cannot be told from noise with certainty."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far the preparation can be trusted.
+
+    Attributes:
+        correlation: of the aligned scan with the template, inside the brain; None without alignment.
+        coverage: share of the template brain (of the grid, for an encoder without template) that was in view.
+        snr: median of the white matter divided by its standard deviation, as MRIQC's SNR of one tissue (bias field and
+            noise both lower it); None where the scan does not lie in the template.
+    """
+
+    correlation: float | None
+    coverage: float
+    snr: float | None = None
+
+
+def name_of(scan: Scan) -> str:
+    """What messages call the scan."""
+    return scan.provenance.file or "the scan"
+
+
+def on_template_grid(spec: ScanSpec) -> bool:
+    """Whether the encoder's grid is the one that the template is kept on."""
+    return spec.grid_shape == GRID_SHAPE and np.allclose(spec.grid_affine, grid_affine())
+
+
+def judge_alignment(found: Alignment, scan: Scan, warnings: list[str]) -> None:
+    """Refuse what is no head, warn where the pose is doubtful."""
+    stretch = np.linalg.svd(found.scan_to_template[:3, :3], compute_uv=False)
+    upright = np.linalg.det(found.scan_to_template[:3, :3]) > 0
+    in_range = SCALE_RANGE[0] <= stretch.min() and stretch.max() <= SCALE_RANGE[1]
+    if found.correlation < CORRELATION_REFUSE or not (upright and in_range):
+        raise ScanError(
+            f"{name_of(scan)} cannot be aligned to the template brain",
+            expected=f"a T1-weighted head (correlation with the template at least {CORRELATION_REFUSE})",
+            seen=f"correlation {found.correlation:.2f}, scaling {stretch.min():.2f} to {stretch.max():.2f}, "
+            f"{found.starts} starting poses tried",
+            hint="check that the file is a T1-weighted whole head and that its orientation is right",
+        )
+    if found.correlation < CORRELATION_WARN:
+        warnings.append(f"alignment is doubtful (correlation with the template {found.correlation:.2f})")
+    if found.turned:
+        warnings.append(
+            "the head lies turned by 90 degrees or more against what the header says: the header may be wrong, "
+            "and then left and right may be wrong too"
+        )
+
+
+def brain_on_grid(spec: ScanSpec) -> NDArray[np.bool_]:
+    """The template's brain on the encoder's grid, `[x, y, z]`."""
+    if on_template_grid(spec):
+        return load_template().grid_mask
+    return _resampled_brain(spec.grid_shape, tuple(spec.grid_affine.ravel().tolist()))
+
+
+@lru_cache(maxsize=8)
+def _resampled_brain(shape: tuple[int, int, int], affine: tuple[float, ...]) -> NDArray[np.bool_]:
+    template = load_template()
+    return resample(template.mask, template.affine, shape, np.reshape(affine, (4, 4)), 0.0, 0.0) > 0.5
+
+
+def judge_coverage(covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan, warnings: list[str]) -> float:
+    if spec.template is None:
+        return float(covered.mean())
+    coverage = float(covered[brain_on_grid(spec)].mean())
+    if coverage < COVERAGE_REFUSE:
+        raise ScanError(
+            f"{name_of(scan)} shows only {coverage:.0%} of the brain",
+            expected=f"at least {COVERAGE_REFUSE:.0%}",
+            seen=f"a field of view of {' x '.join(f'{n * s:.0f}' for n, s in _extent(scan))} mm",
+            hint="give the whole-head series",
+        )
+    if coverage < COVERAGE_WARN:
+        warnings.append(f"{1 - coverage:.0%} of the brain lies outside the field of view and was not read")
+    return coverage
+
+
+def white_matter_snr(scan: Scan, scan_to_template: Affine) -> float | None:
+    """SNR at the scan's own resolution, over the voxels nearest to where the template is surely white matter."""
+    index = np.argwhere(load_template().grid_white > SURE_WHITE)
+    world = index @ grid_affine()[:3, :3].T + grid_affine()[:3, 3]
+    to_voxel = np.linalg.inv(scan_to_template @ scan.affine)
+    voxel = np.rint(world @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(int)
+    values = scan.voxels[tuple(voxel[((voxel >= 0) & (voxel < scan.voxels.shape)).all(axis=1)].T)].astype(np.float64)
+    if len(values) < 100:
+        return None
+    spread = float(values.std(ddof=1))
+    return float(np.median(values)) / spread if spread > 0 else None
+
+
+def judge_noise(scan: Scan, scan_to_template: Affine, spec: ScanSpec, warnings: list[str]) -> float | None:
+    """SNR of a scan for an encoder in template space, with a warning where it is low."""
+    snr = white_matter_snr(scan, scan_to_template) if spec.template else None
+    if snr is not None and snr < SNR_WARN:
+        warnings.append(f"the white matter is noisy or uneven (signal-to-noise ratio {snr:.1f}, below {SNR_WARN:g})")
+    return snr
+
+
+def _extent(scan: Scan) -> zip[tuple[int, float]]:
+    return zip(scan.voxels.shape, scan.spacing, strict=True)

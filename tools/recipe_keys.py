@@ -1,0 +1,125 @@
+"""`python tools/recipe_keys.py`: the tables of a recipe's keys in docs/train.md, made from the schema.
+
+What is said of a key is the string below it in `neuroflamingo/recipe/schema.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from neuroflamingo.recipe import schema
+from neuroflamingo.recipe.schema import Recipe
+from neuroflamingo_preprocessing.files import write_text_atomic
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "train.md"
+BEGIN, END = "<!-- keys:begin -->", "<!-- keys:end -->"
+ELSEWHERE = {
+    "every": "A gated block before every this-many-th layer.",
+    "dim_head": "Width of a head of the gated blocks.",
+    "heads": "Of the gated blocks.",
+    "ff_mult": "Their feed-forward part is so many times wider.",
+    "only_attend_immediate_media": "Text looks at one scan only, else at all so far.",
+    "gate": "What the gates start at, before tanh.",
+    "media_rule": "`previous`: the latest scan; `next`: the first one after the text, as OpenFlamingo v1.",
+}
+"""Of `model.cross_attention`, whose settings are said together in `neuroflamingo.settings`."""
+
+
+def tables() -> str:
+    """A table of keys for each section, in Markdown."""
+    plain = {key: field for key, field in Recipe.model_fields.items() if _section(field) is None}
+    parts = ["", *_table("", Recipe, plain)]
+    for key, field in Recipe.model_fields.items():
+        section = _section(field)
+        if section is not None:
+            parts += ["", f"### {key}", "", *_table(f"{key}.", section, section.model_fields)]
+    return "\n".join(parts) + "\n"
+
+
+def page(text: str) -> str:
+    """The page with the tables as they are now."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+
+
+def _table(prefix: str, section: type[BaseModel], fields: dict[str, FieldInfo]) -> Iterator[str]:
+    yield from ("| key | values | default | what it is |", "| --- | --- | --- | --- |")
+    yield from _rows(prefix, section, fields)
+
+
+def _rows(prefix: str, section: type[BaseModel], fields: dict[str, FieldInfo]) -> Iterator[str]:
+    said = _said(section)
+    for key, field in fields.items():
+        inner = _section(field)
+        if inner is None or (not field.is_required() and field.default is None):
+            default = "needed" if field.is_required() else f"`{_plain(field.default)}`"
+            said_of_it = said.get(key) or ELSEWHERE[key]
+            cells = (f"`{prefix}{key}`", _values(field.annotation), default, said_of_it)
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        if inner is not None:
+            yield from _rows(f"{prefix}{key}.", inner, inner.model_fields)
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    found = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return found[0] if found else None
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _values(annotation: Any) -> str:
+    """What may be given, in words."""
+    kinds = [kind for kind in _kinds(annotation) if kind is not types.NoneType]
+    return ", ".join(_value(kind) for kind in kinds)
+
+
+def _value(kind: Any) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin is tuple:
+        return f"list of {_value(inner[0])}" if inner[-1] is ... else f"{len(inner)} numbers"
+    if hasattr(kind, "__metadata__"):
+        return _value(inner[0])
+    names = {int: "whole number", float: "number", str: "text", bool: "yes or no"}
+    return names.get(kind, "keys and values")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return "null" if value is None else "{}" if value == {} else str(value)
+
+
+def _said(section: type[BaseModel]) -> dict[str, str]:
+    """The strings below the fields of a section."""
+    if section.__module__ != schema.__name__:
+        return {}
+    (tree,) = ast.parse(inspect.getsource(section)).body
+    assert isinstance(tree, ast.ClassDef)
+    said = {}
+    for field, below in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            said[field.target.id] = " ".join(ast.literal_eval(below.value).split())
+    return said
+
+
+def main() -> None:
+    write_text_atomic(PAGE, page(PAGE.read_text(encoding="utf-8")), overwrite=True)
+
+
+if __name__ == "__main__":
+    main()
