@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neuroflamingo.data import build_labels, mix
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
-from neuroflamingo.training import LoraSettings, OptimSettings, TrainedSettings, add_lora, freeze, parameter_groups
+from neuroflamingo.recipe import LoraSettings, OptimSettings, TrainedSettings
+from neuroflamingo.training import add_lora, freeze, parameter_groups
 from neuroflamingo.training.schedule import rate
 
 WIDTH, TOKENS = 32, 8

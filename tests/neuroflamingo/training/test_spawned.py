@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo.recipe import find
-from neuroflamingo.training import load_recipe, train
+from neuroflamingo.recipe import find, load_recipe
+from neuroflamingo.training import train
 from neuroflamingo.training.twin import tiny_twin
 
 SCRIPT = Path(__file__).with_name("run_spawned.py")
