@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_pages_have_marks(page: str) -> None:
     assert text.count(bench.BEGIN) == 1 and text.count(bench.END) == 1
 
 
-@pytest.mark.parametrize("mark", ["bench-preparing", "bench-training"])
+@pytest.mark.parametrize("mark", ["bench-preparing", "bench-training", "bench-start"])
 def test_other_marks(tmp_path: Path, mark: str) -> None:
     text = (ROOT / "docs" / "performance.md").read_text()
     page = tmp_path / "page.md"
@@ -68,6 +69,17 @@ def test_the_benchmark_of_training_runs(tmp_path: Path) -> None:
     rows = json.loads(figures.read_text())["rows"]
     assert [row["system"] for row in rows] == ["neuroflamingo", "encoding again"]
     assert rows[1]["ratio"] > 1
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_start_runs(tmp_path: Path) -> None:
+    script, figures = ROOT / "tests" / "benchmarks" / "bench_start.py", tmp_path / "figures.json"
+    command = [sys.executable, str(script), "--quick", "--only", "first voxel", "--json", str(figures)]
+    beside_itself = {**os.environ, "BASE": str(ROOT)}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=beside_itself)
+    assert run.returncode == 0, run.stderr[-2000:]
+    ours, same = json.loads(figures.read_text())["rows"]
+    assert ours["system"] == "neuroflamingo" and same["system"].startswith("commit ")
 
 
 def test_memory_of_tensors_as_wide_as_the_vocabulary() -> None:
