@@ -12,7 +12,7 @@ from neuroflamingo.cli.options import (
     AllowDownload,
     AtlasFile,
     CardOptions,
-    Cleaning,
+    Denoising,
     Device,
     Json,
     Model,
@@ -213,7 +213,7 @@ def prepare(
     spreading: Spreading,
     preparing: Preparing,
     telling: Telling,
-    cleaning: Cleaning,
+    cleaning: Denoising,
 ) -> None:
     """Prepare scans as an encoder's card says, into a store; run again, it does what is missing.
 
@@ -253,7 +253,7 @@ def fit_scaling(
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
-    cleaning: Cleaning,
+    cleaning: Denoising,
 ) -> None:
     """Fit the scaling of parcels on a training set, for encoders such as BrainLM; use it with --scaling.
 
@@ -286,7 +286,7 @@ def check_scan(
     series: Series = None,
     xform: XformName = "auto",
     json: Json = False,
-    cleaning: Cleaning,
+    cleaning: Denoising,
 ) -> None:
     """Say what each scan is, what would be done to it, and what is wrong with it.
 
@@ -320,7 +320,7 @@ def encode(
     nprocs: Annotated[int | None, typer.Option("--nprocs", help="Store: scans at a time, by default 1.", min=0)] = None,
     spreading: Spreading,
     telling: Telling,
-    cleaning: Cleaning,
+    cleaning: Denoising,
 ) -> None:
     """Write the patch tokens of scans, with hashes, the geometry log and the tokens' places.
 

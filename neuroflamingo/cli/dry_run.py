@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 BLOCK_BYTES, CHUNK_BYTES = 2**26, 2**24
-"""Of a run's frames that are prepared at once; of the float64 signals that are cleaned at once, see `cleaned_run`."""
+"""Of a run's frames that are prepared at once; of the float64 signals that are cleaned at once, see `denoised_run`."""
 
 
 class Cost(NamedTuple):
@@ -31,15 +31,15 @@ COSTS = {"volume3d": Cost(800, 7.0, 1.5), "volume4d": Cost(480, 7.0, 0.09), "par
 frames at 2 mm to frames (1,285 and 3,324 MB, 17 and 44 s) and to 424 parcels (308 MB, 2.8 and 5.3 s)."""
 
 
-class Cleaning(NamedTuple):
+class DenoisingCost(NamedTuple):
     """Of taking something out of signals: seconds for each value, and copies of the float64 signals held meanwhile."""
 
     seconds: float
     copies: int
 
 
-REGRESSION, FILTERING = Cleaning(65e-9, 6), Cleaning(145e-9, 11)
-"""Measured on a core of 2.8 GHz with nilearn 0.14.1: all blocks of `clean_run` read once, of noise in 40^3 voxels and
+REGRESSION, FILTERING = DenoisingCost(65e-9, 6), DenoisingCost(145e-9, 11)
+"""Measured on a core of 2.8 GHz with nilearn 0.14.1: all blocks of `denoise_run` read once, of noise in 40^3 voxels and
 100 or 400 frames, and in 64^3 voxels and 100 frames; processor time (without cleaning 2 ns a value), and peak memory
 above the run as float32. A straight line 57 to 61 ns a value, 30 regressors 56 to 64 (both 83 MB), a band 111 to 144
 (up to 157 MB), all of it 138 to 148 (up to 163 MB). Voxels that are always 0 take none, but are
@@ -79,7 +79,7 @@ def estimate(
     hows = [how.at(one.repetition_time, one.series, one.confounds) for one in inputs]
     looked = [_look(one.path, wanted, at.series) for one, at in zip(inputs, hows, strict=True)]
     known = [one for one in looked if one is not None]
-    added = [_cleaned(*one, at, card.scan) for one, at in zip(looked, hows, strict=True) if one is not None]
+    added = [_denoising_cost(*one, at, card.scan) for one, at in zip(looked, hows, strict=True) if one is not None]
     cost = COSTS.get(card.scan.modality, COSTS["volume3d"])
     seconds = sum(cost.each * frames for _, frames in known) + sum(more.seconds for more in added)
     sizes_held = [_held(*one, card.scan) + more.held for one, more in zip(known, added, strict=True)]
@@ -119,10 +119,10 @@ def _held(voxels: int, frames: int, spec: Any) -> int:
     return 2 * (min(4 * voxels * frames, BLOCK_BYTES) + _stored(frames, spec))
 
 
-def _cleaned(voxels: int, frames: int, how: Preparation, spec: Any) -> Added:
+def _denoising_cost(voxels: int, frames: int, how: Preparation, spec: Any) -> Added:
     """What taking confounds, trends or frequencies out of a scan's signals adds: its voxels', or those of parcels.
 
-    A run that is cleaned voxel by voxel is held whole; see `clean_run`.
+    A run that is cleaned voxel by voxel is held whole; see `denoise_run`.
     """
     wanted = how.cleaning
     if not wanted or not wanted.changes_values or frames == 1:

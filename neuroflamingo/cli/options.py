@@ -150,7 +150,7 @@ def preparation(
     rows: TableRows = None,
     no_resample: NoResample = False,
 ) -> dict[str, Any]:
-    """What `Preparation.of` takes, but the cleaning."""
+    """What `Preparation.of` takes, but the denoising."""
     return {
         "repetition_time": tr,
         "series": series,
@@ -189,7 +189,7 @@ def telling(
     return {"verify": verify, "dry_run": dry_run, "as_json": json, "quiet": quiet}
 
 
-def cleaning(
+def denoising(
     confounds: Annotated[
         str | None, typer.Option("--confounds", metavar="FILE.tsv|auto", help="auto: fMRIPrep's, beside each run.")
     ] = None,
@@ -208,10 +208,10 @@ def cleaning(
         float | None, typer.Option("--scrub-fd", help="Leave out frames that moved more, in mm.")
     ] = None,
 ) -> Any:
-    """What is done to the frames of runs, as a `Cleaning`; None if nothing was said."""
-    from neuroflamingo.cli.show import read_cleaning
+    """What is done to the frames of runs, as a `Denoising`; None if nothing was said."""
+    from neuroflamingo.cli.show import read_denoising
 
-    return read_cleaning(
+    return read_denoising(
         confound_strategy,
         frames,
         confounds=confounds,
@@ -227,4 +227,4 @@ def cleaning(
 Preparing = Annotated[dict[str, Any], preparation]
 Spreading = Annotated[dict[str, Any], spreading]
 Telling = Annotated[dict[str, Any], telling]
-Cleaning = Annotated[Any, cleaning]
+Denoising = Annotated[Any, denoising]

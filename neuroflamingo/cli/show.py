@@ -11,7 +11,7 @@ from neuroflamingo_preprocessing.errors import UsageError
 if TYPE_CHECKING:
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
     from neuroflamingo_encoders.card import EncoderCard
-    from neuroflamingo_preprocessing.functional.denoising import Cleaning
+    from neuroflamingo_preprocessing.functional.denoising import Denoising
 
 
 VOLUME_ENCODER = "tiny-t1w-cnn"
@@ -175,7 +175,7 @@ def check_scans(
     repetition_time: float | None,
     series: int | None,
     xform: str,
-    cleaning: Cleaning | None = None,
+    cleaning: Denoising | None = None,
     *,
     as_json: bool,
 ) -> int:
@@ -195,16 +195,16 @@ def check_scans(
     return 0 if all(one.usable for one in found) else 65
 
 
-def read_cleaning(strategy: str | None, frames: str | None, **others: Any) -> Cleaning | None:
+def read_denoising(strategy: str | None, frames: str | None, **others: Any) -> Denoising | None:
     """The cleaning that options say, which the command line gives as words; None if nothing was said.
 
     Raises:
         UsageError: they contradict each other, or `--frames` is no range.
     """
     from neuroflamingo_preprocessing.functional.confounds import parse_strategy
-    from neuroflamingo_preprocessing.functional.denoising import Cleaning
+    from neuroflamingo_preprocessing.functional.denoising import Denoising
 
-    return Cleaning(strategy=parse_strategy(strategy), frames=_range(frames), **others) or None
+    return Denoising(strategy=parse_strategy(strategy), frames=_range(frames), **others) or None
 
 
 def _range(text: str | None) -> tuple[int, int | None] | None:

@@ -14,9 +14,9 @@ from neuroflamingo_preprocessing.files import printable
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input, refuse_series, shown_name
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
 from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform, refuse_form
-from neuroflamingo_preprocessing.functional.denoised_run import clean_run
-from neuroflamingo_preprocessing.functional.denoising import Cleaning
-from neuroflamingo_preprocessing.functional.denoising_plan import plan_cleaning
+from neuroflamingo_preprocessing.functional.denoised_run import denoise_run
+from neuroflamingo_preprocessing.functional.denoising import Denoising
+from neuroflamingo_preprocessing.functional.denoising_plan import plan_denoising
 from neuroflamingo_preprocessing.functional.parcel_series import target_seconds
 from neuroflamingo_preprocessing.functional.prepare_run import TO_GRID, prepare_run
 from neuroflamingo_preprocessing.functional.run_quality import look_at_run
@@ -28,7 +28,7 @@ from neuroflamingo_preprocessing.structural.prepare_volume import GEOMETRIC_STEP
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.formats.nifti.run import Run
-    from neuroflamingo_preprocessing.functional.denoising import Cleaning
+    from neuroflamingo_preprocessing.functional.denoising import Denoising
     from neuroflamingo_preprocessing.functional.run_quality import RunQuality
 
 Cards = tuple[InputCard | None, InputCard | None]
@@ -62,7 +62,7 @@ class ScanCheck:
         steps: what would be done, in order.
         quality: figures of the preparation or of the run.
         warnings: what is odd but usable.
-        cleaning: what would be done to a run's frames, see `CleaningPlan.about`.
+        cleaning: what would be done to a run's frames, see `DenoisingPlan.about`.
         fault: why it cannot be used; None if it can.
     """
 
@@ -98,7 +98,7 @@ def check_scan(
     card: InputCard | None = None,
     repetition_time: float | None = None,
     series: int | None = None,
-    cleaning: Cleaning | None = None,
+    cleaning: Denoising | None = None,
     *,
     xform: str = "auto",
     volume_card: InputCard | None = None,
@@ -137,7 +137,7 @@ def check_scan(
     return found
 
 
-def _check_file(path: Path, cards: Cards, how: tuple[float | None, Xform, Cleaning | None], found: ScanCheck) -> None:
+def _check_file(path: Path, cards: Cards, how: tuple[float | None, Xform, Denoising | None], found: ScanCheck) -> None:
     card, volume_card = cards
     repetition_time, xform, cleaning = how
     if is_run(path):
@@ -149,7 +149,7 @@ def _check_file(path: Path, cards: Cards, how: tuple[float | None, Xform, Cleani
 
 
 def _check_dicom(
-    path: Path, cards: Cards, how: tuple[float | None, int | None, Cleaning | None], found: ScanCheck
+    path: Path, cards: Cards, how: tuple[float | None, int | None, Denoising | None], found: ScanCheck
 ) -> None:
     card, volume_card = cards
     repetition_time, series, cleaning = how
@@ -191,10 +191,10 @@ def _check_volume(read: Callable[[Any], Scan], what: Any, card: InputCard | None
     found.warnings = list(prepared.warnings)
 
 
-def _check_run(run: Run, card: InputCard | None, cleaning: Cleaning | None, found: ScanCheck) -> None:
+def _check_run(run: Run, card: InputCard | None, cleaning: Denoising | None, found: ScanCheck) -> None:
     _tell(run.provenance, run.affine, found)
-    plan = plan_cleaning(cleaning or Cleaning(), run.path, run.name, run.frames, run.repetition_time)
-    run = clean_run(run, plan)
+    plan = plan_denoising(cleaning or Denoising(), run.path, run.name, run.frames, run.repetition_time)
+    run = denoise_run(run, plan)
     found.warnings += plan.warnings
     found.cleaning, found.steps = plan.about, plan.words()
     if card is not None:

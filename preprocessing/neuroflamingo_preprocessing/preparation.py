@@ -14,9 +14,9 @@ from neuroflamingo_preprocessing.files import printable
 from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
 from neuroflamingo_preprocessing.functional.cifti import is_cifti, is_dense
 from neuroflamingo_preprocessing.functional.cifti_dense import DenseAtlas
-from neuroflamingo_preprocessing.functional.denoised_run import clean_run
-from neuroflamingo_preprocessing.functional.denoising import Cleaning
-from neuroflamingo_preprocessing.functional.denoising_plan import plan_cleaning
+from neuroflamingo_preprocessing.functional.denoised_run import denoise_run
+from neuroflamingo_preprocessing.functional.denoising import Denoising
+from neuroflamingo_preprocessing.functional.denoising_plan import plan_denoising
 from neuroflamingo_preprocessing.functional.parcel_series import prepare_series, target_seconds
 from neuroflamingo_preprocessing.functional.parcellation import parcel_series
 from neuroflamingo_preprocessing.functional.prepare_run import prepare_run
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from neuroflamingo_preprocessing.functional.cifti_dense import DenseAtlas
-    from neuroflamingo_preprocessing.functional.denoising import Cleaning
-    from neuroflamingo_preprocessing.functional.denoising_plan import CleaningPlan
+    from neuroflamingo_preprocessing.functional.denoising import Denoising
+    from neuroflamingo_preprocessing.functional.denoising_plan import DenoisingPlan
     from neuroflamingo_preprocessing.functional.parcel_series import Window
     from neuroflamingo_preprocessing.functional.parcellation import Atlas
     from neuroflamingo_preprocessing.geometry import GeometryStep
@@ -106,7 +106,7 @@ def _from_volume(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[Prepa
 def _from_run(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[PreparedInput]:
     stored = read_run(path, how.repetition_time, how.series, xform=how.xform, series_sha256=how.series_sha256)
     plan = _plan(how, path, stored.name, stored.frames, stored.repetition_time)
-    run = clean_run(stored, plan)
+    run = denoise_run(stored, plan)
     prepared = prepare_run(run, spec, may_resample=how.may_resample)
     about = _about(path, run.provenance, prepared.geometry, (*prepared.warnings, *plan.against(spec)))
     about["repetition_time_s"] = run.repetition_time
@@ -164,7 +164,7 @@ def _series_of_run(path: Path, spec: ScanSpec, how: Preparation) -> MeasuredSeri
     watch = FrameWatch()
     series, log, odd = parcel_series(run, how.atlas, may_resample=how.may_resample, watch=watch)
     series = plan.clean(series[:, plan.first : plan.stop])
-    told = clean_run(run, plan)
+    told = denoise_run(run, plan)
     quality, said = look_at_series(series, watch, told)
     about = _about(path, run.provenance, log, (*told.provenance.warnings, *odd, *said, *plan.against(spec)))
     about["repetition_time_s"] = run.repetition_time
@@ -193,11 +193,11 @@ def _series_of_array(path: Path, spec: ScanSpec, how: Preparation) -> MeasuredSe
     return MeasuredSeries(_name(path), series, found.repetition_time, plan.times, about | _cleaning(plan))
 
 
-def _plan(how: Preparation, path: Path, name: str, frames: int, seconds: float | None) -> CleaningPlan:
-    return plan_cleaning(how.cleaning or Cleaning(), path, name, frames, seconds)
+def _plan(how: Preparation, path: Path, name: str, frames: int, seconds: float | None) -> DenoisingPlan:
+    return plan_denoising(how.cleaning or Denoising(), path, name, frames, seconds)
 
 
-def _cleaning(plan: CleaningPlan) -> dict[str, Any]:
+def _cleaning(plan: DenoisingPlan) -> dict[str, Any]:
     return {"cleaning": plan.about} if plan.about else {}
 
 

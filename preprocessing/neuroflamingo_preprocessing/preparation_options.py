@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform
 from neuroflamingo_preprocessing.functional.cifti_dense import is_dense_atlas, read_dense_atlas
+from neuroflamingo_preprocessing.functional.denoising import Denoising
+from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling
 from neuroflamingo_preprocessing.functional.parcellation import read_atlas
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.functional.cifti_dense import DenseAtlas
-    from neuroflamingo_preprocessing.functional.denoising import Cleaning
-    from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling
     from neuroflamingo_preprocessing.functional.parcel_tables import Rows
     from neuroflamingo_preprocessing.functional.parcellation import Atlas
     from neuroflamingo_preprocessing.spec import ScanSpec
@@ -37,7 +37,7 @@ class Preparation:
     raw: bool = False
     may_resample: bool = True
     series: int | None = None
-    cleaning: Cleaning | None = None
+    cleaning: Denoising | None = None
     series_sha256: str | None = None
 
     @classmethod
@@ -47,7 +47,7 @@ class Preparation:
         *,
         atlas: str | Path | None = None,
         scaling: str | Path | None = None,
-        cleaning: Cleaning | None = None,
+        cleaning: Denoising | None = None,
         **how: Any,
     ) -> Preparation:
         """Read the atlas and the scaling, before any scan is.
@@ -89,7 +89,7 @@ class Preparation:
             UsageError: confounds, but not what to do with them.
         """
         said = {"repetition_time": repetition_time, "series": series}
-        said["cleaning"] = confounds and replace(self.cleaning or Cleaning(), confounds=confounds)
+        said["cleaning"] = confounds and replace(self.cleaning or Denoising(), confounds=confounds)
         return replace(self, **{key: value for key, value in said.items() if value is not None})  # type: ignore[arg-type]
 
     def changes(self, path: Path | None = None) -> dict[str, Any]:

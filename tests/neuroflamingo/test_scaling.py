@@ -15,7 +15,7 @@ from neuroflamingo.cli import main
 from neuroflamingo_encoders import encoder_card
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
 from neuroflamingo_preprocessing.fit_scaling import fit_scaling
-from neuroflamingo_preprocessing.functional.denoising import Cleaning
+from neuroflamingo_preprocessing.functional.denoising import Denoising
 from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling
 from neuroflamingo_preprocessing.preparation import prepare_for_encoder
 from neuroflamingo_preprocessing.preparation_options import Preparation
@@ -185,7 +185,7 @@ def test_what_cannot_be(dataset: Path, capsys: Any, words: tuple[str, ...], code
 
 def test_encoders_without_frames_take_no_cleaning() -> None:
     with pytest.raises(UsageError, match="nothing else has frames"):
-        Preparation.of(encoder_card("tiny-t1w-cnn").scan, cleaning=Cleaning(detrend=True))
+        Preparation.of(encoder_card("tiny-t1w-cnn").scan, cleaning=Denoising(detrend=True))
 
 
 def test_check_scan_says_what_would_be_done(dataset: Path, capsys: Any) -> None:
@@ -214,7 +214,7 @@ def test_the_verb_and_the_function_are_one(tmp_path: Path, monkeypatch: pytest.M
         "output": "", "encoder": "brainlm-13m", "runs": 3, "frames": 630, "parcels": 424, "failed": 0
     }  # fmt: skip
     card = encoder_card("brainlm-13m")
-    how = Preparation.of(card.scan, raw=True, cleaning=Cleaning(drop_first=10))
+    how = Preparation.of(card.scan, raw=True, cleaning=Denoising(drop_first=10))
     done = fit_scaling("train.csv", "function.json", card, how)
     assert (done.runs, done.frames, done.failures) == (3, 630, ())
     assert Path("verb.json").read_bytes() == Path("function.json").read_bytes()
@@ -271,7 +271,7 @@ def test_real_parcel_series(tmp_path: Path) -> None:
     for number, each in enumerate(series[:4]):
         np.save(tmp_path / f"run{number}.npy", each.astype(np.float32))
     card = encoder_card("fc-baseline", parcels=len(series[0]))
-    how = Preparation.of(card.scan, raw=True, repetition_time=2.0, cleaning=Cleaning(high_pass=0.01, low_pass=0.1))
+    how = Preparation.of(card.scan, raw=True, repetition_time=2.0, cleaning=Denoising(high_pass=0.01, low_pass=0.1))
     rows = "\n".join(json.dumps({"scan": f"run{number}.npy"}) for number in range(len(series[:4])))
     (tmp_path / "all.jsonl").write_text(rows + "\n")
     summary = prepare_into_store(tmp_path / "all.jsonl", tmp_path / "store", card, how)

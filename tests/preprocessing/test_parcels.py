@@ -13,8 +13,8 @@ from nilearn.maskers import NiftiLabelsMasker
 
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
 from neuroflamingo_preprocessing.formats.nifti.run import Run
-from neuroflamingo_preprocessing.functional.denoising import Cleaning
-from neuroflamingo_preprocessing.functional.denoising_plan import plan_cleaning
+from neuroflamingo_preprocessing.functional.denoising import Denoising
+from neuroflamingo_preprocessing.functional.denoising_plan import plan_denoising
 from neuroflamingo_preprocessing.functional.parcellation import ParcelMeans, parcel_series, read_atlas
 from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.spec import Parcellation
@@ -126,8 +126,8 @@ def test_equal_to_nilearn_in_every_setting(tmp_path: Path, setting: str) -> None
             table = tmp_path / "sub-01_desc-confounds_timeseries.tsv"
             values = np.random.default_rng(3).normal(size=(run.frames, 2)).cumsum(axis=0)
             np.savetxt(table, values, delimiter="\t", header="a\tb", comments="")
-        wanted = Cleaning(confounds=table, strategy=("a", "b") if table else (), **how)
-        series = plan_cleaning(wanted, run.path, run.name, run.frames, run.repetition_time).clean(series)
+        wanted = Denoising(confounds=table, strategy=("a", "b") if table else (), **how)
+        series = plan_denoising(wanted, run.path, run.name, run.frames, run.repetition_time).clean(series)
         cleaned = nilearn_series(run, path, confounds=None if table is None else str(table), t_r=2.0, **how)
         theirs = theirs.mean(axis=1, keepdims=True) + cleaned - cleaned.mean(axis=1, keepdims=True)
     assert series.shape == theirs.shape
@@ -196,7 +196,7 @@ def test_equal_to_nilearn_on_real_bold(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / "labels.nii", (1 + x // 4 + 3 * (y // 4) + 9 * (z // 6)).astype(np.int16), affine)
     series, _, _ = parcel_series(run, read_atlas(path))
     np.testing.assert_allclose(series, nilearn_series(run, path), rtol=1e-5)
-    plan = plan_cleaning(Cleaning(high_pass=0.01, detrend=True), run.path, run.name, run.frames, 2.0)
+    plan = plan_denoising(Denoising(high_pass=0.01, detrend=True), run.path, run.name, run.frames, 2.0)
     theirs = nilearn_series(run, path, high_pass=0.01, detrend=True, t_r=2.0)
     theirs += series.mean(axis=1, keepdims=True) - theirs.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(plan.clean(series), theirs, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""`clean_run`: a run whose blocks come as a plan of cleaning leaves them."""
+"""`denoise_run`: a run whose blocks come as a plan of cleaning leaves them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.formats.nifti.run import Run
-from neuroflamingo_preprocessing.functional.denoising_plan import CleaningPlan
+from neuroflamingo_preprocessing.functional.denoising_plan import DenoisingPlan
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.functional.run_quality import FrameWatch
@@ -21,10 +21,10 @@ CHUNK_BYTES = 2**24
 
 
 @dataclass(frozen=True)
-class CleanedRun(Run):
+class DenoisedRun(Run):
     """A run whose blocks come cleaned. `blocks` may be read once where values change, and holds the run meanwhile."""
 
-    plan: CleaningPlan | None = None
+    plan: DenoisingPlan | None = None
 
     def blocks(
         self, frames: int | None = None, watch: FrameWatch | None = None
@@ -36,7 +36,7 @@ class CleanedRun(Run):
             yield from _left(pieces, self.plan)
             return
         held = [np.nan_to_num(block, copy=False) for _, block in pieces]
-        _clean_in_place(held, self.plan)
+        _denoise_in_place(held, self.plan)
         held.reverse()
         done = 0
         while held and done < self.frames:  # what was given out is let go: the run and its result share the memory
@@ -45,14 +45,14 @@ class CleanedRun(Run):
             done += block.shape[-1]
 
 
-def clean_run(run: Run, plan: CleaningPlan) -> Run:
+def denoise_run(run: Run, plan: DenoisingPlan) -> Run:
     """The run with the frames, values and motion that a plan leaves."""
     provenance = replace(run.provenance, warnings=(*run.provenance.warnings, *plan.warnings))
     changed = {"provenance": provenance, "displacement": plan.displacement}
     if not plan.wanted:
         return replace(run, **changed)
     same = {f.name: getattr(run, f.name) for f in fields(Run)}
-    return CleanedRun(**(same | changed | {"frames": len(plan.kept), "times": plan.times}), plan=plan)
+    return DenoisedRun(**(same | changed | {"frames": len(plan.kept), "times": plan.times}), plan=plan)
 
 
 def _inside(
@@ -66,7 +66,7 @@ def _inside(
 
 
 def _left(
-    pieces: Iterator[tuple[int, NDArray[np.float32]]], plan: CleaningPlan
+    pieces: Iterator[tuple[int, NDArray[np.float32]]], plan: DenoisingPlan
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     done = 0
     for start, block in pieces:
@@ -77,7 +77,7 @@ def _left(
             done += len(here)
 
 
-def _clean_in_place(held: list[NDArray[np.float32]], plan: CleaningPlan) -> None:
+def _denoise_in_place(held: list[NDArray[np.float32]], plan: DenoisingPlan) -> None:
     """Clean all voxels that are not always 0, some at a time; frames that are left move to the front."""
     flat = [block.reshape(-1, block.shape[-1], order="F") for block in held]
     voxels, count = flat[0].shape[0], max(1, CHUNK_BYTES // (8 * (plan.stop - plan.first)))

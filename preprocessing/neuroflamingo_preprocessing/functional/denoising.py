@@ -1,4 +1,4 @@
-"""`Cleaning`: which frames of runs a user wants left out, and what is to be taken out of the others."""
+"""`Denoising`: which frames of runs a user wants left out, and what is to be taken out of the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NONE = ("none",)
 
 
 @dataclass(frozen=True)
-class Cleaning:
+class Denoising:
     """What a user wants done to the frames of runs; by default nothing.
 
     Attributes:
@@ -65,7 +65,7 @@ class Cleaning:
             raise UsageError("--scrub-fd is no distance", expected="millimetres above 0", seen=f"{self.scrub_fd}")
 
     def __bool__(self) -> bool:
-        return self != Cleaning()
+        return self != Denoising()
 
     def check_table(self) -> None:
         """Refuse columns or motion of no table: not known before the inputs are, as a manifest may name the tables.
@@ -102,7 +102,7 @@ class Cleaning:
         """Whether the confounds are those of one run."""
         return self.confounds is not None and self.confounds != AUTO
 
-    def anywhere(self) -> Cleaning:
+    def anywhere(self) -> Denoising:
         """With a path that a worker in another folder finds too."""
         return replace(self, confounds=Path(self.confounds).absolute()) if self.one_table else self  # type: ignore[arg-type]
 

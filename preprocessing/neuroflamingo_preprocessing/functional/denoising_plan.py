@@ -1,4 +1,4 @@
-"""`plan_cleaning`: what is done to the frames of one run, decided before; regression and filters are nilearn's."""
+"""`plan_denoising`: what is done to the frames of one run, decided before; regression and filters are nilearn's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from neuroflamingo_preprocessing.functional.confounds import (
     read_confounds,
     regressors,
 )
-from neuroflamingo_preprocessing.functional.denoising import NONE, Cleaning
+from neuroflamingo_preprocessing.functional.denoising import NONE, Denoising
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.spec import ScanSpec
@@ -32,7 +32,7 @@ LOST_WARN, LOST_REFUSE = 0.2, 0.5
 
 
 @dataclass(frozen=True)
-class CleaningPlan:
+class DenoisingPlan:
     """What is done to the frames of one run.
 
     Attributes:
@@ -46,7 +46,7 @@ class CleaningPlan:
         warnings, about: what was odd, and the record, as plain data.
     """
 
-    wanted: Cleaning
+    wanted: Denoising
     kept: NDArray[np.intp]
     first: int
     stop: int
@@ -114,7 +114,7 @@ class CleaningPlan:
         return [f"filtered ({self.wanted.band}), but the encoder's card {says}: it may have seen other frequencies"]
 
 
-def plan_cleaning(wanted: Cleaning, path: Path, name: str, frames: int, seconds: float | None) -> CleaningPlan:
+def plan_denoising(wanted: Denoising, path: Path, name: str, frames: int, seconds: float | None) -> DenoisingPlan:
     """Read the confounds of a run and decide what is done to its frames.
 
     Without confounds asked for, those that fMRIPrep put beside the run are used for framewise displacement only.
@@ -153,7 +153,7 @@ def plan_cleaning(wanted: Cleaning, path: Path, name: str, frames: int, seconds:
         from importlib.metadata import version
 
         about["software"] = f"nilearn {version('nilearn')}, signal.clean; means over time are kept"
-    return CleaningPlan(
+    return DenoisingPlan(
         wanted, kept, first, stop, seconds, columns, values, displacement, tuple(said), about if wanted else {}
     )
 
@@ -170,7 +170,7 @@ def _beside(path: Path, frames: int, said: list[str]) -> Confounds | None:
 
 
 def _range(
-    wanted: Cleaning, confounds: Confounds | None, frames: int, name: str, said: list[str]
+    wanted: Denoising, confounds: Confounds | None, frames: int, name: str, said: list[str]
 ) -> tuple[int, int, int]:
     """First frame, the one after the last, and how many fMRIPrep marked at the beginning."""
     start, stop = wanted.frames or (0, None)
@@ -194,7 +194,7 @@ def _range(
 
 
 def _kept(
-    wanted: Cleaning, displacement: NDArray[np.float64] | None, count: int, name: str, said: list[str]
+    wanted: Denoising, displacement: NDArray[np.float64] | None, count: int, name: str, said: list[str]
 ) -> tuple[NDArray[np.intp], int]:
     """Numbers of the frames within the range that are left, and how many were scrubbed."""
     if wanted.scrub_fd is None:
@@ -224,7 +224,7 @@ def _kept(
 
 
 def _columns(
-    wanted: Cleaning, confounds: Confounds | None, part: slice, kept: NDArray[np.intp], said: list[str]
+    wanted: Denoising, confounds: Confounds | None, part: slice, kept: NDArray[np.intp], said: list[str]
 ) -> tuple[tuple[str, ...], NDArray[np.float64] | None]:
     """Names and values over the range; columns that are constant there carry nothing and are told."""
     if confounds is None or wanted.strategy in ((), NONE):
@@ -242,7 +242,7 @@ def _columns(
     return left, values[:, ~flat] if left else None
 
 
-def _check_filter(wanted: Cleaning, seconds: float | None, name: str) -> None:
+def _check_filter(wanted: Denoising, seconds: float | None, name: str) -> None:
     if not wanted.filters:
         return
     if seconds is None:
@@ -259,7 +259,7 @@ def _check_filter(wanted: Cleaning, seconds: float | None, name: str) -> None:
         )
 
 
-def _check_freedom(wanted: Cleaning, frames: int, columns: int, seconds: float | None, name: str) -> None:
+def _check_freedom(wanted: Denoising, frames: int, columns: int, seconds: float | None, name: str) -> None:
     """Refuse to regress and filter until nothing is left."""
     share = 1.0
     if wanted.filters and seconds is not None:

@@ -42,7 +42,7 @@ class JobResult:
         warnings: what was odd but usable.
         error: what was wrong, as the message says it.
         exit_code: of the error.
-        cleaning: what was done to a run's frames, see `CleaningPlan.about`.
+        cleaning: what was done to a run's frames, see `DenoisingPlan.about`.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""Cleaning: what nilearn does and nothing else, the mean kept, frames counted right, too little refused."""
+"""Denoising: what nilearn does and nothing else, the mean kept, frames counted right, too little refused."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nilearn.signal import clean
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.formats.nifti.run import Run
 from neuroflamingo_preprocessing.functional.confounds import RIGID
-from neuroflamingo_preprocessing.functional.denoised_run import clean_run
-from neuroflamingo_preprocessing.functional.denoising import Cleaning
-from neuroflamingo_preprocessing.functional.denoising_plan import CleaningPlan, plan_cleaning
+from neuroflamingo_preprocessing.functional.denoised_run import denoise_run
+from neuroflamingo_preprocessing.functional.denoising import Denoising
+from neuroflamingo_preprocessing.functional.denoising_plan import DenoisingPlan, plan_denoising
 from neuroflamingo_preprocessing.functional.parcel_series import prepare_series
 from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.spec import Axis, RepetitionTime, ScanSpec, Step
@@ -41,8 +41,8 @@ def write_table(folder: Path, more: dict[str, Any] | None = None, name: str = "s
     return path
 
 
-def plan(wanted: Cleaning, path: Path = FAKE, frames: int = FRAMES, seconds: float | None = SECONDS) -> CleaningPlan:
-    return plan_cleaning(wanted, path, "the run", frames, seconds)
+def plan(wanted: Denoising, path: Path = FAKE, frames: int = FRAMES, seconds: float | None = SECONDS) -> DenoisingPlan:
+    return plan_denoising(wanted, path, "the run", frames, seconds)
 
 
 SIGNALS = (1000 + RNG.normal(0, 10, (7, FRAMES)) + 30 * MOTION[:, 0] + np.arange(FRAMES)).astype(np.float32)
@@ -62,7 +62,7 @@ HOWS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("how", HOWS, ids=lambda how: "-".join(how))
 def test_equal_to_nilearn_but_for_the_mean(tmp_path: Path, how: dict[str, Any]) -> None:
     table = write_table(tmp_path)
-    wanted = Cleaning(confounds=table if "strategy" in how else None, drop_first=3, **how)
+    wanted = Denoising(confounds=table if "strategy" in how else None, drop_first=3, **how)
     found = plan(wanted)
     ours = found.clean(SIGNALS[:, 3:])
     moved = np.abs(np.diff(MOTION, axis=0)) @ ([1] * 3 + [50] * 3)
@@ -102,8 +102,8 @@ def test_a_run_is_cleaned_voxel_by_voxel(tmp_path: Path, frames: int | None, mon
     """In small blocks of voxels, whatever the blocks of frames; background stays 0, what is left out is gone."""
     monkeypatch.setattr("neuroflamingo_preprocessing.functional.denoised_run.CHUNK_BYTES", 8 * FRAMES * 50)
     run = save(tmp_path / "sub-01_task-rest_bold.nii.gz")
-    found = plan(Cleaning(confounds=write_table(tmp_path), strategy=("6p",), scrub_fd=0.6, drop_first=2), run.path)
-    cleaned = clean_run(run, found)
+    found = plan(Denoising(confounds=write_table(tmp_path), strategy=("6p",), scrub_fd=0.6, drop_first=2), run.path)
+    cleaned = denoise_run(run, found)
     blocks = list(cleaned.blocks(frames))
     assert [first for first, _ in blocks] == list(np.cumsum([0] + [b.shape[-1] for _, b in blocks[:-1]]))
     whole = np.concatenate([block for _, block in blocks], axis=-1)
@@ -112,7 +112,7 @@ def test_a_run_is_cleaned_voxel_by_voxel(tmp_path: Path, frames: int | None, mon
     assert whole.shape[-1] == cleaned.frames == FRAMES - 4 and not whole[:3].any()
     np.testing.assert_allclose(whole.reshape(-1, FRAMES - 4), found.clean(stored.reshape(-1, FRAMES - 2)), rtol=1e-5)
     assert cleaned.times is not None and np.diff(cleaned.times).max() == 2 * SECONDS
-    only = clean_run(run, plan(Cleaning(frames=(5, 30)), run.path))
+    only = denoise_run(run, plan(Denoising(frames=(5, 30)), run.path))
     assert only.times is None and only.frames == 25
     np.testing.assert_array_equal(np.concatenate([b for _, b in only.blocks(frames)], axis=-1), stored[..., 3:28])
 
@@ -122,18 +122,18 @@ def test_frames_that_are_not_steady_and_what_is_recorded(tmp_path: Path) -> None
     more = {"non_steady_state_outlier00": first, "non_steady_state_outlier01": third, "flat": np.ones(FRAMES)}
     write_table(tmp_path, more)
     run = tmp_path / FAKE.name
-    found = plan(Cleaning(confounds="auto", strategy=("6p", "flat"), high_pass=0.01), run)
+    found = plan(Denoising(confounds="auto", strategy=("6p", "flat"), high_pass=0.01), run)
     assert (found.first, found.stop, len(found.kept), found.columns) == (3, FRAMES, FRAMES - 3, RIGID)
     assert "first 3 frames are left out" in found.warnings[0] and "1 confounds are constant" in found.warnings[1]
     about = found.about
     assert about["frames"] == {"stored": 80, "first": 3, "after_last": 80, "left": 77, "not_steady": 3}
     assert about["confounds"]["columns"] == list(RIGID) and about["software"].startswith("nilearn ")
     assert about["high_pass_hz"] == 0.01 and str(tmp_path) not in repr(about)
-    assert plan(Cleaning(confounds="auto", strategy=("6p",), drop_first=10), run).first == 10
-    quiet = plan(Cleaning(), run)
+    assert plan(Denoising(confounds="auto", strategy=("6p",), drop_first=10), run).first == 10
+    quiet = plan(Denoising(), run)
     assert quiet.about == {} and quiet.displacement is not None and len(quiet.displacement) == FRAMES
     (tmp_path / "sub-01_task-rest_desc-confounds_timeseries.tsv").write_text("x\n1\n")
-    assert "no framewise displacement" in plan(Cleaning(), run).warnings[0]
+    assert "no framewise displacement" in plan(Denoising(), run).warnings[0]
 
 
 def test_the_share_lost_is_told_and_too_little_is_refused(tmp_path: Path) -> None:
@@ -142,19 +142,19 @@ def test_the_share_lost_is_told_and_too_little_is_refused(tmp_path: Path) -> Non
     table = write_table(tmp_path, {"framewise_displacement": moving})
     lines = [line.split("\t")[-1] for line in table.read_text().splitlines()]
     table.write_text("\n".join(lines) + "\n")
-    found = plan(Cleaning(confounds=table, scrub_fd=0.5))
+    found = plan(Denoising(confounds=table, scrub_fd=0.5))
     assert found.about["frames"]["scrubbed"] == 20 and found.about["frames"]["scrubbed_share"] == 0.25
     assert "20 of 80 frames (25%) moved by more than 0.5 mm" in found.warnings[0] and "much" in found.warnings[0]
     moving[::2] = moving[1::4] = 2.0
     table.write_text("framewise_displacement\n" + "\n".join(map(str, moving)) + "\n")
     with pytest.raises(ScanError, match="too little of the run is left") as caught:
-        plan(Cleaning(confounds=table, scrub_fd=0.5))
+        plan(Denoising(confounds=table, scrub_fd=0.5))
     assert "20 of 80" in str(caught.value)
 
 
 def test_gaps_are_seen_when_the_repetition_time_changes(tmp_path: Path) -> None:
     """A line over time stays a line where frames in between were left out."""
-    found = plan(Cleaning(confounds=write_table(tmp_path), scrub_fd=0.6))
+    found = plan(Denoising(confounds=write_table(tmp_path), scrub_fd=0.6))
     line = np.arange(FRAMES, dtype=np.float32)[None].repeat(3, axis=0) * SECONDS
     spec = ScanSpec(
         modality="parcels",
@@ -182,41 +182,41 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("how", "words"), WRONG)
 def test_wishes_that_contradict_each_other(how: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        Cleaning(**how)
+        Denoising(**how)
 
 
 @pytest.mark.parametrize("how", [{"strategy": ("6p",)}, {"scrub_fd": 0.5}])
 def test_columns_and_motion_are_of_a_table(how: dict[str, Any]) -> None:
     """Which a manifest may name for each run: refused where it is known that none does."""
     with pytest.raises(UsageError, match="no confounds to take"):
-        plan(Cleaning(**how))
+        plan(Denoising(**how))
     with pytest.raises(UsageError, match="no confounds to take"):
-        Cleaning(**how).changes(FAKE)
+        Denoising(**how).changes(FAKE)
 
 
 def test_plans_that_cannot_be(tmp_path: Path) -> None:
     table = write_table(tmp_path)
     with pytest.raises(UsageError, match="repetition time of the run is not known"):
-        plan(Cleaning(high_pass=0.01), seconds=None)
+        plan(Denoising(high_pass=0.01), seconds=None)
     with pytest.raises(UsageError, match="no such frequencies") as caught:
-        plan(Cleaning(low_pass=0.25))
+        plan(Denoising(low_pass=0.25))
     assert "below 0.25 Hz" in str(caught.value)
-    for wanted in (Cleaning(drop_first=75), Cleaning(frames=(0, 81)), Cleaning(frames=(0, 5))):
+    for wanted in (Denoising(drop_first=75), Denoising(frames=(0, 81)), Denoising(frames=(0, 5))):
         with pytest.raises(ScanError, match="too few frames"):
             plan(wanted)
     with pytest.raises(ScanError, match="too short for so many confounds") as short:
-        plan(Cleaning(confounds=table, strategy=("6p",), frames=(0, 16)), frames=FRAMES)
+        plan(Denoising(confounds=table, strategy=("6p",), frames=(0, 16)), frames=FRAMES)
     assert "16 frames" in str(short.value)
     with pytest.raises(ScanError, match="motion of the run is not known"):
         (tmp_path / "x.tsv").write_text("x\n" + "1\n2\n" * 40)
-        plan(Cleaning(confounds=tmp_path / "x.tsv", scrub_fd=0.5))
+        plan(Denoising(confounds=tmp_path / "x.tsv", scrub_fd=0.5))
     with pytest.raises(NotFoundError, match="no confounds beside"):
-        plan(Cleaning(confounds="auto", strategy=("6p",)), tmp_path / "sub-09_bold.nii")
+        plan(Denoising(confounds="auto", strategy=("6p",)), tmp_path / "sub-09_bold.nii")
 
 
 def test_what_the_card_says_of_filters() -> None:
     spec = ScanSpec(modality="parcels", axes=(Axis(name="parcel", size=3), Axis(name="time", minimum=3)))
-    filtered, not_filtered = plan(Cleaning(high_pass=0.01)), plan(Cleaning(detrend=True))
+    filtered, not_filtered = plan(Denoising(high_pass=0.01)), plan(Denoising(detrend=True))
     said = {says: filtered.against(spec.model_copy(update={"filtering": says})) for says in (None, "none", "any")}
     assert "does not say" in said[None][0] and "are not filtered" in said["none"][0] and said["any"] == []
     assert not_filtered.against(spec) == []
@@ -227,14 +227,14 @@ def test_what_the_card_says_of_filters() -> None:
 
 def test_a_store_key_knows_the_table_and_each_wish(tmp_path: Path) -> None:
     table, run = write_table(tmp_path), tmp_path / FAKE.name
-    wishes = [Cleaning(detrend=True), Cleaning(high_pass=0.01), Cleaning(drop_first=2), Cleaning(frames=(0, 50))]
-    wishes += [Cleaning(confounds="auto", strategy=(name,)) for name in ("6p", "none")]
-    wishes.append(Cleaning(confounds="auto", strategy=("6p",), scrub_fd=0.5))
+    wishes = [Denoising(detrend=True), Denoising(high_pass=0.01), Denoising(drop_first=2), Denoising(frames=(0, 50))]
+    wishes += [Denoising(confounds="auto", strategy=(name,)) for name in ("6p", "none")]
+    wishes.append(Denoising(confounds="auto", strategy=("6p",), scrub_fd=0.5))
     keys = [repr(wish.changes(run)) for wish in wishes]
     assert len(set(keys)) == len(wishes) and str(tmp_path) not in "".join(keys)
-    assert Cleaning(confounds=table, strategy=("6p",)).changes(run) == wishes[4].changes(run)
+    assert Denoising(confounds=table, strategy=("6p",)).changes(run) == wishes[4].changes(run)
     table.write_text(table.read_text() + "\n")
-    assert repr(wishes[4].changes(run)) != keys[4] and Cleaning().changes(run) == {}
+    assert repr(wishes[4].changes(run)) != keys[4] and Denoising().changes(run) == {}
 
 
 MEMORY = """
@@ -242,7 +242,7 @@ import resource, sys, warnings
 from pathlib import Path
 from neuroflamingo_preprocessing.preparation import Preparation, prepare_for_encoder
 from neuroflamingo_encoders import encoder_card
-from neuroflamingo_preprocessing.functional.denoising import Cleaning
+from neuroflamingo_preprocessing.functional.denoising import Denoising
 from neuroflamingo_preprocessing.structural.volume_quality import brain_on_grid
 import nilearn.signal, torch
 torch.set_num_threads(1)
@@ -250,7 +250,7 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 card = encoder_card(sys.argv[2])
 brain_on_grid(card.scan)
 before = peak()
-cleaning = Cleaning(detrend=True, high_pass=0.02) if sys.argv[3] == "clean" else None
+cleaning = Denoising(detrend=True, high_pass=0.02) if sys.argv[3] == "clean" else None
 found = list(prepare_for_encoder(Path(sys.argv[1]), card.scan, Preparation.of(card.scan, cleaning=cleaning)))
 print(sum(one.tensor.size for one in found) * 4 / 2**20, peak() - before)
 """
@@ -284,4 +284,4 @@ def test_memory_of_a_run_in_blocks(tmp_path: Path, encoder: str, how: str) -> No
 def test_nilearn_says_nothing_while_cleaning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plan(Cleaning(confounds=write_table(tmp_path), strategy=("6p",), low_pass=0.2)).clean(SIGNALS)
+        plan(Denoising(confounds=write_table(tmp_path), strategy=("6p",), low_pass=0.2)).clean(SIGNALS)
