@@ -1,6 +1,7 @@
-"""`python tools/recipe_keys.py`: the tables of a recipe's keys in docs/train.md, made from the schema.
+"""`python tools/recipe_keys.py`: tables of recipes' keys in docs/, made from the schemas.
 
-What is said of a key is the string below it in `neuroflamingo/recipe/schema.py`.
+docs/train.md has those of a `Recipe`, docs/tiny-t1w.md those of the stages of an embedded model. What is said of a key
+is the string below it in the schema.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from neuroflamingo.recipe import schema
+from neuroflamingo.model.architecture import CrossAttentionSettings
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.schema import Recipe
+from neuroflamingo.settings import Section
 from neuroflamingo_preprocessing.files import write_text_atomic
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "train.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES: dict[Path, type[Section]] = {DOCS / "train.md": Recipe, DOCS / "tiny-t1w.md": EmbeddedRecipe}
 BEGIN, END = "<!-- keys:begin -->", "<!-- keys:end -->"
 ELSEWHERE = {
     "every": "A gated block before every this-many-th layer.",
@@ -30,25 +34,25 @@ ELSEWHERE = {
     "gate": "What the gates start at, before tanh.",
     "media_rule": "`previous`: the latest scan; `next`: the first one after the text, as OpenFlamingo v1.",
 }
-"""Of `model.cross_attention`, whose settings are said together in `neuroflamingo.settings`."""
+"""Of `model.cross_attention`, whose settings are said together in `neuroflamingo.model.architecture`."""
 
 
-def tables() -> str:
+def tables(recipe: type[BaseModel]) -> str:
     """A table of keys for each section, in Markdown."""
-    plain = {key: field for key, field in Recipe.model_fields.items() if _section(field) is None}
-    parts = ["", *_table("", Recipe, plain)]
-    for key, field in Recipe.model_fields.items():
+    plain = {key: field for key, field in recipe.model_fields.items() if _section(field) is None}
+    parts = ["", *_table("", recipe, plain)]
+    for key, field in recipe.model_fields.items():
         section = _section(field)
         if section is not None:
             parts += ["", f"### {key}", "", *_table(f"{key}.", section, section.model_fields)]
     return "\n".join(parts) + "\n"
 
 
-def page(text: str) -> str:
+def page(text: str, recipe: type[BaseModel]) -> str:
     """The page with the tables as they are now."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{tables(recipe)}\n{END}{after}"
 
 
 def _table(prefix: str, section: type[BaseModel], fields: dict[str, FieldInfo]) -> Iterator[str]:
@@ -62,8 +66,7 @@ def _rows(prefix: str, section: type[BaseModel], fields: dict[str, FieldInfo]) -
         inner = _section(field)
         if inner is None or (not field.is_required() and field.default is None):
             default = "needed" if field.is_required() else f"`{_plain(field.default)}`"
-            said_of_it = said.get(key) or ELSEWHERE[key]
-            cells = (f"`{prefix}{key}`", _values(field.annotation), default, said_of_it)
+            cells = (f"`{prefix}{key}`", _values(field.annotation), default, said[key])
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
         if inner is not None:
             yield from _rows(f"{prefix}{key}.", inner, inner.model_fields)
@@ -105,20 +108,22 @@ def _plain(value: Any) -> str:
 
 
 def _said(section: type[BaseModel]) -> dict[str, str]:
-    """The strings below the fields of a section."""
-    if section.__module__ != schema.__name__:
-        return {}
-    (tree,) = ast.parse(inspect.getsource(section)).body
-    assert isinstance(tree, ast.ClassDef)
+    """The strings below the fields of a section and of those that it is derived from."""
+    if section is CrossAttentionSettings:
+        return ELSEWHERE
     said = {}
-    for field, below in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            said[field.target.id] = " ".join(ast.literal_eval(below.value).split())
+    for kind in reversed(section.__mro__[: section.__mro__.index(Section)]):
+        (tree,) = ast.parse(inspect.getsource(kind)).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+                said[field.target.id] = " ".join(ast.literal_eval(below.value).split())
     return said
 
 
 def main() -> None:
-    write_text_atomic(PAGE, page(PAGE.read_text(encoding="utf-8")), overwrite=True)
+    for path, recipe in PAGES.items():
+        write_text_atomic(path, page(path.read_text(encoding="utf-8"), recipe), overwrite=True)
 
 
 if __name__ == "__main__":

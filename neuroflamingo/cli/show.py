@@ -162,10 +162,10 @@ def _model_or_recipe(name: str, settings: Sequence[str], allow_download: bool) -
         if settings or allow_download:
             raise UsageError(f"{name} is a model", expected="a recipe, for --set and --allow-download", seen=name)
         return load(name, device="cpu")[0]
-    from neuroflamingo.recipe.schema import load_research_recipe
+    from neuroflamingo.recipe.read import load_recipe
     from neuroflamingo.training.assembly import build
 
-    recipe = load_research_recipe(find_config(name), list(settings))
+    recipe = load_recipe(find_config(name), list(settings))
     return build(recipe, meta=True, allow_download=allow_download)[0]
 
 

@@ -30,10 +30,10 @@ def train_recipe(
 
     path, overrides = find_config(config), list(settings)
     if dry_run:
-        from neuroflamingo.recipe.schema import load_research_recipe
+        from neuroflamingo.recipe.read import load_recipe
         from neuroflamingo.training.memory_report import describe_run
 
-        recipe = load_research_recipe(path, overrides)
+        recipe = load_recipe(path, overrides)
         if tiny:
             from neuroflamingo.training.twin import tiny_twin
 

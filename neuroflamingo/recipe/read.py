@@ -1,8 +1,11 @@
-"""How a recipe is read: YAML with `--set a.b=c` on top, checked as a whole, every fault in one message."""
+"""How a recipe is read: YAML with `--set a.b=c` on top, checked as a whole, every fault in one message.
+
+There are two kinds, told apart by their keys: `Recipe` joins an encoder and a language model and trains what is between
+them, `EmbeddedRecipe` has the stages of a model that ships with the package.
+"""
 
 from __future__ import annotations
 
-import difflib
 import types
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -10,9 +13,46 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
+from neuroflamingo.recipe.schema import Recipe
+from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError, nearest
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+def load_any_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe | EmbeddedRecipe:
+    """Read a recipe of either kind; see `read_yaml` and `check`.
+
+    Raises:
+        NotFoundError: no such file.
+        ConfigError: every fault in one message.
+    """
+    data = read_yaml(path, overrides)
+    return check(Recipe if is_recipe(data) else EmbeddedRecipe, data, str(path))
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read the recipe of a research training; see `read_yaml` and `check`.
+
+    Raises:
+        NotFoundError: no such file.
+        ConfigError: every fault in one message; for the stages of an embedded model, one sentence.
+    """
+    data = read_yaml(path, overrides)
+    if not is_recipe(data):
+        raise ConfigError(
+            f"{path} has no model section",
+            expected="the recipe of a research training",
+            seen="the stages of an embedded model",
+            hint=f"neuroflamingo inspect {data.get('name', 'tiny-t1w')}",
+        )
+    return check(Recipe, data, str(path))
+
+
+def is_recipe(data: dict[str, Any]) -> bool:
+    """Whether these are the keys of a `Recipe`, and not of the stages of an embedded model."""
+    ours, theirs = (len(data.keys() & kind.model_fields.keys()) for kind in (Recipe, EmbeddedRecipe))
+    return ours >= theirs
 
 
 def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -77,8 +117,16 @@ def _fault(kind: type[BaseModel], error: Any) -> str:
     section = kind
     for part in error["loc"][:-1]:
         section = _section_of(section, str(part)) or section
-    near = difflib.get_close_matches(str(error["loc"][-1]), section.model_fields, 1)
-    return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    near = _nearest(section, str(error["loc"][-1]))
+    return f"{where}: unknown key" + (f"; did you mean {near}?" if near else "")
+
+
+def _nearest(section: type[BaseModel], key: str) -> str | None:
+    """The nearest spelling among a section's keys, else among those of the sections inside it, as `optim.steps`."""
+    inside = {name: _section_of(section, name) for name in section.model_fields}
+    below = {inner: f"{name}.{inner}" for name, kind in inside.items() if kind for inner in kind.model_fields}
+    here = nearest(key, section.model_fields, 1, 0.6)
+    return here[0] if here else next((below[inner] for inner in nearest(key, below, 1, 0.6)), None)
 
 
 def _section_of(section: type[BaseModel], key: str) -> type[BaseModel] | None:

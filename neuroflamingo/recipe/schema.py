@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from neuroflamingo.model.architecture import CrossAttentionSettings
-from neuroflamingo.recipe.read import check, read_yaml
 from neuroflamingo.settings import Section
-from neuroflamingo_preprocessing.errors import ConfigError
 
 KINDS = ("pairs", "interleaved", "instructions", "text")
 Kind = Literal["pairs", "interleaved", "instructions", "text"]
@@ -177,16 +174,16 @@ class DataSettings(Section):
     """Processes that read ahead, for each device."""
 
 
-class OptimSettings(Section):
-    """AdamW; all counts are in optimiser steps."""
+class AdamWSettings(Section):
+    """AdamW as the training loop runs it, whatever is trained; all counts are in optimiser steps."""
 
     steps: PositiveInt
     """Length of the training."""
-    batch: PositiveInt = 4
+    batch: PositiveInt
     """Samples of one micro-step on all devices together: a run has the same numbers on one device and on eight."""
     accumulate: PositiveInt = 1
     """Micro-steps of one optimiser step."""
-    lr: PositiveFloat = 1e-4
+    lr: PositiveFloat
     """Learning rate after the warm-up."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Of the learning rate; linear and cosine fall to 0."""
@@ -198,29 +195,41 @@ class OptimSettings(Section):
     """AdamW's."""
     weight_decay: NonNegativeFloat = 0.1
     """Of what decays."""
-    decay: Literal["gated", "matrices"] = "matrices"
-    """What decays: all matrices that train but embeddings and latents, or as upstream all weights of gated blocks."""
     clip_norm: PositiveFloat | None = 1.0
     """Limit of the norm of the whole gradient, once a step."""
-    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of each target that is spread over the vocabulary."""
     ema: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Decay of a moving average of the weights, which is then what is validated and kept; 0: none."""
 
 
-class RunSettings(Section):
-    """How it runs; changes neither what is learnt nor (in float32) the numbers."""
+class OptimSettings(AdamWSettings):
+    """The optimiser of a fused model."""
+
+    batch: PositiveInt = 4
+    lr: PositiveFloat = 1e-4
+    decay: Literal["gated", "matrices"] = "matrices"
+    """What decays: all matrices that train but embeddings and latents, or as upstream all weights of gated blocks."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of each target that is spread over the vocabulary."""
+
+
+class NumericsSettings(Section):
+    """How the numbers are computed; changes nothing else."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 where the hardware computes in it, else fp32. fp16 scales the loss and needs a GPU."""
+    deterministic: bool = False
+    """Only algorithms of torch that give the same bits each time."""
+
+
+class RunSettings(NumericsSettings):
+    """How it runs; changes neither what is learnt nor (in float32) the numbers."""
+
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: copies of the model, or one that is sharded."""
     gradient_checkpointing: Literal["off", "on", "offload"] = "off"
     """Layers are computed again in the backward pass; `offload`: their inputs wait in the CPU's memory."""
     compile: bool = False
     """By torch.compile."""
-    deterministic: bool = False
-    """Only algorithms of torch that give the same bits each time."""
 
 
 class ValidationSettings(Section):
@@ -277,35 +286,3 @@ class Recipe(Section):
     validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     log: LogSettings = LogSettings()
-
-
-def is_recipe(data: dict[str, Any]) -> bool:
-    """Whether these are the keys of a `Recipe` (and not of the stages of an embedded model)."""
-    return "model" in data
-
-
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a research recipe; see `read_yaml` and `check`.
-
-    Raises:
-        NotFoundError: no such file.
-        ConfigError: every fault in one message.
-    """
-    return check(Recipe, read_yaml(path, overrides), str(path))
-
-
-def load_research_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """`load_recipe` for what only works with these.
-
-    Raises:
-        ConfigError: also for the stages of an embedded model, told in one sentence.
-    """
-    data = read_yaml(path, overrides)
-    if not is_recipe(data):
-        raise ConfigError(
-            f"{path} has no model section",
-            expected="the recipe of a research training",
-            seen="the stages of an embedded model" if "language" in data or "joint" in data else ", ".join(data)[:200],
-            hint=f"neuroflamingo inspect {data.get('name', 'tiny-t1w')}",
-        )
-    return check(Recipe, data, str(path))

@@ -33,7 +33,8 @@ from neuroflamingo_preprocessing.software import software, utc_now
 LOG = logging.getLogger(__name__)
 FORMAT = 1
 NAME = re.compile(r"step-(\d{7,})(?:-(\d+))?")
-BEST = "best"
+CHECKPOINTS, BEST = "checkpoints", "best"
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Progress:
         step: optimiser steps done.
         micro: micro-steps done of the next one.
         loss: what they have summed up.
+        parts: the same of each part of the loss that the task logs.
         samples, tokens: read so far, over all processes.
         best: figures of the best validation, with its `step`; empty before the first one.
         worse: validations since then.
@@ -53,6 +55,7 @@ class Progress:
     step: int = 0
     micro: int = 0
     loss: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
     samples: int = 0
     tokens: int = 0
     best: dict[str, float] = field(default_factory=dict)
@@ -125,12 +128,17 @@ def numbered(root: Path) -> list[Path]:
     return [path for _, path in sorted(order, reverse=True)]
 
 
-def load(folder: Path, recipe: Mapping[str, Any] | None = None) -> Checkpoint:
+# A run may go on with other values of these: they do not change what is learnt.
+FREE = ("run", "log", "checkpoint", "validation", "data.workers", "data.source")
+
+
+def load(folder: Path, recipe: Mapping[str, Any] | None = None, free: tuple[str, ...] = FREE) -> Checkpoint:
     """Read a checkpoint, its hashes checked.
 
     Args:
         folder: of one checkpoint.
         recipe: what the run is asked to do; it must be what the checkpoint was trained by.
+        free: beginnings of keys that may differ.
 
     Raises:
         NotFoundError: no such checkpoint.
@@ -139,7 +147,7 @@ def load(folder: Path, recipe: Mapping[str, Any] | None = None) -> Checkpoint:
     """
     state = _read_state(folder)
     if recipe is not None:
-        check_same(recipe, state["recipe"], f"the checkpoint {folder.name}")
+        check_same(recipe, state["recipe"], f"the checkpoint {folder.name}", free)
     parts: dict[str, dict[str, Tensor]] = {}
     for file, digest in state["files"].items():
         path = folder / file
@@ -155,8 +163,12 @@ def load(folder: Path, recipe: Mapping[str, Any] | None = None) -> Checkpoint:
         raise _damaged(folder, str(error)) from error
 
 
-def newest(root: Path, recipe: Mapping[str, Any]) -> Checkpoint | None:
+def newest(root: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = FREE) -> Checkpoint | None:
     """The newest checkpoint that can be read; a damaged one is passed over with a warning. None: there is none.
+
+    Args:
+        root: the folder of checkpoints.
+        recipe, free: see `load`.
 
     Raises:
         ModelError: there are some, all damaged (exit 65).
@@ -165,7 +177,7 @@ def newest(root: Path, recipe: Mapping[str, Any]) -> Checkpoint | None:
     faults: list[ModelError] = []
     for folder in numbered(root):
         try:
-            return load(folder, recipe)
+            return load(folder, recipe, free)
         except ModelError as error:
             LOG.warning("%s\n  the one before is taken", error)
             faults.append(error)
@@ -180,18 +192,14 @@ def newest(root: Path, recipe: Mapping[str, Any]) -> Checkpoint | None:
     return None
 
 
-# A run may go on with other values of these: they do not change what is learnt.
-FREE = ("run", "log", "checkpoint", "validation", "data.workers", "data.source")
-
-
-def check_same(asked: Mapping[str, Any], had: Mapping[str, Any], what: str) -> None:
+def check_same(asked: Mapping[str, Any], had: Mapping[str, Any], what: str, free: tuple[str, ...] = FREE) -> None:
     """Refuse to go on with another recipe.
 
     Raises:
         ConfigError: names each key with both values.
     """
     ours, theirs = _flat(asked), _flat(had)
-    keys = [key for key in sorted(ours.keys() | theirs.keys()) if not key.startswith(FREE)]
+    keys = [key for key in sorted(ours.keys() | theirs.keys()) if not key.startswith(free)]
     other = [key for key in keys if ours.get(key) != theirs.get(key)]
     if other:
         raise ConfigError(
@@ -248,7 +256,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
         raise NotFoundError(f"there is no checkpoint {folder}", hint="leave --resume out to take the newest one")
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        if state["format"] == FORMAT and isinstance(state["files"], dict) and "weights.safetensors" in state["files"]:
+        if state["format"] == FORMAT and isinstance(state["files"], dict) and WEIGHTS in state["files"]:
             return state
         raise _damaged(folder, "another format, or no weights")
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
     from neuroflamingo.recipe.schema import Recipe, RunSettings
 
 
-def accelerate_for(recipe: Recipe, folder: str | Path | None = None) -> Accelerator:
+def accelerate_for(recipe: Recipe | EmbeddedRecipe, folder: str | Path | None = None) -> Accelerator:
     """The accelerator of this process; started by torchrun or `accelerate launch`, it knows the others.
 
     Raises:
@@ -91,13 +92,17 @@ def runner_of(model: NeuroFlamingo, settings: RunSettings, accelerator: Accelera
         model.checkpoint_offload = settings.gradient_checkpointing == "offload"
     if settings.parallel == "fsdp" and accelerator.num_processes > 1:
         shard(model)
-    runner: nn.Module = model
     if settings.compile:
         compile_layers(model)
-    if accelerator.num_processes > 1 and not is_sharded(model):
-        devices = [accelerator.device] if accelerator.device.type == "cuda" else None
-        runner = nn.parallel.DistributedDataParallel(model, device_ids=devices)
-    return runner
+    return model if is_sharded(model) else data_parallel(model, accelerator)
+
+
+def data_parallel(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """The module, in DDP if there are several processes."""
+    if accelerator.num_processes == 1:
+        return module
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=devices)
 
 
 def compile_layers(model: NeuroFlamingo) -> None:
@@ -145,11 +150,14 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def part_of(full: Tensor, like: Tensor) -> Tensor:
-    """The part of a whole tensor that belongs where `like` is."""
+    """The part of a whole tensor that belongs where `like` is, laid out in memory as that is.
+
+    A fused optimiser walks through parameters, gradients and moments side by side, in the order of memory.
+    """
     full = full.to(device=like.device, dtype=like.dtype)
     if isinstance(like, DTensor):
         return distribute_tensor(full, like.device_mesh, like.placements)
-    return full
+    return torch.empty_like(like, requires_grad=False).copy_(full)
 
 
 @torch.no_grad()

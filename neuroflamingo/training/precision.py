@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
+from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo_preprocessing.errors import ConfigError
-
-if TYPE_CHECKING:
-    from neuroflamingo.recipe.schema import Recipe
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -27,7 +24,7 @@ def autocast(device: torch.device | str, precision: str = "auto") -> torch.autoc
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def resolved_precision(recipe: Recipe) -> str:
+def resolved_precision(recipe: Recipe | EmbeddedRecipe) -> str:
     """What a recipe's `run.precision` means on this machine: `fp32`, `bf16` or `fp16`.
 
     `auto` is bf16 where that is native, and where the language model is stored in half precision.
@@ -35,7 +32,7 @@ def resolved_precision(recipe: Recipe) -> str:
     Raises:
         ConfigError: fp16 without a GPU, or float32 arithmetic on weights in half precision (exit 78).
     """
-    asked, stored = recipe.run.precision, recipe.model.language_model.dtype
+    asked, stored = recipe.run.precision, recipe.model.language_model.dtype if isinstance(recipe, Recipe) else "float32"
     gpu = torch.cuda.is_available()
     if asked == "auto":
         native = has_bfloat16(torch.device("cuda" if gpu else "cpu"))

@@ -14,7 +14,7 @@ from neuroflamingo_preprocessing.files import write_text_atomic
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from neuroflamingo.recipe.schema import Recipe
+    from neuroflamingo.training.task import Plan
 
 
 class Telling:
@@ -22,23 +22,23 @@ class Telling:
 
     Args:
         folder: `log.jsonl` goes here; lines of steps that are done again are cut off first.
-        recipe: its name, length and how often to log.
+        plan: its name, length and how often to log.
         accelerator: knows which process this is, and the trackers.
         step: optimiser steps done before.
         quiet: nothing on standard error.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, accelerator: Accelerator, step: int, quiet: bool) -> None:
-        self.accelerator, self.every, self.steps = accelerator, recipe.log.every, recipe.optim.steps
+    def __init__(self, folder: Path, plan: Plan, accelerator: Accelerator, step: int, quiet: bool) -> None:
+        self.accelerator, self.every, self.steps = accelerator, plan.log.every, plan.optim.steps
         self.main = accelerator.is_main_process
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "log.jsonl"
-        self.trackers = bool(recipe.log.trackers)
+        self.trackers = bool(plan.log.trackers)
         if self.main:
             cut_log(self.path, step)
         if self.trackers:
-            accelerator.init_trackers(recipe.name)
-        self.progress = StageProgress(recipe.name, recipe.optim.steps, step, quiet or not self.main)
+            accelerator.init_trackers(plan.name)
+        self.progress = StageProgress(plan.name, plan.optim.steps, step, quiet or not self.main)
 
     def __enter__(self) -> Self:
         self.log = self.path.open("a", encoding="utf-8") if self.main else None
@@ -54,15 +54,13 @@ class Telling:
 
     def step(self, step: int, figures: dict[str, float], validation: dict[str, float]) -> None:
         """An optimiser step is done; `validation` holds figures where there was one after it."""
-        shown = " · ".join(
-            (
-                f"{figures['tokens_per_s']:,.0f} tokens/s",
-                f"{figures['scans_per_s']:.1f} scans/s",
-                f"data wait {100 * figures['data_wait']:.0f} %",
-                f"{figures['memory_mb'] / 1024:.1f} GB",
-            )
+        shown = (
+            f"{figures['tokens_per_s']:,.0f} tokens/s" * bool(figures["tokens_per_s"]),
+            f"{figures['scans_per_s']:.1f} scans/s" * bool(figures["scans_per_s"]),
+            f"data wait {100 * figures['data_wait']:.0f} %",
+            f"{figures['memory_mb'] / 1024:.1f} GB",
         )
-        self.progress.update(step, figures, shown)
+        self.progress.update(step, figures, " · ".join(filter(None, shown)))
         if validation:
             self.progress.note(step, validation)
         if step % self.every and not validation and step != self.steps:

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from neuroflamingo.recipe.schema import OptimSettings
+    from neuroflamingo.recipe.schema import AdamWSettings
 
 
-def rate(step: int, settings: OptimSettings) -> float:
+def rate(step: int, settings: AdamWSettings) -> float:
     """Learning rate of an optimiser step (from 0): linear warm-up, then constant, or falling to zero at the last step.
 
     Differs from upstream, whose schedules count micro-steps of one epoch length whatever the accumulation is.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from neuroflamingo.data.manifest import write_manifest
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.read import check
 from neuroflamingo.recipe.schema import EncoderSettings, Kind, Recipe
 from neuroflamingo.training.assembly import build
@@ -28,7 +29,6 @@ from neuroflamingo_preprocessing.files import fsync_tree, make_draft_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from neuroflamingo.training.embedded.stage_settings import TrainSettings
 
 WIDTH, HEADS = 32, 4
 _SIZES = {
@@ -93,18 +93,18 @@ def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
     return _twin(recipe, target, _read_architecture(target))
 
 
-def tiny_stages(settings: TrainSettings) -> list[str]:
-    """Overrides that shrink a recipe of stages: as many numbers as can be, of the same stages."""
-    cases = {name: first for name, (first, _) in settings.paint.model_dump().items()}
-    few = [f"name={settings.name}-tiny"]
-    few += [f"paint.{name}=[{first}, {4 + 2 * (name == 'encoder')}]" for name, first in cases.items()]
-    loops = [
-        f"{stage}.{key}={value}"
-        for stage in ("encoder", "language", "bridge")
-        for key, value in {"steps": 2, "batch": 2, "warmup": 0}.items()
-    ]
-    sizes = ["encoder.first_window=4", "encoder.window_growth=1", "language.layers=2", "bridge.latents=4"]
-    return [*few, *loops, *sizes]
+def tiny_stages(recipe: EmbeddedRecipe) -> EmbeddedRecipe:
+    """The stages of an embedded model at toy size: as many numbers as can be, of the same stages."""
+    plain = recipe.model_dump(mode="json")
+    plain["name"] = f"{recipe.name}-tiny"
+    for purpose, (first, _) in plain["paint"].items():
+        plain["paint"][purpose] = [first, 4 + 2 * (purpose == "encoder")]
+    for stage in ("encoder", "language_model", "fusion"):
+        plain[stage]["optim"] |= {"steps": 2, "batch": 2, "warmup": 0}
+    plain["encoder"] |= {"first_window": 4, "window_growth": 1}
+    plain["language_model"]["layers"] = 2
+    plain["fusion"]["latents"] = 4
+    return check(EmbeddedRecipe, plain, f"the tiny twin of {recipe.name}")
 
 
 def toy_architecture(architecture: Mapping[str, Any], every: int, vocabulary: int) -> dict[str, Any]:

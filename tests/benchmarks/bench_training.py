@@ -95,7 +95,7 @@ def epoch_of(language_model: str, source: str) -> Work:
     loop = loop_of(language_model, source)
 
     def epoch() -> Tensor:
-        batches = loop.batches.loader(0)
+        batches = loop.task.batches.loader(0)
         return torch.tensor([loop._step(batches)["loss"] for _ in range(SIZE.scans // BATCH)])
 
     return epoch
@@ -107,7 +107,7 @@ def tokens_of(source: str) -> Work:
 
     @torch.no_grad()
     def read() -> list[Tensor]:
-        batches = islice(loop.batches.loader(0), SIZE.scans // BATCH)
+        batches = islice(loop.task.batches.loader(0), SIZE.scans // BATCH)
         if source == "tokens":
             return [batch["scan_tokens"].flatten() for batch in batches]
         return [loop.model.encoder(batch["scans"]).tokens.flatten() for batch in batches]

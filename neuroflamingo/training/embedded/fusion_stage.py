@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,11 +24,12 @@ from neuroflamingo.findings.wording import RenderedReport, render_report
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.processor import NeuroFlamingoProcessor
 from neuroflamingo.model.tokens import IMAGE
-from neuroflamingo.training.embedded.language_model_stage import BLANK_SHARE, encode_reports
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, FusionStageSettings
+from neuroflamingo.training.embedded.language_model_stage import BLANK_SHARE, Texts, encode_reports
 from neuroflamingo.training.embedded.painted_pool import CasePool
-from neuroflamingo.training.embedded.stage_loop import run_stage
-from neuroflamingo.training.embedded.stage_settings import BridgeSettings
+from neuroflamingo.training.embedded.stage import StageTask, plan_of
 from neuroflamingo.training.embedded.token_cache import TokenCache
+from neuroflamingo.training.task import Counts
 from neuroflamingo_encoders.contract import BrainEncoder
 
 FOCAL_SLOTS = len(FOCAL) * len(FOCAL_REGIONS) * len(SIDES)
@@ -64,7 +69,7 @@ def drawn_reports(
     truths: list[tuple[Finding, ...]],
     blank: NDArray[np.bool_],
     pool: CasePool,
-    settings: BridgeSettings,
+    settings: FusionStageSettings,
     rng: np.random.Generator,
 ) -> tuple[list[RenderedReport], list[int]]:
     """The report of each scan, and the rows that have one of another head, of which only the impression is learnt."""
@@ -81,7 +86,22 @@ def drawn_reports(
     return reports, copied
 
 
-class Bridge(nn.Module):
+class FusionBatch(NamedTuple):
+    """Tokens of scans `[batch, 1, token, width]`, their reports, and which findings there are `[batch, slot]`."""
+
+    tokens: Tensor
+    texts: Texts
+    present: Tensor
+
+    def to(self, device: torch.device) -> FusionBatch:
+        return FusionBatch(self.tokens.to(device), self.texts.to(device), self.present.to(device))
+
+    def weight(self) -> float:
+        """Sum of the loss weights of the tokens that are learnt."""
+        return float(self.texts.weights[:, 1:].sum())
+
+
+class Fusion(nn.Module):
     """The model in training with the auxiliary head, which is thrown away afterwards.
 
     The head reads every latent and takes the smooth maximum, so a single latent may say that a finding is there.
@@ -93,32 +113,22 @@ class Bridge(nn.Module):
         self.presence = nn.Linear(width, SLOTS)
         nn.init.constant_(self.presence.bias, -7.5)
 
-    def presence_loss(self, latents: Tensor, targets: Tensor) -> Tensor:
-        logits = torch.logsumexp(self.presence(latents[:, 0]).float(), dim=1)
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(targets)
-
-    def state_dict(self, *args, **kwargs):
-        """Without the frozen parts: they are on disk already."""
-        state = super().state_dict(*args, **kwargs)
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return {name: value for name, value in state.items() if name in trained}
-
-    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):  # type: ignore[override]
-        own = dict(self.named_parameters())
-        wanted = {name for name, p in own.items() if p.requires_grad}
-        if strict and wanted != set(state_dict):
-            raise KeyError(f"trained parameters differ: {sorted(wanted ^ set(state_dict))[:5]}")
-        with torch.no_grad():
-            for name, value in state_dict.items():
-                own[name].copy_(value)
-        return nn.modules.module._IncompatibleKeys([], [])
+    def forward(self, batch: FusionBatch) -> tuple[Tensor, Tensor]:
+        """The mean losses of the batch: of the text, and of which findings there are."""
+        ids, mask, labels, weights = batch.texts
+        out = self.model(
+            input_ids=ids, attention_mask=mask, scan_tokens=batch.tokens, labels=labels, label_weights=weights
+        )
+        logits = torch.logsumexp(self.presence(out.latents[:, 0]).float(), dim=1)
+        presence = F.binary_cross_entropy_with_logits(logits, batch.present, reduction="sum") / len(logits)
+        return out.loss, presence
 
 
-def assemble_bridge(
+def assemble(
     encoder: BrainEncoder,
     language_model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    settings: BridgeSettings,
+    settings: FusionStageSettings,
 ) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
     """The untrained model of a recipe."""
     resampler = {
@@ -140,60 +150,81 @@ def assemble_bridge(
     )
 
 
+def draw_batch(
+    cache: TokenCache, tokenizer: PreTrainedTokenizerFast, settings: FusionStageSettings, seed: int, micro_step: int
+) -> FusionBatch:
+    """A whole micro-batch; half of the heads are mirrored, a few are blank."""
+    rng, size = np.random.default_rng([seed, 5, micro_step]), settings.optim.batch
+    chosen, flips = rng.integers(len(cache.pool), size=size), rng.integers(2, size=size)
+    truths = [
+        mirror(cache.pool[i].findings) if flip else cache.pool[i].findings
+        for i, flip in zip(chosen.tolist(), flips.tolist(), strict=True)
+    ]
+    blank = rng.random(size) < BLANK_SHARE
+    truths = [() if none else t for t, none in zip(truths, blank, strict=True)]
+    reports, copied = drawn_reports(truths, blank, cache.pool, settings, rng)
+    tokens = cache[flips, chosen]
+    tokens[torch.from_numpy(blank)] = cache.blank
+    texts = encode_reports(tokenizer, reports, settings.finding_weight, copied)
+    return FusionBatch(tokens, texts, torch.stack([presence_targets(t) for t in truths]))
+
+
+class FusionTask(StageTask):
+    """The reports of scans that the encoder has not seen; only what joins the two frozen parts trains.
+
+    Weights are never chosen by the loss, but by the full-finding F1 of parsed greedy reports.
+    """
+
+    model: Fusion
+    choose_by = "full_finding_f1"
+
+    def __init__(
+        self,
+        recipe: EmbeddedRecipe,
+        model: NeuroFlamingo,
+        tokenizer: PreTrainedTokenizerFast,
+        cache: TokenCache,
+        validation: TokenCache,
+        accelerator: Accelerator,
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        fusion = Fusion(model, model.config.resampler["dim"]).to(accelerator.device)
+        super().__init__(fusion, plan_of(recipe, "fusion"), accelerator)
+        self.settings, self.tokenizer = recipe.fusion, tokenizer
+        self.cache, self.validation = cache, validation
+        self.run_in(fusion)
+
+    @cached_property
+    def truth(self) -> list[tuple[Finding, ...]]:
+        return [self.validation.pool[i].findings for i in range(len(self.validation.pool))]
+
+    def micro_batches(self, first: int) -> Iterator[FusionBatch]:
+        for number in count(first):
+            batch = draw_batch(self.cache, self.tokenizer, self.settings, self.plan.seed, number)
+            yield FusionBatch(batch.tokens[self.rows], batch.texts.rows(self.rows), batch.present[self.rows])
+
+    def count(self, batch: FusionBatch) -> Counts:
+        scans = float(len(batch.tokens))
+        return Counts(scans, scans, batch.texts.learnt(), (batch.weight(), scans))
+
+    def loss(self, batch: FusionBatch, step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
+        weight, scans = step.divisors
+        text, presence = self.runner(batch.to(self.accelerator.device))
+        text, presence = text * (batch.weight() / weight), presence * (len(batch.tokens) / scans)
+        parts = {"text": float(text.detach()), "presence": float(presence.detach())}
+        return text + self.settings.presence_weight * presence, parts
+
+    def figures(self) -> dict[str, float]:
+        """Scores of greedy reports, of which each process writes its share."""
+        cases = np.asarray(self.own_share(len(self.truth)), dtype=int)
+        tokens = self.validation[np.zeros_like(cases), cases]
+        texts = write_texts(self.model.model, self.tokenizer, tokens) if len(cases) else []
+        scores = score_reports(self.truth, self.gathered(texts))
+        keys = ("finding_f1", "full_finding_f1", "laterality_accuracy", "size_mae_mm", "hallucination_on_normals")
+        return {key: scores[key] or 0.0 for key in (*keys, "impression_agreement", "parse_coverage")}
+
+
 def write_texts(model: NeuroFlamingo, tokenizer: PreTrainedTokenizerFast, tokens: Tensor) -> list[str]:
     """Greedy reports for ready tokens `[case, 1, token, width]`."""
     prompt = torch.tensor([[tokenizer.convert_tokens_to_ids(IMAGE)]])
     return write_greedily(model, tokenizer, prompt, tokens, batch=VALIDATION_BATCH)
-
-
-def train_bridge(
-    folder: Path,
-    settings: BridgeSettings,
-    model: NeuroFlamingo,
-    tokenizer: PreTrainedTokenizerFast,
-    cache: TokenCache,
-    validation: TokenCache,
-    seed: int,
-    quiet: bool = False,
-) -> dict[str, float]:
-    """Train; the weights with the best full-finding F1 of parsed greedy reports are kept (never by loss)."""
-    torch.manual_seed(seed)
-    device = model.device
-    bridge = Bridge(model, model.config.resampler["dim"]).to(device)
-    count = len(cache.pool)
-
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng([seed, 5, step])
-        chosen, flips = rng.integers(count, size=settings.batch), rng.integers(2, size=settings.batch)
-        truths = [
-            mirror(cache.pool[i].findings) if flip else cache.pool[i].findings
-            for i, flip in zip(chosen.tolist(), flips.tolist(), strict=True)
-        ]
-        blank = rng.random(settings.batch) < BLANK_SHARE
-        truths = [() if none else t for t, none in zip(truths, blank, strict=True)]
-        reports, copied = drawn_reports(truths, blank, cache.pool, settings, rng)
-        tokens = cache[flips, chosen]
-        tokens[torch.from_numpy(blank)] = cache.blank
-        batch = encode_reports(tokenizer, reports, settings.finding_weight, copied)
-        ids, mask, labels, weights = (part.to(device) for part in batch)
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            scan_tokens=tokens.to(device),
-            labels=labels,
-            label_weights=weights,
-        )
-        presence = bridge.presence_loss(out.latents, torch.stack([presence_targets(t) for t in truths]).to(device))
-        figures = {"text": float(out.loss.detach()), "presence": float(presence.detach())}
-        return out.loss + settings.presence_weight * presence, figures
-
-    truth = [validation.pool[i].findings for i in range(len(validation.pool))]
-    plain = validation[np.zeros(len(truth), dtype=int), np.arange(len(truth))]
-
-    def validate(module: nn.Module) -> dict[str, float]:
-        texts = write_texts(model, tokenizer, plain)
-        scores = score_reports(truth, texts)
-        keys = ("finding_f1", "full_finding_f1", "laterality_accuracy", "size_mae_mm", "hallucination_on_normals")
-        return {key: scores[key] or 0.0 for key in (*keys, "impression_agreement", "parse_coverage")}
-
-    return run_stage("bridge", folder, bridge, settings, loss_of, validate, "full_finding_f1", quiet=quiet)

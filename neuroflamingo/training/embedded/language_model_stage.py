@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from neuroflamingo.data.labels import IGNORED
 from neuroflamingo.findings.unreadable import unreadable_report
 from neuroflamingo.findings.wording import IMPRESSION, RenderedReport, render_report
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE, PAD
 from neuroflamingo.painting.cases import draw_wishes
-from neuroflamingo.training.embedded.stage_loop import run_stage
-from neuroflamingo.training.embedded.stage_settings import LanguageSettings
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, LanguageModelStageSettings
+from neuroflamingo.training.checkpoints import replace_folder
+from neuroflamingo.training.embedded.stage import StageTask, plan_of, train_stage
+from neuroflamingo.training.parallel import summed
+from neuroflamingo.training.task import Counts
+from neuroflamingo_preprocessing.files import make_draft_folder
 
 TOKENIZER_REPORTS = 20_000
 CONTEXT = 2048
+HELD_OUT, HELD_OUT_SEED = 256, 90_000_000
 BLANK_SHARE = 0.02
-"""Share of texts (and of scans, when the bridge is trained) that are blank."""
+"""Share of texts (and of scans, when the fusion is trained) that are blank."""
 
 
 def imagined_report(seed: int) -> RenderedReport:
@@ -53,20 +62,39 @@ def train_tokenizer(vocabulary: int, first_seed: int) -> PreTrainedTokenizerFast
     )
 
 
+class Texts(NamedTuple):
+    """Token ids, attention mask, labels and loss weights, each `[batch, text]`."""
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> Texts:
+        return Texts(*(part.to(device) for part in self))
+
+    def rows(self, rows: slice) -> Texts:
+        return Texts(*(part[rows] for part in self))
+
+    def learnt(self) -> float:
+        """How many tokens are learnt: the first of a row predicts nothing before it."""
+        return float((self.labels[:, 1:] != IGNORED).sum())
+
+
 def encode_reports(
     tokenizer: PreTrainedTokenizerFast,
     reports: list[RenderedReport],
     finding_weight: float = 1.0,
     impression_only: Collection[int] = (),
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Texts:
     """Token ids, mask, labels and loss weights of `<image>report<|endofchunk|>`, padded on the right.
 
     Args:
         impression_only: rows of which nothing before the impression is learnt.
 
     Returns:
-        four tensors `[batch, text]`; labels are -100 at padding and `<image>`; weights are `finding_weight` where a
-        token overlaps a finding-carrying word, 1 elsewhere.
+        Labels are -100 at padding and `<image>`; weights are `finding_weight` where a token overlaps a finding-carrying
+        word, 1 elsewhere.
     """
     encoded = tokenizer([r.text for r in reports], return_offsets_mapping=True, add_special_tokens=False)
     image, end, pad = (tokenizer.convert_tokens_to_ids(t) for t in (IMAGE, END_OF_CHUNK, PAD))
@@ -86,46 +114,80 @@ def encode_reports(
         if row in impression_only:
             before = 1 + np.flatnonzero(ends <= report.text.index(IMPRESSION) + len(IMPRESSION))
             labels[row, before], weights[row, before] = -100, 0.0
-    return ids, (ids != pad).long(), labels, weights
+    return Texts(ids, (ids != pad).long(), labels, weights)
+
+
+class LanguageModelTask(StageTask):
+    """The next token of rendered reports, without any scan."""
+
+    model: LlamaForCausalLM
+    choose_by = "score"
+
+    def __init__(self, recipe: EmbeddedRecipe, tokenizer: PreTrainedTokenizerFast, accelerator: Accelerator) -> None:
+        torch.manual_seed(recipe.seed)
+        model = untrained(recipe.language_model, tokenizer).to(accelerator.device)  # type: ignore[arg-type]
+        super().__init__(model, plan_of(recipe, "language_model"), accelerator)
+        self.tokenizer = tokenizer
+        held_out = self.own_share(HELD_OUT)
+        self.held_out = encode_reports(tokenizer, [imagined_report(HELD_OUT_SEED + i) for i in range(HELD_OUT)]).rows(
+            slice(held_out.start, held_out.stop)
+        )
+        self.run_in(model)
+
+    def micro_batches(self, first: int) -> Iterator[Texts]:
+        size = self.plan.optim.batch
+        for number in count(first):
+            seed = 20_000_000 + self.plan.seed + number * size
+            yield encode_reports(self.tokenizer, [imagined_report(seed + i) for i in range(size)[self.rows]])
+
+    def count(self, batch: Texts) -> Counts:
+        return Counts(float(len(batch.ids)), 0.0, batch.learnt(), (batch.learnt(),))
+
+    def loss(self, batch: Texts, step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
+        (learnt,) = step.divisors
+        return self._mean_loss(self.runner, batch) * (batch.learnt() / learnt), {}
+
+    def figures(self) -> dict[str, float]:
+        learnt = self.held_out.learnt()
+        total, tokens = summed(self.accelerator, float(self._mean_loss(self.model, self.held_out)) * learnt, learnt)
+        return {"held_out_loss": total / tokens, "score": -total / tokens}
+
+    def _mean_loss(self, module: nn.Module, texts: Texts) -> Tensor:
+        ids, mask, labels, _ = texts.to(self.accelerator.device)
+        return module(input_ids=ids, attention_mask=mask, labels=labels).loss
+
+
+def untrained(settings: LanguageModelStageSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The language model with random weights."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=settings.feed_forward,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
+        pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
+    )
+    return LlamaForCausalLM(config)
 
 
 def train_language_model(
-    folder: Path, settings: LanguageSettings, seed: int, device: str = "cpu", quiet: bool = False
+    folder: Path, recipe: EmbeddedRecipe, accelerator: Accelerator, quiet: bool = False
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, float]]:
     """Train tokenizer and language model; the weights with the lowest held-out loss are kept."""
-    tokenizer_folder = folder / "tokenizer"
-    if (tokenizer_folder / "tokenizer.json").exists():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
-    else:
-        tokenizer = train_tokenizer(settings.vocabulary, 10_000_000 + seed)
-        tokenizer.save_pretrained(tokenizer_folder)
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.hidden,
-            intermediate_size=settings.feed_forward,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            max_position_embeddings=CONTEXT,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
-            pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
-        )
-    ).to(device)  # type: ignore[arg-type]
-    held_out = encode_reports(tokenizer, [imagined_report(90_000_000 + i) for i in range(256)])[:3]
-
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        first = 20_000_000 + seed + step * settings.batch
-        texts = encode_reports(tokenizer, [imagined_report(first + i) for i in range(settings.batch)])
-        ids, mask, labels = (part.to(device) for part in texts[:3])
-        return model(input_ids=ids, attention_mask=mask, labels=labels).loss, {}
-
-    def validate(module: torch.nn.Module) -> dict[str, float]:
-        ids, mask, labels = (part.to(device) for part in held_out)
-        loss = float(model(input_ids=ids, attention_mask=mask, labels=labels).loss)
-        return {"held_out_loss": loss, "score": -loss}
-
-    figures = run_stage("language model", folder, model, settings, loss_of, validate, "score", quiet=quiet)
-    return model, tokenizer, figures
+    place = folder / "tokenizer"
+    if accelerator.is_main_process and not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = make_draft_folder(place)
+        train_tokenizer(recipe.language_model.vocabulary, 10_000_000 + recipe.seed).save_pretrained(draft)
+        replace_folder(draft, place)
+    accelerator.wait_for_everyone()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
+    for key in ("is_local", "local_files_only"):  # of how it was read; not for the finished model's folder
+        tokenizer.init_kwargs.pop(key, None)
+    task = LanguageModelTask(recipe, tokenizer, accelerator)
+    figures = train_stage(task, folder, recipe.language_model.start, quiet)
+    return task.model, tokenizer, figures

@@ -22,6 +22,8 @@ from neuroflamingo_preprocessing.structural.template import GRID_SHAPE
 
 OCCUPANCY_SHAPE = (4, *(n // 2 for n in GRID_SHAPE))
 WAIT_S = 0.2
+STALLED_S = 900.0
+"""A pool that another process paints, and that has not grown for so long, will not grow any more."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,20 @@ class CasePool:
 
     Args:
         crowded: share of cases with many findings (`draw_wishes`); which ones depends on their seeds only.
+        painted_elsewhere: another process paints it, of several that train together.
     """
 
     def __init__(
-        self, folder: Path, first_seed: int, count: int, anatomy: str = "icbm2009a", crowded: float = 0.0
+        self,
+        folder: Path,
+        first_seed: int,
+        count: int,
+        anatomy: str = "icbm2009a",
+        crowded: float = 0.0,
+        painted_elsewhere: bool = False,
     ) -> None:
         self.folder, self.first_seed, self.count, self.anatomy = folder, first_seed, count, anatomy
-        self.crowded = crowded
+        self.crowded, self.painted_elsewhere = crowded, painted_elsewhere
         folder.mkdir(parents=True, exist_ok=True)
         self.volumes = self._map("volumes.f16", np.float16, GRID_SHAPE)
         self.occupancy = self._map("occupancy.u8", np.uint8, OCCUPANCY_SHAPE)
@@ -91,8 +100,11 @@ class CasePool:
         Raises:
             NeuroFlamingoError: the painting process died.
         """
-        while self.done() < min(count, self.count):
-            if self._painter is None or not self._painter.is_alive():
+        seen, since = -1, time.monotonic()
+        while (done := self.done()) < min(count, self.count):
+            if done > seen:
+                seen, since = done, time.monotonic()
+            if not self._is_painted(time.monotonic() - since):
                 raise NeuroFlamingoError(
                     f"painting cases into {self.folder} stopped early",
                     expected=f"{min(count, self.count)} cases",
@@ -100,6 +112,11 @@ class CasePool:
                     hint="run the same command again: it goes on where it stopped",
                 )
             time.sleep(WAIT_S)
+
+    def _is_painted(self, waited: float) -> bool:
+        if self.painted_elsewhere:
+            return waited < STALLED_S
+        return self._painter is not None and self._painter.is_alive()
 
     def __getitem__(self, index: int) -> PoolCase:
         self.wait(index + 1)

@@ -1,87 +1,89 @@
-"""`train_stages`: paint, encoder, language model, bridge, save; run again, it goes on where it stopped."""
+"""`train_stages`: paint, language model, encoder, fusion, save; run again, it goes on at the very step."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
-from neuroflamingo.device import pick_device
 from neuroflamingo.evaluation.readout import Thresholds
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
-from neuroflamingo.model.processor import NeuroFlamingoProcessor
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.training.embedded.encoder_stage import train_encoder
-from neuroflamingo.training.embedded.fusion_stage import assemble_bridge, train_bridge
+from neuroflamingo.training.embedded.fusion_stage import FusionTask, assemble
 from neuroflamingo.training.embedded.language_model_stage import train_language_model
 from neuroflamingo.training.embedded.painted_pool import CasePool, paint_in_background
-from neuroflamingo.training.embedded.stage_settings import TrainSettings, load_settings
+from neuroflamingo.training.embedded.stage import plan_of, train_stage
 from neuroflamingo.training.embedded.token_cache import TokenCache
+from neuroflamingo.training.parallel import accelerate_for
+from neuroflamingo.training.run_folder import is_done, own_folder, write_model
 from neuroflamingo_encoders.contract import weights_digest
-from neuroflamingo_preprocessing.errors import ConfigError, ModelError
-from neuroflamingo_preprocessing.files import write_text_atomic
+from neuroflamingo_preprocessing.errors import ModelError
 
 
-def train_stages(
-    config: str | Path,
-    overrides: list[str] | None = None,
-    *,
-    folder: str | Path | None = None,
-    resume: bool = True,
-    quiet: bool = False,
-) -> Path:
+def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, quiet: bool = False) -> Path:
     """Run all stages of a recipe; gives the folder of the finished model.
 
     Args:
-        config: YAML recipe, see `TrainSettings`.
-        overrides: `section.key=value` items.
-        folder: where everything goes; `runs/NAME` by default.
+        recipe: see `EmbeddedRecipe`.
+        folder: where everything goes.
         resume: go on with what is there; False begins anew.
+        quiet: nothing on standard error.
 
     Raises:
-        ConfigError: the recipe is faulty, or the folder belongs to another one.
+        ConfigError: the folder belongs to another recipe.
+        NeuroFlamingoError: see `Loop.run`.
     """
-    settings, device = load_settings(config, overrides), pick_device("auto")
-    root = Path(folder) if folder else Path("runs") / settings.name
-    if not resume and root.exists():
-        shutil.rmtree(root)
-    _own(root, settings)
+    accelerator = accelerate_for(recipe, folder)
+    own_folder(folder, plan_of(recipe, "encoder"), resume, accelerator)
+    if resume and is_done(folder):
+        return folder / "model"
+    if recipe.run.deterministic:
+        torch.use_deterministic_algorithms(True)
+    validation, encoder_pool, fusion_pool = _paint(recipe, folder / "pools", accelerator)
 
-    def pool(purpose: str, crowded: float = 0.0) -> CasePool:
-        return CasePool(root / "pools" / purpose, *getattr(settings.paint, purpose), crowded=crowded)
+    def say(what: str, figures: dict[str, float]) -> None:
+        if accelerator.is_main_process and not quiet:
+            line = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+            print(f"{what}: {line}", file=sys.stderr, flush=True)
 
-    def say(line: str) -> None:
-        if not quiet:
-            print(line, file=sys.stderr, flush=True)
-
-    validation, encoder_pool, bridge_pool = (
-        pool("validation"),
-        pool("encoder", settings.encoder.crowded),
-        pool("bridge"),
-    )
-    paint_in_background(validation, encoder_pool, bridge_pool)
-    language_model, tokenizer, said = train_language_model(
-        root / "language", settings.language, settings.seed, device, quiet
-    )
-    say(f"language model: {_line(said)}")
-    encoder, thresholds, read = train_encoder(
-        root / "encoder", settings.encoder, encoder_pool, validation, settings.seed, device, quiet
-    )
-    say(f"encoder readout on validation cases: {_line(read)}")
+    language_model, tokenizer, said = train_language_model(folder / "language_model", recipe, accelerator, quiet)
+    say("language model", said)
+    encoder, thresholds, read = train_encoder(folder / "encoder", recipe, encoder_pool, validation, accelerator, quiet)
+    say("encoder readout on validation cases", read)
     encoder.freeze()
-    cache = TokenCache(root / "tokens" / "bridge", bridge_pool, encoder, quiet)
-    held_out = TokenCache(root / "tokens" / "validation", validation, encoder, quiet)
-    torch.manual_seed(settings.seed)
-    model, processor = assemble_bridge(encoder, language_model, tokenizer, settings.bridge)
-    model.to(device)  # type: ignore[arg-type]
+    cache = TokenCache(folder / "tokens" / "fusion", fusion_pool, encoder, accelerator, quiet)
+    held_out = TokenCache(folder / "tokens" / "validation", validation, encoder, accelerator, quiet)
+    torch.manual_seed(recipe.seed)
+    model, processor = assemble(encoder, language_model, tokenizer, recipe.fusion)
     _check_encoder(model, cache)
-    wrote = train_bridge(root / "bridge", settings.bridge, model, tokenizer, cache, held_out, settings.seed, quiet)
-    say(f"reports on validation cases: {_line(wrote)}")
-    return save_model(root / "model", model, processor, settings, thresholds, {"encoder": read, "bridge": wrote})
+    task = FusionTask(recipe, model, tokenizer, cache, held_out, accelerator)
+    wrote = train_stage(task, folder / "fusion", recipe.fusion.start, quiet)
+    say("reports on validation cases", wrote)
+    if accelerator.is_main_process:
+        figures = {"encoder": read, "fusion": wrote}
+        write_model(folder, finished(model, recipe, thresholds, figures), processor, figures)
+    accelerator.wait_for_everyone()
+    return folder / "model"
+
+
+def _paint(recipe: EmbeddedRecipe, folder: Path, accelerator: Accelerator) -> tuple[CasePool, CasePool, CasePool]:
+    """The pools for validation, encoder and fusion; the first process has them painted in the background."""
+    elsewhere = not accelerator.is_main_process
+    pools = (
+        CasePool(folder / "validation", *recipe.paint.validation, painted_elsewhere=elsewhere),
+        CasePool(
+            folder / "encoder", *recipe.paint.encoder, crowded=recipe.encoder.crowded, painted_elsewhere=elsewhere
+        ),
+        CasePool(folder / "fusion", *recipe.paint.fusion, painted_elsewhere=elsewhere),
+    )
+    if accelerator.is_main_process:
+        paint_in_background(*pools)
+    return pools
 
 
 def _check_encoder(model: NeuroFlamingo, cache: TokenCache) -> None:
@@ -90,40 +92,14 @@ def _check_encoder(model: NeuroFlamingo, cache: TokenCache) -> None:
         raise ModelError("the assembled model's encoder is not the one that was trained", exit_code=70)
 
 
-def save_model(
-    folder: Path,
-    model: NeuroFlamingo,
-    processor: NeuroFlamingoProcessor,
-    settings: TrainSettings,
-    thresholds: Thresholds,
-    validation: dict[str, Any],
-) -> Path:
-    """Write the model in half precision (it is read in float32) with what it was trained by."""
+def finished(
+    model: NeuroFlamingo, recipe: EmbeddedRecipe, thresholds: Thresholds, figures: dict[str, Any]
+) -> NeuroFlamingo:
+    """The model in half precision (it is read in float32) with what it was trained by, ready to be saved."""
     model.config.training = {
-        "recipe": json.loads(settings.model_dump_json()),
+        "recipe": recipe.model_dump(mode="json"),
         "thresholds": asdict(thresholds),
-        "validation": validation,
+        "validation": figures,
         "encoder_sha256": weights_digest(model.encoder),  # type: ignore[arg-type]
     }
-    half = model.cpu().to(torch.float16)  # pyright: ignore[reportArgumentType]
-    half.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    model.to(torch.float32)  # pyright: ignore[reportArgumentType]
-    return folder
-
-
-def _own(root: Path, settings: TrainSettings) -> None:
-    """Save the resolved recipe with the run, or refuse to mix two recipes in one folder."""
-    root.mkdir(parents=True, exist_ok=True)
-    path, text = root / "recipe.json", settings.model_dump_json(indent=1) + "\n"
-    if path.exists() and path.read_text() != text:
-        raise ConfigError(
-            f"{root} holds a run of another recipe",
-            expected="the settings in its recipe.json",
-            hint="use --restart, or give another name in the recipe",
-        )
-    write_text_atomic(path, text, overwrite=True)
-
-
-def _line(figures: dict[str, float]) -> str:
-    return ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+    return model.cpu().to(torch.float16)  # pyright: ignore[reportArgumentType]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from neuroflamingo.training.embedded.painted_pool import CasePool
@@ -22,43 +23,52 @@ class TokenCache:
     """Encoder tokens of every case of a pool, plain and mirrored: float16 `[2, count, token, width]`.
 
     `blank` holds the tokens of an empty scan, `[1, token, width]`. A cache whose encoder weights or seeds differ is
-    made anew: a misaligned cache looks just like a plateau.
+    made anew, by all processes together: a misaligned cache looks just like a plateau.
     """
 
-    def __init__(self, folder: Path, pool: CasePool, encoder: BrainEncoder, quiet: bool = False) -> None:
+    def __init__(
+        self, folder: Path, pool: CasePool, encoder: BrainEncoder, accelerator: Accelerator, quiet: bool = False
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.pool = pool
+        self.pool, self.device, self.accelerator = pool, accelerator.device, accelerator
         pool.wait(1)
         with torch.no_grad():
-            self.device = next(encoder.parameters()).device
             self.blank = encoder(torch.zeros_like(self._volumes(0, 1)).to(self.device)).tokens[0].cpu()
         shape = (2, len(pool), *self.blank.shape[-2:])
         self.weights = weights_digest(encoder)
         identity = {"weights": self.weights, "first_seed": pool.first_seed, "shape": list(shape)}
         mark, path = folder / "cache.json", folder / "tokens.f16"
-        if mark.exists() and json.loads(mark.read_text()) == identity:
-            self.tokens = np.memmap(path, dtype=np.float16, mode="r", shape=shape)
-            return
-        mark.unlink(missing_ok=True)
-        self.tokens = np.memmap(path, dtype=np.float16, mode="w+", shape=shape)
-        self._fill(encoder, quiet)
-        write_text_atomic(mark, json.dumps(identity), overwrite=True)
+        if not (mark.exists() and json.loads(mark.read_text()) == identity):
+            self._make(encoder, path, shape, quiet)
+            if accelerator.is_main_process:
+                write_text_atomic(mark, json.dumps(identity), overwrite=True)
+        accelerator.wait_for_everyone()
+        self.tokens = np.memmap(path, dtype=np.float16, mode="r", shape=shape)
 
     def _volumes(self, first: int, last: int) -> Tensor:
         return torch.from_numpy(np.asarray(self.pool.volumes[first:last], np.float32))[:, None, None]
 
-    def _fill(self, encoder: BrainEncoder, quiet: bool) -> None:
-        count = len(self.pool)
-        with torch.no_grad(), StageProgress("tokens", count, 0, quiet, unit="scan") as progress:
-            for first in range(0, count, BATCH):
-                last = min(first + BATCH, count)
+    @torch.no_grad()
+    def _make(self, encoder: BrainEncoder, path: Path, shape: tuple[int, ...], quiet: bool) -> None:
+        """Fill the file; the batches of scans go round all processes."""
+        if self.accelerator.is_main_process:
+            path.with_name("cache.json").unlink(missing_ok=True)
+            np.memmap(path, dtype=np.float16, mode="w+", shape=shape)
+        self.accelerator.wait_for_everyone()
+        tokens = np.memmap(path, dtype=np.float16, mode="r+", shape=shape)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        with StageProgress("tokens", shape[1], 0, quiet or rank > 0, unit="scan") as progress:
+            for first in range(BATCH * rank, shape[1], BATCH * world):
+                last = min(first + BATCH, shape[1])
                 self.pool.wait(last)
                 x = self._volumes(first, last)
                 for mirrored, volume in enumerate((x, x.flip(3))):
                     with autocast(self.device):
-                        tokens = encoder(volume.to(self.device)).tokens[:, 0]
-                    self.tokens[mirrored, first:last] = tokens.float().cpu().numpy()
+                        found = encoder(volume.to(self.device)).tokens[:, 0]
+                    tokens[mirrored, first:last] = found.float().cpu().numpy()
                 progress.update(last, {})
+        tokens.flush()
+        self.accelerator.wait_for_everyone()
 
     def __getitem__(self, where: tuple[np.ndarray, np.ndarray]) -> Tensor:
         """Tokens `[batch, 1, token, width]` at (mirrored or not, case) index arrays."""

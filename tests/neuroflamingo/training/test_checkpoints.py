@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 
 import pytest
@@ -35,6 +36,15 @@ def test_what_is_saved_comes_back_whole(tmp_path):
     for name, part in wrote.parts().items():
         for key, value in part.items():
             assert torch.equal(read.parts()[name][key], value)
+
+
+def test_a_checkpoint_of_an_earlier_release_is_read(tmp_path):
+    """It has no parts of the loss."""
+    folder = save(tmp_path, 12, 3)
+    state = json.loads((folder / "state.json").read_text())
+    assert state["progress"].pop("parts") == {}
+    (folder / "state.json").write_text(json.dumps(state))
+    assert checkpoints.load(folder, RECIPE).progress == checkpoint(12, 3).progress
 
 
 def test_the_newest_are_kept_and_best_always(tmp_path):

@@ -9,8 +9,8 @@ import pytest
 
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.parameters import trained_names
-from neuroflamingo.recipe.read import read_yaml
-from neuroflamingo.recipe.schema import Recipe, is_recipe, load_recipe
+from neuroflamingo.recipe.read import is_recipe, load_recipe, read_yaml
+from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo.training.assembly import build
 from neuroflamingo_encoders import encoder_card
 

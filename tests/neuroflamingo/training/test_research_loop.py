@@ -117,7 +117,7 @@ def test_a_signal_in_the_midst_of_accumulation(samples, tmp_path, monkeypatch):
     assert caught.value.exit_code == 75
     assert (stopped.root / "step-0000002-2" / "gradients.safetensors").exists()
     resumed = small_loop(recipe, tmp_path / "stopped")
-    saved = checkpoints.newest(resumed.root, resumed.said)
+    saved = checkpoints.newest(resumed.root, resumed.plan.recipe)
     assert saved is not None
     resumed.restore(saved)
     resumed.run()
@@ -141,9 +141,9 @@ def test_a_loss_that_is_not_finite(samples, tmp_path, monkeypatch):
     monkeypatch.setattr(type(loop.model), "forward", broken)
     with pytest.raises(NeuroFlamingoError, match="the loss of step 3 is not finite") as caught:
         loop.run()
-    ids = loop.batches.micro_batch(5)["ids"]
+    ids = loop.task.batches.micro_batch(5)["ids"]
     assert all(name in str(caught.value) for name in ids) and "--resume" in str(caught.value)
-    saved = checkpoints.newest(loop.root, loop.said)
+    saved = checkpoints.newest(loop.root, loop.plan.recipe)
     assert saved is not None and saved.progress.step == 2
     assert all(bool(value.isfinite().all()) for value in saved.weights.values())
 
@@ -186,7 +186,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(samples, tmp_path, monkeypatch)
     monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(OutputError, match="step-0000004 cannot be written"):
         loop.run()
-    saved = checkpoints.newest(loop.root, loop.said)
+    saved = checkpoints.newest(loop.root, loop.plan.recipe)
     assert saved is not None and saved.progress.step == 2
     assert [path.name for path in loop.root.iterdir()] == ["step-0000002"]
 

@@ -13,7 +13,8 @@ import neuroflamingo
 from neuroflamingo.data.filters import check_leaks, keep
 from neuroflamingo.data.manifest import read_manifest
 from neuroflamingo.findings.parsing import parse_report
-from neuroflamingo.recipe.schema import KINDS, Recipe, load_recipe
+from neuroflamingo.recipe.read import load_recipe
+from neuroflamingo.recipe.schema import KINDS, Recipe
 from neuroflamingo.training import train, twin
 from neuroflamingo.training.assembly import build
 from neuroflamingo.training.toy_data import PATTERNS, toy_samples, toy_scan, toy_tokenizer

@@ -1,4 +1,4 @@
-"""docs/train.md: its tables of keys are those of the schema, and its recipe and its manifest are as it says."""
+"""docs/train.md: its tables of keys are those of the schema (docs/tiny-t1w.md's too), its recipe and manifest work."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 import yaml
 
 from neuroflamingo.data import read_manifest
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.read import check
 from neuroflamingo.recipe.schema import KINDS, Part, Recipe
 from neuroflamingo.training import build
-from recipe_keys import BEGIN, END, PAGE, _section, page, tables
+from recipe_keys import BEGIN, DOCS, END, PAGES, _section, page, tables
 
 ROOT = Path(__file__).parents[3]
-TEXT = PAGE.read_text(encoding="utf-8")
+TEXT = (DOCS / "train.md").read_text(encoding="utf-8")
 
 
 def block(language: str, mark: str) -> str:
@@ -31,15 +32,22 @@ def keys(section=Recipe, prefix: str = "") -> set[str]:
     return {f"{prefix}{name}" for name, kind in inside.items() if kind is None}.union(*nested)
 
 
-def test_the_tables_are_those_of_the_schema():
-    assert page(TEXT) == TEXT, "run python tools/recipe_keys.py"
-    told = set(re.findall(r"^\| `([\w.]+)` \|", TEXT.split(BEGIN)[1].split(END)[0], re.MULTILINE))
-    assert told == keys() | {"model.encoder", "trained.lora"} and len(told) > 80
+@pytest.mark.parametrize(
+    ("kind", "optional", "least"), [(Recipe, {"model.encoder", "trained.lora"}, 80), (EmbeddedRecipe, set(), 60)]
+)
+def test_the_tables_are_those_of_the_schema(kind, optional, least):
+    ((path, _),) = [item for item in PAGES.items() if item[1] is kind]
+    text = path.read_text(encoding="utf-8")
+    assert page(text, kind) == text, "run python tools/recipe_keys.py"
+    told = set(re.findall(r"^\| `([\w.]+)` \|", text.split(BEGIN)[1].split(END)[0], re.MULTILINE))
+    assert told == keys(kind) | optional and len(told) > least
 
 
 def test_every_key_has_its_sentence_and_its_values():
-    rows = [line.split(" | ") for line in tables().splitlines() if line.startswith("| `")]
-    assert all(len(row) >= 4 and row[3].rstrip(" |") for row in rows)
+    for kind in PAGES.values():
+        rows = [line.split(" | ") for line in tables(kind).splitlines() if line.startswith("| `")]
+        assert all(len(row) >= 4 and row[3].rstrip(" |") for row in rows)
+    rows = [line.split(" | ") for line in tables(Recipe).splitlines() if line.startswith("| `")]
     (parts,) = [row for row in rows if row[0] == "| `trained.parts`"]
     assert all(f"`{part}`" in parts[1] for part in Part.__args__)
 

@@ -1,4 +1,4 @@
-"""What the bridge is taught from."""
+"""What the fusion stage is taught from."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from neuroflamingo.findings.vocabulary import Finding
 from neuroflamingo.findings.wording import render_report
+from neuroflamingo.recipe.embedded_recipe import FusionStageSettings, StageOptimSettings
 from neuroflamingo.training.embedded.fusion_stage import drawn_reports, stated_sizes
 from neuroflamingo.training.embedded.language_model_stage import encode_reports, train_tokenizer
-from neuroflamingo.training.embedded.stage_settings import BridgeSettings
 
 
 def test_sizes_are_stated_in_steps_about_the_truth_and_nothing_else_is_changed() -> None:
@@ -45,7 +45,7 @@ def test_reports_of_other_heads_are_drawn_by_their_share_and_never_for_blank_sca
     other = SimpleNamespace(findings=(Finding(kind="chronic infarct", side="right", region="thalamus", size_mm=9),))
     blank = np.arange(400) % 4 == 0
     for share in (0.0, 0.3):
-        settings = BridgeSettings(steps=1, batch=1, learning_rate=1.0, copied_share=share)
+        settings = FusionStageSettings(optim=StageOptimSettings(steps=1, batch=1, lr=1.0), copied_share=share)
         reports, copied = drawn_reports([own] * 400, blank, [other] * 3, settings, np.random.default_rng(0))
         assert not blank[copied].any() and abs(len(copied) / 300 - share) < 0.07
         for row, report in enumerate(reports):

@@ -9,7 +9,7 @@ from neuroflamingo.evaluation.readout import Thresholds, decode
 from neuroflamingo.findings.vocabulary import Finding, Side, mirror
 from neuroflamingo.painting.case import paint_case
 from neuroflamingo.painting.rendering import render_on_model_grid
-from neuroflamingo.training.embedded.encoder_stage import build_targets
+from neuroflamingo.training.embedded.dense_supervision import build_targets
 from neuroflamingo_encoders.families.tiny_t1w.network import Readout, TinyT1wEncoder
 
 

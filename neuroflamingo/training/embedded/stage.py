@@ -1,0 +1,136 @@
+"""Base of the stages of an embedded model, and `train_stage`, which trains one by the loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, StageSettings
+from neuroflamingo.training.checkpoints import CHECKPOINTS, WEIGHTS, newest
+from neuroflamingo.training.loop import Loop
+from neuroflamingo.training.parallel import put_back, trained
+from neuroflamingo.training.task import Plan, Task
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+
+STAGES = ("language_model", "encoder", "fusion")
+FREE = ("run.", "log.", "checkpoint.", *(f"{stage}.validation." for stage in STAGES))
+"""Keys of a recipe that a resumed run may change."""
+
+
+def plan_of(recipe: EmbeddedRecipe, stage: Literal["language_model", "encoder", "fusion"]) -> Plan:
+    """The plan of a stage."""
+    settings: StageSettings = getattr(recipe, stage)
+    return Plan(
+        name=stage.replace("_", " "),
+        seed=recipe.seed,
+        optim=settings.optim,
+        every=settings.validation.every,
+        patience=settings.validation.patience,
+        checkpoint=recipe.checkpoint,
+        log=recipe.log,
+        recipe=recipe.model_dump(mode="json"),
+        section=f"{stage}.",
+        free=FREE,
+    )
+
+
+class StageTask(Task):
+    """A task that is a stage; its best weights are those with the highest `choose_by`, ties go to the later ones."""
+
+    choose_by: ClassVar[str]
+
+    def __init__(self, model: nn.Module, plan: Plan, accelerator: Accelerator) -> None:
+        self.model, self.plan, self.accelerator = model, plan, accelerator
+        self.batch = plan.share(accelerator)
+
+    @property
+    def rows(self) -> slice:
+        """This process's samples of a micro-batch."""
+        first = self.accelerator.process_index * self.batch
+        return slice(first, first + self.batch)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Matrices with weight decay, all else without."""
+        parameters = [p for _, p in trained(self.model)]
+        decayed, plain = ([p for p in parameters if (p.ndim > 1) is matrix] for matrix in (True, False))
+        groups = [
+            {"params": decayed, "weight_decay": self.plan.optim.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
+        return self.choose_by not in best or figures[self.choose_by] >= best[self.choose_by]
+
+    def begin(self) -> None:
+        """Prepare new weights for the first step."""
+
+    def own_share(self, cases: int) -> range:
+        """The validation cases that fall to this process; the shares of all processes follow each other."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        return range(cases * rank // world, cases * (rank + 1) // world)
+
+    def gathered(self, items: list[Any]) -> list[Any]:
+        """These lists of all processes, one after the other."""
+        return gather_object(items) if self.accelerator.num_processes > 1 else items
+
+
+def train_stage(task: StageTask, folder: Path, start: str | None, quiet: bool) -> dict[str, float]:
+    """Train from wherever the stage stands to its end; the model then has the best weights, whose figures are given.
+
+    Raises:
+        NeuroFlamingoError: see `Loop.run`, `newest` and `start_from`.
+    """
+    saved = newest(folder / CHECKPOINTS, task.plan.recipe, task.plan.free)
+    if saved is None and start is None:
+        task.begin()
+    elif saved is None:
+        start_from(task, Path(start or ""))
+    loop = Loop(task, task.plan, folder, quiet)
+    if saved is not None:
+        loop.restore(saved)
+    if not loop.ended:
+        loop.run()
+    loop.take_best()
+    return loop.progress.best
+
+
+def start_from(task: StageTask, path: Path) -> None:
+    """Load the weights of another run, strictly.
+
+    Raises:
+        NotFoundError: no such file or checkpoint.
+        ModelError: tensors that do not fit (exit 65).
+    """
+    file = path / WEIGHTS if path.is_dir() else path
+    expected = "a checkpoint of the same stage of another run, or its safetensors file"
+    if not file.is_file():
+        raise NotFoundError(
+            f"there are no weights to start from at {path}",
+            expected=expected,
+            hint=f"correct {task.plan.section}start in the recipe, or leave it out",
+        )
+    places = dict(trained(task.model)) | task.buffers()
+    try:
+        values = load_file(file)
+    except SafetensorError as error:
+        raise _unfit(path, expected, str(error)) from error
+    shapes = {name: list(place.shape) for name, place in places.items()}
+    found = {name: list(value.shape) for name, value in values.items() if name in places}
+    left_over = sorted(values.keys() - task.model.state_dict().keys())
+    if found != shapes or left_over:
+        wrong = [name for name in shapes if found.get(name) != shapes[name]]
+        raise _unfit(path, expected, ", ".join([*wrong, *left_over])[:300])
+    put_back(places, {name: values[name] for name in places})
+
+
+def _unfit(path: Path, expected: str, seen: str) -> ModelError:
+    return ModelError(
+        f"the weights to start from at {path} do not fit this stage", expected=expected, seen=seen, exit_code=65
+    )

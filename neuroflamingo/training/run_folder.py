@@ -1,0 +1,75 @@
+"""The folder of a run: which recipe it belongs to, and the finished model in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroflamingo.training.checkpoints import check_same, replace_folder
+from neuroflamingo_preprocessing.errors import ConfigError
+from neuroflamingo_preprocessing.files import make_draft_folder, write_text_atomic
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.model.processor import NeuroFlamingoProcessor
+    from neuroflamingo.training.task import Plan
+
+DONE = "training.json"
+"""In a finished model's folder: how far its training went."""
+
+
+def own_folder(folder: Path, plan: Plan, resume: bool | str | Path, accelerator: Accelerator) -> None:
+    """Save the resolved recipe with the run; refuse to mix two recipes in one folder.
+
+    Args:
+        folder: of the run; the first process makes it.
+        plan: with the recipe, and what of it may change.
+        resume: as in `train`.
+        accelerator: knows which process this is.
+
+    Raises:
+        ConfigError: the folder holds a run of another recipe, or something that is no run.
+    """
+    if accelerator.is_main_process:
+        _own(folder, plan, resume)
+    accelerator.wait_for_everyone()
+
+
+def _own(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
+    path = folder / "recipe.json"
+    if folder.exists() and not path.exists() and any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder} holds something that is no run",
+            expected="a new folder, or that of a run (recipe.json lies in it)",
+            seen=", ".join(sorted(entry.name for entry in folder.iterdir())[:5]),
+            hint="give another folder: -o FOLDER",
+        )
+    if resume is False and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if resume is True and path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path} cannot be read", seen=str(error), hint="begin anew with --restart") from error
+        check_same(plan.recipe, before, str(folder), plan.free)
+    write_text_atomic(path, json.dumps(plan.recipe, indent=1) + "\n", overwrite=True)
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the run in this folder has its model."""
+    return (folder / "model" / DONE).exists()
+
+
+def write_model(folder: Path, model: NeuroFlamingo, processor: NeuroFlamingoProcessor, how_far: dict[str, Any]) -> None:
+    """Write the finished model of a run, whole or not at all."""
+    target = folder / "model"
+    draft = make_draft_folder(target)
+    model.save_pretrained(draft)
+    processor.save_pretrained(draft)
+    (draft / DONE).write_text(json.dumps(how_far, indent=1) + "\n", encoding="utf-8")
+    replace_folder(draft, target)
