@@ -96,7 +96,7 @@ def _card(
         name=name,
         version="1",
         summary=summary,
-        implementation=f"neuroflamingo_encoders.{implementation}",
+        implementation=f"neuroflamingo_encoders.families.vision_towers.{implementation}",
         scan=taken["scan"],
         demands=taken["demands"],
         network=sizes | taken["network"] | dict(zip(_COLOURS, colours, strict=True)),
@@ -173,7 +173,7 @@ def _clip(name: str, summary: str, sizes: dict[str, Any], slicing: dict[str, Any
     return _card(
         name,
         summary,
-        "clip_towers:ClipTower",
+        "clip:ClipTower",
         sizes,
         _OPENAI,
         slicing,
@@ -223,7 +223,7 @@ def _siglip(name: str, summary: str, sizes: dict[str, Any], slicing: dict[str, A
     return _card(
         name,
         summary,
-        "clip_towers:SiglipTower",
+        "clip:SiglipTower",
         sizes | {"activation": "gelu_pytorch_tanh"},
         _HALVES,
         slicing,
@@ -261,7 +261,7 @@ def open_clip_card(
     return _card(
         "open-clip",
         "slices of a volume, or pictures, the vision tower of any open_clip model; needs the extra `clip`",
-        "open_clip_tower:OpenClipTower",
+        "open_clip:OpenClipTower",
         {"model": model, "side": side, "patch": patch, "width": width, "quick_gelu": model.endswith("-quickgelu")},
         _OPENAI if colours == "openai" else _HALVES,
         slicing,
