@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made on first use; stamps in it make the second run quick.
 #   make demo    two reports on the embedded model: nilearn's real head, and the same head with a painted finding
-#   make test    the test suite          make bench    speed beside peers
+#   make test    the test suite          make bench    speed beside peers          make test-fast    without the slow tests
 #   make lint    ruff                    make types    pyright                  make wheel    dist/*.whl
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +13,7 @@ CORE := $(VENV)/.installed-core
 FULL := $(VENV)/.installed-test
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test bench lint format types wheel clean
+.PHONY: demo test test-fast bench lint format types wheel clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -34,6 +34,9 @@ demo: $(CORE)
 
 test: $(FULL)
 	@$(BIN)/python -m pytest $(TESTS)
+
+test-fast: $(FULL)
+	@$(BIN)/python -m pytest -m "not slow" $(TESTS)
 
 bench: $(FULL)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_generation.py $(BENCH)

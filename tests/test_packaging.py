@@ -57,7 +57,7 @@ def test_all_recipes_are_shipped(names: set[str]) -> None:
     "folder", ["neuroflamingo/pretrained", "neuroflamingo/report", "encoders/neuroflamingo_encoders/templates"]
 )
 def test_package_data_is_shipped(names: set[str], folder: str) -> None:
-    here = files_under(ROOT / folder)
+    here = {name.removeprefix("encoders/") for name in files_under(ROOT / folder)}
     assert here, f"{folder} is empty"
     assert here <= names, sorted(here - names)
 
@@ -69,6 +69,12 @@ def test_every_module_is_shipped_and_no_test(names: set[str]) -> None:
         base = (ROOT / folder).parent
         modules = {path.relative_to(base).as_posix() for path in (ROOT / folder).rglob("*.py")}
         assert modules <= names, sorted(modules - names)
+
+
+@pytest.mark.parametrize("package", ["neuroflamingo", "neuroflamingo_encoders", "neuroflamingo_preprocessing"])
+def test_type_checkers_are_told_that_we_have_types(names: set[str], package: str) -> None:
+    assert f"{package}/py.typed" in names
+    assert f"{package}/__init__.pyi" in names, "names that load on first use are read from there"
 
 
 def test_wheel_is_small_and_carries_the_licence(wheel: Path, names: set[str]) -> None:
@@ -84,7 +90,7 @@ def test_recipes_are_found_from_the_unpacked_wheel_beside_decoys(wheel: Path, tm
         (empty / f"{decoy}.py").write_text("raise SystemExit('a decoy was imported')")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    code = "from neuroflamingo import recipes; [print(recipes.find_config(n)) for n in recipes.list_configs()]"
+    code = "from neuroflamingo.recipe import find; [print(find.find_config(n)) for n in find.list_configs()]"
     environment = os.environ | {"PYTHONPATH": str(site)}
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=empty, env=environment, capture_output=True, text=True, check=False
