@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from tests.neuroflamingo.training.stages.small_stages import STAGES, last_state, launch, log, small_stages
 
 STEPS = 5

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.neuroflamingo.training.stages.small_stages import small_stages
 from torch import Tensor, nn
 
 from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
@@ -19,6 +18,7 @@ from neuroflamingo.training.embedded.stage import StageTask, plan_of, train_stag
 from neuroflamingo.training.parallel import accelerate_for
 from neuroflamingo.training.task import Counts
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
+from tests.neuroflamingo.training.stages.small_stages import small_stages
 
 
 class Stop(Exception):

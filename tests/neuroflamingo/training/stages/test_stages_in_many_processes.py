@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.neuroflamingo.training.stages.small_stages import STAGES, launch, log, small_stages
 
 import neuroflamingo
 from neuroflamingo.training import checkpoints
+from tests.neuroflamingo.training.stages.small_stages import STAGES, launch, log, small_stages
 
 STEPS = 4
 pytestmark = [
@@ -29,7 +29,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_same_numbers(ours: Path, theirs: Path) -> None:
     for key in ("loss", "norm", "tokens_per_s"):
         told = [[line[key] * (line["seconds"] if "_s" in key else 1.0) for line in log(run)] for run in (ours, theirs)]
-        print(ours.name, key, max([abs(a - b) / abs(b) for a, b in zip(*told) if b] or [0]))
+        print(ours.name, key, max([abs(a - b) / abs(b) for a, b in zip(*told, strict=True) if b] or [0]))
     one, other = (
         load_file(run / "checkpoints" / f"step-{STEPS:07d}" / "weights.safetensors") for run in (ours, theirs)
     )
