@@ -1,4 +1,4 @@
-from .checkpoints.local_models import load as load
+from .checkpoints.load_model import load as load
 from .findings.vocabulary import Finding as Finding
 from .inference.loaded_model import LoadedModel as LoadedModel
 from .inference.loaded_model import open_model as open_model

@@ -30,6 +30,8 @@ LIGHT = (
     "neuroflamingo.recipe.find",
     "neuroflamingo.findings",
     "neuroflamingo.findings.vocabulary",
+    "neuroflamingo.checkpoints.local_models",
+    "neuroflamingo.inference.pipeline",  # reads the scan before anything heavy is there
     "neuroflamingo_encoders",
     "neuroflamingo_encoders.registry",
     "neuroflamingo_preprocessing",

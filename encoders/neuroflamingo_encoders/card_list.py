@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neuroflamingo_encoders.card import EncoderCard, Weights
+if TYPE_CHECKING:  # no card is read for the stored list
+    from neuroflamingo_encoders.card import EncoderCard, Weights
 
 STORED = Path(__file__).with_name("card_list.json")
 ENTRY_POINT_GROUP = "neuroflamingo.encoders"

@@ -1,24 +1,10 @@
-"""`load`: a model and its processor by name or folder, from this machine only."""
+"""The models of this machine: those in the package by name, and folders of the user's own. Nothing heavy here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
-from neuroflamingo.checkpoints.device_map import check_offload, place_layers
-from neuroflamingo.checkpoints.quantization import quantization
-from neuroflamingo.device import pick_device
-from neuroflamingo.model.folder import check_folder
-from neuroflamingo.model.neuroflamingo import NeuroFlamingo
-from neuroflamingo.model.processor import NeuroFlamingoProcessor
 from neuroflamingo_preprocessing.errors import ModelError, did_you_mean
-
-if TYPE_CHECKING:
-    import torch
-
-    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
-    from neuroflamingo.model.processor import NeuroFlamingoProcessor
 
 MODELS = Path(__file__).resolve().parents[1] / "pretrained"
 
@@ -45,48 +31,3 @@ def find_model(name_or_path: str | Path) -> Path:
         seen=str(name_or_path),
         hint=did_you_mean(str(name_or_path), names, cutoff=0.4) or "check the spelling or the path",
     )
-
-
-def load(
-    name_or_path: str | Path = "tiny-t1w",
-    device: str = "auto",
-    dtype: torch.dtype | None = None,
-    *,
-    device_map: str | Mapping[str, int | str] | None = None,
-    max_memory: Mapping[Any, int | str] | None = None,
-    offload_folder: str | Path | None = None,
-    quantize: Literal["8bit", "4bit"] | None = None,
-) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
-    """Read a model and its processor, ready to write: frozen as saved, in eval mode, on its device.
-
-    Args:
-        name_or_path: an embedded model's name, or a folder that `save_pretrained` wrote.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        dtype: of the weights; None: float32, whatever they were stored in.
-        device_map: for models larger than the device, which then are for writing only: `auto` or places by the names
-            of modules, see `place_layers`.
-        max_memory: for `auto`: room by place, such as `{0: "20GiB", "cpu": "60GiB"}`; None: what is free.
-        offload_folder: for what goes to the disk.
-        quantize: `8bit` or `4bit` weights of the language model's own layers, by bitsandbytes.
-
-    Raises:
-        ModelError: unknown name; a pickle in the folder; weights that do not fit (exit 65); no bitsandbytes (69).
-        NotFoundError: the folder holds no model.
-        ConfigError: the folder's files ask for code to be run.
-        UsageError: no such device, a device map that splits a layer, or one that needs an offload folder.
-    """
-    import torch
-
-    folder, device = find_model(name_or_path), pick_device(device)
-    how: dict[str, Any] = {"dtype": dtype or torch.float32}
-    if quantize is not None:
-        how |= {"quantization_config": quantization(quantize, dtype), "device_map": {"": device}}
-    if device_map is not None:
-        check_folder(folder)
-        how |= check_offload(place_layers(folder, device_map, device, max_memory, how["dtype"]), offload_folder)
-    model = NeuroFlamingo.from_pretrained(folder, **how)
-    if "device_map" in how:
-        model.freeze_for_training(embeddings="none").requires_grad_(False)
-    else:
-        model = model.to(device)
-    return model.eval(), NeuroFlamingoProcessor.from_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from neuroflamingo.cli.errors import guarded
 
-    return guarded(_run, words)
+    code = guarded(_run, words)
+    if arguments is None:
+        gc.freeze()  # the process ends here: looking through a million objects once more would take a second
+    return code
 
 
 def _run(arguments: list[str]) -> None:

@@ -54,9 +54,11 @@ def report_scans(
         from neuroflamingo.inference.loaded_model import open_model
         from neuroflamingo.inference.pipeline import write_report
 
-        with Progress(quiet=quiet) as progress:
-            progress("loading the model")
-            opened = open_model(model, device=device)
+        opened = model
+        if len(groups) > 1:  # a model that cannot be loaded then fails once, not with every scan
+            with Progress(quiet=quiet) as progress:
+                progress("loading the model")
+                opened = open_model(model, device=device)
         failures: list[NeuroFlamingoError] = []
         for group, target in zip(groups, targets, strict=True):
             try:
@@ -64,6 +66,7 @@ def report_scans(
                     report = write_report(
                         group if len(group) > 1 else group[0],
                         model=opened,
+                        device=device,
                         series=series,
                         prompt=prompt,
                         examples=shown,

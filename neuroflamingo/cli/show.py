@@ -154,13 +154,15 @@ def inspect_model(
 
 def _model_or_recipe(name: str, settings: Sequence[str], allow_download: bool) -> NeuroFlamingo:
     """A model with its weights, or what a recipe would train, without memory for it."""
-    from neuroflamingo.checkpoints.local_models import list_models, load
+    from neuroflamingo.checkpoints.local_models import list_models
     from neuroflamingo.recipe.find import find_config, list_configs
 
     is_recipe_file = name.endswith((".yaml", ".yml")) or (name in list_configs() and name not in list_models())
     if not is_recipe_file:
         if settings or allow_download:
             raise UsageError(f"{name} is a model", expected="a recipe, for --set and --allow-download", seen=name)
+        from neuroflamingo.checkpoints.load_model import load
+
         return load(name, device="cpu")[0]
     from neuroflamingo.recipe.read import load_recipe
     from neuroflamingo.training.assembly import build

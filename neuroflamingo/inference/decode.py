@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from neuroflamingo.report.records import GeneratedText
 from neuroflamingo_preprocessing.errors import ModelError
 
@@ -36,6 +34,8 @@ def write_text(
         asked: how many of the last scans the report is about; the ones before belong to examples.
         seed, temperature, max_new_tokens: see `write_report`.
     """
+    import torch
+
     model, device = opened.model, opened.device
     batch = opened.processor(prompt, scans=[list(prepared)])
     ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)

@@ -1,14 +1,19 @@
-"""A model that is loaded once and used for many reports, with what its provenance needs."""
+"""A model for reports: first its folder, which says what scans must look like, then the model, loaded once for many."""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroflamingo.checkpoints.local_models import find_model, load
+import neuroflamingo.checkpoints as checkpoints  # the face: `load` brings torch and transformers on first use
+from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.device import pick_device
+from neuroflamingo.model.folder import check_folder, read_card
 from neuroflamingo.provenance import ModelRecord
 from neuroflamingo.report.records import Citation
 from neuroflamingo_preprocessing.errors import ModelError
@@ -18,8 +23,38 @@ from neuroflamingo_preprocessing.software import installed_version
 if TYPE_CHECKING:
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
     from neuroflamingo.model.processor import NeuroFlamingoProcessor
-    from neuroflamingo.report.records import Citation
+    from neuroflamingo_encoders.card import EncoderCard
     from neuroflamingo_preprocessing.spec import ScanSpec
+
+_OURS = ("neuroflamingo", "neuroflamingo_encoders")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model that is not loaded yet, but says already what scans must look like, so that a bad one fails early."""
+
+    folder: Path
+    device: str
+    card: EncoderCard | None
+
+    @property
+    def scan_spec(self) -> ScanSpec:
+        """What scans must look like, from the encoder's card."""
+        return _scan_spec(self.folder.resolve().name, self.card)
+
+    def load(self) -> LoadedModel:
+        """The model itself.
+
+        Raises:
+            ModelError: files that do not fit.
+            UsageError: no such device.
+        """
+        with _without_collections():
+            word = self.device.strip().lower()
+            place = pick_device("cuda" + word[3:] if word == "gpu" or word.startswith("gpu:") else word)
+            model, processor = checkpoints.load(self.folder, device=place)
+        record = describe(self.folder.resolve().name, self.folder, model, processor)
+        return LoadedModel(record.name, model, processor, record, place)
 
 
 @dataclass(frozen=True)
@@ -39,15 +74,7 @@ class LoadedModel:
     @cached_property
     def scan_spec(self) -> ScanSpec:
         """What scans must look like, from the encoder's card."""
-        if self.processor.card is None:
-            raise ModelError(
-                f"the model {self.name} has no encoder, so it cannot read scan files",
-                expected="a model that was saved with its encoder",
-                seen="one that takes ready tokens only",
-                hint="call the model from Python with scan_tokens",
-                exit_code=65,
-            )
-        return self.processor.card.scan
+        return _scan_spec(self.name, self.processor.card)
 
     @property
     def citations(self) -> tuple[Citation, ...]:
@@ -69,12 +96,42 @@ def open_model(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto") -
         ModelError: unknown model (the nearest names are given), or files that do not fit.
         UsageError: no such device.
     """
-    word = device.strip().lower()
-    place = pick_device("cuda" + word[3:] if word == "gpu" or word.startswith("gpu:") else word)
-    folder = find_model(name_or_path)
-    model, processor = load(folder, device=place)
-    record = describe(folder.resolve().name, folder, model, processor)
-    return LoadedModel(record.name, model, processor, record, place)
+    return model_folder(name_or_path, device=device).load()
+
+
+def model_folder(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto") -> ModelFolder:
+    """Find a model and check its folder, without torch; arguments as for `open_model`.
+
+    Raises:
+        ModelError: unknown model (the nearest names are given), or a folder that holds more than data.
+        NotFoundError: the folder holds no model.
+    """
+    folder = check_folder(find_model(name_or_path))
+    return ModelFolder(folder, device, read_card(folder))
+
+
+def _scan_spec(name: str, card: EncoderCard | None) -> ScanSpec:
+    if card is None:
+        raise ModelError(
+            f"the model {name} has no encoder, so it cannot read scan files",
+            expected="a model that was saved with its encoder",
+            seen="one that takes ready tokens only",
+            hint="call the model from Python with scan_tokens",
+            exit_code=65,
+        )
+    return card.scan
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Imports make a million objects that all stay; looking through them again and again takes half a second."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def describe(name: str, folder: Path, model: Any, processor: Any) -> ModelRecord:
@@ -103,6 +160,6 @@ def _distribution(implementation: str) -> str | None:
     from importlib.metadata import packages_distributions
 
     top = implementation.split(":")[0].split(".")[0]
-    names = packages_distributions().get(top)
-    name = names[0] if names else ("neuroflamingo" if top.startswith("neuroflamingo") else None)
-    return f"{name} {installed_version(name)}" if name else None
+    # Ours is known without asking every distribution for its list of files, which takes a while.
+    names = ["neuroflamingo"] if top in _OURS else packages_distributions().get(top)
+    return f"{names[0]} {installed_version(names[0])}" if names else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.inference.decode import write_text
-from neuroflamingo.inference.loaded_model import open_model
+from neuroflamingo.inference.loaded_model import LoadedModel, model_folder
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo.provenance import (
     DeviceRecord,
@@ -35,10 +35,9 @@ from neuroflamingo_preprocessing.structural.prepare_volume import prepare
 from neuroflamingo_preprocessing.structural.volume_quality import CORRELATION_WARN, COVERAGE_WARN
 
 if TYPE_CHECKING:
-    from neuroflamingo.inference.loaded_model import LoadedModel
     from neuroflamingo.report.model import Report
     from neuroflamingo.report.records import GeneratedText
-    from neuroflamingo_preprocessing.scan import Scan
+    from neuroflamingo_preprocessing.spec import ScanSpec
     from neuroflamingo_preprocessing.structural.prepare_volume import Prepared
 
 DEFAULT_PROMPT = IMAGE
@@ -100,17 +99,18 @@ def write_report(
     prompt = DEFAULT_PROMPT if prompt is None else prompt
     scans = list(scan) if isinstance(scan, list | tuple) else [scan]
     _check_prompt(prompt, scans, examples)
-    if isinstance(model, str | Path):
+    known = model if isinstance(model, LoadedModel) else model_folder(model, device=device)
+    taken = [_take(source, "scan", known.scan_spec, clock, tell, series, xform) for source in scans]
+    shown = [_take(source, "example scan", known.scan_spec, clock, tell) for source, _ in examples]
+    if not isinstance(known, LoadedModel):  # so late, because a scan that fails should not wait for it
         tell("loading the model")
         with clock.stage("load model"):
-            model = open_model(model, device=device)
-    taken = [_take(source, "scan", model, clock, tell, series, xform) for source in scans]
-    shown = [_take(source, "example scan", model, clock, tell) for source, _ in examples]
+            known = known.load()
     tell("writing")
     with clock.stage("encode and generate"):
         text = "".join(f"{IMAGE}{report.strip()}{END_OF_CHUNK}" for _, report in examples) + prompt
         written = write_text(
-            model,
+            known,
             text,
             [item.prepared for item in (*shown, *taken)],
             asked=len(taken),
@@ -131,7 +131,7 @@ def write_report(
         examples=len(examples),
     )
     vector = command_line(command if command is not None else ["neuroflamingo.write_report"])
-    return _assemble(taken, shown, examples, model, written, settings, title, pictures, vector, clock)
+    return _assemble(taken, shown, examples, known, written, settings, title, pictures, vector, clock)
 
 
 def _check_prompt(prompt: str, scans: list[Any], examples: Sequence[tuple[Any, str]]) -> None:
@@ -155,7 +155,7 @@ def _check_prompt(prompt: str, scans: list[Any], examples: Sequence[tuple[Any, s
 def _take(
     source: Any,
     role: str,
-    model: LoadedModel,
+    spec: ScanSpec,
     clock: Stopwatch,
     tell: Callable[[str], None],
     series: int | None = None,
@@ -166,7 +166,7 @@ def _take(
         scan = source if isinstance(source, Scan) else read_scan(source, series, xform=xform)
     tell("aligning" if role == "scan" else "aligning an example")
     with clock.stage("prepare"):
-        prepared = prepare(scan, model.scan_spec)
+        prepared = prepare(scan, spec)
     return PreparedScan(scan, prepared, role, printable(scan.provenance.file or "scan in memory"))
 
 

@@ -1,4 +1,4 @@
-"""The check of a model's folder before anything in it is trusted."""
+"""A model's folder before anything is loaded: the check that it holds data only, and the card of its encoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from neuroflamingo.model.tokens import ENCODER_CARD
 from neuroflamingo.settings import refuse_remote_code
+from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
@@ -38,6 +40,12 @@ def check_folder(path: str | Path) -> Path:
         if file.suffix == ".json" and file.parent == folder:
             refuse_remote_code(_read_json(file), str(file))
     return folder
+
+
+def read_card(folder: Path) -> EncoderCard | None:
+    """The card of a model's encoder; None if the model has no encoder."""
+    file = folder / ENCODER_CARD
+    return EncoderCard.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _read_json(file: Path) -> Any:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature
 
-from neuroflamingo.model.folder import check_folder
+from neuroflamingo.model.folder import check_folder, read_card
 from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE, PAD
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.structural.prepare_volume import prepare
@@ -132,10 +131,7 @@ class NeuroFlamingoProcessor:
         """Read what `save_pretrained` wrote; the files are checked as those of the model are."""
         path = check_folder(folder)
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-        card = None
-        if (path / ENCODER_CARD).is_file():
-            card = EncoderCard.model_validate_json((path / ENCODER_CARD).read_text(encoding="utf-8"))
-        return cls(tokenizer, card)
+        return cls(tokenizer, read_card(path))
 
 
 def pad_scans(rows: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.spatial import KDTree
 
 from neuroflamingo.findings.regions import region_of, side_of
 from neuroflamingo.findings.vocabulary import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Side
@@ -33,6 +32,8 @@ def token_spacing(positions: Float[np.ndarray, "token 3"]) -> float:
     """Median distance in mm from a token to its nearest neighbour."""
     if len(positions) < 2:
         return RADIUS_MM
+    from scipy.spatial import KDTree
+
     distances, _ = KDTree(positions).query(positions, k=2)
     return float(np.median(distances[:, 1]))
 

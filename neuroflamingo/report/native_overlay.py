@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy import ndimage
 
 from neuroflamingo.report.pictures import Canvas
 from neuroflamingo_preprocessing.geometry import apply, corners, to_canonical
@@ -38,6 +37,8 @@ def native_view(scan: Scan, prepared: Prepared) -> tuple[Canvas, Float[np.ndarra
 
 
 def _sample(volume: np.ndarray, to_voxel: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    from scipy import ndimage
+
     return ndimage.affine_transform(
         volume, to_voxel[:3, :3], to_voxel[:3, 3], output_shape=shape, order=1, output=np.float32
     )

@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from neuroflamingo.report.evidence import FULL_COLOUR, attention_map
 from neuroflamingo.report.records import Evidence, Picture, Plane
 from neuroflamingo_preprocessing.geometry import to_canonical
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
 
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 _AXIS = {"axial": 2, "coronal": 1, "sagittal": 0}
@@ -97,6 +98,8 @@ def picture_of_look(
 
 def picture_of_alignment(native: Canvas, outline: Float[np.ndarray, "x y z"], scan: int) -> tuple[Picture, ...]:
     """Three planes of the scan as it came, with the outline of the template's brain where the alignment put it."""
+    from scipy import ndimage
+
     pictures = []
     centre = ndimage.center_of_mass(outline > 0.5) if (outline > 0.5).any() else np.array(outline.shape) / 2
     for plane in PLANES:
@@ -141,6 +144,8 @@ def _draw(
     outline: np.ndarray | None = None,
     cross: Sequence[float] | None = None,
 ) -> Image.Image:
+    from PIL import Image
+
     grey = _plane(canvas.grey, plane, index)
     across, up = _ACROSS_UP[plane]
     size = (
@@ -158,6 +163,8 @@ def _draw(
 
 
 def _resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+
     image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
 
@@ -172,6 +179,8 @@ def _lay_over(rgb: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def _trace(rgb: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
     edge = inside & ~ndimage.binary_erosion(inside, border_value=1)
     rgb = rgb.copy()
     rgb[edge] = _HOT
@@ -187,6 +196,8 @@ def _mark(
     pixels_per_mm: float,
 ) -> None:
     """Side letters, the slice's position, the convention, and ticks at the edges that point at the peak."""
+    from PIL import ImageDraw, ImageFont
+
     draw = ImageDraw.Draw(image)
     width, height = image.size
     letters, small = ImageFont.load_default(size=17), ImageFont.load_default(size=12)

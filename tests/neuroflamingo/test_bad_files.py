@@ -16,6 +16,7 @@ import pytest
 
 from neuroflamingo.cli import main
 from neuroflamingo.inference import loaded_model as opened_module
+from neuroflamingo.inference import pipeline
 
 AFFINE = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -100], [0, 0, 6, -70], [0, 0, 0, 1]])
 SHAPE = (30, 32, 28)
@@ -107,6 +108,7 @@ def test_report(
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr(opened_module, "open_model", lambda name, device: loaded)
+    monkeypatch.setattr(pipeline, "model_folder", lambda name, device: loaded)
     file = write(name)
     assert main(["report", file, "--quiet"]) == 65
     out, err = capsys.readouterr()

@@ -19,6 +19,7 @@ from neuroflamingo.cli.outputs import parse_formats, plan_targets
 from neuroflamingo.cli.progress import Progress
 from neuroflamingo.cli.report import group_scans
 from neuroflamingo.inference import loaded_model as opened_module
+from neuroflamingo.inference import pipeline
 from neuroflamingo_preprocessing.errors import UsageError
 
 
@@ -41,6 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch, loaded, aligned: None) -> None:
     """The tiny model is loaded once for all of these tests, and heads are aligned already."""
     monkeypatch.setattr(opened_module, "open_model", lambda name, device: loaded)
+    monkeypatch.setattr(pipeline, "model_folder", lambda name, device: loaded)
 
 
 def names(folder: Path) -> list[str]:
@@ -112,7 +114,7 @@ class TestOutputs:
     ) -> None:
         (place / "out.html").write_text("old")
         with monkeypatch.context() as patch:
-            patch.setattr(opened_module, "open_model", lambda *_, **__: pytest.fail("the long work began"))
+            patch.setattr(pipeline, "write_report", lambda *_, **__: pytest.fail("the long work began"))
             assert main(["report", str(head_file), "-o", "out.html"]) == 73
         assert (place / "out.html").read_text() == "old"
         assert "--overwrite" in capsys.readouterr().err
@@ -124,7 +126,7 @@ class TestOutputs:
         self, place: Path, head_file: Path, output: str, monkeypatch: pytest.MonkeyPatch, capsys
     ) -> None:
         (place / "blocked").write_text("a file, not a folder")
-        monkeypatch.setattr(opened_module, "open_model", lambda *_, **__: pytest.fail("the long work began"))
+        monkeypatch.setattr(pipeline, "write_report", lambda *_, **__: pytest.fail("the long work began"))
         arguments = ["report", str(head_file), "-o", output, "--overwrite", "--format", "html"]
         assert main(arguments) == 73
         assert "Traceback" not in capsys.readouterr().err

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from neuroflamingo import load
 from neuroflamingo.checkpoints import local_models
+from neuroflamingo.device import pick_device
 from neuroflamingo.model.config import NeuroFlamingoConfig
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.processor import NeuroFlamingoProcessor
@@ -221,7 +222,7 @@ def test_names_and_folders_that_are_not_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_devices_that_are_not_there(device):
     with pytest.raises(UsageError, match="device"):
-        local_models.pick_device(device)
+        pick_device(device)
 
 
 def test_transformers_knows_the_config(tmp_path):

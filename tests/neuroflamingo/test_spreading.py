@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neuroflamingo.checkpoints.device_map import place_layers
-from neuroflamingo.checkpoints.local_models import load
+from neuroflamingo.checkpoints.load_model import load
 from neuroflamingo_encoders import build_encoder
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
 from tests.tiny import tiny_batch, tiny_model
