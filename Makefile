@@ -2,6 +2,7 @@
 #   make demo    two reports on the embedded model: nilearn's real head, and the same head with a painted finding
 #   make test    the test suite          make bench    speed beside peers          make test-fast    without the slow tests
 #   make lint    ruff                    make types    pyright                  make wheel    dist/*.whl
+#   make hooks   ruff, codespell, layering, pyright and checks of files, on all files
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
@@ -13,7 +14,7 @@ CORE := $(VENV)/.installed-core
 FULL := $(VENV)/.installed-test
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-fast bench lint format types wheel clean
+.PHONY: demo test test-fast bench lint format types hooks wheel clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -55,6 +56,9 @@ format: $(FULL)
 
 types: $(FULL)
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+hooks: $(FULL)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files
 
 wheel: $(FULL)
 	@rm -rf build dist
