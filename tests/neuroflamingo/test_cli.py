@@ -477,6 +477,23 @@ class TestStart:
         run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         assert run.stderr.strip() == "[]" and run.stdout.strip()
 
+    def test_a_bad_scan_fails_before_anything_heavy_is_imported(self, tmp_path: Path, head_file: Path) -> None:
+        short = tmp_path / "short_T1w.nii.gz"
+        short.write_bytes(head_file.read_bytes()[:-20])
+        code = (
+            "import sys; from neuroflamingo.cli import main; print(main(sys.argv[1:])); "
+            "print(sorted({'torch', 'transformers', 'SimpleITK', 'scipy.ndimage', 'matplotlib'} & set(sys.modules)))"
+        )
+        words = ["report", str(short), "-o", str(tmp_path / "out.html"), "-q"]
+        run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+        assert run.stdout == "65\n[]\n", run.stderr
+
+    def test_of_several_scans_an_unloadable_model_is_told_once(self, place: Path, head_file: Path, capsys) -> None:
+        (place / "empty").mkdir()
+        (place / "other_T1w.nii.gz").write_bytes(head_file.read_bytes())
+        code = main(["report", str(head_file), "other_T1w.nii.gz", "--model", "empty", "-q"])
+        assert code == 66 and capsys.readouterr().err.count("no model in") == 1
+
     def test_version_is_that_of_the_package(self, capsys) -> None:
         from importlib.metadata import version
 

@@ -48,6 +48,22 @@ def test_obliques_near_a_tie_still_get_three_different_axes(degrees: float) -> N
         assert sorted(map(tuple, np.round(apply(after, corners(voxels.shape)), 6))) == box
 
 
+def test_nearest_axes_are_those_of_the_best_assignment() -> None:
+    """Clear ones are found without scipy, exact ties by it; random shears are neither."""
+    from scipy.optimize import linear_sum_assignment
+
+    rng = np.random.default_rng(3)
+    affines = [_oblique(rng, degrees) for degrees in (*np.linspace(0, 180, 200), *[45.0] * 50)]
+    affines += [np.block([[rng.normal(size=(3, 3)), np.zeros((3, 1))], [np.eye(4)[3:]]]) for _ in range(200)]
+    half = np.sqrt(0.5)
+    affines.append(np.array([[half, -half, 0, 0], [half, half, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    for affine in affines:
+        directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        world, voxel = linear_sum_assignment(-np.abs(directions))
+        want = {int(v): "RAS"[w] if directions[w, v] >= 0 else "LPI"[w] for w, v in zip(world, voxel, strict=True)}
+        assert orientation_codes(affine) == "".join(want[axis] for axis in range(3))
+
+
 @pytest.mark.parametrize("factors", [(2, 1, 1), (2, 3, 4)])
 def test_block_mean_keeps_places(factors: tuple[int, int, int]) -> None:
     """Voxels that hold their own world position still do so after averaging."""
