@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from neuroflamingo_preprocessing.errors import ConfigError
+from neuroflamingo_preprocessing.errors import ConfigError, ModelError
+from neuroflamingo_preprocessing.files import read_json
 
 # Keys by which a config or tokenizer file asks for code that lies beside it to be imported and run.
 REMOTE_CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code", "custom_generate", "code_revision"})
@@ -57,3 +59,14 @@ def refuse_remote_code(values: Any, where: str) -> None:
     elif isinstance(values, list):
         for value in values:
             refuse_remote_code(value, where)
+
+
+def refuse_remote_code_in(file: Path) -> None:
+    """`refuse_remote_code` for a JSON file of a model or tokenizer; tokenizers have up to 100 MB.
+
+    Raises:
+        ConfigError: names the key.
+        ModelError: it is not JSON (exit 65).
+    """
+    plain = read_json(file, expected="plain JSON", name=str(file), error=ModelError, most=2**28, kind=object)
+    refuse_remote_code(plain, str(file))

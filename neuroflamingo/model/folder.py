@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from neuroflamingo.model.tokens import ENCODER_CARD
-from neuroflamingo.settings import refuse_remote_code
+from neuroflamingo.settings import refuse_remote_code_in
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 
@@ -38,7 +36,7 @@ def check_folder(path: str | Path) -> Path:
                 exit_code=65,
             )
         if file.suffix == ".json" and file.parent == folder:
-            refuse_remote_code(_read_json(file), str(file))
+            refuse_remote_code_in(file)
     return folder
 
 
@@ -46,10 +44,3 @@ def read_card(folder: Path) -> EncoderCard | None:
     """The card of a model's encoder; None if the model has no encoder."""
     file = folder / ENCODER_CARD
     return EncoderCard.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{file} is not JSON", seen=str(error), exit_code=65) from error

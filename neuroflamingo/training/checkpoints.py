@@ -27,7 +27,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NotFoundError, OutputError
-from neuroflamingo_preprocessing.files import fsync_folder, fsync_tree, make_draft_folder, sha256_of, sweep_drafts
+from neuroflamingo_preprocessing.files import (
+    fsync_folder,
+    fsync_tree,
+    load_json,
+    make_draft_folder,
+    sha256_of,
+    sweep_drafts,
+)
 from neuroflamingo_preprocessing.software import software, utc_now
 
 LOG = logging.getLogger(__name__)
@@ -255,11 +262,11 @@ def _read_state(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise NotFoundError(f"there is no checkpoint {folder}", hint="leave --resume out to take the newest one")
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = load_json(path)
         if state["format"] == FORMAT and isinstance(state["files"], dict) and WEIGHTS in state["files"]:
             return state
         raise _damaged(folder, "another format, or no weights")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, f"state.json: {error}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from neuroflamingo.checkpoints.multimodal_gpt import input_first_names, lora_par
 from neuroflamingo.checkpoints.openflamingo import LoadReport, load_openflamingo
 from neuroflamingo.checkpoints.openflamingo_names import listing, plain_name
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+from neuroflamingo_preprocessing.files import load_json
 
 if TYPE_CHECKING:
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
@@ -105,9 +105,9 @@ def _load_run(model: NeuroFlamingo, folder: Path) -> LoadReport:
 def _tuning(folder: Path) -> dict[str, Any] | None:
     """Rank and alpha of the branches, from the recipe inside the checkpoint."""
     try:
-        recipe = json.loads((folder / RUN_STATE).read_text(encoding="utf-8"))["recipe"]
+        recipe = load_json(folder / RUN_STATE)["recipe"]
         lora = recipe["trained"]["lora"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{folder.name}/{RUN_STATE} cannot be read", expected="the recipe of a run", seen=str(error), exit_code=65
         ) from error

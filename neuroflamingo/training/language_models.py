@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from neuroflamingo.checkpoints.quantization import quantization
 from neuroflamingo.model.config import make_text_config
 from neuroflamingo.recipe.schema import LanguageModelSettings
 from neuroflamingo.recipe.sources import is_here, local_folder, refuse_pickles
-from neuroflamingo.settings import refuse_remote_code
+from neuroflamingo.settings import refuse_remote_code_in
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError
 
 
@@ -78,10 +77,7 @@ def _check_plain_data(folder: Path) -> None:
         raise ModelError(f"there is no language model in {folder}", expected="config.json", seen="none", exit_code=65)
     for file in sorted(folder.glob("*.json")):
         if file.name in ("config.json", "tokenizer_config.json", "generation_config.json"):
-            try:
-                refuse_remote_code(json.loads(file.read_text(encoding="utf-8")), str(file))
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise ModelError(f"{file} is not JSON", seen=str(error), exit_code=65) from error
+            refuse_remote_code_in(file)
 
 
 def _read(settings: LanguageModelSettings, folder: Path, config: PretrainedConfig, device: str) -> PreTrainedModel:
@@ -124,7 +120,7 @@ def _tokenizer(
         folder = local_folder(settings.tokenizer, None, allow_download)
         refuse = folder / "tokenizer_config.json"
         if refuse.is_file():
-            refuse_remote_code(json.loads(refuse.read_text(encoding="utf-8")), str(refuse))
+            refuse_remote_code_in(refuse)
     if folder is not None:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     if not meta:

@@ -74,6 +74,12 @@ class ConfigError(NeuroFlamingoError):
     exit_code = 78
 
 
+def not_readable(what: object, error: OSError) -> ScanError:
+    """The error for a scan that the system does not let us read (exit 74)."""
+    seen = error.strerror or str(error)
+    return ScanError(f"{what} cannot be read", seen=seen, hint="check its permissions", exit_code=74)
+
+
 def nearest(words: str | Iterable[str], known: Collection[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
     """The known names that misspelled ones may stand for, the likeliest first.
 

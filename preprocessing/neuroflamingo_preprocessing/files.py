@@ -1,18 +1,24 @@
-"""Files that appear whole or not at all: a killed run leaves the old file or the new one, never half of one."""
+"""Files: written whole or not at all (a killed run leaves the old file or the new one, never half of one), and JSON
+read within limits.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import socket
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from neuroflamingo_preprocessing.errors import OutputError
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, OutputError, ScanError
 
+MAX_JSON_BYTES = 2**24
+"""More than any honest sidecar, card or state has."""
 TEMPORARY_PREFIX = ".neuroflamingo-"
 """How names begin of what is being written; the machine and the process follow."""
 _TEMPORARY_SUFFIX = ".tmp"
@@ -235,3 +241,50 @@ def sha256_of_text(text: str) -> str:
 def printable(text: str) -> str:
     """Text that UTF-8 can hold: bytes of a file name that are no text become question marks."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def load_json(file: Path, *, most: int = MAX_JSON_BYTES, links: bool = True, kind: type = dict) -> Any:
+    """Read a small JSON file.
+
+    Args:
+        file: UTF-8, with or without a byte order mark.
+        most: bytes that it may have.
+        links: follow a symbolic link.
+        kind: what has to be in it.
+
+    Raises:
+        ValueError: too large, a link, not UTF-8, not JSON, nested too deeply, or of another kind.
+        OSError: it is not there, or cannot be read.
+    """
+    size = file.stat().st_size
+    if size > most or (file.is_symlink() and not links):
+        raise ValueError(f"{size:,} bytes, at most {most:,} are read" if size > most else "a link")
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(plain, kind):
+        raise ValueError(f"JSON of another kind: {type(plain).__name__}")
+    return plain
+
+
+def read_json(
+    file: Path,
+    *,
+    expected: str,
+    hint: str | None = None,
+    name: str | None = None,
+    error: type[NeuroFlamingoError] = ScanError,
+    **limits: Any,
+) -> Any:
+    """Read a user's JSON file: `load_json` with its `limits`, and a typed error that says what was expected."""
+    try:
+        return load_json(file, **limits)
+    except (OSError, ValueError) as failure:
+        raise error(
+            f"{name or file.name} cannot be read",
+            expected=expected,
+            seen=(getattr(failure, "strerror", None) or str(failure))[:200],
+            hint=hint,
+            exit_code=65 if error is ModelError else None,
+        ) from failure

@@ -1,4 +1,4 @@
-"""Outputs are whole or absent, whatever kills the run."""
+"""Outputs are whole or absent, whatever kills the run; JSON is read within limits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo_preprocessing.errors import OutputError
-from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic, write_text_atomic
+from neuroflamingo_preprocessing.errors import ConfigError, ModelError, OutputError, ScanError
+from neuroflamingo_preprocessing.files import (
+    check_writable,
+    load_json,
+    read_json,
+    write_bytes_atomic,
+    write_text_atomic,
+)
 
 OLD, NEW = b"old content", b"new content " * 4096
 
@@ -112,3 +118,33 @@ def test_check_writable_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_names_that_utf8_cannot_hold_do_not_stop_the_report(tmp_path: Path) -> None:
     assert write_text_atomic(tmp_path / "a.txt", "sub-\udcff").read_text() == "sub-?"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "Expecting property name"),
+        (b"\xff\xfe", "can't decode"),
+        (b"[1]", "another kind: list"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b" " * 70 + b"{}", "72 bytes, at most 64 are read"),
+        (None, "No such file"),
+    ],
+)
+def test_json_that_cannot_be_read_says_why(tmp_path: Path, content: bytes | None, says: str) -> None:
+    file = tmp_path / "a.json"
+    if content is not None:
+        file.write_bytes(content)
+    most = 64 if "at most" in says else 2**20
+    for error, code in ((ScanError, 65), (ModelError, 65), (ConfigError, 78)):
+        with pytest.raises(error, match=rf"^a\.json cannot be read\n  expected: a card\n  seen: .*{says}") as caught:
+            read_json(file, expected="a card", error=error, most=most)
+        assert caught.value.exit_code == code
+
+
+def test_json_behind_a_link_is_read_only_where_links_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('\ufeff{"a": 1}', encoding="utf-8")
+    (tmp_path / "b.json").symlink_to("a.json")
+    assert load_json(tmp_path / "b.json") == {"a": 1}
+    with pytest.raises(ValueError, match="a link"):
+        load_json(tmp_path / "b.json", links=False)

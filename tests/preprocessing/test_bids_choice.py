@@ -110,7 +110,7 @@ def test_all_faults_at_once_and_files_that_are_none(tmp_path: Path) -> None:
         read_filter_file(tmp_path / "f.json", "bold")
     for text in ("", "{", "[]", "3", "[" * 100_000, '{"bold": {}}'.encode("utf-16").decode("latin-1")):
         (tmp_path / "g.json").write_text(text, encoding="latin-1")
-        with pytest.raises(ConfigError, match=r"g\.json cannot be read as a filter file"):
+        with pytest.raises(ConfigError, match=r"g\.json cannot be read\n.*a filter file"):
             read_filter_file(tmp_path / "g.json", "bold")
     with pytest.raises(NotFoundError, match="there is no filter file"):
         read_filter_file(tmp_path / "gone.json", "bold")

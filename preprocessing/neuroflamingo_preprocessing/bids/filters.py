@@ -12,10 +12,10 @@ from typing import Any
 
 from neuroflamingo_preprocessing.bids.entities import plain_label
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError, did_you_mean
+from neuroflamingo_preprocessing.files import read_json
 
 KINDS = ("t1w", "t2w", "flair", "bold", "sbref", "fmap", "roi", "dwi", "asl", "pet")
 """Sections of a filter file: those of fMRIPrep and its kin. A section is the suffix in small letters."""
-MAX_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,8 @@ def read_filter_file(path: str | Path, suffix: str) -> list[Wanted]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(f"there is no filter file {path}", expected="a JSON file", hint="check the path")
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path.stat().st_size:,} bytes")
-        said = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(said, dict):
-            raise ValueError(f"a {type(said).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{path.name} cannot be read as a filter file",
-            expected=f"a JSON mapping with some of {', '.join(KINDS)}",
-            seen=str(error)[:200],
-        ) from error
-    return said
+    expected = f"a filter file: a JSON mapping with some of {', '.join(KINDS)}"
+    return read_json(path, expected=expected, error=ConfigError)
 
 
 def _section(kind: str, section: Mapping[str, Any], faults: list[str]) -> list[Wanted]:

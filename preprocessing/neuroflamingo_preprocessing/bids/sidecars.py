@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,8 +11,8 @@ from typing import Any
 
 from neuroflamingo_preprocessing.bids.entities import BidsName, dataset_root, parse_name
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.files import read_json
 
-MAX_BYTES = 2**20
 SAME_SECONDS = 0.005
 """Two statements of a repetition time may differ by so much: headers are often rounded to milliseconds."""
 
@@ -103,16 +102,6 @@ def _applies(sidecar: BidsName | None, scan: BidsName) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        size = file.stat().st_size
-        if size > MAX_BYTES:
-            raise ValueError(f"{size:,} bytes")
-        said = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ScanError(
-            f"{file.name} cannot be read",
-            expected="a BIDS sidecar: JSON",
-            seen=(getattr(error, "strerror", None) or str(error))[:200],
-            hint="correct or remove it, or give --tr",
-        ) from error
+    hint = "correct or remove it, or give --tr"
+    said = read_json(file, expected="a BIDS sidecar: JSON", hint=hint, kind=object)
     return said if isinstance(said, dict) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.bids.entities import entities_of
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, nearest
+from neuroflamingo_preprocessing.files import read_json
 from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
 
 MAX_TABLE_BYTES = 2**27
@@ -168,18 +168,8 @@ def _components(path: Path) -> dict[str, Mapping[str, Any]]:
     file = component_file(path)
     if not file.is_file():
         return {}
-    try:
-        if file.stat().st_size > MAX_TABLE_BYTES:
-            raise ValueError(f"{file.stat().st_size:,} bytes")
-        said = json.loads(file.read_text(encoding="utf-8"))
-        return {name: about for name, about in said.items() if isinstance(about, dict)}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ScanError(
-            f"{file.name} cannot be read",
-            expected="the JSON that fMRIPrep writes beside the confounds",
-            seen=str(error)[:200],
-            hint="correct or remove it",
-        ) from error
+    said = read_json(file, expected="the JSON that fMRIPrep writes beside the confounds", hint="correct or remove it")
+    return {name: about for name, about in said.items() if isinstance(about, dict)}
 
 
 def choose(confounds: Confounds, strategy: Sequence[str], filtered: bool = False) -> tuple[str, ...]:

@@ -13,14 +13,13 @@ from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError, UsageError
-from neuroflamingo_preprocessing.files import write_text_atomic
+from neuroflamingo_preprocessing.files import load_json, write_text_atomic
 from neuroflamingo_preprocessing.spec import ScanSpec, Step
 
 LEAST_FRAMES = 10
 """A run shorter than this has no statistics worth the name."""
 PARCELS_AT_ONCE = 32
 FLAT = 1e-6
-MAX_SCALING_BYTES = 2**24
 """Parcels whose spread is below this share of the median parcel's are constant."""
 
 Series = Float32[np.ndarray, "parcel frame"]
@@ -98,14 +97,12 @@ class RobustScaling:
         if not path.is_file():
             raise NotFoundError(f"there is no file {path}", expected="a scaling, as JSON", hint="check the path")
         try:
-            if path.stat().st_size > MAX_SCALING_BYTES:
-                raise ValueError(f"{path.stat().st_size:,} bytes")
-            plain = json.loads(path.read_text(encoding="utf-8"))
+            plain = load_json(path)
             median, spread = (np.array(plain[key], dtype=np.float64) for key in ("median", "spread"))
             if median.ndim != 1 or median.shape != spread.shape or not np.isfinite([median, spread]).all():
                 raise ValueError("median and spread are no finite numbers of one count")
             return cls(median, spread, int(plain["runs"]), int(plain["frames"]))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise ScanError(
                 f"{path.name} is no scaling", expected="JSON that RobustScaling.save wrote", seen=repr(error)[:200]
             ) from error

@@ -15,7 +15,7 @@ from neuroflamingo_preprocessing.bids.entities import entities_of
 from neuroflamingo_preprocessing.errors import ModelError, OutputError
 from neuroflamingo_preprocessing.files import write_bytes_atomic
 from neuroflamingo_preprocessing.formats.zarr.claims import check_claims, read_metadata
-from neuroflamingo_preprocessing.stores.items import ItemStore, StoredItem, read_json
+from neuroflamingo_preprocessing.stores.items import ItemStore, StoredItem, read_stored
 
 if TYPE_CHECKING:
     import pyarrow
@@ -85,7 +85,7 @@ def _row(store: ItemStore[Any], item: StoredItem) -> dict[str, Any]:
         main = item.folder / item.MAIN
         shape = list(check_claims(main, item.MAIN, item.KINDS[item.MAIN]))
         dtype = str(read_metadata(main)["data_type"])
-        files = read_json(item.folder / "commit.json", store.path)["files"]
+        files = read_stored(item.folder / "commit.json", store.path)["files"]
         size = sum(int(said["bytes"]) for said in files.values())
         source, warnings = about.get("input") or {}, about.get("warnings") or ()
         quality = {k: float(v) for k, v in (about.get("quality") or {}).items() if isinstance(v, int | float)}

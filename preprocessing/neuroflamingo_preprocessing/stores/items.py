@@ -32,6 +32,7 @@ from neuroflamingo_preprocessing.files import (
     fsync_folder,
     fsync_tree,
     make_draft_folder,
+    read_json,
     sha256_of,
     sweep_drafts,
     write_text_atomic,
@@ -41,7 +42,6 @@ from neuroflamingo_preprocessing.formats.zarr.shards import Layout, read_layout,
 
 SCHEMA = 1
 """Of the files and of the numbers in them: raised when either changes; what is older then does not count."""
-MAX_META_BYTES = 2**24
 MAX_WINDOWS = 2**16
 
 
@@ -166,7 +166,7 @@ class ItemStore(Generic[ItemT]):
         if not self.path.is_dir():
             made_by = f"a folder that `{self.ITEM.MADE_BY}` made"
             raise NotFoundError(f"there is no store {self.path}", expected=made_by, hint="check the path")
-        self.head = read_json(self.path / "store.json", self.path)
+        self.head = read_stored(self.path / "store.json", self.path)
         if self.head.get("format") != self.FORMAT or self.head.get("schema") != SCHEMA:
             raise ModelError(
                 f"{self.path} is no {self.NOUN} of this version",
@@ -179,7 +179,7 @@ class ItemStore(Generic[ItemT]):
     def is_at(cls, path: str | Path) -> bool:
         """Whether a folder says that it is a store of this kind, of whatever version."""
         file = Path(path) / "store.json"
-        return file.is_file() and read_json(file, file.parent).get("format") == cls.FORMAT
+        return file.is_file() and read_stored(file, file.parent).get("format") == cls.FORMAT
 
     @classmethod
     def _create(cls, path: str | Path, about: Mapping[str, Any]) -> Self:
@@ -252,7 +252,7 @@ class ItemStore(Generic[ItemT]):
         folder = self._folder(key)
         if key not in self:
             raise NotFoundError(f"the store has no item {key[:12]}", expected=f"one of {len(self)}")
-        return self.ITEM(key, read_json(folder / "about.json", self.path), folder)  # type: ignore[return-value]
+        return self.ITEM(key, read_stored(folder / "about.json", self.path), folder)  # type: ignore[return-value]
 
     def peek(self, key: str) -> ItemT:
         """An item without what is said about it, for loops that want its numbers only; it is not even looked for."""
@@ -262,7 +262,7 @@ class ItemStore(Generic[ItemT]):
         """What is wrong with a committed item: files that are missing or of another size, or (thorough) content."""
         folder = self._folder(key)
         try:
-            promised = read_json(folder / "commit.json", self.path)["files"]
+            promised = read_stored(folder / "commit.json", self.path)["files"]
             for name, said in promised.items():
                 file = folder / name
                 if file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
@@ -348,23 +348,11 @@ def _describe(draft: Path, about: Mapping[str, Any]) -> None:
     (draft / "commit.json").write_text(json.dumps({"schema": SCHEMA, "files": said}) + "\n", encoding="utf-8")
 
 
-def read_json(file: Path, store: Path) -> dict[str, Any]:
-    """A small file of a store.
+def read_stored(file: Path, store: Path) -> dict[str, Any]:
+    """Read a small file of a store.
 
     Raises:
         ModelError: no mapping in JSON, too large, or a link (exit 65).
     """
-    try:
-        if file.is_symlink() or file.stat().st_size > MAX_META_BYTES:
-            raise ValueError("too large, or a link")
-        plain = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(plain, dict):
-            raise ValueError("no mapping")
-        return plain
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{file.name} in the store {store.name} cannot be read",
-            expected="JSON that this program wrote",
-            seen=str(error)[:200],
-            exit_code=65,
-        ) from error
+    name = f"{file.name} in the store {store.name}"
+    return read_json(file, expected="JSON that this program wrote", name=name, error=ModelError, links=False)

@@ -13,7 +13,7 @@ import numpy as np
 from isal import igzip, igzip_lib
 from numpy.typing import NDArray
 
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import ScanError, not_readable
 from neuroflamingo_preprocessing.formats.file_type import name_content
 from neuroflamingo_preprocessing.formats.mgh import check_mgh, is_mgh
 from neuroflamingo_preprocessing.formats.nifti.header import CheckedHeader, check_extensions, check_header, check_values
@@ -39,9 +39,7 @@ def read_nifti(path: Path, xform: Xform = "auto") -> Scan:
     except OSError as error:
         if isinstance(error, BROKEN_STREAM):
             raise truncated(path.name, str(error)) from error
-        raise ScanError(
-            f"{path} cannot be read", seen=str(error), hint="check its permissions", exit_code=74
-        ) from error
+        raise not_readable(path, error) from error
 
 
 def _read(raw: BufferedReader, path: Path, xform: Xform) -> Scan:

@@ -14,7 +14,7 @@ from isal import igzip
 from jaxtyping import Float32, Float64
 
 from neuroflamingo_preprocessing.bids.sidecars import SAME_SECONDS, read_sidecar
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import ScanError, not_readable
 from neuroflamingo_preprocessing.formats.mgh import is_mgh, mgh_sizes, mgh_time
 from neuroflamingo_preprocessing.formats.nifti.header import CheckedHeader
 from neuroflamingo_preprocessing.formats.nifti.read_nifti import BROKEN_STREAM, HEAD_BYTES, checked_head, parse_header
@@ -109,9 +109,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except BROKEN_STREAM as error:
         raise truncated(path.name, str(error)) from error
     except OSError as error:
-        raise ScanError(
-            f"{path} cannot be read", seen=str(error), hint="check its permissions", exit_code=74
-        ) from error
+        raise not_readable(path, error) from error
 
 
 @contextmanager

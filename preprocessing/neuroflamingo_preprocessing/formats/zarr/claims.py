@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from neuroflamingo_preprocessing.files import load_json
 from neuroflamingo_preprocessing.formats.zarr.zstd import HEADER_BYTES, content_size
 
 MAX_META_BYTES = 2**26
@@ -27,16 +27,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError, OSError: not there, too large, or no mapping.
     """
-    file = folder / "zarr.json"
-    if file.is_symlink() or file.stat().st_size > MAX_META_BYTES:
-        raise ValueError(f"{file.name} is a link, or of {file.stat().st_size:,} bytes")
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"{file.name} is nested too deeply") from error
-    if not isinstance(plain, dict):
-        raise ValueError(f"{file.name} is no mapping")
-    return plain
+    return load_json(folder / "zarr.json", most=MAX_META_BYTES, links=False)
 
 
 def check_claims(folder: Path, name: str, kinds: Sequence[str], floor: int = FLOOR_BYTES) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ through a link; the library takes all three.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import ScanError, not_readable
+from neuroflamingo_preprocessing.files import load_json
 from neuroflamingo_preprocessing.formats.nifti.header import MAX_VOXELS
 
 MAX_METADATA_BYTES = 2**20
@@ -136,23 +136,16 @@ def read_json(file: Path, name: str) -> dict[str, Any]:
     """A mapping from a small JSON file; empty where there is no such file.
 
     Raises:
-        ScanError: too large, no JSON, no mapping.
+        ScanError: too large, no JSON, no mapping, or it cannot be read.
     """
     if not file.is_file():
         return {}
     try:
-        if file.stat().st_size > MAX_METADATA_BYTES:
-            raise ValueError(f"{file.stat().st_size:,} bytes")
-        plain = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise damaged(name, f"JSON in {file.name}", error) from error
+        return load_json(file, most=MAX_METADATA_BYTES)
+    except ValueError as error:
+        raise damaged(name, f"a mapping as JSON in {file.name}", error) from error
     except OSError as error:
-        raise ScanError(
-            f"{name} cannot be read", seen=error.strerror, hint="check its permissions", exit_code=74
-        ) from error
-    if not isinstance(plain, dict):
-        raise damaged(name, f"a mapping in {file.name}", type(plain).__name__)
-    return plain
+        raise not_readable(name, error) from error
 
 
 def read_group(folder: Path, name: str) -> tuple[dict[str, Any], bool]:

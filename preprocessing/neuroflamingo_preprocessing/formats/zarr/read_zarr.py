@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import ScanError, not_readable
 from neuroflamingo_preprocessing.formats.nifti.header import CheckedHeader, check_header, check_shape
 from neuroflamingo_preprocessing.formats.nifti.orientation import check_columns, check_extent
 from neuroflamingo_preprocessing.formats.nifti.voxels import BOMB_BYTES, BOMB_RATIO
@@ -52,9 +52,7 @@ def read_zarr(path: Path, xform: Xform = "auto") -> tuple[NDArray[Any], CheckedH
     try:
         digest, size = fingerprint(path)  # refuses links before anything is followed
     except OSError as error:
-        raise ScanError(
-            f"{name} cannot be read", seen=error.strerror or str(error), hint="check its permissions", exit_code=74
-        ) from error
+        raise not_readable(name, error) from error
     attributes, group = read_group(path, name)
     warnings: list[str] = []
     if group:
