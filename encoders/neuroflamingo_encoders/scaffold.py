@@ -13,7 +13,13 @@ from string import Template
 
 from neuroflamingo_encoders.registry import list_encoders
 from neuroflamingo_preprocessing.errors import OutputError, UsageError
-from neuroflamingo_preprocessing.files import check_writable, fsync_tree, make_draft_folder, write_text_atomic
+from neuroflamingo_preprocessing.files import (
+    check_writable,
+    fsync_tree,
+    make_draft_folder,
+    not_created,
+    write_text_atomic,
+)
 
 TEMPLATES = Path(__file__).resolve().parent / "templates" / "encoder"
 FILES = {
@@ -113,7 +119,7 @@ def _create(target: Path, files: dict[str, str]) -> Path:
             raise OutputError(f"{target} cannot be a folder", expected="no file of this name", hint="choose another -o")
         beside = make_draft_folder(target.absolute())
     except OSError as error:
-        raise _cannot_create(target, error) from error
+        raise not_created(target, error) from error
     try:
         for file, text in files.items():
             write_text_atomic(beside / file, text)
@@ -122,16 +128,7 @@ def _create(target: Path, files: dict[str, str]) -> Path:
             target.rmdir()  # empty, as was seen
         os.rename(beside, target)
     except OSError as error:
-        raise _cannot_create(target, error) from error
+        raise not_created(target, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target
-
-
-def _cannot_create(target: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"the folder {target} cannot be created",
-        expected="an existing folder above it, with permission to write",
-        seen=error.strerror or str(error),
-        hint="choose another place with -o",
-    )

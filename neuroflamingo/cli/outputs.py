@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroflamingo_preprocessing.errors import OutputError, UsageError
-from neuroflamingo_preprocessing.files import check_writable
+from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.files import check_writable, not_created
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 
 FORMATS = ("html", "json", "txt", "prov")
@@ -149,9 +149,4 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"the folder {folder} cannot be created",
-            expected="an existing folder above it, with permission to write",
-            seen=error.strerror or str(error),
-            hint="choose another place with -o",
-        ) from error
+        raise not_created(folder, error) from error

@@ -23,8 +23,8 @@ from neuroflamingo.recipe.schema import EncoderSettings, Kind, Recipe
 from neuroflamingo.training.assembly import build
 from neuroflamingo.training.toy_data import toy_samples, toy_tokenizer, write_scans
 from neuroflamingo_encoders.build import build_encoder
-from neuroflamingo_preprocessing.errors import ConfigError, OutputError
-from neuroflamingo_preprocessing.files import fsync_tree, make_draft_folder
+from neuroflamingo_preprocessing.errors import ConfigError
+from neuroflamingo_preprocessing.files import fsync_tree, make_draft_folder, not_created
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -81,7 +81,7 @@ def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = make_draft_folder(target)
     except OSError as error:
-        raise OutputError(f"the folder {target.name} cannot be made", seen=error.strerror or str(error)) from error
+        raise not_created(target, error) from error
     try:
         _write(recipe, draft)
         (draft / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -132,7 +132,7 @@ def _settle(draft: Path, target: Path, about: dict[str, Any]) -> None:
         draft.rename(target)
     except OSError as error:
         if not target.is_dir():
-            raise OutputError(f"the folder {target.name} cannot be made", seen=error.strerror or str(error)) from error
+            raise not_created(target, error) from error
         _check_same(target, about)
         shutil.rmtree(draft)
 

@@ -41,13 +41,7 @@ def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False
             stream.write(data)
         _settle(temporary, target, overwrite)
     except OSError as error:
-        raise OutputError(
-            f"writing {target.name} failed",
-            expected=f"a complete file of {len(data):,} bytes",
-            seen=error.strerror or str(error),
-            hint="free some space or choose another folder with -o",
-            exit_code=74,
-        ) from error
+        raise not_written(target, error, f"a complete file of {len(data):,} bytes") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -65,9 +59,7 @@ def move_atomic(draft: str | Path, path: str | Path, *, overwrite: bool = False)
     try:
         _settle(Path(draft), target, overwrite)
     except OSError as error:
-        raise OutputError(
-            f"writing {target.name} failed", seen=error.strerror or str(error), hint="free some space", exit_code=74
-        ) from error
+        raise not_written(target, error) from error
     return target
 
 
@@ -96,7 +88,7 @@ def _refuse_unfit(target: Path, overwrite: bool) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise _cannot_create(target, error) from error
+        raise not_created(target, error) from error
     except ValueError as error:  # a NUL byte in the name
         raise OutputError(f"{target!r} is not a usable file name", seen=str(error)) from error
     if not stat.S_ISREG(mode):
@@ -108,7 +100,19 @@ def _refuse_unfit(target: Path, overwrite: bool) -> None:
         )
 
 
-def _cannot_create(target: Path, error: OSError) -> OutputError:
+def not_written(target: Path, error: OSError, expected: str | None = None) -> OutputError:
+    """The error for a write that failed (exit 74)."""
+    return OutputError(
+        f"writing {target.name} failed",
+        expected=expected,
+        seen=error.strerror or str(error),
+        hint="free some space or choose another folder with -o",
+        exit_code=74,
+    )
+
+
+def not_created(target: Path, error: OSError) -> OutputError:
+    """The error for a file or folder that cannot be made (exit 73)."""
     return OutputError(
         f"{target} cannot be created",
         expected=f"a writable folder {target.parent}",
@@ -174,7 +178,7 @@ def make_draft_file(target: str | Path) -> Path:
     try:
         handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=_TEMPORARY_SUFFIX, dir=target.parent)
     except OSError as error:
-        raise _cannot_create(target, error) from error
+        raise not_created(target, error) from error
     os.close(handle)
     return Path(name)
 

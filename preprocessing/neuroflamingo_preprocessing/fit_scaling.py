@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError, OutputError, UsageError
-from neuroflamingo_preprocessing.files import printable
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
+from neuroflamingo_preprocessing.files import check_writable, printable
 from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling, at_repetition_time, check_series_spec
 from neuroflamingo_preprocessing.inputs import find_inputs
 from neuroflamingo_preprocessing.preparation import measured_series
@@ -70,7 +70,7 @@ def fit_scaling(
             seen=card.scan.describe() + (f", {step.name}" if step else ""),
             hint="leave --scaling out for it",
         )
-    _refuse_existing(Path(output), overwrite)
+    check_writable(output, overwrite=overwrite)  # before hours of reading, not after
     inputs = find_inputs(source, card.scan, filters)
     how.check_tables([one.confounds for one in inputs], card.scan)
     parts, failures = [], []
@@ -88,9 +88,3 @@ def fit_scaling(
     scaling = RobustScaling.fit(parts)
     scaling.save(output, overwrite=overwrite)
     return FittedScaling(Path(output), scaling.runs, scaling.frames, len(scaling.median), tuple(failures))
-
-
-def _refuse_existing(output: Path, overwrite: bool) -> None:
-    """Before hours of reading, not after."""
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists", expected="a new file", hint="--overwrite, or another name")

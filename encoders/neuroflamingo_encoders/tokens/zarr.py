@@ -11,7 +11,7 @@ from typing import Any
 
 from neuroflamingo_encoders.tokens.format import ARRAYS, FORMAT, KINDS, ScanTokens
 from neuroflamingo_preprocessing.errors import OutputError
-from neuroflamingo_preprocessing.files import fsync_folder, fsync_tree, make_draft_folder
+from neuroflamingo_preprocessing.files import fsync_folder, fsync_tree, make_draft_folder, not_created, not_written
 from neuroflamingo_preprocessing.formats.zarr.claims import check_chunks, check_claims, read_metadata
 
 
@@ -36,12 +36,7 @@ def _draft_beside(target: Path) -> Path:
     try:
         return make_draft_folder(target)
     except OSError as error:
-        raise OutputError(
-            f"{target} cannot be created",
-            expected=f"a writable folder {target.parent}",
-            seen=error.strerror or str(error),
-            hint="choose another place with -o",
-        ) from error
+        raise not_created(target, error) from error
 
 
 def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, Any], *, overwrite: bool) -> int:
@@ -69,12 +64,7 @@ def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, An
         _rename(draft, target, overwrite)
         fsync_folder(target.parent)
     except OSError as error:
-        raise OutputError(
-            f"writing {target.name} failed",
-            seen=error.strerror or str(error),
-            hint="free some space or choose another folder with -o",
-            exit_code=74,
-        ) from error
+        raise not_written(target, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return count

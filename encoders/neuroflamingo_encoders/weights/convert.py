@@ -15,8 +15,8 @@ from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_encoders.state_dict_fit import check_hash, sha256_of
 from neuroflamingo_encoders.weights.cache import READY, weights_folder
-from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, UsageError
-from neuroflamingo_preprocessing.files import check_writable, make_draft_file, move_atomic
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, UsageError
+from neuroflamingo_preprocessing.files import check_writable, make_draft_file, move_atomic, not_created
 
 CHILD = "neuroflamingo_encoders.weights.unpickle"
 SECONDS = 600
@@ -127,7 +127,7 @@ def _target(output: str | Path | None, card: EncoderCard | None, overwrite: bool
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"the folder {target.parent} cannot be created", seen=error.strerror) from error
+            raise not_created(target.parent, error) from error
     else:
         target = Path(str(output))
     if target.suffix != READY:

@@ -32,6 +32,7 @@ from neuroflamingo_preprocessing.files import (
     fsync_folder,
     fsync_tree,
     make_draft_folder,
+    not_created,
     read_json,
     sha256_of,
     sweep_drafts,
@@ -195,9 +196,7 @@ class ItemStore(Generic[ItemT]):
             path.mkdir(parents=True, exist_ok=True)
             others = sorted(p.name for p in path.iterdir() if not p.name.startswith(TEMPORARY_PREFIX))
         except OSError as error:
-            raise OutputError(
-                f"{path} cannot be created", seen=error.strerror or str(error), hint="choose another folder with -o"
-            ) from error
+            raise not_created(path, error) from error
         if others and not (path / "store.json").exists():  # asked last: another process may be making the store
             raise OutputError(
                 f"{path} holds something else",
