@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder
 from neuroflamingo_encoders.registry import encoder_card, load_dotted
-from neuroflamingo_encoders.state_dict_fit import check_hash, sha256_of
+from neuroflamingo_encoders.state_dict_fit import check_hash, not_safetensors, sha256_of
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 
 if TYPE_CHECKING:
@@ -85,10 +85,4 @@ def read_weights(card: EncoderCard, path: Path) -> dict[str, Any]:
         check_hash(card, path, sha256_of(path), converted_from)
         return load_file(path)
     except SafetensorError as error:
-        raise ModelError(
-            f"{path} is not a safetensors file",
-            expected="safetensors (pickles are never loaded)",
-            seen=str(error),
-            hint="convert the checkpoint first: neuroflamingo models convert",
-            exit_code=65,
-        ) from error
+        raise not_safetensors(path, error) from error

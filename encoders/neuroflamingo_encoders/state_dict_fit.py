@@ -78,6 +78,17 @@ def check_fit(card: EncoderCard, own: Shapes, seen: Shapes) -> None:
         )
 
 
+def not_safetensors(path: Path, error: Exception) -> ModelError:
+    """The error for a file that is cut off, or of another format (exit 65)."""
+    return ModelError(
+        f"{path} is not a safetensors file",
+        expected="safetensors (pickles are never loaded)",
+        seen=str(error),
+        hint="convert the checkpoint first: neuroflamingo models convert",
+        exit_code=65,
+    )
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with path.open("rb") as stream:

@@ -14,7 +14,7 @@ from neuroflamingo.encoding.encode_job import EncodeJob, load_with_identity
 from neuroflamingo_encoders.tokens.store import DTYPES, TokenStore
 from neuroflamingo_preprocessing.bids.entities import entities_of
 from neuroflamingo_preprocessing.bids.filters import wanted_labels
-from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, UsageError
+from neuroflamingo_preprocessing.errors import NotFoundError, UsageError
 from neuroflamingo_preprocessing.files import printable, sha256_of_text
 from neuroflamingo_preprocessing.inputs import Input
 from neuroflamingo_preprocessing.preparation_options import Preparation
@@ -84,14 +84,7 @@ def _items(store: ScanStore, card: EncoderCard, how: Preparation, spread: StoreO
         UsageError: options for preparing what is prepared already.
         NotFoundError: none (exit 66).
     """
-    if store.head.get("spec") != card.scan.digest:
-        raise ModelError(
-            f"the scans in {store.path.name} were not prepared for '{card.name}'",
-            expected=f"spec {card.scan.digest[:12]}: {card.scan.describe()}",
-            seen=f"spec {str(store.head.get('spec'))[:12]}, for {store.head.get('encoder')}",
-            hint="encode the scans themselves, or prepare them for this encoder",
-            exit_code=65,
-        )
+    store.check_made_for(card.name, card.scan)
     if how.changes() or not how.may_resample:
         raise UsageError(
             "the scans of a store are prepared already",

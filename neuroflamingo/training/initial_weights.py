@@ -11,6 +11,7 @@ from torch import Tensor
 from neuroflamingo.checkpoints.multimodal_gpt import input_first_names, lora_part, merged, pair_updates
 from neuroflamingo.checkpoints.openflamingo import LoadReport, load_openflamingo
 from neuroflamingo.checkpoints.openflamingo_names import listing, plain_name
+from neuroflamingo_encoders.state_dict_fit import not_safetensors
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 from neuroflamingo_preprocessing.files import load_json
 
@@ -58,13 +59,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ModelError(
-            f"{file} is not a safetensors file",
-            expected="safetensors (pickles are never loaded)",
-            seen=str(error),
-            hint="neuroflamingo models convert FILE",
-            exit_code=65,
-        ) from error
+        raise not_safetensors(file, error) from error
 
 
 @torch.no_grad()

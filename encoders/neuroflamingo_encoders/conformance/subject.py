@@ -148,11 +148,6 @@ class Subject:
             self._tokens = self.encode(self.input(sizes=self.roomy())).tokens
         return self._tokens
 
-    @property
-    def has_state(self) -> bool:
-        """Whether there is anything to load."""
-        return bool(self._first.state_dict())
-
 
 def _encoder_class(found: object, name: str) -> type[BrainEncoder]:
     if not (isinstance(found, type) and issubclass(found, BrainEncoder)):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroflamingo_preprocessing.errors import ModelError
+from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.stores.item_index import read_index
 from neuroflamingo_preprocessing.stores.items import ItemStore, StoredItem, item_key
 
@@ -54,6 +56,22 @@ class ScanStore(ItemStore[StoredScan]):
             ModelError: it is a store for another preparation (exit 65).
         """
         return cls._create(path, {"encoder": encoder, "card": card_digest, "spec": spec_digest})
+
+    def check_made_for(self, encoder: str, spec: ScanSpec) -> ScanStore:
+        """The store itself, if its scans were prepared for the input of an encoder.
+
+        Raises:
+            ModelError: they were not (exit 65).
+        """
+        if self.head.get("spec") != spec.digest:
+            raise ModelError(
+                f"the scans in {self.path.name} were not prepared for '{encoder}'",
+                expected=f"spec {spec.digest[:12]}: {spec.describe()}",
+                seen=f"spec {str(self.head.get('spec'))[:12]}, for {self.head.get('encoder')}",
+                hint=f"neuroflamingo prepare INPUT --encoder {encoder} -o FOLDER",
+                exit_code=65,
+            )
+        return self
 
     def put(
         self, key: str, windows: Sequence[NDArray[np.float32]], axes: Sequence[str], about: Mapping[str, Any]

@@ -57,6 +57,15 @@ def check_coordinates(xyz: Tensor, parcels: int) -> None:
         )
 
 
+def no_coordinates(parcels: int) -> UsageError:
+    """The error for an encoder that was not told where its parcels lie."""
+    return UsageError(
+        "BrainLM lacks the coordinates of its parcels",
+        expected=f"encoder.set_coordinates(table) with shape [{parcels}, 3]",
+        hint="the table is A424_Coordinates.dat of the BrainLM repository",
+    )
+
+
 class TimeTable(nn.Module):
     """Sine and cosine of the time patch, interleaved; the table is in some published files and not in others."""
 
@@ -236,11 +245,7 @@ class BrainLmEncoder(BrainEncoder):
             UsageError: the coordinates were not given.
         """
         if not self.xyz.is_meta and not bool(self.xyz.isfinite().all()):
-            raise UsageError(
-                "BrainLM lacks the coordinates of its parcels",
-                expected=f"encoder.set_coordinates(table) with shape [{self.parcels}, 3]",
-                hint="the table is A424_Coordinates.dat of the BrainLM repository",
-            )
+            raise no_coordinates(self.parcels)
         signal = rearrange(x, "b s v t -> (b s) v t")
         states = self.vit.hidden_states(signal, self.xyz.expand(len(signal), -1, -1))
         return EncoderOutput(rearrange(self.vit.layernorm(states[-1]), "(b s) t w -> b s t w", b=len(x)))

@@ -18,8 +18,7 @@ from transformers import ViTMAEConfig, ViTMAEModel
 
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
-from neuroflamingo_encoders.families.brainlm.network import check_coordinates
-from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_encoders.families.brainlm.network import check_coordinates, no_coordinates
 
 LARGEST = 5.6430855
 """What the signal is divided by."""
@@ -115,11 +114,7 @@ class BrainLmVitMaeEncoder(BrainEncoder):
             UsageError: the coordinates were not given.
         """
         if not self.order.is_meta and int(self.order[0]) < 0:
-            raise UsageError(
-                "BrainLM lacks the coordinates of its parcels",
-                expected=f"encoder.set_coordinates(table) with shape [{self.parcels}, 3]",
-                hint="the table is A424_Coordinates.dat of the BrainLM repository",
-            )
+            raise no_coordinates(self.parcels)
         above, left = ((self.side - n) // 2 for n in (self.parcels, self.frames))
         below, right = self.side - self.parcels - above, self.side - self.frames - left
         return F.pad(signal[:, None, self.order] / LARGEST, (left, right, above, below), value=PADDING)

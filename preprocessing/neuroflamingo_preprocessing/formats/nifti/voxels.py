@@ -78,13 +78,21 @@ def refuse_short(path: Path, packed: bool, checked: CheckedHeader) -> None:
         return
     if checked.data_bytes > MOST_DEFLATED * size:
         raise truncated(path.name, f"{size} packed bytes, which cannot hold {checked.data_bytes} bytes of voxels")
-    held = checked.data_bytes + 4 * checked.data_bytes // checked.dtype.itemsize
-    if held > BOMB_BYTES and checked.data_bytes > BOMB_RATIO * size:
+    refuse_bomb(path.name, checked.data_bytes, checked.dtype.itemsize, size)
+
+
+def refuse_bomb(name: str, claimed: int, itemsize: int, size: int) -> None:
+    """Refuse voxels (`claimed` bytes) that pack (into `size`) better than any picture's: a kilobyte of zeros.
+
+    Raises:
+        ScanError: see above.
+    """
+    if claimed + 4 * claimed // itemsize > BOMB_BYTES and claimed > BOMB_RATIO * size:
         raise ScanError(
-            f"{path.name} holds no picture",
-            expected=f"voxels that gzip packs by less than {BOMB_RATIO} times",
-            seen=f"{checked.data_bytes} bytes of voxels in {size}",
-            hint="check how the file was written: nearly all of its voxels must be one value",
+            f"{name} holds no picture",
+            expected=f"voxels that are packed by less than {BOMB_RATIO} times",
+            seen=f"{claimed} bytes of voxels in {size}",
+            hint="check how it was written: nearly all of its voxels must be one value",
         )
 
 

@@ -12,6 +12,7 @@ OME-Zarr alone is refused: its scales and shifts say nothing of left and right.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from neuroflamingo_preprocessing.errors import ScanError, not_readable
 from neuroflamingo_preprocessing.formats.nifti.header import CheckedHeader, check_header, check_shape
 from neuroflamingo_preprocessing.formats.nifti.orientation import check_columns, check_extent
-from neuroflamingo_preprocessing.formats.nifti.voxels import BOMB_BYTES, BOMB_RATIO
+from neuroflamingo_preprocessing.formats.nifti.voxels import refuse_bomb, truncated
 from neuroflamingo_preprocessing.formats.nifti.xform import Xform
 from neuroflamingo_preprocessing.formats.zarr.chunks import check_frames
 from neuroflamingo_preprocessing.formats.zarr.metadata import (
@@ -67,7 +68,7 @@ def read_zarr(path: Path, xform: Xform = "auto") -> tuple[NDArray[Any], CheckedH
         checked = _own_header(array, name, xform)
         said = (path / "zarr.json" if array.zarr_format == 3 else path / ".zarray").read_bytes()
     order = _order(axes, array, checked, name)
-    _refuse_zeros(array, size, name)
+    refuse_bomb(name, math.prod(array.shape) * array.dtype.itemsize, array.dtype.itemsize, size)
     stored = _read(folder, array, name, warnings)
     stored = stored.reshape([n for n, axis in zip(array.shape, axes, strict=True) if axis in "xyz"]).transpose(order)
     provenance = Provenance(
@@ -186,27 +187,10 @@ def _read(folder: Path, array: ArrayMetadata, name: str, warnings: list[str]) ->
     except (MemoryError, ScanError):
         raise
     except Exception as error:  # the library and its codecs raise a dozen types
-        raise ScanError(
-            f"{name} is truncated or damaged",
-            expected="chunks as the metadata describe them",
-            seen=f"{type(error).__name__}: {error}"[:200],
-            hint="copy or download it again",
-        ) from error
+        raise truncated(name, f"{type(error).__name__}: {error}"[:200]) from error
     if there < all_chunks:
         warnings.append(f"{all_chunks - there} of {all_chunks} chunks are not there and count as the fill value")
     return stored
-
-
-def _refuse_zeros(array: ArrayMetadata, size: int, name: str) -> None:
-    """As `refuse_short` does for gzip: chunks that are not there, or packed zeros, make gigabytes out of a kilobyte."""
-    count = int(np.prod(array.shape))
-    if count * (array.dtype.itemsize + 4) > BOMB_BYTES and count * array.dtype.itemsize > BOMB_RATIO * size:
-        raise ScanError(
-            f"{name} holds no picture",
-            expected=f"voxels in chunks that are packed by less than {BOMB_RATIO} times",
-            seen=f"{count * array.dtype.itemsize} bytes of voxels in {size}",
-            hint="check how the folder was written: nearly all of its voxels must be one value",
-        )
 
 
 def _unplaced(name: str, seen: str) -> ScanError:
