@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from neuroflamingo_preprocessing.errors import ConfigError, ModelError
+from neuroflamingo_preprocessing.errors import ConfigError, ModelError, nearest
 from neuroflamingo_preprocessing.files import read_json
 
 # Keys by which a config or tokenizer file asks for code that lies beside it to be imported and run.
@@ -20,22 +20,60 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def check_settings(kind: type[BaseModel], values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Validated settings with all defaults filled in, as a plain dict.
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+def check_settings(kind: type[SettingsT], values: dict[str, Any], where: str) -> SettingsT:
+    """Validate settings.
 
     Raises:
-        ConfigError: all faults in one message.
+        ConfigError: all faults in one message, unknown keys with the nearest spelling.
     """
     try:
-        return kind.model_validate(values).model_dump()
+        return kind.model_validate(values)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise ConfigError(
-            f"{where} does not fit",
-            expected=f"keys {', '.join(kind.model_fields)}",
-            seen="; ".join(faults),
-            hint="correct or remove these keys",
-        ) from error
+        faults = faults_in_words(kind, error)
+        what = f"{where} has {len(faults)} fault{'s' * (len(faults) > 1)}"
+        raise ConfigError(what, seen="\n    ".join(faults), hint="correct or remove these keys") from error
+
+
+def faults_in_words(kind: type[BaseModel], error: ValidationError, *, private: bool = False) -> list[str]:
+    """Say what is wrong with each key; where data are `private`, no text of theirs but the name of a choice."""
+    return [_fault(kind, fault, private) for fault in error.errors(include_url=False)]
+
+
+def _fault(kind: type[BaseModel], fault: Any, private: bool) -> str:
+    where = f"{'.'.join(map(str, fault['loc']))}: " if fault["loc"] else ""
+    if fault["type"] == "extra_forbidden":
+        *parents, key = map(str, fault["loc"])
+        for parent in parents:
+            kind = _section_of(kind, parent) or kind
+        near = _nearest(kind, key)
+        return f"{where}unknown key" + (f"; did you mean {near}?" if near else "")
+    if fault["type"] == "value_error":
+        return f"{where}{fault['ctx']['error']}"
+    if fault["type"] == "missing":
+        return f"{where}not there"
+    seen = fault["input"]
+    choice = fault["type"] in ("literal_error", "enum") and isinstance(seen, str)
+    shown = repr(seen)[:40] if choice or isinstance(seen, int | float) or not private else type(seen).__name__
+    return f"{where}{fault['msg'].replace('valid tuple', 'list')} (seen: {shown})"
+
+
+def _nearest(section: type[BaseModel], key: str) -> str | None:
+    """The nearest spelling among a section's keys, else among those of the sections inside it, as `optim.steps`."""
+    inside = {name: _section_of(section, name) for name in section.model_fields}
+    below = {inner: f"{name}.{inner}" for name, kind in inside.items() if kind for inner in kind.model_fields}
+    here = nearest(key, section.model_fields, 1, 0.6)
+    return here[0] if here else next((below[inner] for inner in nearest(key, below, 1, 0.6)), None)
+
+
+def _section_of(section: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The section behind a key, also where it may be left out, or there are several."""
+    inner: list[Any] = [section.model_fields[key].annotation] if key in section.model_fields else []
+    while inner and not (isinstance(inner[0], type) and issubclass(inner[0], BaseModel)):
+        inner = [*get_args(inner[0]), *inner[1:]]
+    return inner[0] if inner else None
 
 
 def refuse_remote_code(values: Any, where: str) -> None:

@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from neuroflamingo.data.record_readers import json_lines
 from neuroflamingo.findings.vocabulary import Finding
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo.recipe.schema import Kind
+from neuroflamingo.settings import faults_in_words
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.files import write_bytes_atomic
 
@@ -199,25 +199,7 @@ def sample_of(row: dict[str, Any]) -> tuple[Sample | None, list[str]]:
     try:
         return Sample.model_validate(row), []
     except ValidationError as error:
-        return None, [_in_words(fault) for fault in error.errors(include_url=False)]
-
-
-def _in_words(fault: Any) -> str:
-    """A fault without what the line says, which may be a report's text, unless that is a number or a choice."""
-    *parents, last = fault["loc"] or ("",)
-    where = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "extra_forbidden":
-        model = {"turns": Turn, "findings": Finding}.get(str(parents[0]) if parents else "", Sample)
-        near = get_close_matches(str(last), model.model_fields, 1)
-        return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
-    if fault["type"] == "value_error":
-        return (f"{where}: " if where else "") + str(fault["ctx"]["error"])
-    seen = fault["input"]
-    if fault["type"] == "missing":
-        return f"{where}: not there"
-    named = (fault["type"] in ("literal_error", "enum") and isinstance(seen, str)) or isinstance(seen, (int, float))
-    message = fault["msg"].replace("valid tuple", "list")
-    return f"{where}: {message} (seen: {repr(seen)[:40] if named else type(seen).__name__})"
+        return None, faults_in_words(Sample, error, private=True)
 
 
 def _repeated(name: Any, here: str, places: dict[str, str]) -> list[str]:

@@ -49,8 +49,10 @@ class NeuroFlamingoConfig(PretrainedConfig):
         if isinstance(text_config, dict):
             text_config = make_text_config(text_config)
         self.text_config = text_config if text_config is not None else CONFIG_MAPPING["llama"]()
-        self.resampler = check_settings(ResamplerSettings, resampler or {"dim": 64}, "resampler")
-        self.cross_attention = check_settings(CrossAttentionSettings, cross_attention or {}, "cross_attention")
+        self.resampler = check_settings(ResamplerSettings, resampler or {"dim": 64}, "resampler").model_dump()
+        self.cross_attention = check_settings(
+            CrossAttentionSettings, cross_attention or {}, "cross_attention"
+        ).model_dump()
         self.encoder = encoder
         self.image_token_id = image_token_id
         self.endofchunk_token_id = endofchunk_token_id

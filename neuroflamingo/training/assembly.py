@@ -80,7 +80,7 @@ def join(
         settings.language_model, meta=meta, allow_download=allow_download, device=str(device)
     )
     width = settings.token_width if encoder is None else encoder.card.output.width
-    resampler = check_settings(ResamplerSettings, {"dim": width, **settings.resampler}, "model.resampler")
+    resampler = check_settings(ResamplerSettings, {"dim": width, **settings.resampler}, "model.resampler").model_dump()
     looking = settings.cross_attention.model_dump()
     rule = looking.pop("media_rule")
     with torch.device("meta") if meta else nullcontext():

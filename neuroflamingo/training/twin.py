@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from neuroflamingo.data.manifest import write_manifest
 from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
-from neuroflamingo.recipe.read import check
 from neuroflamingo.recipe.schema import EncoderSettings, Kind, Recipe
+from neuroflamingo.settings import check_settings
 from neuroflamingo.training.assembly import build
 from neuroflamingo.training.toy_data import toy_samples, toy_tokenizer, write_scans
 from neuroflamingo_encoders.build import build_encoder
@@ -104,7 +104,7 @@ def tiny_stages(recipe: EmbeddedRecipe) -> EmbeddedRecipe:
     plain["encoder"] |= {"first_window": 4, "window_growth": 1}
     plain["language_model"]["layers"] = 2
     plain["fusion"]["latents"] = 4
-    return check(EmbeddedRecipe, plain, f"the tiny twin of {recipe.name}")
+    return check_settings(EmbeddedRecipe, plain, f"the tiny twin of {recipe.name}")
 
 
 def toy_architecture(architecture: Mapping[str, Any], every: int, vocabulary: int) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def _twin(recipe: Recipe, folder: Path, architecture: dict[str, Any]) -> Recipe:
     plain["validation"] |= {"every": _STEPS // 3, "samples": 8, "write": 2, "max_new_tokens": 24}
     plain["checkpoint"]["every"] = _STEPS // 2
     plain["log"]["trackers"] = []
-    return check(Recipe, plain, f"the tiny twin of {recipe.name}")
+    return check_settings(Recipe, plain, f"the tiny twin of {recipe.name}")
 
 
 def _shrink_trained(trained: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.parameters import grouped_names, trained_names
-from neuroflamingo.recipe.read import check
 from neuroflamingo.recipe.schema import Recipe
+from neuroflamingo.settings import check_settings
 from neuroflamingo.training.assembly import build
 from neuroflamingo.training.initial_weights import start_from
 from neuroflamingo.training.trainable import merge_lora
@@ -35,7 +35,7 @@ def recipe(**changes: Any) -> Recipe:
     sections = {key: changes.pop(key) for key in ("trained", "optim", "run", "seed", "data") if key in changes}
     model = {"token_width": 16, "resampler": SMALL, "cross_attention": {"heads": 2, "dim_head": 8}} | changes
     base = {"name": "trial", "model": model, "data": {"train": ["train.jsonl"]}, "optim": {"steps": 3}}
-    return check(Recipe, base | sections, "the recipe")
+    return check_settings(Recipe, base | sections, "the recipe")
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from neuroflamingo.cli import main
-from neuroflamingo.recipe.read import check
 from neuroflamingo.recipe.schema import Recipe, TrainedSettings
+from neuroflamingo.settings import check_settings
 from neuroflamingo.training import trainable
 from neuroflamingo.training.assembly import build
 from neuroflamingo.training.memory import Estimate, advice, combine, estimate_memory, measure, saved_bytes
@@ -34,7 +34,7 @@ def recipe(**sections: Any) -> Recipe:
     base = {"name": "trial", "model": model, "data": {"train": ["none.jsonl"]}, "optim": {"steps": 10, "batch": 4}}
     for name, values in sections.items():
         base[name] = {**base.get(name, {}), **values}
-    return check(Recipe, base, "the recipe")
+    return check_settings(Recipe, base, "the recipe")
 
 
 def really_saved(model: Any, text: int, scans: int, tokens: int) -> int:

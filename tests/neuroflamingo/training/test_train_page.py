@@ -11,8 +11,8 @@ import yaml
 
 from neuroflamingo.data import read_manifest
 from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
-from neuroflamingo.recipe.read import check
 from neuroflamingo.recipe.schema import KINDS, Part, Recipe
+from neuroflamingo.settings import check_settings
 from neuroflamingo.training import build
 from recipe_keys import BEGIN, DOCS, END, PAGES, _section, page, tables
 
@@ -54,7 +54,7 @@ def test_every_key_has_its_sentence_and_its_values():
 
 def test_the_recipe_of_ones_own_builds(monkeypatch):
     monkeypatch.chdir(ROOT)
-    recipe = check(Recipe, yaml.safe_load(block("yaml", "name: mine")), "docs/train.md")
+    recipe = check_settings(Recipe, yaml.safe_load(block("yaml", "name: mine")), "docs/train.md")
     model, _ = build(recipe)
     assert model.config.new_token_ids == [] and model.encoder is not None
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 4_140_680
