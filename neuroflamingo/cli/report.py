@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from neuroflamingo.cli.errors import say_error
 from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets, title_of
-from neuroflamingo.cli.progress import Progress
 from neuroflamingo.model.tokens import IMAGE
+from neuroflamingo.progress import Progress
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.files import printable, write_text_atomic
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neuroflamingo.cli.options import taken_apart
-from neuroflamingo.cli.progress import Progress
+from neuroflamingo.progress import Progress
 from neuroflamingo_preprocessing.errors import UsageError
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.cli.dry_run import SHOWN, estimate, plan_in_words
 from neuroflamingo.cli.errors import say_error
-from neuroflamingo.cli.progress import Progress
 from neuroflamingo.cli.show import card_options
 from neuroflamingo.cli.store_options import StoreRequest
+from neuroflamingo.progress import Progress
 from neuroflamingo_preprocessing.errors import UsageError
 
 if TYPE_CHECKING:

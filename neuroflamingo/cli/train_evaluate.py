@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neuroflamingo.cli.outputs import make_folder
-from neuroflamingo.cli.progress import Progress
+from neuroflamingo.progress import Progress
 from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic
 
 

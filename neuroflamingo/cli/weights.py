@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroflamingo.progress import Progress
+
 if TYPE_CHECKING:
     from neuroflamingo_encoders.weights.cache import WeightsRow
-    from neuroflamingo_encoders.weights.http_download import Progress
     from neuroflamingo_encoders.weights.verify import Verified
 
 SOME_FAILED = 1
@@ -77,8 +77,14 @@ def fetch(name: str, *, file: str | None, revision: str | None, overwrite: bool,
         print(f"licence: {weights.licence}: {permits(weights)}", file=sys.stderr)
         if weights.gated:
             print("Accept the terms on that page and sign in (`hf auth login` or HF_TOKEN) first.", file=sys.stderr)
-    with _bar(name, quiet) as progress:
-        fetched = fetch_weights(name, file=file, revision=revision, overwrite=overwrite, progress=progress)
+    with Progress(name, quiet=quiet) as shown:
+        fetched = fetch_weights(
+            name,
+            file=file,
+            revision=revision,
+            overwrite=overwrite,
+            progress=lambda done, total: shown.count("MB", done // 10**6, (total or done) // 10**6),
+        )
     if as_json:
         print(json.dumps(asdict(fetched), indent=2))
         return
@@ -91,27 +97,6 @@ def fetch(name: str, *, file: str | None, revision: str | None, overwrite: bool,
     print(*([f"revision {fetched.revision}"] if fetched.revision else []), sep="\n")
     if not fetched.ready:
         print(f"not safetensors yet: neuroflamingo models convert {fetched.path} --encoder {name}")
-
-
-@contextmanager
-def _bar(name: str, quiet: bool) -> Iterator[Progress | None]:
-    """A progress bar on a terminal, a line every half minute elsewhere."""
-    from neuroflamingo.cli.progress import Progress, wants_live
-
-    if quiet:
-        yield None
-    elif wants_live():
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-        from rich.progress import Progress as Bars
-
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-            task = bars.add_task(name, total=None)
-            yield lambda done, total: bars.update(task, completed=done, total=total)
-    else:
-        with Progress(name) as plain:
-            yield lambda done, total: plain.count("bytes", done, total or done)
 
 
 def verify(what: Sequence[str], *, encoder: str | None, as_json: bool) -> int:

@@ -38,7 +38,7 @@ class Telling:
             cut_log(self.path, step)
         if self.trackers:
             accelerator.init_trackers(plan.name)
-        self.progress = StageProgress(plan.name, plan.optim.steps, step, quiet or not self.main)
+        self.progress = StageProgress(plan.name, plan.optim.steps, quiet=quiet or not self.main)
 
     def __enter__(self) -> Self:
         self.log = self.path.open("a", encoding="utf-8") if self.main else None
@@ -62,7 +62,7 @@ class Telling:
         )
         self.progress.update(step, figures, " · ".join(filter(None, shown)))
         if validation:
-            self.progress.note(step, validation)
+            self.progress.validated(step, validation)
         if step % self.every and not validation and step != self.steps:
             return
         said = figures | {f"validation_{key}": value for key, value in validation.items()}

@@ -16,7 +16,6 @@ import pytest
 from neuroflamingo.cli import main
 from neuroflamingo.cli.errors import report_failure
 from neuroflamingo.cli.outputs import parse_formats, plan_targets
-from neuroflamingo.cli.progress import Progress
 from neuroflamingo.cli.report import group_scans
 from neuroflamingo.inference import loaded_model as opened_module
 from neuroflamingo.inference import pipeline
@@ -499,31 +498,6 @@ class TestStart:
 
         assert main(["--version"]) == 0
         assert capsys.readouterr().out == f"neuroflamingo {version('neuroflamingo')}\n"
-
-
-class TestProgress:
-    def test_plain_lines_without_a_terminal(self, capsys) -> None:
-        with Progress("sub-01") as progress:
-            progress("reading")
-            progress("aligning")
-            progress.count("scans", 1, 5)
-            progress.count("scans", 2, 5)
-        assert capsys.readouterr().err == "sub-01: reading\nsub-01: aligning\nsub-01: scans 1/5\n"
-
-    def test_quiet_says_nothing(self, capsys) -> None:
-        with Progress(quiet=True, live=True) as progress:
-            progress("reading")
-            progress.count("scans", 1, 5)
-        assert capsys.readouterr() == ("", "")
-
-    def test_live_line_closes_with_a_mark(self, capsys) -> None:
-        with Progress("[red]", live=True) as progress:
-            progress("reading")
-        assert "✓" in capsys.readouterr().err
-        with pytest.raises(ValueError), Progress(live=True) as progress:
-            progress("reading")
-            raise ValueError
-        assert "✗" in capsys.readouterr().err
 
 
 def test_module_runs_too() -> None:

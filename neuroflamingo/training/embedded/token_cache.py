@@ -57,7 +57,7 @@ class TokenCache:
         self.accelerator.wait_for_everyone()
         tokens = np.memmap(path, dtype=np.float16, mode="r+", shape=shape)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        with StageProgress("tokens", shape[1], 0, quiet or rank > 0, unit="scan") as progress:
+        with StageProgress("tokens", shape[1], quiet=quiet or rank > 0, unit="scan") as progress:
             for first in range(BATCH * rank, shape[1], BATCH * world):
                 last = min(first + BATCH, shape[1])
                 self.pool.wait(last)
