@@ -46,10 +46,6 @@ class Mixture:
         epoch, index = divmod(block * self.shares[kind] + int(before[place]), self.counts[kind])
         return kind, int(_epoch(self.seed, KINDS.index(kind), epoch, self.counts[kind])[index])
 
-    def epochs(self, draws: int) -> dict[str, float]:
-        """How often the samples of each kind are seen in so many draws, to within a block."""
-        return {kind: draws * share / BLOCK / self.counts[kind] for kind, share in self.shares.items()}
-
 
 def mix(counts: Mapping[str, int], weights: Mapping[str, float], seed: int) -> Mixture:
     """A mixture of the kinds of data that there are, by weight; the smaller ones come again and again.

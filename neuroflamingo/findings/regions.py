@@ -17,19 +17,6 @@ from neuroflamingo.findings.vocabulary import FOCAL_REGIONS, Region, Side
 
 _CODE = {region: np.int8(code) for code, region in enumerate(FOCAL_REGIONS)}
 
-REGION_CENTRES: dict[Region, tuple[float, float, float]] = {
-    Region.FRONTAL: (30.0, 30.0, 26.0),
-    Region.PARIETAL: (34.0, -46.0, 46.0),
-    Region.TEMPORAL: (52.0, -22.0, -14.0),
-    Region.OCCIPITAL: (24.0, -84.0, 6.0),
-    Region.INSULA: (39.0, 4.0, 2.0),
-    Region.BASAL_GANGLIA: (22.0, 6.0, 4.0),
-    Region.THALAMUS: (11.0, -18.0, 7.0),
-    Region.BRAINSTEM: (4.0, -26.0, -28.0),
-    Region.CEREBELLUM: (26.0, -62.0, -40.0),
-}
-"""A typical point (mm, right side) well inside each region; mirror x for the left."""
-
 MIDLINE_MM = 3.0
 """Centres closer to x = 0 than this are on neither side."""
 

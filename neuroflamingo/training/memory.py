@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 from neuroflamingo.model import fusion
 from neuroflamingo.model.media import Media, Plan
 from neuroflamingo.recipe.schema import Recipe
-from neuroflamingo.training.precision import resolved_precision
 
 if TYPE_CHECKING:
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
@@ -99,20 +98,8 @@ class Estimate:
         yield f"{'all':<14}{self.total / GIB:>9.2f} GB"
 
 
-def estimate_memory(recipe: Recipe, model: NeuroFlamingo, *, world: int = 1, precision: str | None = None) -> Estimate:
-    """The memory that a recipe takes on each of `world` devices.
-
-    Args:
-        recipe: batch, tokens, scans, precision and so on.
-        model: built from it with `meta=True`; its type changes.
-        world: devices that share the batch.
-        precision: fp32, bf16 or fp16; None: the recipe's, or what `auto` means on this machine.
-    """
-    return combine(recipe, measure(recipe, model, precision or resolved_precision(recipe)), world=world)
-
-
 def measure(recipe: Recipe, model: NeuroFlamingo, precision: str) -> Sizes:
-    """Sizes of a model on the meta device; see `estimate_memory`."""
+    """Measure a model that was built from a recipe with `meta=True`; its type becomes that of `precision`."""
     sizes = _count(model, half=precision != "fp32")
     low = precision != "fp32"
     dtype = torch.bfloat16 if low else torch.float32
