@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from neuroflamingo.data.import_report import Conversion
-from neuroflamingo.data.record_readers import records
 from neuroflamingo_preprocessing.bids.entities import DESCRIPTION, dataset_root, plain_label
 from neuroflamingo_preprocessing.errors import ScanError, nearest
 from neuroflamingo_preprocessing.inputs import find_inputs
+from neuroflamingo_preprocessing.records import records
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec
 
 PARTICIPANTS = "participants.tsv"

@@ -8,8 +8,8 @@ from typing import Any
 
 from neuroflamingo.data.bids_reports import from_bids
 from neuroflamingo.data.import_report import Conversion, ImageFolder
-from neuroflamingo.data.record_readers import records
 from neuroflamingo.model.tokens import IMAGE
+from neuroflamingo_preprocessing.records import records
 
 __all__ = ["Conversion", "from_bids", "from_dolly_alpaca", "from_llava", "from_medpix_qa"]
 

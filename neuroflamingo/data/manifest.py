@@ -19,13 +19,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
-from neuroflamingo.data.record_readers import json_lines
 from neuroflamingo.findings.vocabulary import Finding
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo.recipe.schema import Kind
 from neuroflamingo.settings import faults_in_words
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.files import write_bytes_atomic
+from neuroflamingo_preprocessing.records import json_lines
 
 STORE = "store:"
 """How a scan's name begins that is the key of an item in the recipe's store, not a file."""

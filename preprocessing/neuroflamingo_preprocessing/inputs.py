@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_preprocessing.bids.entities import DESCRIPTION, dataset_root, entities_of, plain_label
 from neuroflamingo_preprocessing.bids.filters import Wanted, read_filter_file, wanted_labels
@@ -18,6 +16,7 @@ from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageEr
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
+from neuroflamingo_preprocessing.records import records
 from neuroflamingo_preprocessing.spec import ScanSpec
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ MANIFESTS = (".jsonl", ".csv", ".parquet")
 COLUMNS = ("scan", "path", "repetition_time", "series", "confounds")
 """Of a manifest."""
 SUFFIX_OF = {"volume4d": "bold", "parcels": "bold"}
-MAX_MANIFEST_BYTES, MAX_LINE = 2**30, 2**20
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ def _suffix(spec: ScanSpec) -> str:
 
 def _in_manifest(manifest: Path) -> list[Input]:
     faults, gone, found = [], [], []
-    for number, row in _single(_rows(manifest)):
+    for number, row in _single(records(manifest, COLUMNS, ragged=True)):
         one = row if isinstance(row, str) else _of_row(row, manifest.parent)
         if isinstance(one, str):
             faults.append(f"line {number}: {one}")
@@ -267,65 +265,6 @@ def _of_row(row: Mapping[str, Any], folder: Path) -> Input | str:
 
 def _first_of(lines: list[str]) -> str:
     return "\n    ".join(lines[:20]) + (f"\n    and {len(lines) - 20} more" if len(lines) > 20 else "")
-
-
-def _rows(manifest: Path):
-    """Numbered rows; a row that cannot be read is given as the words that say why."""
-    if manifest.stat().st_size > MAX_MANIFEST_BYTES:
-        raise ScanError(
-            f"{manifest.name} is too large", expected="up to 1 GB", seen=f"{manifest.stat().st_size:,} bytes"
-        )
-    if manifest.suffix.lower() == ".parquet":
-        yield from _parquet_rows(manifest)
-        return
-    try:
-        with manifest.open(encoding="utf-8-sig", newline="") as stream:
-            if manifest.suffix.lower() == ".csv":
-                yield from enumerate(csv.DictReader(_lines(stream, manifest.name)), start=2)
-                return
-            for number, line in enumerate(_lines(stream, manifest.name), start=1):
-                if line.strip():
-                    yield number, _row(line)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ScanError(f"{manifest.name} cannot be read", expected="UTF-8 text", seen=str(error)) from error
-
-
-def _lines(stream: TextIO, name: str) -> Iterator[str]:
-    """Lines, none longer than a manifest's can be: nothing is gathered in memory until a line break comes."""
-    while line := stream.readline(MAX_LINE + 1):
-        if len(line) > MAX_LINE:
-            raise ScanError(
-                f"{name} cannot be read",
-                expected=f"lines of at most {MAX_LINE:,} characters",
-                seen="a longer one",
-                hint="a line a scan; check that this is the manifest",
-            )
-        yield line
-
-
-def _parquet_rows(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a parquet table, some at a time; columns that no manifest has are not read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(manifest) as file:
-            columns = [name for name in file.schema_arrow.names if name in COLUMNS]
-            number = 0
-            for batch in file.iter_batches(batch_size=10_000, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pa.ArrowException, OSError) as error:
-        raise ScanError(f"{manifest.name} cannot be read", expected="a parquet table", seen=str(error)[:200]) from error
-
-
-def _row(line: str) -> dict[str, Any] | str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON ({error})"
-    return row if isinstance(row, dict) else "not a mapping"
 
 
 def _nothing(

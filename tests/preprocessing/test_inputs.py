@@ -101,14 +101,15 @@ def test_manifests(dataset: Path) -> None:
     for words in (
         "line 1: there is no file",
         "line 2: not JSON",
-        "line 3: not a mapping",
+        "line 3: no JSON object",
         "line 4: no `scan`",
         "line 5: ",
     ):
         assert words in str(caught.value)
-    (dataset / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ScanError, match="cannot be read"):
-        find_inputs(dataset / "binary.csv", BOLD)
+    for content in (b"\xff\xfe\x00", b"scan" * 2**19):
+        (dataset / "binary.csv").write_bytes(content)
+        with pytest.raises(ScanError, match="cannot be read"):
+            find_inputs(dataset / "binary.csv", BOLD)
 
 
 def test_manifests_of_training_data_give_each_scan_once(dataset: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from neuroflamingo.data.bids_reports import from_bids
 from neuroflamingo.data.importers import from_dolly_alpaca, from_llava, from_medpix_qa
 from neuroflamingo.data.manifest import read_manifest
-from neuroflamingo.data.record_readers import records
 from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.records import records
 
 PAIR = [{"from": "human", "value": f"{IMAGE}\nWhat is it?"}, {"from": "gpt", "value": "A head."}]
 CLIN_QA = """image_id,case_id,question,answer,ans_len,mode,split

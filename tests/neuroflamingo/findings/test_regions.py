@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neuroflamingo.findings.regions import REGION_CENTRES, region_of, side_of
+from neuroflamingo.findings.regions import region_of, side_of
 from neuroflamingo.findings.vocabulary import FOCAL_REGIONS, Region, Side
 
 REGION_CENTRES: dict[Region, tuple[float, float, float]] = {

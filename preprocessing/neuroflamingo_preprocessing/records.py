@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
-from neuroflamingo_preprocessing.inputs import MAX_LINE, MAX_MANIFEST_BYTES
 
 Row = dict[str, Any] | str
 """What a row says; of one that cannot be read the words that say why."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+MAX_TABLE_BYTES, MAX_LINE = 2**30, 2**20
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -30,8 +30,8 @@ def json_lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, Row]]
         NotFoundError: no such file.
     """
     _refuse_missing(file)
-    if file.stat().st_size > MAX_MANIFEST_BYTES:
-        yield 0, f"larger than {MAX_MANIFEST_BYTES:,} bytes; split it into several files"
+    if file.stat().st_size > MAX_TABLE_BYTES:
+        yield 0, f"larger than {MAX_TABLE_BYTES:,} bytes; split it into several files"
         return
     with file.open("rb") as stream:
         for number, line in enumerate(_lines(stream), start=1):
@@ -42,8 +42,15 @@ def json_lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, Row]]
                 yield number, row if isinstance(row, dict | str) else "no JSON object"
 
 
-def records(file: str | Path) -> Iterator[tuple[int, Row]]:
+def records(
+    file: str | Path, columns: Collection[str] | None = None, *, ragged: bool = False
+) -> Iterator[tuple[int, Row]]:
     """Numbered rows of a table of any of `ENDINGS`; a JSON file is a list of objects, or an object a line.
+
+    Args:
+        file: the table.
+        columns: those wanted; None: all. Of a parquet table no others are read.
+        ragged: take lines of a text table with more or fewer cells than columns.
 
     Raises:
         NotFoundError: no such file (exit 66).
@@ -54,10 +61,10 @@ def records(file: str | Path) -> Iterator[tuple[int, Row]]:
     ending = file.suffix.lower()
     if ending not in ENDINGS:
         raise ScanError(f"{file.name} is no table that is read", expected=f"one of {', '.join(ENDINGS)}", seen=ending)
-    if ending != ".parquet" and file.stat().st_size > MAX_MANIFEST_BYTES:
+    if ending != ".parquet" and file.stat().st_size > MAX_TABLE_BYTES:
         raise ScanError(
             f"{file.name} is too large",
-            expected=f"at most {MAX_MANIFEST_BYTES:,} bytes",
+            expected=f"at most {MAX_TABLE_BYTES:,} bytes",
             seen=f"{file.stat().st_size:,}",
             hint="split it into several files",
         )
@@ -65,7 +72,7 @@ def records(file: str | Path) -> Iterator[tuple[int, Row]]:
         return json_lines(file)
     if ending == ".json":
         return _json_list(file)
-    return _parquet(file) if ending == ".parquet" else _table(file, DELIMITERS[ending])
+    return _parquet(file, columns) if ending == ".parquet" else _table(file, DELIMITERS[ending], ragged)
 
 
 def _refuse_missing(file: Path) -> None:
@@ -124,15 +131,23 @@ def _json_list(file: Path) -> Iterator[tuple[int, Row]]:
     raise ScanError(f"{file.name} cannot be read", expected="a JSON list of objects, or an object a line", seen=seen)
 
 
-def _table(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
+def _text_lines(stream: TextIO) -> Iterator[str]:
+    """Lines, none so long that it would fill the memory before it ends."""
+    while line := stream.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            raise csv.Error(f"a line of more than {MAX_LINE:,} characters")
+        yield line
+
+
+def _table(file: Path, delimiter: str, ragged: bool) -> Iterator[tuple[int, Row]]:
     """Numbered by their last lines: a quoted text may have line breaks in it. BIDS writes `n/a` for what is missing."""
     before = csv.field_size_limit(MAX_LINE)
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
+            reader = csv.DictReader(_text_lines(stream), delimiter=delimiter, strict=True)
             for row in reader:
-                whole = None not in row and None not in row.values()
-                kept = {name: value for name, value in row.items() if value not in ("", "n/a")}
+                whole = ragged or (None not in row and None not in row.values())
+                kept = {name: value for name, value in row.items() if value not in ("", "n/a", None)}
                 yield reader.line_num, kept if whole else "more or fewer cells than columns"
     except (UnicodeDecodeError, csv.Error) as error:
         kind = "tab-separated" if delimiter == "\t" else "comma-separated"
@@ -141,14 +156,16 @@ def _table(file: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
         csv.field_size_limit(before)
 
 
-def _parquet(file: Path) -> Iterator[tuple[int, Row]]:
+def _parquet(file: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file) as table:
             number = 0
-            for batch in table.iter_batches(batch_size=64):  # few: there may be images in them
+            names = [name for name in table.schema_arrow.names if columns is None or name in columns]
+            rows = 64 if columns is None else 10_000  # few: there may be images in them
+            for batch in table.iter_batches(rows, columns=names):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
