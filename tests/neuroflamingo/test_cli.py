@@ -437,21 +437,22 @@ def test_killed_while_writing_leaves_the_old_file_or_the_new(
     code = """
 import os, signal, sys
 import numpy as np
-from neuroflamingo_preprocessing import atomic, preparing
+from neuroflamingo_preprocessing import files
+from neuroflamingo_preprocessing.structural import prepare_volume
 from neuroflamingo_preprocessing.structural.alignment import Alignment
-preparing.align = lambda voxels, affine: Alignment(np.eye(4), 0.98, 1, False)
+prepare_volume.align = lambda voxels, affine: Alignment(np.eye(4), 0.98, 1, False)
 def die(*a, **k):
     os.kill(os.getpid(), signal.SIGKILL)
 class Deadly:
     def __getattr__(self, name):
         return die if armed and name == sys.argv[1] else getattr(os, name)
 armed = False
-write = atomic.write_bytes_atomic
+write = files.write_bytes_atomic
 def arm(*a, **k):
     global armed
     armed = True
     return write(*a, **k)
-atomic.os, atomic.write_bytes_atomic = Deadly(), arm
+files.os, files.write_bytes_atomic = Deadly(), arm
 from neuroflamingo.cli import main
 sys.exit(main(sys.argv[2:]))
 """

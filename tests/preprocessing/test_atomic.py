@@ -24,13 +24,13 @@ OLD, NEW = b"old content", b"new content " * 4096
 
 KILLED_AT = """
 import os, signal, sys
-from neuroflamingo_preprocessing import atomic
+from neuroflamingo_preprocessing import files
 step, path = sys.argv[1], sys.argv[2]
 original = getattr(os, step)
 def die_instead(*args, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(os, step, die_instead)
-atomic.write_bytes_atomic(path, b"new content " * 4096, overwrite=True)
+files.write_bytes_atomic(path, b"new content " * 4096, overwrite=True)
 """
 
 
