@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.training.checkpoints import check_same, replace_folder
 from neuroflamingo_preprocessing.errors import ConfigError
-from neuroflamingo_preprocessing.files import make_draft_folder, write_text_atomic
+from neuroflamingo_preprocessing.files import make_draft_folder, read_json, write_text_atomic
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,10 +52,8 @@ def _own(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if resume is True and path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{path} cannot be read", seen=str(error), hint="begin anew with --restart") from error
+        hint = "begin anew with --restart"
+        before = read_json(path, expected="the recipe of a run", hint=hint, name=str(path), error=ConfigError)
         check_same(plan.recipe, before, str(folder), plan.free)
     write_text_atomic(path, json.dumps(plan.recipe, indent=1) + "\n", overwrite=True)
 
