@@ -1,6 +1,4 @@
-"""Files: written whole or not at all (a killed run leaves the old file or the new one, never half of one), and JSON
-read within limits.
-"""
+"""Files: written whole or not at all (a killed run leaves no half), JSON read within limits, hashes."""
 
 from __future__ import annotations
 
