@@ -7,15 +7,15 @@ import re
 from collections import Counter
 
 import pytest
-from finding_strategies import finding_lists
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from paraphrases import FIRST, HELD_OUT, SECOND
 
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.findings.unreadable import unreadable_report
 from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.findings.wording import render_report
+from tests.neuroflamingo.findings.finding_strategies import finding_lists
+from tests.neuroflamingo.findings.paraphrases import FIRST, HELD_OUT, SECOND
 
 
 def understood(cases: list[tuple[str, list[Finding]]]) -> float:

@@ -7,7 +7,6 @@ import re
 from collections import Counter, defaultdict
 from itertools import pairwise
 
-from finding_strategies import finding_lists
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from neuroflamingo.findings.vocabulary import (
     report_order,
 )
 from neuroflamingo.findings.wording import render_report
+from tests.neuroflamingo.findings.finding_strategies import finding_lists
 
 
 def painted(rng: random.Random) -> list[Finding]:

@@ -1,0 +1,196 @@
+"""Tiny twins: the same recipe at toy size, on data whose words depend on the scans, trained by the same road."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import neuroflamingo
+from neuroflamingo.data.filters import check_leaks, keep
+from neuroflamingo.data.manifest import read_manifest
+from neuroflamingo.findings.parsing import parse_report
+from neuroflamingo.recipe.read import load_recipe
+from neuroflamingo.recipe.schema import KINDS, Recipe
+from neuroflamingo.training import train, twin
+from neuroflamingo.training.assembly import build
+from neuroflamingo.training.toy_data import PATTERNS, toy_samples, toy_scan, toy_tokenizer
+from neuroflamingo.training.twin import tiny_twin, toy_architecture
+from neuroflamingo_encoders.registry import encoder_card, load_dotted
+from neuroflamingo_preprocessing.errors import ConfigError, OutputError
+from tests.neuroflamingo.recipe.shipped_recipes import RECIPES, full_size
+
+QUICK = "openflamingo-3b"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("twins")
+
+
+def twin_of(name: str, folder: Path) -> tuple[Recipe, Recipe]:
+    recipe = load_recipe(RECIPES[name])
+    return recipe, tiny_twin(recipe, folder / name)
+
+
+def ends(targets: set[str]) -> set[str]:
+    return {name.split(".lora_")[0].split(".layers.")[-1].partition(".")[2] for name in targets}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_twin_is_its_recipe_at_toy_size(name: str, folder: Path) -> None:
+    recipe, twin = twin_of(name, folder)
+    described, toy = recipe.model.language_model.architecture, twin.model.language_model.architecture
+    assert described and toy and toy["model_type"] == described["model_type"]
+    for key in ("use_parallel_residual", "tie_word_embeddings", "rope_parameters"):
+        assert toy.get(key) == described.get(key)
+    for section, keys in (
+        ("data", ("template", "mix", "loss", "reduction", "max_scans", "pack", "too_long")),
+        ("optim", ("schedule", "decay", "weight_decay", "clip_norm", "label_smoothing", "ema")),
+        ("trained", ("parts", "patterns")),
+    ):
+        ours, theirs = getattr(recipe, section), getattr(twin, section)
+        assert all(getattr(ours, key) == getattr(theirs, key) for key in keys)
+    assert twin.run == recipe.run and twin.media_placement == recipe.media_placement
+    lora, small = recipe.trained.lora, twin.trained.lora
+    if lora is None or small is None:
+        assert lora is small
+    else:
+        assert small.targets == lora.targets and small.alpha / small.rank == lora.alpha / lora.rank
+
+    model, processor = build(twin)
+    _, full = full_size(name)
+    assert type(model.lang_encoder) is type(full.lang_encoder) and type(model.encoder) is type(full.encoder)
+    branches = [{key for key, _ in m.named_parameters() if ".lora_" in key} for m in (model, full)]
+    assert ends(branches[0]) == ends(branches[1])
+    assert sum(p.numel() for p in model.parameters()) < 300_000 and model.gated_blocks
+    opened = [block.attn_gate.item() != 0 for block in model.gated_blocks.values()]
+    assert all(opened) if recipe.model.start else not any(opened), "weights to begin with have open gates"
+    assert processor.card is not None and processor.card.name == full.encoder.card.name  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_twins_data_can_be_trained_on(name: str, folder: Path) -> None:
+    recipe, twin = twin_of(name, folder)
+    source = Path(twin.data.source)
+    train_set = read_manifest([source / file for file in twin.data.train])
+    held_out = read_manifest([source / file for file in twin.data.validation])
+    assert {sample.kind for sample in train_set} == {kind for kind in KINDS if getattr(recipe.data.mix, kind)}
+    assert len(keep(train_set)[0]) == len(train_set) and not check_leaks(train_set, held_out).nameless
+    most = max(len(sample.scans) for sample in train_set)
+    assert most == min(recipe.data.max_scans, 2), "several pictures a question, where the recipe allows them"
+
+
+def test_what_is_said_follows_from_the_scan_alone(tmp_path: Path) -> None:
+    for text, findings in PATTERNS:
+        report = parse_report(text)
+        assert report.findings == findings and report.coverage == 1.0
+    for kind in KINDS[:3]:
+        samples, needed = toy_samples(kind, "train", 16, tmp_path, 4)
+        patterns = dict(needed)
+        assert len(patterns) == len(needed) == sum(len(sample.scans) for sample in samples)
+        for sample in samples:
+            shown = [patterns[Path(name).name] for name in sample.scans]
+            said = (sample.text or "") + " ".join(turn.text for turn in sample.turns)
+            assert all(PATTERNS[pattern][0] in said for pattern in shown)
+            if sample.findings is not None:
+                assert sample.findings == PATTERNS[shown[0]][1]
+
+
+def test_a_pattern_can_be_told_from_its_scan_and_no_two_scans_are_equal() -> None:
+    axes = {"channel": 1, "x": 8, "y": 6, "z": 4}
+    for pattern in range(len(PATTERNS)):
+        one, other = toy_scan(axes, pattern, 1)[0], toy_scan(axes, pattern, 2)[0]
+        assert not np.array_equal(one, other) and one.min() >= 0 and one.max() <= 1
+        brighter = (one[:4].mean() - one[4:].mean() > 0.2, one[:, :3].mean() - one[:, 3:].mean() > 0.2)
+        assert brighter == (bool(pattern & 1), bool(pattern & 2))
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_the_tokenizer_reads_any_text(begins: bool, tmp_path: Path) -> None:
+    samples, _ = toy_samples("instructions", "train", 8, tmp_path, 1)
+    tokenizer = toy_tokenizer(samples, begins=begins)
+    text = "Größe: 12 mm – ¿normal? 正常\n"
+    ids = tokenizer(text).input_ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert (ids[0] == tokenizer.bos_token_id) is begins
+    assert toy_tokenizer(samples, begins=begins).get_vocab() == tokenizer.get_vocab()
+    talk = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B."}]
+    shown = tokenizer.apply_chat_template(talk, tokenize=False)
+    assert shown == "<|im_start|>user\nA?<|im_end|>\n<|im_start|>assistant\nB.<|im_end|>\n"
+
+
+def test_sizes_shrink_and_switches_stay() -> None:
+    toy = toy_architecture(
+        {"model_type": "qwen2", "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "x": True}
+        | {"num_hidden_layers": 28},
+        every=4,
+        vocabulary=300,
+    )
+    assert toy["hidden_size"] == 32 and toy["num_attention_heads"] == 4 and toy["num_key_value_heads"] == 2
+    assert toy["num_hidden_layers"] == 4 and toy["vocab_size"] == 300 and toy["x"] is True
+    assert "n_layers" not in toy
+
+
+def test_a_twin_that_is_there_is_used_and_one_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPES[QUICK])
+    twin = tiny_twin(recipe, tmp_path / "twin")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "twin").rglob("*")}
+    assert tiny_twin(recipe, tmp_path / "twin") == twin
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "twin").rglob("*")} == times
+    with pytest.raises(ConfigError, match="not the tiny twin of this recipe") as caught:
+        tiny_twin(recipe.model_copy(update={"seed": 1}), tmp_path / "twin")
+    assert caught.value.exit_code == 78
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match="a folder without"):
+        tiny_twin(recipe, tmp_path / "mine")
+
+
+def test_the_same_recipe_gives_the_same_twin(tmp_path: Path) -> None:
+    recipe, state = load_recipe(RECIPES[QUICK]), torch.get_rng_state()
+    for name in "ab":
+        tiny_twin(recipe, tmp_path / name)
+    assert torch.equal(torch.get_rng_state(), state)
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(files) > 20
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_a_recipe_without_architecture_has_no_twin(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPES[QUICK], ["model.language_model.source=here", "model.language_model.architecture=null"])
+    with pytest.raises(ConfigError, match="no tiny twin"):
+        tiny_twin(recipe, tmp_path / "twin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_left_of_a_twin_that_could_not_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(twin, "fsync_tree", full)
+    with pytest.raises(OSError, match="No space"):
+        tiny_twin(load_recipe(RECIPES[QUICK]), tmp_path / "twin")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        tiny_twin(load_recipe(RECIPES[QUICK]), tmp_path / "file" / "twin")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
+def test_a_twin_trains_and_lowers_its_loss(name: str, tmp_path: Path) -> None:
+    path = train(RECIPES[name], folder=tmp_path / "run", tiny=True, quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert len(losses) == 3 and losses == sorted(losses, reverse=True), losses
+    assert losses[-1] < 0.9 * losses[0], losses
+    model, processor = neuroflamingo.load(path, device="cpu")
+    assert processor.card is not None
+    card = encoder_card(processor.card.name, **dict(processor.card.options))
+    assert type(model.encoder) is load_dotted(card.name, card.implementation)
+    assert not any(".lora_" in key for key in model.state_dict()), "branches are merged"

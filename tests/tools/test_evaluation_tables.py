@@ -1,0 +1,39 @@
+"""Tables of figures: what the pages say is what was measured."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+import evaluation_tables
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict:
+    return json.loads((evaluation_tables.MODEL / "evaluation.json").read_text())
+
+
+def test_pages_hold_the_tables_of_what_was_measured(measured: dict) -> None:
+    short, whole = evaluation_tables.sections(measured)
+    card = (evaluation_tables.ROOT / "docs" / "tiny-t1w.md").read_text()
+    assert short in (evaluation_tables.ROOT / "README.md").read_text()
+    assert whole in card and whole in (evaluation_tables.MODEL / "README.md").read_text()
+    assert evaluation_tables.goal_table(measured) in card
+
+
+def test_a_goal_is_reached_at_its_bound_and_not_a_thousandth_beyond(measured: dict) -> None:
+    for value, at_most, finding in ((0.8, 0.06, "reached"), (0.7999, 0.0601, "**short**")):
+        moved = copy.deepcopy(measured)
+        moved["icbm2009a"]["finding_f1"] = value
+        moved["icbm2009a"]["other_patient"]["full_finding_f1"] = at_most
+        rows = {line.split(" | ")[0].strip("| "): line for line in evaluation_tables.goal_table(moved).splitlines()}
+        assert rows["finding F1"].endswith(f"| {finding} |")
+        assert rows["full-finding F1 with another patient's scan"].endswith(f"| {finding} |")
+
+
+def test_a_page_without_marks_is_refused(tmp_path) -> None:
+    (tmp_path / "page.md").write_text("no marks")
+    with pytest.raises(ValueError, match="no markers"):
+        evaluation_tables.fill(tmp_path / "page.md", "table")
