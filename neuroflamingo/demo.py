@@ -14,12 +14,18 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isal import igzip
 
 from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.painting.case import paint_into_head
 from neuroflamingo.painting.export import nifti_bytes
 from neuroflamingo.report.render import describe
 from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 PAINTED = Finding(kind=FindingClass.HEMATOMA, side=Side.LEFT, region=Region.FRONTAL, size_mm=34.0, signal=Signal.HIGH)
 _WIDTH = 100
@@ -36,7 +42,6 @@ class Example:
 
 def write_scans(folder: Path) -> list[Example]:
     """Write the two scans (older ones of the same names are replaced) and give them with their truth."""
-    import nibabel as nib
     from nilearn.datasets import load_mni152_template
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,9 +78,7 @@ def beside(example: Example, written: dict) -> str:
 
 
 def _gzipped(image) -> bytes:
-    import isal.igzip
-
-    return isal.igzip.compress(image.to_bytes(), compresslevel=2, mtime=0)
+    return igzip.compress(image.to_bytes(), compresslevel=2, mtime=0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

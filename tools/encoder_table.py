@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.card_list import STORED, listed, where_in_words
 from neuroflamingo_encoders.registry import BUILT_IN, encoder_card
 from neuroflamingo_encoders.weights.cache import permits
 from neuroflamingo_preprocessing.files import write_text_atomic
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.card import EncoderCard
 
 BEGIN, END = "<!-- encoders:begin -->", "<!-- encoders:end -->"
 HEADINGS = {

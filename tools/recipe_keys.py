@@ -11,16 +11,18 @@ import inspect
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from neuroflamingo.model.architecture import CrossAttentionSettings
 from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo.settings import Section
 from neuroflamingo_preprocessing.files import write_text_atomic
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES: dict[Path, type[Section]] = {DOCS / "train.md": Recipe, DOCS / "tiny-t1w.md": EmbeddedRecipe}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder
 from neuroflamingo_encoders.registry import encoder_card, load_dotted
 from neuroflamingo_encoders.state_dict_fit import check_hash, not_safetensors, sha256_of
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 
 if TYPE_CHECKING:
-    from neuroflamingo_encoders.contract import BrainEncoder
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 def build_encoder(name: str, weights: str | Path | None = None, *, tiny: bool = False, **options: Any) -> BrainEncoder:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import (
     Field,
     PositiveInt,
@@ -19,6 +18,9 @@ from pydantic import (
 )
 
 from neuroflamingo_preprocessing.spec import Axis, Constants, Declared, ScanSpec, digest_of_plain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,

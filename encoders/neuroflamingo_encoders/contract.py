@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from neuroflamingo_encoders.card import Cost, Demand, EncoderCard, OutputSpec, TokenGrid, Weights
 from neuroflamingo_encoders.state_dict_fit import check_fit, not_allowed, own_names
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.spec import Axis, Parcellation, RepetitionTime, ScanSpec, Step
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 __all__ = [
     "Axis",

@@ -7,10 +7,13 @@ import io
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.registry import encoder_card, is_plug_in, list_encoders
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.card import EncoderCard
 
 SECONDS = 30.0
 """How long a plug-in may take to give its card; importing torch alone may take ten."""

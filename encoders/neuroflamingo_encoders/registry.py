@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.card_list import ENTRY_POINT_GROUP
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, did_you_mean
-from neuroflamingo_preprocessing.spec import Constant
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.spec import Constant
 
 # name -> where in `families` its card is: an EncoderCard, or a function that makes one from options. The card names the
 # module of its network. A new family is a folder and a row here.

@@ -6,9 +6,12 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from neuroflamingo_encoders.card import EncoderCard, Weights
 from neuroflamingo_preprocessing.errors import ModelError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.card import EncoderCard, Weights
 
 Shapes = Mapping[str, Sequence[int]]
 SHOWN = 3

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from neuroflamingo.model.config import NeuroFlamingoConfig
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo_preprocessing.errors import UsageError
-
-if TYPE_CHECKING:
-    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 
 Places = Mapping[str, int | str]
 NO_SPLIT = ("FusedLayer", "PerceiverResampler")  # classes

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neuroflamingo.data.manifest import Sample
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo_preprocessing.bids.entities import plain_label
 from neuroflamingo_preprocessing.errors import ScanError
+
+if TYPE_CHECKING:
+    from neuroflamingo.data.manifest import Sample
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,15 @@ so a model whose pad token is its end token still learns to end.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from neuroflamingo_preprocessing.errors import UsageError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int64
 
 IGNORED = -100
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo.recipe.schema import KINDS
 from neuroflamingo_preprocessing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 BLOCK = 1024
 """Draws in which the shares are exact."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from neuroflamingo.data.labels import IGNORED, interleaved_labels, pair_labels
@@ -15,6 +14,8 @@ from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo_preprocessing.errors import ConfigError, ScanError
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Int64
+
     from neuroflamingo.data.manifest import Sample
     from neuroflamingo.recipe.schema import Kind
 

@@ -8,7 +8,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.device import pick_device
-from neuroflamingo.encoding.encoder_choice import EncoderChoice
 from neuroflamingo.encoding.token_file import tokens_of
 from neuroflamingo_encoders.contract import weights_digest
 from neuroflamingo_encoders.tokens.store import TokenStore
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from neuroflamingo.encoding.encoder_choice import EncoderChoice
     from neuroflamingo_encoders.contract import BrainEncoder
     from neuroflamingo_preprocessing.spec import InputCard
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from neuroflamingo_encoders.contract import BrainEncoder
-    from neuroflamingo_encoders.tokens.format import ScanTokens
 
 
 @dataclass(frozen=True)

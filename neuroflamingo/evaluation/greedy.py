@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 
 LONGEST = 260

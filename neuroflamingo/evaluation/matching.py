@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from neuroflamingo.findings.vocabulary import Finding, FindingClass
 
@@ -44,6 +43,8 @@ def match_findings(truth: Sequence[Finding], predicted: Sequence[Finding]) -> Ma
     Within a class as many pairs are made as there can be, however wrong their attributes: the class was found, and
     what was wrong with it is measured on the pair.
     """
+    from scipy.optimize import linear_sum_assignment
+
     pairs: list[tuple[int, int]] = []
     for kind in FindingClass:
         rows = [at for at, finding in enumerate(truth) if finding.kind is kind]

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from neuroflamingo.findings.vocabulary import Finding
 from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import paint_case
 from neuroflamingo.painting.cases import draw_blueprint
-from neuroflamingo_encoders.contract import BrainEncoder
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.preparation import prepare_many
-from neuroflamingo_preprocessing.scan import Scan
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo.findings.vocabulary import Finding
+    from neuroflamingo_encoders.contract import BrainEncoder
+    from neuroflamingo_preprocessing.scan import Scan
 
 BATCH = 8
 

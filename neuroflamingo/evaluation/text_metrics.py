@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -9,8 +10,6 @@ from neuroflamingo_preprocessing.errors import UsageError
 
 
 def _need(module: str, package: str) -> ModuleType:
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -35,7 +35,6 @@ from neuroflamingo_preprocessing.structural.prepare_volume import prepare
 from neuroflamingo_preprocessing.structural.volume_quality import CORRELATION_WARN, COVERAGE_WARN
 
 if TYPE_CHECKING:
-    from neuroflamingo.report.model import Report
     from neuroflamingo.report.records import GeneratedText
     from neuroflamingo_preprocessing.spec import ScanSpec
     from neuroflamingo_preprocessing.structural.prepare_volume import Prepared

@@ -23,7 +23,6 @@ from neuroflamingo_encoders.registry import encoder_card, list_encoders
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from neuroflamingo.model.processor import NeuroFlamingoProcessor
     from neuroflamingo_encoders.contract import BrainEncoder
 
 

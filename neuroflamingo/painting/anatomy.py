@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -17,6 +15,10 @@ from neuroflamingo.findings.regions import region_of
 from neuroflamingo.findings.vocabulary import FOCAL_REGIONS, LOBES, Side
 from neuroflamingo.painting.heads import TEMPLATE, load_head
 from neuroflamingo_preprocessing.structural.template import antialiased
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy.typing import NDArray
 
 FIELD_SPACING_MM = 4.0
 """Spacing of the smooth fields (distances, normals, lobes)."""

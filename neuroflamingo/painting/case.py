@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32
 
-from neuroflamingo.findings.vocabulary import Finding
 from neuroflamingo.findings.wording import render_report
 from neuroflamingo.painting.anatomy import Anatomy, load_anatomy
 from neuroflamingo.painting.cases import Blueprint, draw_blueprint
 from neuroflamingo.painting.rendering import render_on_model_grid
 from neuroflamingo.painting.scanner_space import Sampling, render_native
 from neuroflamingo_preprocessing.scan import Provenance, Scan
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
+    from neuroflamingo.findings.vocabulary import Finding
 
 
 @dataclass(frozen=True)

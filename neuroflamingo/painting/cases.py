@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from neuroflamingo.findings.regions import region_of
@@ -23,6 +23,9 @@ from neuroflamingo.findings.vocabulary import (
 )
 from neuroflamingo.painting.anatomy import Anatomy, Volume
 from neuroflamingo.painting.lesions import BORDER_LATTICE, Lesion, measure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NORMAL_SHARE = 0.34
 FOCAL_COUNTS = {0: 0.22, 1: 0.44, 2: 0.24, 3: 0.10}

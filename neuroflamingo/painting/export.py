@@ -7,15 +7,18 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 import torch
+from isal import igzip
 
 from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import Case, paint_case
 from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
-from neuroflamingo_preprocessing.scan import Scan
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.scan import Scan
 
 SCHEMA = 1
 PAINTERS = 4
@@ -24,7 +27,7 @@ PAINTERS = 4
 
 def nifti_bytes(scan: Scan) -> bytes:
     """A painted scan as a gzipped NIfTI-1 of int16, sform and qform equal; the same scan gives the same bytes."""
-    import isal.igzip
+    import nibabel as nib
 
     largest = max(float(scan.voxels.max()), 1.0)
     voxels = np.round(scan.voxels * (32000.0 / largest)).astype(np.int16)
@@ -32,7 +35,7 @@ def nifti_bytes(scan: Scan) -> bytes:
     image.set_qform(scan.affine, 1)
     image.set_sform(scan.affine, 1)
     image.header.set_xyzt_units("mm")
-    return isal.igzip.compress(image.to_bytes(), compresslevel=2, mtime=0)
+    return igzip.compress(image.to_bytes(), compresslevel=2, mtime=0)
 
 
 def truth_record(case: Case) -> dict:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from jaxtyping import Float32
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
 
 def hats(places: Float32[Tensor, " place"], nodes: int) -> Float32[Tensor, "place node"]:

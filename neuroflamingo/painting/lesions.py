@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float32
-from numpy.typing import NDArray
 from torch import Tensor
 
-from neuroflamingo.findings.vocabulary import FindingClass
-from neuroflamingo.painting.anatomy import Anatomy
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy.typing import NDArray
+
+    from neuroflamingo.findings.vocabulary import FindingClass
+    from neuroflamingo.painting.anatomy import Anatomy
 
 BORDER_LATTICE = 7
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
-from numpy.typing import NDArray
 from torch import Tensor
 
 from neuroflamingo.findings.vocabulary import FindingClass
-from neuroflamingo.painting.anatomy import Anatomy
 from neuroflamingo.painting.cases import TEMPLATE_SIGNAL, Blueprint, Scanner, rotation
 from neuroflamingo.painting.lattice import grow, hats
-from neuroflamingo.painting.lesions import Lesion
 from neuroflamingo_preprocessing.structural.intensity import match_to_template
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine, load_template
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float32
+    from numpy.typing import NDArray
+
+    from neuroflamingo.painting.anatomy import Anatomy
+    from neuroflamingo.painting.lesions import Lesion
 
 WHITE_MATTER_REACH_MM = {1: 4.0, 2: 7.5, 3: 13.0}
 TO_VENTRICLE, DEPTH, WITHOUT_LOBES = slice(0, 1), slice(4, 5), slice(0, 8)

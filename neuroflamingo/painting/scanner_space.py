@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float32
-from numpy.typing import NDArray
 from torch import Tensor
 
-from neuroflamingo.painting.anatomy import Anatomy
 from neuroflamingo.painting.cases import Blueprint, rotation
 from neuroflamingo.painting.lattice import grow, hats
 from neuroflamingo.painting.rendering import DEPTH, Slow, gain, paint, slow_fields
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy.typing import NDArray
+
+    from neuroflamingo.painting.anatomy import Anatomy
 
 LATTICE_MM = 4.0
 FAR_MM = -1000.0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from neuroflamingo.findings.regions import region_of, side_of
 from neuroflamingo.findings.vocabulary import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Side
 from neuroflamingo.report.records import Evidence, TokenWeight
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 RADIUS_MM = 30.0
 FULL_COLOUR = 4.0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from neuroflamingo.provenance import Provenance
 from neuroflamingo.report.records import Citation, Methods
+
+if TYPE_CHECKING:
+    from neuroflamingo.provenance import Provenance
 
 _ALWAYS = (
     Citation(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float
 
 from neuroflamingo.report.pictures import Canvas
 from neuroflamingo_preprocessing.geometry import apply, corners, to_canonical
-from neuroflamingo_preprocessing.scan import Scan
-from neuroflamingo_preprocessing.structural.prepare_volume import Prepared
 from neuroflamingo_preprocessing.structural.template import load_template
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo_preprocessing.scan import Scan
+    from neuroflamingo_preprocessing.structural.prepare_volume import Prepared
 
 _SPACING_MM = 2.0
 _MARGIN_MM = 22.0

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from neuroflamingo.report.evidence import FULL_COLOUR, attention_map
 from neuroflamingo.report.records import Evidence, Picture, Plane
 from neuroflamingo_preprocessing.geometry import to_canonical
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from PIL import Image, ImageDraw
 
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")

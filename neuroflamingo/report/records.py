@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from jaxtyping import Float
 from pydantic import Field
 
 from neuroflamingo.findings.vocabulary import Finding, Region, Side
 from neuroflamingo.provenance import GeometryEntry, Provenance
 from neuroflamingo_preprocessing.software import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)

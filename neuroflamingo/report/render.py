@@ -8,13 +8,14 @@ import re
 import unicodedata
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from neuroflamingo.findings.vocabulary import Finding
-from neuroflamingo.report.records import Evidence, Picture, ReportRecord, Statement
+if TYPE_CHECKING:
+    from neuroflamingo.findings.vocabulary import Finding
+    from neuroflamingo.report.records import Evidence, Picture, ReportRecord, Statement
 
 _TEMPLATES = Path(__file__).parent / "templates"
 PAGE_LIMIT = 5_000_000

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from neuroflamingo.findings.parsing import ParsedReport
 from neuroflamingo.report.records import Parse, SectionName, Sections, Statement
+
+if TYPE_CHECKING:
+    from neuroflamingo.findings.parsing import ParsedReport
 
 _HEADING = re.compile(r"\b(TECHNIQUE|FINDINGS|IMPRESSION)\s*:\s*")
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from jaxtyping import Float
 
 from neuroflamingo.report.evidence import locate, words_of
 from neuroflamingo.report.native_overlay import native_view
@@ -15,6 +14,8 @@ from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, pictu
 from neuroflamingo.report.records import Evidence, Picture, Statement
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from neuroflamingo.report.records import GeneratedText
     from neuroflamingo_preprocessing.scan import Scan
     from neuroflamingo_preprocessing.structural.prepare_volume import Prepared

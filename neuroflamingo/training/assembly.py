@@ -10,7 +10,6 @@ import torch
 from neuroflamingo.encoding.encoder_choice import EncoderChoice
 from neuroflamingo.model.architecture import ResamplerSettings
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
-from neuroflamingo.recipe.schema import EncoderSettings, ModelSettings, Recipe
 from neuroflamingo.settings import check_settings
 from neuroflamingo.training.initial_weights import start_from
 from neuroflamingo.training.language_models import language_model
@@ -19,6 +18,7 @@ from neuroflamingo_encoders.build import build_encoder
 
 if TYPE_CHECKING:
     from neuroflamingo.model.processor import NeuroFlamingoProcessor
+    from neuroflamingo.recipe.schema import EncoderSettings, ModelSettings, Recipe
     from neuroflamingo_encoders.contract import BrainEncoder
 
 _HALF = (torch.bfloat16, torch.float16)

@@ -20,11 +20,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NotFoundError, OutputError
 from neuroflamingo_preprocessing.files import (
@@ -36,6 +35,9 @@ from neuroflamingo_preprocessing.files import (
     sweep_drafts,
 )
 from neuroflamingo_preprocessing.software import software, utc_now
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOG = logging.getLogger(__name__)
 FORMAT = 1

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from neuroflamingo.checkpoints.quantization import quantization
 from neuroflamingo.model.config import make_text_config
-from neuroflamingo.recipe.schema import LanguageModelSettings
 from neuroflamingo.recipe.sources import is_here, local_folder, refuse_pickles
 from neuroflamingo.settings import refuse_remote_code_in
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError
+
+if TYPE_CHECKING:
+    from neuroflamingo.recipe.schema import LanguageModelSettings
 
 
 def language_model(

@@ -48,7 +48,7 @@ def accelerate_for(recipe: Recipe | EmbeddedRecipe, folder: str | Path | None = 
 
 
 def _check_trackers(trackers: tuple[str, ...]) -> None:
-    """accelerate itself leaves out what is not installed, without a word."""
+    """Accelerate itself leaves out what is not installed, without a word."""
     from accelerate.tracking import get_available_trackers
 
     here = [str(tracker) for tracker in get_available_trackers()] if trackers else []

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo_preprocessing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-
 from neuroflamingo.training.parallel import data_parallel, summed
 from neuroflamingo_preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor, nn
 
     from neuroflamingo.recipe.schema import AdamWSettings, CheckpointSettings, LogSettings
 

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo.data.manifest import Sample, Turn
 from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side
 from neuroflamingo.model.tokens import IMAGE
-from neuroflamingo.recipe.schema import Kind
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerFast
+
+    from neuroflamingo.recipe.schema import Kind
 
 _LESIONS = Finding(kind=FindingClass.WHITE_MATTER_LESIONS, side=Side.BILATERAL, region=Region.WHITE_MATTER, grade=3)
 _VENTRICLES = Finding(kind=FindingClass.VENTRICULAR_ENLARGEMENT, side=Side.BILATERAL, region=Region.VENTRICLES, grade=2)

@@ -18,11 +18,11 @@ from torch import nn
 from neuroflamingo.model import fusion
 from neuroflamingo.model.fusion import GATED
 from neuroflamingo.model.parameters import GROUPS, _group, encoder_blocks, grouped_names
-from neuroflamingo.recipe.schema import LoraSettings, OptimSettings, TrainedSettings
 from neuroflamingo_preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.recipe.schema import LoraSettings, OptimSettings, TrainedSettings
 
 _PLAIN = re.compile(r"[\w.]+")
 _IDLE = ".norm_cross_attn."  # monai's blocks have this norm and never use it: it would wait for a gradient

@@ -11,10 +11,9 @@ import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.bids.sidecars import SAME_SECONDS
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
@@ -22,7 +21,11 @@ from neuroflamingo_preprocessing.functional.cifti import is_cifti, is_dense, rea
 from neuroflamingo_preprocessing.functional.cifti_dense import DenseAtlas, parcellated
 from neuroflamingo_preprocessing.functional.parcel_series import target_seconds
 from neuroflamingo_preprocessing.functional.parcel_tables import MAX_TABLE_BYTES, Rows, Table, laid_out, read_table
-from neuroflamingo_preprocessing.spec import ScanSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.spec import ScanSpec
 
 TABLES = (".tsv", ".csv")
 ENDINGS = (".npy", ".npz", *TABLES)

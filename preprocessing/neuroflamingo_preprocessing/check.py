@@ -20,16 +20,15 @@ from neuroflamingo_preprocessing.functional.denoising_plan import plan_denoising
 from neuroflamingo_preprocessing.functional.parcel_series import target_seconds
 from neuroflamingo_preprocessing.functional.prepare_run import TO_GRID, prepare_run
 from neuroflamingo_preprocessing.functional.run_quality import look_at_run
-from neuroflamingo_preprocessing.geometry import Affine, GeometryStep
 from neuroflamingo_preprocessing.read import is_run, read_run, read_scan
-from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import InputCard, Step
 from neuroflamingo_preprocessing.structural.prepare_volume import GEOMETRIC_STEPS, prepare
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.formats.nifti.run import Run
-    from neuroflamingo_preprocessing.functional.denoising import Denoising
     from neuroflamingo_preprocessing.functional.run_quality import RunQuality
+    from neuroflamingo_preprocessing.geometry import Affine, GeometryStep
+    from neuroflamingo_preprocessing.scan import Provenance, Scan
 
 Cards = tuple[InputCard | None, InputCard | None]
 WAYS = {"R": "left to right", "L": "right to left", "A": "back to front", "P": "front to back", "S": "up", "I": "down"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,14 +32,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from neuroflamingo_preprocessing.functional.cifti_dense import DenseAtlas
-    from neuroflamingo_preprocessing.functional.denoising import Denoising
     from neuroflamingo_preprocessing.functional.denoising_plan import DenoisingPlan
     from neuroflamingo_preprocessing.functional.parcel_series import Window
     from neuroflamingo_preprocessing.functional.parcellation import Atlas
     from neuroflamingo_preprocessing.geometry import GeometryStep
+    from neuroflamingo_preprocessing.preparation_options import Preparation
     from neuroflamingo_preprocessing.spec import ScanSpec
-from neuroflamingo_preprocessing.preparation_options import Preparation
 
 
 @dataclass(frozen=True)
@@ -264,9 +264,6 @@ def prepare_many(
     if processes <= 1:
         yield from (_prepare_one(source, spec) for source in sources)
         return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         under_way: deque[Any] = deque()
         for source in sources:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float32, Float64
 
-from neuroflamingo_preprocessing.geometry import GeometryStep
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64
+
+    from neuroflamingo_preprocessing.geometry import GeometryStep
 
 ScanModality = Literal["T1w", "T2w", "FLAIR", "bold", "dwi", "unknown"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -21,6 +20,9 @@ from pydantic import (
 )
 
 from neuroflamingo_preprocessing.errors import ModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Modality = Literal["image2d", "volume3d", "volume4d", "parcels", "sequence", "tokens"]
 AxisName = Literal["x", "y", "z", "time", "channel", "parcel", "token", "width"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from typing import TYPE_CHECKING
 
 import torch
 
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.conformance.subject import LARGEST_INPUT, Check, Failed, NotApplicable, Subject
-from neuroflamingo_encoders.contract import EncoderOutput
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.contract import EncoderOutput
 
 PLACEHOLDERS = {"", "?", "-", "todo", "tbd", "fixme", "unknown", "none", "n/a", "xxx"}
 NEAR_MM = 0.01

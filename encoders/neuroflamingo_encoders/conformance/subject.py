@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.registry import encoder_card, load_dotted
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
-from neuroflamingo_preprocessing.spec import Axis
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.spec import Axis
 
 Source = str | type[BrainEncoder] | Callable[[], BrainEncoder]
 

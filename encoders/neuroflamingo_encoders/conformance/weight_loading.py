@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from neuroflamingo_encoders.build import read_weights
 from neuroflamingo_encoders.conformance.determinism import difference
 from neuroflamingo_encoders.conformance.subject import Check, Failed, NotApplicable, Subject
-from neuroflamingo_encoders.contract import BrainEncoder
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.contract import BrainEncoder
 
 State = dict[str, Tensor]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from neuroflamingo_preprocessing.errors import ModelError, ScanError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def zscore_nonzero(x: Float[Tensor, "n channel *axes"]) -> Tensor:

@@ -6,11 +6,14 @@ Source: Gu and Dao 2023, https://arxiv.org/abs/2312.00752; parameter names as in
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 CHUNK = 2**18
 """Numbers of state that are held at once: bounds the memory of a long sequence, and fits a core's cache."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from neuroflamingo_encoders.card import EncoderCard
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 def constants(card: EncoderCard, config: dict | None) -> dict:

@@ -8,13 +8,15 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_encoders.tokens.format import ARRAYS, MAX_BYTES, PACKED, SLACK_BYTES, ScanTokens
 from neuroflamingo_preprocessing.arrays import check_npy_header
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NAME = re.compile(rf"scans/(\d{{5}})/({'|'.join(ARRAYS)})")
 ABOUT = "about"

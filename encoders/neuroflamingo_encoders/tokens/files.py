@@ -12,10 +12,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.tokens.arrays import pack_npz, pack_safetensors, read_npz, read_safetensors
@@ -24,6 +23,9 @@ from neuroflamingo_encoders.tokens.zarr import check_store_target, read_store, w
 from neuroflamingo_preprocessing.arrays import BROKEN_ZIP
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, UsageError
 from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ENDINGS = (".zarr", ".npz", ".safetensors")
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_encoders.card import EncoderCard, current_digest
 from neuroflamingo_encoders.tokens.format import KINDS, ScanTokens
@@ -25,6 +24,7 @@ from neuroflamingo_preprocessing.stores.items import ItemStore, StoredItem
 
 if TYPE_CHECKING:
     import pyarrow
+    from numpy.typing import NDArray
 
 DTYPES = ("float32", "float16")
 

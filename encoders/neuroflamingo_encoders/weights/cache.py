@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from neuroflamingo_encoders.card import EncoderCard, Weights
 from neuroflamingo_encoders.registry import encoder_card, list_encoders
 from neuroflamingo_preprocessing.cache_home import home_folder
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.card import EncoderCard, Weights
 
 READY = ".safetensors"
 FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".tar")

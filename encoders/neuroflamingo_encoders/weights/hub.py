@@ -10,13 +10,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.weights.cache import FOREIGN, READY
 from neuroflamingo_encoders.weights.http_download import Remote
 from neuroflamingo_preprocessing.errors import ModelError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_encoders.build import outline
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.registry import encoder_card, list_encoders
 from neuroflamingo_encoders.state_dict_fit import check_hash, misfits, own_names, sha256_of
 from neuroflamingo_encoders.weights.cache import READY, how_to_get, weight_files, weights_folder
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.card import EncoderCard
 
 MAX_HEADER_BYTES = 100_000_000
 SHOWN = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from neuroflamingo.evaluation.readout import CELL_MM, SIDES
 from neuroflamingo.findings.vocabulary import FOCAL, FOCAL_REGIONS, LOBES, Finding, FindingClass, Side
-from neuroflamingo_encoders.families.tiny_t1w.network import Readout, TinyT1wEncoder
+
+if TYPE_CHECKING:
+    from neuroflamingo_encoders.families.tiny_t1w.network import Readout, TinyT1wEncoder
 
 HEAT_SIGMA_MM = 9.0
 NEAR_MM = 22.0

@@ -6,24 +6,27 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from neuroflamingo.evaluation.readout import Thresholds, choose_thresholds, decode
 from neuroflamingo.evaluation.scoring import score_findings
 from neuroflamingo.findings.vocabulary import Finding, mirror
-from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, EncoderStageSettings
 from neuroflamingo.training.embedded.dense_supervision import DenseSupervision, Targets, Totals, build_targets
-from neuroflamingo.training.embedded.painted_pool import CasePool
 from neuroflamingo.training.embedded.shared_batch_norm import share_batch_norm
 from neuroflamingo.training.embedded.stage import StageTask, plan_of, train_stage
 from neuroflamingo.training.precision import autocast
 from neuroflamingo.training.task import Counts
 from neuroflamingo_encoders.families.tiny_t1w.network import Readout, TinyT1wEncoder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, EncoderStageSettings
+    from neuroflamingo.training.embedded.painted_pool import CasePool
 
 THICK_SHARE, THICKEST = 0.33, 0.25
 """Share of heads that are blurred along one axis, and the most of its signal that a voxel then has from either

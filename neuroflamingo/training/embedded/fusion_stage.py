@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import count
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neuroflamingo.evaluation.greedy import write_greedily
 from neuroflamingo.evaluation.readout import SIDES
@@ -22,15 +19,21 @@ from neuroflamingo.findings.unreadable import unreadable_report
 from neuroflamingo.findings.vocabulary import FOCAL, FOCAL_REGIONS, LOBES, Finding, FindingClass, Side, mirror
 from neuroflamingo.findings.wording import RenderedReport, render_report
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
-from neuroflamingo.model.processor import NeuroFlamingoProcessor
 from neuroflamingo.model.tokens import IMAGE
-from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, FusionStageSettings
 from neuroflamingo.training.embedded.language_model_stage import BLANK_SHARE, Texts, encode_reports
-from neuroflamingo.training.embedded.painted_pool import CasePool
 from neuroflamingo.training.embedded.stage import StageTask, plan_of
-from neuroflamingo.training.embedded.token_cache import TokenCache
 from neuroflamingo.training.task import Counts
-from neuroflamingo_encoders.contract import BrainEncoder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from numpy.typing import NDArray
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from neuroflamingo.model.processor import NeuroFlamingoProcessor
+    from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, FusionStageSettings
+    from neuroflamingo.training.embedded.painted_pool import CasePool
+    from neuroflamingo.training.embedded.token_cache import TokenCache
+    from neuroflamingo_encoders.contract import BrainEncoder
 
 FOCAL_SLOTS = len(FOCAL) * len(FOCAL_REGIONS) * len(SIDES)
 SLOTS = FOCAL_SLOTS + 2 * 3 + len(LOBES) * 2

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -18,12 +17,16 @@ from neuroflamingo.findings.unreadable import unreadable_report
 from neuroflamingo.findings.wording import IMPRESSION, RenderedReport, render_report
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE, PAD
 from neuroflamingo.painting.cases import draw_wishes
-from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, LanguageModelStageSettings
 from neuroflamingo.training.checkpoints import replace_folder
 from neuroflamingo.training.embedded.stage import StageTask, plan_of, train_stage
 from neuroflamingo.training.parallel import summed
 from neuroflamingo.training.task import Counts
 from neuroflamingo_preprocessing.files import make_draft_folder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, LanguageModelStageSettings
 
 TOKENIZER_REPORTS = 20_000
 CONTEXT = 2048

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo.findings.vocabulary import FOCAL, Finding
 from neuroflamingo.painting.anatomy import load_anatomy
@@ -19,6 +19,9 @@ from neuroflamingo.painting.cases import draw_blueprint
 from neuroflamingo.painting.rendering import render_on_model_grid
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OCCUPANCY_SHAPE = (4, *(n // 2 for n in GRID_SHAPE))
 WAIT_S = 0.2

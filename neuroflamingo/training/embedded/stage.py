@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
-from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, StageSettings
 from neuroflamingo.training.checkpoints import CHECKPOINTS, WEIGHTS, newest
 from neuroflamingo.training.loop import Loop
 from neuroflamingo.training.parallel import put_back, trained
 from neuroflamingo.training.task import Plan, Task
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
+
+    from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, StageSettings
 
 STAGES = ("language_model", "encoder", "fusion")
 FREE = ("run.", "log.", "checkpoint.", *(f"{stage}.validation." for stage in STAGES))

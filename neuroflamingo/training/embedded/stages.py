@@ -5,14 +5,10 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
-from neuroflamingo.evaluation.readout import Thresholds
-from neuroflamingo.model.neuroflamingo import NeuroFlamingo
-from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.training.embedded.encoder_stage import train_encoder
 from neuroflamingo.training.embedded.fusion_stage import FusionTask, assemble
 from neuroflamingo.training.embedded.language_model_stage import train_language_model
@@ -23,6 +19,13 @@ from neuroflamingo.training.parallel import accelerate_for
 from neuroflamingo.training.run_folder import is_done, own_folder, write_model
 from neuroflamingo_encoders.contract import weights_digest
 from neuroflamingo_preprocessing.errors import ModelError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from neuroflamingo.evaluation.readout import Thresholds
+    from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+    from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 
 
 def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, quiet: bool = False) -> Path:

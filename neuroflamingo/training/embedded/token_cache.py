@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from neuroflamingo.training.embedded.painted_pool import CasePool
 from neuroflamingo.training.precision import autocast
 from neuroflamingo.training.run_progress import StageProgress
 from neuroflamingo_encoders.contract import BrainEncoder, weights_digest
 from neuroflamingo_preprocessing.files import write_text_atomic
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from neuroflamingo.training.embedded.painted_pool import CasePool
 
 BATCH = 16
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_preprocessing.errors import UsageError
-from neuroflamingo_preprocessing.spec import ScanSpec
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.spec import ScanSpec
 
 Row = Mapping[str, Any]
 VERSION = ("space", "res", "den", "desc")

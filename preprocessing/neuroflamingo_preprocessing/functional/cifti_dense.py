@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.functional.cifti import axes_and_values, check_cifti_header, seconds_of, unusable
 from neuroflamingo_preprocessing.functional.parcel_tables import Table, printable
 from neuroflamingo_preprocessing.functional.parcellation import ParcelMeans
-from neuroflamingo_preprocessing.spec import Parcellation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.spec import Parcellation
 
 ENDING = ".dlabel.nii"
 MOST_EMPTY = 0.1

@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float64
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.bids.entities import entities_of
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, nearest
 from neuroflamingo_preprocessing.files import read_json
 from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+    from numpy.typing import NDArray
 
 MAX_TABLE_BYTES = 2**27
 ENDINGS = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")

@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.formats.nifti.run import Run
-from neuroflamingo_preprocessing.functional.denoising_plan import DenoisingPlan
 
 if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.functional.denoising_plan import DenoisingPlan
     from neuroflamingo_preprocessing.functional.run_quality import FrameWatch
 
 CHUNK_BYTES = 2**24

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, Float64
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.functional.confounds import (
@@ -22,6 +21,9 @@ from neuroflamingo_preprocessing.functional.confounds import (
 from neuroflamingo_preprocessing.functional.denoising import NONE, Denoising
 
 if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64
+    from numpy.typing import NDArray
+
     from neuroflamingo_preprocessing.spec import ScanSpec
 
 LEAST_LEFT = 10
@@ -150,8 +152,6 @@ def plan_denoising(wanted: Denoising, path: Path, name: str, frames: int, second
         about["confounds"]["columns"] = list(columns)
     about |= {"high_pass_hz": wanted.high_pass, "low_pass_hz": wanted.low_pass, "detrend": wanted.detrend}
     if values is not None or wanted.filters or wanted.detrend:
-        from importlib.metadata import version
-
         about["software"] = f"nilearn {version('nilearn')}, signal.clean; means over time are kept"
     return DenoisingPlan(
         wanted, kept, first, stop, seconds, columns, values, displacement, tuple(said), about if wanted else {}

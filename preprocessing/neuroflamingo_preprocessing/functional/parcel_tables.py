@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ScanError
-from neuroflamingo_preprocessing.spec import Axis
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.spec import Axis
 
 Rows = Literal["frames", "parcels"]
 MAX_TABLE_BYTES, MAX_TABLE_CELLS = 2**26, 2**24

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, Float64
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
-from neuroflamingo_preprocessing.formats.nifti.run import Run
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows
 from neuroflamingo_preprocessing.read import read_scan
-from neuroflamingo_preprocessing.spec import Parcellation
 
 if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.formats.nifti.run import Run
     from neuroflamingo_preprocessing.functional.run_quality import FrameWatch
+    from neuroflamingo_preprocessing.spec import Parcellation
 
 SAME_PLACE_MM = 1e-3
 MOST_EMPTY = 0.1

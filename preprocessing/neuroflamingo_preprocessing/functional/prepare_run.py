@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float32
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
-from neuroflamingo_preprocessing.formats.nifti.run import Run
 from neuroflamingo_preprocessing.functional.parcel_series import Window, interpolation, target_seconds
 from neuroflamingo_preprocessing.functional.run_quality import (
     SIGNAL,
@@ -23,8 +21,14 @@ from neuroflamingo_preprocessing.functional.run_quality import (
     turned,
 )
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes
-from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.structural.volume_quality import brain_on_grid
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.formats.nifti.run import Run
+    from neuroflamingo_preprocessing.spec import ScanSpec
 
 TO_GRID = "to_grid"
 INTENSITIES = ("clip_negative", "zscore_foreground", "symmetric_int8")

@@ -8,14 +8,15 @@ from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, Float64
-from numpy.typing import NDArray
 
-from neuroflamingo_preprocessing.geometry import Affine
 from neuroflamingo_preprocessing.structural.template import load_template
 
 if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64
+    from numpy.typing import NDArray
+
     from neuroflamingo_preprocessing.formats.nifti.run import Run
+    from neuroflamingo_preprocessing.geometry import Affine
 
 STILL = 1e-6
 """Frames whose voxels differ by no more than this share of their spread are one frame stored twice."""

@@ -15,15 +15,15 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
 from neuroflamingo_preprocessing.files import printable, sha256_of_text, write_text_atomic
 from neuroflamingo_preprocessing.formats.dicom.archive import folder_state, is_dicom_input
 from neuroflamingo_preprocessing.inputs import Input, find_inputs
-from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.stores.item_index import INDEX, write_index
-from neuroflamingo_preprocessing.stores.items import ItemStore
 from neuroflamingo_preprocessing.stores.jobs import Job, JobResult, PrepareJob, Task, work
 from neuroflamingo_preprocessing.stores.pool import _work_in_pool
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.preparation_options import Preparation
     from neuroflamingo_preprocessing.spec import InputCard
+    from neuroflamingo_preprocessing.stores.items import ItemStore
 
 
 LOG, SEEN = "log.jsonl", "seen.jsonl"

@@ -21,10 +21,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, ScanError
 from neuroflamingo_preprocessing.files import (
@@ -40,6 +39,9 @@ from neuroflamingo_preprocessing.files import (
 )
 from neuroflamingo_preprocessing.formats.zarr.claims import check_claims
 from neuroflamingo_preprocessing.formats.zarr.shards import Layout, read_layout, read_part
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SCHEMA = 1
 """Of the files and of the numbers in them: raised when either changes; what is older then does not count."""

@@ -18,13 +18,13 @@ from neuroflamingo_preprocessing.files import sha256_of
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
 from neuroflamingo_preprocessing.formats.zarr.metadata import fingerprint
-from neuroflamingo_preprocessing.inputs import Input
 from neuroflamingo_preprocessing.preparation import prepare_for_encoder
-from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.stores.items import ItemStore, item_key
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.inputs import Input
+    from neuroflamingo_preprocessing.preparation_options import Preparation
     from neuroflamingo_preprocessing.spec import InputCard, ScanSpec
 
 Status = Literal["done", "present", "failed"]

@@ -8,14 +8,14 @@ from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.geometry import Affine, apply, block_mean
 from neuroflamingo_preprocessing.structural.template import load_template
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+    from jaxtyping import Float32
+    from numpy.typing import NDArray
 
 LEVEL_MM = 4.0  # resolution of the search: finer ones cost more and move the result by less than half a millimetre
 COARSE_SIGMA_MM = 4.0  # extra blur of the first stage, which widens its reach
@@ -58,7 +58,6 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
         voxels: canonical orientation is not needed but saves nothing; any grid of at least 4 voxels an axis.
         affine: voxel to world, RAS mm.
     """
-
     template = _fixed()
     moving, moving_affine = _shrink(voxels, affine)
     # ITK calls its world LPS, but nothing in a registration depends on it: both images are given in RAS.

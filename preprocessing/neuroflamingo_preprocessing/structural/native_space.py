@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Shaped
-from numpy.typing import NDArray
+from isal import igzip
 
 from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.files import write_bytes_atomic
-from neuroflamingo_preprocessing.geometry import Affine
-from neuroflamingo_preprocessing.structural.prepare_volume import Prepared
+
+if TYPE_CHECKING:
+    from jaxtyping import Shaped
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.geometry import Affine
+    from neuroflamingo_preprocessing.structural.prepare_volume import Prepared
 
 Interpolation = Literal["nearest", "linear"]
 QFORM_SHEAR = 1e-4
@@ -107,8 +111,6 @@ def save_native(
         to_native(prepared, values, interpolation=interpolation), prepared.native.affine, prepared.native.code
     )
     if path.name.lower().endswith(".gz"):
-        from isal import igzip
-
         raw = igzip.compress(raw, compresslevel=2, mtime=0)
     return write_bytes_atomic(path, raw, overwrite=overwrite)
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ModelError, ScanError
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes, to_canonical
-from neuroflamingo_preprocessing.scan import NativeSpace, Scan
-from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.structural.alignment import align
 from neuroflamingo_preprocessing.structural.intensity import match_to_template
 from neuroflamingo_preprocessing.structural.resampling import covered_voxels, resample
@@ -26,6 +22,13 @@ from neuroflamingo_preprocessing.structural.volume_quality import (
     name_of,
     on_template_grid,
 )
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.scan import NativeSpace, Scan
+    from neuroflamingo_preprocessing.spec import ScanSpec
 
 GEOMETRIC_STEPS = ("affine_alignment", "gaussian_antialias", "linear_resampling")
 INTENSITY_STEPS = ("match_to_template", "template_mask")

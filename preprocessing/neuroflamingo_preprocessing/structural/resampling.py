@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.geometry import Affine, apply, block_mean, corners
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy.typing import NDArray
 
 FINE_MM = 0.75  # voxels smaller than this are averaged in blocks first: nothing of them survives the filter
 FWHM_PER_SIGMA = 2.355

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 GRID_SHAPE = (56, 64, 56)
 GRID_SPACING_MM = 3.0

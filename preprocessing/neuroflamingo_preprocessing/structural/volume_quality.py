@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ScanError
-from neuroflamingo_preprocessing.geometry import Affine
-from neuroflamingo_preprocessing.scan import Scan
-from neuroflamingo_preprocessing.spec import ScanSpec
-from neuroflamingo_preprocessing.structural.alignment import Alignment
 from neuroflamingo_preprocessing.structural.resampling import resample
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine, load_template
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.geometry import Affine
+    from neuroflamingo_preprocessing.scan import Scan
+    from neuroflamingo_preprocessing.spec import ScanSpec
+    from neuroflamingo_preprocessing.structural.alignment import Alignment
 
 CORRELATION_REFUSE, CORRELATION_WARN = 0.3, 0.4
 COVERAGE_REFUSE, COVERAGE_WARN = 0.8, 0.98

@@ -8,8 +8,8 @@ from pathlib import Path
 
 CALLS = """
 import jaxtyping
-CORE = ["resampler", "gated_attention", "media", "media_cache", "scans", "language"]
-with jaxtyping.install_import_hook([f"neuroflamingo.{name}" for name in CORE], "beartype.beartype"):
+CORE = ["resampler", "gated_attention", "media", "media_cache", "scan_inputs", "fusion"]
+with jaxtyping.install_import_hook([f"neuroflamingo.model.{name}" for name in CORE], "beartype.beartype"):
     from tests.tiny import tiny_batch, tiny_model
 import torch
 from neuroflamingo.model.gated_attention import GatedCrossAttentionBlock

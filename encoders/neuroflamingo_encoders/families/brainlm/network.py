@@ -9,17 +9,20 @@ shuffled; the attention matrix is never stored.
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 TABLE = 5000
 RELEASED = {

@@ -7,18 +7,21 @@ see only padding are left out unless asked for.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import ViTMAEConfig, ViTMAEModel
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.families.brainlm.network import check_coordinates, no_coordinates
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 LARGEST = 5.6430855
 """What the signal is divided by."""

@@ -7,18 +7,21 @@ class token alone; time may be pooled before the resampler; stem widths are argu
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.layers.selective_scan import SelectiveScan
 from neuroflamingo_preprocessing.errors import UsageError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 RELEASED = {
     "num_frames": 200,

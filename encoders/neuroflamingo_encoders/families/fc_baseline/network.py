@@ -5,15 +5,18 @@ Source: Brainmarks (MedARC 2026) finds plain functional connectivity hard to bea
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.families.fc_baseline.cards import fc_baseline_card
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 class FcBaselineEncoder(BrainEncoder):

@@ -9,20 +9,23 @@ multiple of six, the single letters then come first instead of last).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import EsmConfig, EsmModel
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.families.nucleotide_transformer.cards import TINY
 from neuroflamingo_encoders.families.nucleotide_transformer.tokenizer import CLASS, PADDING, partners
 from neuroflamingo_encoders.layers.tiny_config import constants, shrunk
 from neuroflamingo_preprocessing.errors import UsageError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int64
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 def swap_strand(values: Tensor, real: Bool[Tensor, "n token"]) -> Tensor:

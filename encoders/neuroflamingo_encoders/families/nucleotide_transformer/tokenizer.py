@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from neuroflamingo_encoders.families.nucleotide_transformer.cards import LONGEST
 from neuroflamingo_preprocessing.errors import ScanError
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 WORD = 6
 LETTERS = "ATCG"

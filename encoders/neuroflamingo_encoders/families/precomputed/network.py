@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from jaxtyping import Float
-from torch import Tensor
-
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 class PrecomputedEncoder(BrainEncoder):

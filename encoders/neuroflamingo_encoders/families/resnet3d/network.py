@@ -8,19 +8,22 @@ shapes. The card says which one is built. The shortcut of type A passes no gradi
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from einops import rearrange
-from jaxtyping import Float
 from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.families.resnet3d.cards import TINY
 from neuroflamingo_encoders.layers.intensity import scale_intensity
 from neuroflamingo_encoders.layers.tiny_config import constants, positions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 def shortcut_a(x: Tensor, planes: int, stride: int) -> Tensor:

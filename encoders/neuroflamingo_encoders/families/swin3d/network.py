@@ -6,18 +6,21 @@ does, the tapped stage gets a layer norm without weights. Not to be mixed up wit
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from einops import rearrange
-from jaxtyping import Float
 from monai.networks.nets.swin_unetr import SwinTransformer
-from torch import Tensor
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.families.swin3d.cards import TINY
 from neuroflamingo_encoders.layers.intensity import scale_intensity
 from neuroflamingo_encoders.layers.tiny_config import constants, positions, shrunk
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 class Swin3dEncoder(BrainEncoder):

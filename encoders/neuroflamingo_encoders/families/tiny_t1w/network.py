@@ -8,18 +8,21 @@ summary tokens, each pooled from cells by its own learnt map; two attention laye
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.families.tiny_t1w.cards import CARD
 from neuroflamingo_preprocessing.structural.template import GRID_ORIGIN_MM, GRID_SHAPE, GRID_SPACING_MM, load_template
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 CELL = 8
 """Voxels along a token's cell (24 mm)."""

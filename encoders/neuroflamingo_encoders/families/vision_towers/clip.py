@@ -6,16 +6,19 @@ tokens are taken before the last norm (which upstream applies to the class token
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from jaxtyping import Float
-from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.families.vision_towers.cards import TINY
 from neuroflamingo_encoders.families.vision_towers.slices import PictureEncoder
 from neuroflamingo_encoders.layers.tiny_config import shrunk
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 class _Tower(PictureEncoder):

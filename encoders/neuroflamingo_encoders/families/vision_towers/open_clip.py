@@ -5,14 +5,17 @@ Source: mlfoundations/open_clip. Nothing is downloaded: the network is made by i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.families.vision_towers.slices import PictureEncoder
 from neuroflamingo_preprocessing.errors import ModelError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 def _open_clip() -> Any:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.layers.tiny_config import constants
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 _COLOURS = ("red", "green", "blue")
 

@@ -6,19 +6,22 @@ upstream: all patch tokens are given (BrainIAC's own feature is the first patch 
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from monai.networks.nets.vit import ViT
 from torch import Tensor, nn
 
-from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.families.vit3d.cards import TINY
 from neuroflamingo_encoders.layers.intensity import scale_intensity
 from neuroflamingo_encoders.layers.tiny_config import constants, positions, shrunk
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from neuroflamingo_encoders.card import EncoderCard
 
 
 class Vit3dEncoder(BrainEncoder):

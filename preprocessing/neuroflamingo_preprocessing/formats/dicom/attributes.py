@@ -172,7 +172,7 @@ def require_dicom_extra() -> None:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """pydicom repeats values of the header in its warnings and its log: neither is let out."""
+    """Pydicom repeats values of the header in its warnings and its log: neither is let out."""
     log = logging.getLogger("pydicom")
     before = log.disabled
     log.disabled = True

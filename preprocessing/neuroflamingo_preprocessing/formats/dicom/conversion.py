@@ -7,15 +7,17 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.formats.dicom.attributes import silenced
-from neuroflamingo_preprocessing.formats.dicom.series import Series
 from neuroflamingo_preprocessing.formats.nifti.read_nifti import parse_header
-from neuroflamingo_preprocessing.geometry import Affine
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.formats.dicom.series import Series
+    from neuroflamingo_preprocessing.geometry import Affine
 
 TIMEOUT_SECONDS = 900
 OPTIONS = (  # fixed, so that neither a defaults file nor a header decides: no name in a file name, no rotation, no crop

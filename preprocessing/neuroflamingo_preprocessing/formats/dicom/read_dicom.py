@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.formats.dicom.archive import dicom_files, is_dicom_file, is_dicom_input, walk
@@ -28,7 +27,11 @@ from neuroflamingo_preprocessing.formats.nifti.header import MAX_VOXELS
 from neuroflamingo_preprocessing.formats.nifti.read_nifti import read_nifti
 from neuroflamingo_preprocessing.formats.nifti.run import Run, read_nifti_run
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, apply, as_rows, corners
-from neuroflamingo_preprocessing.scan import Provenance, Scan, ScanModality
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.scan import Provenance, Scan, ScanModality
 
 Wanted = Literal["T1w", "bold"]
 MAX_BYTES = 2**34

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from neuroflamingo_preprocessing.formats.dicom.attributes import COMPRESSED, UNCOMPRESSED, Form, Image, Triple
-from neuroflamingo_preprocessing.geometry import Affine
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.geometry import Affine
 
 Kind = Literal["T1w", "T2w", "FLAIR", "PDw", "bold", "dwi", "localizer", "phase", "derived", "other", "unknown"]
 SAME_PLACE_MM = 0.02

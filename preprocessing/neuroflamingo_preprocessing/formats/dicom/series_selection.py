@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
-from neuroflamingo_preprocessing.formats.dicom.series import Series
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.formats.dicom.series import Series
 
 
 def choose_series(

@@ -9,16 +9,19 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.formats.dicom.attributes import UNCOMPRESSED, silenced
-from neuroflamingo_preprocessing.formats.dicom.series import Series
 from neuroflamingo_preprocessing.formats.nifti.read_nifti import parse_header
-from neuroflamingo_preprocessing.geometry import Affine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.formats.dicom.series import Series
+    from neuroflamingo_preprocessing.geometry import Affine
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.formats.nifti.orientation import CODE_NAME, DAMAGED, UNIT_NAME, place_by_forms
-from neuroflamingo_preprocessing.formats.nifti.xform import Xform
 from neuroflamingo_preprocessing.geometry import Affine, orientation_codes
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.formats.nifti.xform import Xform
 
 MAX_VOXELS = 2**29  # 2 GiB as float32; a whole head at 0.25 mm has 450 million
 SLACK_BYTES = 2**20  # no more than this is read of what follows the voxels

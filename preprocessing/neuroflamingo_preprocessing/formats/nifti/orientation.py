@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError
-from neuroflamingo_preprocessing.formats.nifti.xform import Xform
 from neuroflamingo_preprocessing.geometry import Affine, apply, corners, orientation_codes
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.formats.nifti.xform import Xform
 
 MIN_EXTENT_MM, MAX_EXTENT_MM = 110.0, 700.0
 SHEAR_WARN, SHEAR_REFUSE = 0.002, 0.05  # cosine between voxel axes

@@ -7,19 +7,22 @@ import re
 import zlib
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from isal import igzip, igzip_lib
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ScanError, not_readable
 from neuroflamingo_preprocessing.formats.file_type import name_content
 from neuroflamingo_preprocessing.formats.mgh import check_mgh, is_mgh
 from neuroflamingo_preprocessing.formats.nifti.header import CheckedHeader, check_extensions, check_header, check_values
 from neuroflamingo_preprocessing.formats.nifti.voxels import read_voxels, refuse_excess, refuse_short, truncated
-from neuroflamingo_preprocessing.formats.nifti.xform import Xform
 from neuroflamingo_preprocessing.scan import Provenance, Scan, ScanModality
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.formats.nifti.xform import Xform
 
 HEAD_BYTES = 544
 MIN_FINITE_SHARE = 0.05

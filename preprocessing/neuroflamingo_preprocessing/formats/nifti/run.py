@@ -7,21 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from isal import igzip
-from jaxtyping import Float32, Float64
 
 from neuroflamingo_preprocessing.bids.sidecars import SAME_SECONDS, read_sidecar
 from neuroflamingo_preprocessing.errors import ScanError, not_readable
 from neuroflamingo_preprocessing.formats.mgh import is_mgh, mgh_sizes, mgh_time
-from neuroflamingo_preprocessing.formats.nifti.header import CheckedHeader
 from neuroflamingo_preprocessing.formats.nifti.read_nifti import BROKEN_STREAM, HEAD_BYTES, checked_head, parse_header
 from neuroflamingo_preprocessing.formats.nifti.voxels import read_voxels, refuse_excess, refuse_short, truncated
-from neuroflamingo_preprocessing.formats.nifti.xform import Xform
-from neuroflamingo_preprocessing.geometry import GeometryStep
 from neuroflamingo_preprocessing.scan import Provenance
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64
+
+    from neuroflamingo_preprocessing.formats.nifti.header import CheckedHeader
+    from neuroflamingo_preprocessing.formats.nifti.xform import Xform
+    from neuroflamingo_preprocessing.geometry import GeometryStep
 
 BLOCK_BYTES = 2**24  # of float32 voxels: some 4 frames at 2 mm; the C library reuses blocks up to twice this size
 TIME_UNIT = {8: 1.0, 16: 1e-3, 24: 1e-6}

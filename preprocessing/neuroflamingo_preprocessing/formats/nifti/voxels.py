@@ -1,16 +1,19 @@
 """Stored voxels to float32, a piece at a time: what is stored never lies in memory as a whole, and each piece is
-decompressed, looked at and scaled while the processor's cache still holds it."""
+decompressed, looked at and scaled while the processor's cache still holds it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.formats.nifti.header import SLACK_BYTES, CheckedHeader, check_rest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PIECE_BYTES = 2**19
 MOST_DEFLATED = 1032  # a deflate stream cannot grow by more: two bits for 258 bytes (RFC 1951)

@@ -15,13 +15,15 @@ from functools import lru_cache
 from io import FileIO
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.formats.zarr.claims import FLOOR_BYTES, PACKED, check_claims
 from neuroflamingo_preprocessing.formats.zarr.zstd import content_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CODECS = ["bytes", "zstd", "crc32c"]
 EMPTY = 2**64 - 1
