@@ -17,10 +17,10 @@ from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
 from neuroflamingo_preprocessing.records import records
-from neuroflamingo_preprocessing.spec import ScanSpec
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.bids.index import BidsIndex
+    from neuroflamingo_preprocessing.spec import ScanSpec
 
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr")
 MANIFESTS = (".jsonl", ".csv", ".parquet")

@@ -7,14 +7,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.files import load_json, write_text_atomic
-from neuroflamingo_preprocessing.spec import ScanSpec, Step
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.spec import ScanSpec, Step
 
 LEAST_FRAMES = 10
 """A run shorter than this has no statistics worth the name."""

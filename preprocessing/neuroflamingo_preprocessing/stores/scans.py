@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from neuroflamingo_preprocessing.errors import ModelError
-from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.stores.item_index import read_index
 from neuroflamingo_preprocessing.stores.items import ItemStore, StoredItem, item_key
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.spec import ScanSpec
 
 __all__ = ["ScanStore", "StoredScan", "item_key"]
 

@@ -15,16 +15,14 @@ import hashlib
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ScanError, not_readable
 from neuroflamingo_preprocessing.formats.nifti.header import CheckedHeader, check_header, check_shape
 from neuroflamingo_preprocessing.formats.nifti.orientation import check_columns, check_extent
 from neuroflamingo_preprocessing.formats.nifti.voxels import refuse_bomb, truncated
-from neuroflamingo_preprocessing.formats.nifti.xform import Xform
 from neuroflamingo_preprocessing.formats.zarr.chunks import check_frames
 from neuroflamingo_preprocessing.formats.zarr.metadata import (
     METADATA,
@@ -36,6 +34,11 @@ from neuroflamingo_preprocessing.formats.zarr.metadata import (
 )
 from neuroflamingo_preprocessing.geometry import orientation_codes
 from neuroflamingo_preprocessing.scan import Provenance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neuroflamingo_preprocessing.formats.nifti.xform import Xform
 
 OWN = "neuroflamingo"
 WORLD = "RAS+ mm"
