@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_encoders.contract import BrainEncoder
 from neuroflamingo_encoders.registry import encoder_card, load_dotted
-from neuroflamingo_encoders.state_dict_fit import check_hash, not_safetensors, sha256_of
+from neuroflamingo_encoders.state_dict_fit import check_hash, not_safetensors
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+from neuroflamingo_preprocessing.files import sha256_of
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -90,12 +89,6 @@ def not_safetensors(path: Path, error: Exception) -> ModelError:
         hint="convert the checkpoint first: neuroflamingo models convert",
         exit_code=65,
     )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_hash(card: EncoderCard, path: Path, seen: str, converted_from: str | None = None) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from neuroflamingo.checkpoints.local_models import MODELS, list_models
 from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_encoders.registry import encoder_card
-from neuroflamingo_encoders.state_dict_fit import sha256_of
 from neuroflamingo_encoders.weights.cache import find_weights, how_to_get
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.files import sha256_of
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard

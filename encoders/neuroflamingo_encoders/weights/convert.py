@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_encoders.build import outline
 from neuroflamingo_encoders.registry import encoder_card
-from neuroflamingo_encoders.state_dict_fit import check_hash, sha256_of
+from neuroflamingo_encoders.state_dict_fit import check_hash
 from neuroflamingo_encoders.weights.cache import READY, weights_folder
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, UsageError
-from neuroflamingo_preprocessing.files import check_writable, make_draft_file, move_atomic, not_created
+from neuroflamingo_preprocessing.files import check_writable, make_draft_file, move_atomic, not_created, sha256_of
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from neuroflamingo_encoders.registry import encoder_card
-from neuroflamingo_encoders.state_dict_fit import check_hash, sha256_of
+from neuroflamingo_encoders.state_dict_fit import check_hash
 from neuroflamingo_encoders.weights.cache import NOTE, READY, fetchable, hub_repository, weights_folder
 from neuroflamingo_encoders.weights.http_download import Progress, Remote, download, remove_part
 from neuroflamingo_encoders.weights.hub import find_on_hub
 from neuroflamingo_preprocessing.errors import ModelError, OutputError, UsageError
-from neuroflamingo_preprocessing.files import write_text_atomic
+from neuroflamingo_preprocessing.files import sha256_of, write_text_atomic
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_encoders.build import outline
 from neuroflamingo_encoders.registry import encoder_card, list_encoders
-from neuroflamingo_encoders.state_dict_fit import check_hash, misfits, own_names, sha256_of
+from neuroflamingo_encoders.state_dict_fit import check_hash, misfits, own_names
 from neuroflamingo_encoders.weights.cache import READY, how_to_get, weight_files, weights_folder
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
+from neuroflamingo_preprocessing.files import sha256_of
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard

@@ -16,16 +16,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from neuroflamingo_encoders import registry
+from neuroflamingo_encoders import build, registry
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.contract import BrainEncoder
 from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
-from neuroflamingo_encoders.state_dict_fit import sha256_of
 from neuroflamingo_encoders.weights import convert, unpickle
 from neuroflamingo_encoders.weights.cache import find_weights, weights_folder
 from neuroflamingo_encoders.weights.convert import ConvertedWeights, convert_weights
 from neuroflamingo_encoders.weights.verify import verify_file, verify_weights
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, UsageError
+from neuroflamingo_preprocessing.files import sha256_of
 
 
 class Net(BrainEncoder):
@@ -79,7 +79,8 @@ def offer(monkeypatch: pytest.MonkeyPatch, module: type[Net], **weights: Any) ->
     load = registry.load_dotted
     answers = {"unused:unused": card, "here:Net": module}
     monkeypatch.setitem(registry.BUILT_IN, "net", "unused:unused")
-    monkeypatch.setattr(registry, "load_dotted", lambda name, dotted: answers.get(dotted) or load(name, dotted))
+    for place in (registry, build):
+        monkeypatch.setattr(place, "load_dotted", lambda name, dotted: answers.get(dotted) or load(name, dotted))
     return card
 
 
@@ -129,7 +130,7 @@ class TestInItsOwnProcess:
         assert done.sha256 == sha256_of(Path(done.path)) and done.source_sha256 == sha256_of(path)
         for name, value in load_file(done.path).items():
             assert torch.equal(value, state()[name])
-        assert torch.equal(registry.build_encoder("net", done.path).get_parameter("one.weight"), state()["one.weight"])
+        assert torch.equal(build.build_encoder("net", done.path).get_parameter("one.weight"), state()["one.weight"])
         assert verify_weights(["net"])[0].sound
         assert not (place / "ran").exists()
 
@@ -311,7 +312,7 @@ class TestBadFiles:
         (seen,) = verify_weights(["w.safetensors"], encoder="net")
         assert not seen.sound and SAYS[fault] in "; ".join(seen.problems)
         with pytest.raises(ModelError):
-            registry.build_encoder("net", "w.safetensors")
+            build.build_encoder("net", "w.safetensors")
 
     @pytest.mark.usefixtures("inside")
     def test_right_names_of_another_architecture(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +370,7 @@ class TestBadFiles:
         (seen,) = verify_weights(["w.safetensors"], encoder="net")
         assert not seen.sound and "damaged" in seen.problems[0]
         with pytest.raises(ModelError, match="not a safetensors file"):
-            registry.build_encoder("net", "w.safetensors")
+            build.build_encoder("net", "w.safetensors")
 
     def test_a_header_that_claims_terabytes(self) -> None:
         Path("w.safetensors").write_bytes((2**42).to_bytes(8, "little") + b"{}" * 50)
@@ -388,7 +389,7 @@ class TestBadFiles:
         path = save(state())
         offer(monkeypatch, Net, sha256=sha256_of(path), file=path.name)
         done: ConvertedWeights = convert_weights(path, encoder="net")
-        registry.build_encoder("net", done.path)
+        build.build_encoder("net", done.path)
         assert verify_weights()[0].pinned and verify_weights()[0].sound
         path = save({"state_dict": state()})
         assert "not the file that the card" in refused(path, encoder="net")
@@ -405,5 +406,5 @@ class TestBadFiles:
 @pytest.mark.parametrize("name", ["brainlm-13m", "brainmt", "fc-baseline", "swift", "tiny-t1w-cnn"])
 def test_encoders_have_an_outline_without_memory(name: str) -> None:
     card = registry.encoder_card(name)
-    shapes = registry.outline(card)
+    shapes = build.outline(card)
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) >= card.cost.parameters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.files import sha256_of, sha256_of_text
 from neuroflamingo_preprocessing.formats.dicom.archive import dicom_files, is_dicom_file, is_dicom_input, walk
 from neuroflamingo_preprocessing.formats.dicom.attributes import COMPRESSED, read_images, require_dicom_extra, silenced
 from neuroflamingo_preprocessing.formats.dicom.conversion import run_dcm2niix, sizes_and_affine
@@ -260,11 +260,7 @@ def list_series(path: str | Path) -> list[Series]:
 
 
 def _digest(series: Series) -> str:
-    hashes = []
-    for file in series.files:
-        with file.open("rb") as stream:
-            hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+    return sha256_of_text("\n".join(sorted(map(sha256_of, series.files))))
 
 
 def _refuse_huge(series: Series) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError, not_readable
-from neuroflamingo_preprocessing.files import load_json
+from neuroflamingo_preprocessing.files import load_json, sha256_of
 from neuroflamingo_preprocessing.formats.nifti.header import MAX_VOXELS
 
 MAX_METADATA_BYTES = 2**20
@@ -125,9 +125,7 @@ def fingerprint(path: Path) -> tuple[str, int]:
     """
     whole, size = hashlib.sha256(), 0
     for file in files_of(path):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        whole.update(f"{file.relative_to(path).as_posix()}\0{digest}\n".encode())
+        whole.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
         size += file.stat().st_size
     return whole.hexdigest(), size
 
