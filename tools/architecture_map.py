@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from neuroflamingo_preprocessing.files import write_text_atomic
+from marked_pages import fill, filled
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
@@ -18,7 +18,6 @@ PACKAGES = {
     "neuroflamingo_encoders": ROOT / "encoders" / "neuroflamingo_encoders",
     "neuroflamingo": ROOT / "neuroflamingo",
 }
-BEGIN, END = "<!-- map:begin -->", "<!-- map:end -->"
 
 
 def import_order() -> dict[str, list[str]]:
@@ -69,9 +68,8 @@ def _rows(number: int, where: str, room: Path) -> list[str]:
 
 def page(text: str) -> str:
     """The page with the tables between its marks."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END)[1]}"
+    return filled(text, "map", tables())
 
 
 if __name__ == "__main__":
-    write_text_atomic(PAGE, page(PAGE.read_text(encoding="utf-8")), overwrite=True)
+    fill(PAGE, "map", tables())

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from marked_pages import fill
 from neuroflamingo_encoders.card_list import STORED, listed, where_in_words
 from neuroflamingo_encoders.registry import BUILT_IN, encoder_card
 from neuroflamingo_encoders.weights.cache import permits
@@ -15,7 +16,6 @@ from neuroflamingo_preprocessing.files import write_text_atomic
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
 
-BEGIN, END = "<!-- encoders:begin -->", "<!-- encoders:end -->"
 HEADINGS = {
     "volume3d": "Structural volumes",
     "volume4d": "fMRI runs",
@@ -65,14 +65,7 @@ def _row(card: EncoderCard) -> tuple[str, ...]:
     )
 
 
-def written_into(page: str) -> str:
-    """The page with the table between its marks."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
-
-
 if __name__ == "__main__":
     write_text_atomic(STORED, listing(), overwrite=True)
     for name in sys.argv[1:]:
-        path = Path(name)
-        write_text_atomic(path, written_into(path.read_text()), overwrite=True)
+        fill(Path(name), "encoders", table())

@@ -7,16 +7,14 @@ nothing in a table is typed by hand.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuroflamingo_preprocessing.files import write_text_atomic
+from marked_pages import fill
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "neuroflamingo" / "pretrained" / "tiny-t1w"
-BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 ROWS = (
     ("finding_f1", "finding F1"),
     ("full_finding_f1", "full-finding F1 (class, side and region right)"),
@@ -29,7 +27,6 @@ ROWS = (
     ("parse_coverage", "sentences understood by the parser"),
     ("impression_agreement", "FINDINGS and IMPRESSION agree"),
 )
-GOALS_BEGIN, GOALS_END = "<!-- goals:begin -->", "<!-- goals:end -->"
 COLUMNS = ("blank", "other_patient", "mirrored", "constant", "readout")
 
 
@@ -120,19 +117,6 @@ def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def fill(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
-    """Put `text` between the markers of a file.
-
-    Raises:
-        ValueError: the file has no markers.
-    """
-    page = path.read_text()
-    if begin not in page or end not in page:
-        raise ValueError(f"{path} has no markers {begin} {end}")
-    filled = re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{text}\n{end}", page, flags=re.DOTALL)
-    write_text_atomic(path, filled, overwrite=True)
-
-
 def sections(by_anatomy: dict[str, Any]) -> tuple[str, str]:
     """Short text for the README, and the whole for the model card."""
     figures = by_anatomy["icbm2009a"]
@@ -148,10 +132,10 @@ def sections(by_anatomy: dict[str, Any]) -> tuple[str, str]:
 def main() -> None:
     by_anatomy = json.loads((MODEL / "evaluation.json").read_text())
     short, whole = sections(by_anatomy)
-    fill(ROOT / "README.md", short)
+    fill(ROOT / "README.md", "figures", short)
     for path in (MODEL / "README.md", ROOT / "docs" / "tiny-t1w.md"):
-        fill(path, whole)
-    fill(ROOT / "docs" / "tiny-t1w.md", goal_table(by_anatomy), GOALS_BEGIN, GOALS_END)
+        fill(path, "figures", whole)
+    fill(ROOT / "docs" / "tiny-t1w.md", "goals", goal_table(by_anatomy))
 
 
 if __name__ == "__main__":

@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from marked_pages import fill
 from neuroflamingo.model.architecture import CrossAttentionSettings
 from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo.settings import Section
-from neuroflamingo_preprocessing.files import write_text_atomic
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES: dict[Path, type[Section]] = {DOCS / "train.md": Recipe, DOCS / "tiny-t1w.md": EmbeddedRecipe}
-BEGIN, END = "<!-- keys:begin -->", "<!-- keys:end -->"
 ELSEWHERE = {
     "every": "A gated block before every this-many-th layer.",
     "dim_head": "Width of a head of the gated blocks.",
@@ -48,13 +47,6 @@ def tables(recipe: type[BaseModel]) -> str:
         if section is not None:
             parts += ["", f"### {key}", "", *_table(f"{key}.", section, section.model_fields)]
     return "\n".join(parts) + "\n"
-
-
-def page(text: str, recipe: type[BaseModel]) -> str:
-    """The page with the tables as they are now."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{tables(recipe)}\n{END}{after}"
 
 
 def _table(prefix: str, section: type[BaseModel], fields: dict[str, FieldInfo]) -> Iterator[str]:
@@ -125,7 +117,7 @@ def _said(section: type[BaseModel]) -> dict[str, str]:
 
 def main() -> None:
     for path, recipe in PAGES.items():
-        write_text_atomic(path, page(path.read_text(encoding="utf-8"), recipe), overwrite=True)
+        fill(path, "keys", tables(recipe))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import pytest
 
 import evaluation_tables
+from marked_pages import fill
 
 
 @pytest.fixture(scope="module")
@@ -35,5 +36,5 @@ def test_a_goal_is_reached_at_its_bound_and_not_a_thousandth_beyond(measured: di
 
 def test_a_page_without_marks_is_refused(tmp_path) -> None:
     (tmp_path / "page.md").write_text("no marks")
-    with pytest.raises(ValueError, match="no markers"):
-        evaluation_tables.fill(tmp_path / "page.md", "table")
+    with pytest.raises(ValueError, match="no marks"):
+        fill(tmp_path / "page.md", "figures", "table")

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from marked_pages import filled
 from neuroflamingo.data import read_manifest
 from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.schema import KINDS, Part, Recipe
 from neuroflamingo.settings import check_settings
 from neuroflamingo.training import build
-from recipe_keys import BEGIN, DOCS, END, PAGES, _section, page, tables
+from recipe_keys import DOCS, PAGES, _section, tables
 
 ROOT = Path(__file__).parents[3]
 TEXT = (DOCS / "train.md").read_text(encoding="utf-8")
@@ -38,8 +39,8 @@ def keys(section=Recipe, prefix: str = "") -> set[str]:
 def test_the_tables_are_those_of_the_schema(kind, optional, least):
     ((path, _),) = [item for item in PAGES.items() if item[1] is kind]
     text = path.read_text(encoding="utf-8")
-    assert page(text, kind) == text, "run python tools/recipe_keys.py"
-    told = set(re.findall(r"^\| `([\w.]+)` \|", text.split(BEGIN)[1].split(END)[0], re.MULTILINE))
+    assert filled(text, "keys", tables(kind)) == text, "run python tools/recipe_keys.py"
+    told = set(re.findall(r"^\| `([\w.]+)` \|", tables(kind), re.MULTILINE))
     assert told == keys(kind) | optional and len(told) > least
 
 
