@@ -77,7 +77,7 @@ def beside(example: Example, written: dict) -> str:
     return "\n".join(lines)
 
 
-def _gzipped(image) -> bytes:
+def _gzipped(image: nib.Nifti1Image) -> bytes:
     return igzip.compress(image.to_bytes(), compresslevel=2, mtime=0)
 
 

@@ -27,6 +27,7 @@ class Progress:
         self._bar: Any = None
 
     def __call__(self, stage: str) -> None:
+        """Show the name of the stage that begins."""
         self._finish()
         self._stage = stage
         if self.live:

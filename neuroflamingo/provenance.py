@@ -76,6 +76,8 @@ class GenerationRecord(Record):
 
 
 class DeviceRecord(Record):
+    """The device that the model ran on."""
+
     name: str
     dtype: str
     threads: int | None = None
@@ -92,6 +94,8 @@ class QualityFlag(Record):
 
 
 class OutputRecord(Record):
+    """One written file."""
+
     name: str
     sha256: str
 
@@ -132,6 +136,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Measure what runs inside, under the name of a stage."""
         begin = time.perf_counter()
         try:
             yield

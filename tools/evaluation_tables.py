@@ -97,6 +97,7 @@ def main_table(figures: dict[str, Any]) -> str:
 
 
 def class_table(figures: dict[str, Any]) -> str:
+    """Precision, recall and F1 of each class."""
     lines = ["| class | precision | recall | F1 | painted |", "| --- | --- | --- | --- | --- |"]
     for name, row in figures["by_class"].items():
         parts = " | ".join(_cell(row[k]) for k in ("precision", "recall", "f1"))
@@ -105,6 +106,7 @@ def class_table(figures: dict[str, Any]) -> str:
 
 
 def anatomy_table(by_anatomy: dict[str, Any]) -> str:
+    """Figures of the anatomies that were never trained on."""
     lines = ["| painted in | cases | finding F1 | full F1 | invented on normals |", "| --- | --- | --- | --- | --- |"]
     for name, figures in by_anatomy.items():
         keys = ("finding_f1", "full_finding_f1", "hallucination_on_normals")
@@ -130,6 +132,7 @@ def sections(by_anatomy: dict[str, Any]) -> tuple[str, str]:
 
 
 def main() -> None:
+    """Write all tables."""
     by_anatomy = json.loads((MODEL / "evaluation.json").read_text())
     short, whole = sections(by_anatomy)
     fill(ROOT / "README.md", "figures", short)

@@ -75,6 +75,7 @@ def draw(path: Path) -> Path:
 
 
 def main() -> None:
+    """Draw the picture into the file that the command line names."""
     if len(sys.argv) != 2:
         raise UsageError("one argument is needed", expected="the picture to write", seen=" ".join(sys.argv[1:]))
     print(draw(Path(sys.argv[1])))

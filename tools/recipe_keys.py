@@ -116,6 +116,7 @@ def _said(section: type[BaseModel]) -> dict[str, str]:
 
 
 def main() -> None:
+    """Write the tables of keys into their pages."""
     for path, recipe in PAGES.items():
         fill(path, "keys", tables(recipe))
 

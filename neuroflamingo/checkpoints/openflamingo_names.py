@@ -116,6 +116,7 @@ class ModelNames:
         return name if name in self.tensors else None
 
     def gated_layers(self) -> list[int]:
+        """Numbers of the decoder layers with a gated block."""
         return gated_layers(self.tensors)
 
     def tied(self) -> dict[str, tuple[str, ...]]:

@@ -33,10 +33,12 @@ def examine() -> list[Check]:
 
 
 def healthy(checks: list[Check]) -> bool:
+    """Whether every check is fine."""
     return all(check.fine for check in checks)
 
 
 def as_dict(checks: list[Check]) -> dict[str, Any]:
+    """Plain data for `--json`."""
     return {"healthy": healthy(checks), "checks": [asdict(check) for check in checks]}
 
 

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from neuroflamingo_preprocessing.cache_home import home_folder
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, is_out_of_memory
@@ -127,7 +128,7 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _listen(number: int, handler):
+def _listen(number: int, handler: Any) -> Any:
     """Set a signal handler where that is allowed (the main thread), and give the one before."""
     with contextlib.suppress(ValueError):
         return signal.signal(number, handler)

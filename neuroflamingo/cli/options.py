@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 class _Quick:
     """An absent `--help` is False, not None: None would load pydantic, a tenth of a second, to check it."""
 
-    def get_help_option(self, ctx):
+    def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)  # type: ignore[misc]
         if option is not None:
             option.default = False
@@ -38,7 +38,8 @@ class OnDatasets(Verb):
     So only where INPUT goes first: behind a list of labels it could not be told from one.
     """
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse a command line in which one option may have several values."""
         return super().parse_args(ctx, _one_option_each(args))  # type: ignore[misc]
 
 

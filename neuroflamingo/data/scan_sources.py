@@ -53,6 +53,7 @@ class FileScans(ScanSource):
         self.card, self.ready = card, ready
 
     def read(self, scan: str, pick: int) -> Mapping[str, Tensor]:
+        """Read and prepare the file; of a run, the window that `pick` chooses."""
         path = Path(scan)
         if self.ready and path.suffix in ENDINGS:
             windows = read_tokens(path, card=self.card).scans
@@ -77,6 +78,7 @@ class StoreScans(ScanSource):
         self.store, self.keys = store, keys
 
     def read(self, scan: str, pick: int) -> Mapping[str, Tensor]:
+        """Read the item of the scan; of several windows, the one that `pick` chooses."""
         item = self.store.peek(self.keys[scan])
         shape, _ = item.sizes()
         element = {name: torch.from_numpy(value) for name, value in item.element(pick % shape[0]).items()}

@@ -51,12 +51,15 @@ class EncodeJob(Job):
     dtype: str
 
     def opened(self) -> ItemStore[Any]:
+        """Open the token store."""
         return TokenStore(self.store)
 
     def key(self, input_sha256: str, changes: Mapping[str, Any]) -> str:
+        """The item's key: input, card, weights, precision, and the user's changes to the preparation."""
         return item_key(input_sha256, self.card.digest, {**changes, "weights": self.weights, "dtype": self.dtype})
 
     def origin(self, task: Task) -> tuple[str, dict[str, Any]]:
+        """Hash and record of what the tokens are made from."""
         if task.item is None:
             return super().origin(task)
         return _made_of(ScanStore(task.path)[task.item], self.card)
@@ -78,6 +81,7 @@ class EncodeJob(Job):
             return module.to(pick_device(self.device))
 
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+        """Encode one input and store its tokens."""
         encoder, place = self.encoder(), pick_device(self.device)
         windows = [
             tokens_of(encoder, tensor, said, place, self.dtype) for tensor, said in self._prepared(task, made_of)

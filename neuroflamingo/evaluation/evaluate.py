@@ -65,6 +65,7 @@ class Evaluation:
 
     @property
     def controls(self) -> dict[str, Scores]:
+        """The controls by their published names."""
         return {
             "blank": self.blank,
             "other_patient": self.other_patient,

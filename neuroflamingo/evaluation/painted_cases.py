@@ -34,6 +34,7 @@ class PaintedScan:
     anatomy: str
 
     def __call__(self) -> Scan:
+        """Paint the scan."""
         torch.set_num_threads(1)
         return paint_case(self.seed, self.anatomy).scan()
 

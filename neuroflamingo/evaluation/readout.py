@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +115,7 @@ def choose_thresholds(readout: Readout, centres: Tensor, truth: list[tuple[Findi
     )
 
 
-def class_f1(truth, predicted, kind: FindingClass) -> float:
+def class_f1(truth: Sequence[Sequence[Finding]], predicted: Sequence[Sequence[Finding]], kind: FindingClass) -> float:
     """F1 of presence counts of one class (per case, as many pairs as both have)."""
     hits = said = there = 0
     for a, b in zip(truth, predicted, strict=True):

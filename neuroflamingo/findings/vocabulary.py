@@ -52,6 +52,8 @@ class Signal(StrEnum):
 
 
 class Certainty(StrEnum):
+    """How sure a report is of a finding."""
+
     DEFINITE = "definite"
     POSSIBLE = "possible"
 

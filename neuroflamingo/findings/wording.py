@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from neuroflamingo.findings import phrases
 from neuroflamingo.findings.vocabulary import FOCAL, LOBES, Certainty, Finding, FindingClass, Side, report_order
@@ -38,7 +39,7 @@ class _Habit(Random):
         super().__init__(0)
         self.style = style
 
-    def choice(self, seq):
+    def choice(self, seq: Any) -> Any:
         return seq[self.style % len(seq)]
 
     def random(self) -> float:

@@ -69,6 +69,7 @@ class LoadedModel:
 
     @property
     def dtype(self) -> str:
+        """Number format of the weights, such as `float32`."""
         return str(next(self.model.perceiver.parameters()).dtype).removeprefix("torch.")
 
     @cached_property

@@ -42,6 +42,7 @@ class Volume:
     def __call__(
         self, points: Float32[Tensor, "point 3"], channels: slice = slice(None)
     ) -> Float32[Tensor, "channel point"]:
+        """Sample the channels at world points (mm)."""
         plane, row, column = torch.addmm(self.offset, self.matrix, points.T)
         plane, row = plane.clamp(0, self.planes - 1), row.clamp(0, self.rows - 1)
         low = plane.floor().clamp(max=self.planes - 2)

@@ -45,6 +45,7 @@ class Case:
 
     @property
     def name(self) -> str:
+        """Name of the case's files, from its seed."""
         return f"case-{self.blueprint.seed:08d}"
 
     def scan(self, sampling: Sampling | None = None) -> Scan:

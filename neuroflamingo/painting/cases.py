@@ -117,6 +117,7 @@ def draw_pose(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def draw_scanner(rng: np.random.Generator) -> Scanner:
+    """Draw tissue contrast, texture, noise, bias field and skull of one scan."""
     fluid = rng.uniform(0.12, 0.4)
     grey = rng.uniform(max(0.48, fluid + 0.2), 0.74)
     white = grey + rng.uniform(0.1, 0.3)
@@ -145,7 +146,9 @@ def _contrast(rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high))
 
 
-def _shape(rng: np.random.Generator, kind: FindingClass, wedge: bool, centre: NDArray[np.float32], radius: float):
+def _shape(
+    rng: np.random.Generator, kind: FindingClass, wedge: bool, centre: NDArray[np.float32], radius: float
+) -> NDArray[np.float32]:
     """The lesion's frame: random rotation and elongation; a wedge points from the ventricle to the cortex."""
     if wedge:
         deep = np.array([np.sign(centre[0]) * 18.0, -12.0, 18.0])
@@ -201,7 +204,9 @@ def _draw_lesion(
     return _settle(lesion, wanted, size, points.numpy(), others)
 
 
-def _settle(lesion: Lesion, wanted: Finding, size: float, points: NDArray[np.float32], others: list[Lesion]):
+def _settle(
+    lesion: Lesion, wanted: Finding, size: float, points: NDArray[np.float32], others: list[Lesion]
+) -> tuple[Lesion, Finding] | None:
     """Keep the lesion if most of it lies where the finding says and apart from the others."""
     region = FOCAL_REGIONS.index(wanted.region)  # type: ignore[arg-type]
     if (region_of(points) == region).mean() < 0.6:

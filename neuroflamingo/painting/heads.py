@@ -27,6 +27,7 @@ TISSUE_SIGNAL = (0.28, 0.65, 0.82)
 
 
 def list_heads() -> tuple[str, ...]:
+    """Names of the anatomies that cases can be painted into, the template first."""
     return (TEMPLATE, *OTHERS)
 
 

@@ -53,6 +53,7 @@ class Lesion:
         return float(largest * (2.6 if self.push else 1.8))
 
     def own_frame(self, points: Float32[Tensor, "point 3"]) -> Float32[Tensor, "point 3"]:
+        """Points (mm) in the lesion's frame, where its smooth border has radius 1."""
         return (points - torch.from_numpy(self.centre)) @ torch.from_numpy(self.shape).T
 
     def level(self, own: Float32[Tensor, "point 3"]) -> Float32[Tensor, " point"]:

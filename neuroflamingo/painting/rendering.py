@@ -90,7 +90,9 @@ def _tissue(blueprint: Blueprint, maps: Tensor, atrophy: Tensor) -> tuple[Tensor
     return share * _remap(t1, blueprint.scanner) + (1 - share) * mixture, white, grey + white
 
 
-def _paint_focal(lesion: Lesion, scanner: Scanner, level: Tensor, signal: Tensor, white: Tensor, tissue: Tensor):
+def _paint_focal(
+    lesion: Lesion, scanner: Scanner, level: Tensor, signal: Tensor, white: Tensor, tissue: Tensor
+) -> tuple[Tensor, Tensor]:
     """Signal with the lesion painted in, and the share of lesion, at points near it."""
     fluid, grey, whitest = scanner.signal
     share = lesion.inside(level)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -238,7 +238,13 @@ def _tick(
 
 
 def _encode(
-    image: Image.Image, kind, plane: Plane, scan: int, position: float, alt: str, statement: str | None = None
+    image: Image.Image,
+    kind: Literal["seen", "look", "alignment"],
+    plane: Plane,
+    scan: int,
+    position: float,
+    alt: str,
+    statement: str | None = None,
 ) -> Picture:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=88, method=6)

@@ -89,6 +89,8 @@ class Statement(Record):
 
 
 class Sections(Record):
+    """The text of each section, without its heading."""
+
     technique: str = ""
     findings: str = ""
     impression: str = ""
@@ -103,12 +105,16 @@ class Parse(Record):
 
 
 class Citation(Record):
+    """One reference of the methods text."""
+
     key: str
     text: str
     url: str | None = None
 
 
 class Methods(Record):
+    """What was done, as a paragraph for a paper, and its references."""
+
     text: str
     citations: tuple[Citation, ...] = ()
 

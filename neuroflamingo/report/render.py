@@ -134,14 +134,17 @@ def signed(value: float, digits: int = 0) -> str:
 
 
 def place(point: tuple[float, float, float]) -> str:
+    """A point in words: its coordinates in mm."""
     return "(" + ", ".join(signed(value) for value in point) + ") mm"
 
 
 def size(finding: Finding) -> str:
+    """The size of a finding, or a dash."""
     return f"{finding.size_mm:g} mm" if finding.size_mm is not None else "–"
 
 
 def grade(finding: Finding) -> str:
+    """The grade of a finding in words, or a dash."""
     return GRADES[finding.grade] if finding.grade is not None else "–"
 
 
@@ -161,6 +164,7 @@ def focus(evidence: Evidence) -> str:
 
 
 def region(evidence: Evidence) -> str:
+    """The side and region that a statement's evidence peaks in."""
     side = "midline" if evidence.peak_side == "midline" else str(evidence.peak_side)
     return f"{side} {evidence.peak_region}"
 
@@ -183,6 +187,7 @@ def matrix(rows: tuple[tuple[float, ...], ...] | None) -> str:
 
 
 def data_uri(picture: Picture) -> str:
+    """A picture as a `data:` address, so that the page needs no other file."""
     return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
 
 

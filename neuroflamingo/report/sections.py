@@ -45,6 +45,7 @@ def statements_of(parsed: ParsedReport) -> tuple[Statement, ...]:
 
 
 def parse_of(parsed: ParsedReport) -> Parse:
+    """The report's record of how well its text was understood."""
     return Parse(coverage=parsed.coverage, unparsed=parsed.unparsed, contradictions=parsed.contradictions)
 
 

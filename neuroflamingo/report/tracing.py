@@ -27,10 +27,14 @@ class Shown(Protocol):
     """A scan that can be drawn."""
 
     @property
-    def scan(self) -> Scan: ...
+    def scan(self) -> Scan:
+        """The scan as read."""
+        ...
 
     @property
-    def prepared(self) -> Prepared: ...
+    def prepared(self) -> Prepared:
+        """The scan as prepared."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,11 @@ class FusedTask(Task):
         self.validates = bool(batches.held_out)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups of the optimiser, with their weight decay and learning rates."""
         return parameter_groups(self.model, self.recipe.optim)
 
     def micro_batches(self, first: int) -> Iterator[dict[str, Any]]:
+        """Load micro-batches, from the given number on."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         return iter(self.batches.loader(first, rank, world, self.recipe.data.workers))
 
@@ -82,18 +84,23 @@ class FusedTask(Task):
         return Counts(float(len(batch["ids"])), scans, sum(kinds), kinds)
 
     def loss(self, batch: dict[str, Any], step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the learnt tokens of a micro-batch, as its share of the step's."""
         return self.runner(**self._inputs(batch, step, micro_step)).loss, {}
 
     def figures(self) -> dict[str, float]:
+        """Figures of the held-out samples."""
         return self.validation.figures(self.runner)
 
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
+        """Whether the figure that the recipe names is better than before."""
         return self.validation.better(figures, best)
 
     def names(self, batch: dict[str, Any]) -> list[str]:
+        """The samples of a micro-batch, for messages."""
         return batch["ids"]
 
     def smaller(self) -> list[str]:
+        """Settings that take less memory, for the error when it runs out."""
         tokens = f"or a smaller data.max_tokens (now {self.recipe.data.max_tokens})"
         return ["--set run.gradient_checkpointing=on", tokens]
 

@@ -39,6 +39,7 @@ class Counts:
     divisors: tuple[float, ...] = ()
 
     def numbers(self) -> list[float]:
+        """All counts in one list, to be summed over processes."""
         return [self.samples, self.scans, self.tokens, *self.divisors]
 
     @classmethod

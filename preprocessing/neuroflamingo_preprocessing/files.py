@@ -237,6 +237,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def sha256_of_text(text: str) -> str:
+    """SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()
 
 

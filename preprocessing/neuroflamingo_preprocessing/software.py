@@ -20,6 +20,8 @@ class Record(BaseModel):
 
 
 class SoftwareRecord(Record):
+    """This package, Python and the libraries that touch numbers, with their versions."""
+
     name: str = "neuroflamingo"
     version: str
     git_commit: str | None = None
@@ -30,6 +32,7 @@ class SoftwareRecord(Record):
 
 
 def utc_now() -> str:
+    """The time now, in UTC, to the second (ISO 8601)."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -48,6 +51,7 @@ def software() -> SoftwareRecord:
 
 
 def installed_version(distribution: str) -> str | None:
+    """Version of an installed package; None if it is not there."""
     try:
         return version(distribution)
     except PackageNotFoundError:

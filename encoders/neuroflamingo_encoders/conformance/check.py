@@ -76,9 +76,11 @@ class CheckResult:
 
     @property
     def fine(self) -> bool:
+        """Whether the check did not fail (skipped and expected failures count as fine)."""
         return self.status != "failed"
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
         return asdict(self) | {"seconds": round(self.seconds, 3)}
 
     def __str__(self) -> str:
@@ -134,7 +136,10 @@ def check_encoder(
 
 
 def failures(results: Iterable[CheckResult]) -> list[str]:
-    """What failed, one line each: `assert not failures(check_encoder(MyEncoder))` is a whole test."""
+    """The failed checks, one line each.
+
+    `assert not failures(check_encoder(MyEncoder))` is a whole test.
+    """
     return [str(result) for result in results if not result.fine]
 
 

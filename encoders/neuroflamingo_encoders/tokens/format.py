@@ -52,6 +52,7 @@ class ScanTokens:
 
 
 def damaged(path: Path, seen: str) -> ModelError:
+    """The error of a token file that is not whole, with what was seen."""
     return ModelError(
         f"{path.name} is not a whole token file",
         expected="tokens as `neuroflamingo encode` writes them",

@@ -44,6 +44,7 @@ class Inert:
     def __new__(cls, *arguments: Any, **_: Any) -> Any:
         # An object made without arguments gets its items afterwards, which torch's unpickler allows for plain
         # dictionaries only.
+        """Make an object that does nothing; without arguments, an empty mapping."""
         return super().__new__(cls) if arguments else OrderedDict()
 
     def __setstate__(self, state: Any) -> None:
@@ -54,6 +55,7 @@ class InertMapping:
     """The same for classes whose objects are made with arguments and filled with items afterwards."""
 
     def __new__(cls, *_: Any) -> Any:
+        """Make an empty mapping, whatever the arguments."""
         return OrderedDict()
 
 

@@ -46,6 +46,7 @@ class Verified:
 
     @property
     def sound(self) -> bool:
+        """Whether nothing is wrong with the file."""
         return not self.problems
 
 

@@ -37,6 +37,7 @@ class Targets:
     fine_occupancy: Tensor
 
     def to(self, device: str | torch.device) -> Targets:
+        """The same targets on a device."""
         return Targets(**{name: value.to(device) for name, value in vars(self).items()})
 
 
@@ -56,6 +57,7 @@ class Totals(NamedTuple):
 
     @classmethod
     def of(cls, t: Targets) -> Totals:
+        """The totals of one micro-batch."""
         return cls(len(t.peak), float(t.peak.sum()), float(t.near.sum()), float(t.near.amax(dim=2).sum()))
 
 
@@ -166,4 +168,5 @@ class DenseSupervision(nn.Module):
         self.encoder = encoder
 
     def forward(self, x: Tensor, targets: Targets, totals: Totals) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch and its parts."""
         return dense_loss(self.encoder.read(x), targets, totals)

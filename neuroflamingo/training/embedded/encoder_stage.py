@@ -113,6 +113,7 @@ class EncoderTask(StageTask):
 
     @cached_property
     def truth(self) -> list[tuple[Finding, ...]]:
+        """The true findings of the validation cases."""
         return [self.validation[i].findings for i in range(len(self.validation))]
 
     def begin(self) -> None:
@@ -122,21 +123,26 @@ class EncoderTask(StageTask):
         self.model.learn_typical(heads.to(self.accelerator.device))
 
     def buffers(self) -> dict[str, Tensor]:
+        """Running statistics of the encoder's batch norms."""
         return dict(self.model.named_buffers())
 
     def micro_batches(self, first: int) -> Iterator[Batch]:
+        """Draw micro-batches from the painted pool, from the given number on."""
         for number in count(first):
             yield draw_batch(self.pool, self.settings, self.centres, self.plan.seed, number, self.rows)
 
     def count(self, batch: Batch) -> Counts:
+        """Scans of a micro-batch, and the totals that the loss is divided by."""
         scans = float(len(batch.scans))
         return Counts(scans, scans, 0.0, Totals.of(batch.targets))
 
     def loss(self, batch: Batch, step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
+        """The dense loss of a micro-batch, as its share of the step's."""
         device = self.accelerator.device
         return self.runner(batch.scans.to(device), batch.targets.to(device), Totals(*step.divisors))
 
     def figures(self) -> dict[str, float]:
+        """Finding scores of the encoder's own readout on the validation cases."""
         readout = self.read()
         scores = score_findings(self.truth, decode(readout, self.centres, self.thresholds(readout)))
         keys = ("finding_f1", "full_finding_f1", "laterality_accuracy", "region_accuracy", "size_mae_mm")

@@ -97,6 +97,7 @@ class FusionBatch(NamedTuple):
     present: Tensor
 
     def to(self, device: torch.device) -> FusionBatch:
+        """The same batch on a device."""
         return FusionBatch(self.tokens.to(device), self.texts.to(device), self.present.to(device))
 
     def weight(self) -> float:
@@ -199,18 +200,22 @@ class FusionTask(StageTask):
 
     @cached_property
     def truth(self) -> list[tuple[Finding, ...]]:
+        """The true findings of the validation cases."""
         return [self.validation.pool[i].findings for i in range(len(self.validation.pool))]
 
     def micro_batches(self, first: int) -> Iterator[FusionBatch]:
+        """Draw scans and freshly worded reports, from the given number on."""
         for number in count(first):
             batch = draw_batch(self.cache, self.tokenizer, self.settings, self.plan.seed, number)
             yield FusionBatch(batch.tokens[self.rows], batch.texts.rows(self.rows), batch.present[self.rows])
 
     def count(self, batch: FusionBatch) -> Counts:
+        """Scans and learnt tokens of a micro-batch, and what its two losses are divided by."""
         scans = float(len(batch.tokens))
         return Counts(scans, scans, batch.texts.learnt(), (batch.weight(), scans))
 
     def loss(self, batch: FusionBatch, step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the text and of which findings there are."""
         weight, scans = step.divisors
         text, presence = self.runner(batch.to(self.accelerator.device))
         text, presence = text * (batch.weight() / weight), presence * (len(batch.tokens) / scans)

@@ -74,9 +74,11 @@ class Texts(NamedTuple):
     weights: Tensor
 
     def to(self, device: torch.device) -> Texts:
+        """The same texts on a device."""
         return Texts(*(part.to(device) for part in self))
 
     def rows(self, rows: slice) -> Texts:
+        """Some of the texts."""
         return Texts(*(part[rows] for part in self))
 
     def learnt(self) -> float:
@@ -138,19 +140,23 @@ class LanguageModelTask(StageTask):
         self.run_in(model)
 
     def micro_batches(self, first: int) -> Iterator[Texts]:
+        """Draw rendered reports, from the given number on."""
         size = self.plan.optim.batch
         for number in count(first):
             seed = 20_000_000 + self.plan.seed + number * size
             yield encode_reports(self.tokenizer, [imagined_report(seed + i) for i in range(size)[self.rows]])
 
     def count(self, batch: Texts) -> Counts:
+        """Texts and learnt tokens of a micro-batch."""
         return Counts(float(len(batch.ids)), 0.0, batch.learnt(), (batch.learnt(),))
 
     def loss(self, batch: Texts, step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
+        """The mean loss of a learnt token, as the micro-batch's share of the step's."""
         (learnt,) = step.divisors
         return self._mean_loss(self.runner, batch) * (batch.learnt() / learnt), {}
 
     def figures(self) -> dict[str, float]:
+        """Loss of held-out reports."""
         learnt = self.held_out.learnt()
         total, tokens = summed(self.accelerator, float(self._mean_loss(self.model, self.held_out)) * learnt, learnt)
         return {"held_out_loss": total / tokens, "score": -total / tokens}

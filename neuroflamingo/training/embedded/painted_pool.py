@@ -15,7 +15,7 @@ import numpy as np
 
 from neuroflamingo.findings.vocabulary import FOCAL, Finding
 from neuroflamingo.painting.anatomy import load_anatomy
-from neuroflamingo.painting.cases import draw_blueprint
+from neuroflamingo.painting.cases import Blueprint, draw_blueprint
 from neuroflamingo.painting.rendering import render_on_model_grid
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE
@@ -181,7 +181,7 @@ def _paint_pool(pool: CasePool, parent: int) -> None:
             file.flush()
 
 
-def _in_report_order(blueprint, centres: NDArray[np.float32]) -> NDArray[np.float32]:
+def _in_report_order(blueprint: Blueprint, centres: NDArray[np.float32]) -> NDArray[np.float32]:
     """Centres sorted as the focal findings are."""
     focal = [f for f in blueprint.findings if f.kind in FOCAL]
     order = [blueprint.lesion_findings.index(f) for f in focal]

@@ -69,6 +69,7 @@ class StageTask(Task):
         return [group for group in groups if group["params"]]
 
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
+        """Whether `choose_by` is at least as high as before."""
         return self.choose_by not in best or figures[self.choose_by] >= best[self.choose_by]
 
     def begin(self) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -311,7 +311,11 @@ def _flat(spread: NDArray[np.float64]) -> NDArray[np.bool_]:
     return spread <= FLAT * (np.median(known) if len(known) else 1.0)
 
 
-def _robust(series: NDArray[np.float64], step: Step, scaling: RobustScaling | None):
+Factors: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]"
+"""Gain and offset of each parcel, and which parcels are flat."""
+
+
+def _robust(series: NDArray[np.float64], step: Step, scaling: RobustScaling | None) -> Factors:
     """BrainLM's scaler as meant: less the run's own mean, less the median, divided by the inter-quartile range."""
     mean, median, spread = _robust_parts(series, scaling)
     flat = _flat(spread)
@@ -319,7 +323,7 @@ def _robust(series: NDArray[np.float64], step: Step, scaling: RobustScaling | No
     return gain, -(mean + median) * gain, flat
 
 
-def _robust_as_published(series: NDArray[np.float64], step: Step, scaling: RobustScaling | None):
+def _robust_as_published(series: NDArray[np.float64], step: Step, scaling: RobustScaling | None) -> Factors:
     """As the published line computes it: less the quotient of median and range, so that nothing is divided."""
     mean, median, spread = _robust_parts(series, scaling)
     flat = _flat(spread)
@@ -327,7 +331,9 @@ def _robust_as_published(series: NDArray[np.float64], step: Step, scaling: Robus
     return gain, -(mean + median / np.where(flat, 1.0, spread)) * gain, flat
 
 
-def _robust_parts(series: NDArray[np.float64], scaling: RobustScaling | None):
+def _robust_parts(
+    series: NDArray[np.float64], scaling: RobustScaling | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     mean = series.mean(axis=1, keepdims=True)
     if scaling is not None:
         return mean, scaling.median[:, None], scaling.spread[:, None]
@@ -335,7 +341,7 @@ def _robust_parts(series: NDArray[np.float64], scaling: RobustScaling | None):
     return mean, middle[:, None], (high - low)[:, None]
 
 
-def _zscore(series: NDArray[np.float64], step: Step, _: RobustScaling | None):
+def _zscore(series: NDArray[np.float64], step: Step, _: RobustScaling | None) -> Factors:
     """Each parcel by its own mean and standard deviation over the run."""
     mean, spread = series.mean(axis=1, keepdims=True), series.std(axis=1, keepdims=True)
     flat = _flat(spread)
@@ -343,7 +349,7 @@ def _zscore(series: NDArray[np.float64], step: Step, _: RobustScaling | None):
     return gain, -mean * gain, flat
 
 
-def _zscore_run(series: NDArray[np.float64], step: Step, _: RobustScaling | None):
+def _zscore_run(series: NDArray[np.float64], step: Step, _: RobustScaling | None) -> Factors:
     """One mean and one standard deviation for the whole run."""
     spread = series.std()
     gain = np.full((len(series), 1), _gain(step) / (spread or 1.0))
@@ -354,7 +360,7 @@ def _gain(step: Step) -> float:
     return float(dict(step.constants).get("gain", 1.0))
 
 
-NORMALISATIONS: dict[str, Callable[..., tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]]] = {
+NORMALISATIONS: dict[str, Callable[..., Factors]] = {
     "robust_fixed": _robust,
     "robust_as_published": _robust_as_published,
     "zscore_parcel": _zscore,

@@ -123,12 +123,15 @@ class PrepareJob(Job):
     """Scans to prepared tensors."""
 
     def opened(self) -> ScanStore:
+        """Open the scan store."""
         return ScanStore(self.store)
 
     def key(self, input_sha256: str, changes: Mapping[str, Any]) -> str:
+        """The item's key: input, what the encoder asks for, and the user's changes to the preparation."""
         return item_key(input_sha256, self.card.scan.digest, changes)
 
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+        """Prepare one input and store its tensors."""
         windows = list(prepare_for_encoder(task.path, self.card.scan, self.hashed(task, made_of)))
         about = _common([one.about for one in windows], made_of)
         axes = [axis.name for axis in self.card.scan.axes]

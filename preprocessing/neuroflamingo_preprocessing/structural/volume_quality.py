@@ -90,6 +90,7 @@ def _resampled_brain(shape: tuple[int, int, int], affine: tuple[float, ...]) -> 
 
 
 def judge_coverage(covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan, warnings: list[str]) -> float:
+    """The share of the brain inside the field of view; a low one is a warning or an error."""
     if spec.template is None:
         return float(covered.mean())
     coverage = float(covered[brain_on_grid(spec)].mean())

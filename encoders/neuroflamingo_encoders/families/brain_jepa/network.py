@@ -44,6 +44,7 @@ class Patches(nn.Module):
         self.proj = nn.Conv2d(1, width, (1, length), stride=(1, length))
 
     def forward(self, x: Float[Tensor, "batch 1 parcel time"]) -> Tensor:
+        """Tokens `[batch, token, width]`, all patches of the first parcel first."""
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
@@ -78,6 +79,7 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend over all tokens `[batch, token, width]`."""
         q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h t d -> b t (h d)"))
 
@@ -90,6 +92,7 @@ class FeedForward(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transform each token on its own."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -102,6 +105,7 @@ class Block(nn.Module):
         self.attn, self.mlp = Attention(width, heads), FeedForward(width, inner)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add attention, then the feed-forward, to the tokens `[batch, token, width]`."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 

@@ -80,6 +80,7 @@ class TimeTable(nn.Module):
         self.pe: Tensor
 
     def forward(self, patches: int) -> Float[Tensor, "patch width"]:
+        """The rows of the first `patches` time patches."""
         return self.pe[:patches]
 
 
@@ -112,6 +113,7 @@ class SelfAttention(nn.Module):
         self.conv = nn.Conv2d(heads, heads, (kernel, 1), padding=(kernel // 2, 0), bias=False, groups=heads)
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Tensor:
+        """Attend over all tokens."""
         q, k, v = (rearrange(f(x), "b t (h d) -> b h t d", h=self.heads) for f in (self.query, self.key, self.value))
         mixed = F.scaled_dot_product_attention(q, k, v) + self.conv(v)
         return rearrange(mixed, "b h t d -> b t (h d)")
@@ -125,6 +127,7 @@ class NormedSum(nn.Module):
         self.dense, self.LayerNorm = nn.Linear(before, after), nn.LayerNorm(after, eps)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Project `x`, add the residual, norm the sum."""
         return self.LayerNorm(self.dense(x) + residual)
 
 
@@ -136,6 +139,7 @@ class Attention(nn.Module):
         self.self, self.output = SelfAttention(width, heads, kernel), NormedSum(width, width, eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend over all tokens `[batch, token, width]`, with the residual."""
         return self.output(self.self(x), x)
 
 
@@ -147,6 +151,7 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(width, inner)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Widen each token."""
         return F.gelu(self.dense(x))
 
 
@@ -159,6 +164,7 @@ class Layer(nn.Module):
         self.intermediate, self.output = Intermediate(width, inner), NormedSum(inner, width, eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend, then transform each token `[batch, token, width]`."""
         x = self.attention(x)
         return self.output(self.intermediate(x), x)
 

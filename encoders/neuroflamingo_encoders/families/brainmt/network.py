@@ -40,6 +40,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of a volume."""
 
     def forward(self, input: Float[Tensor, "batch channel y x z"]) -> Tensor:
+        """Norm each voxel over its channels."""
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -52,6 +53,7 @@ class ConvBlock(nn.Module):
         self.conv2, self.norm2 = nn.Conv3d(width, width, 3, padding=1), ChannelNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add two convolutions to the volumes `[batch, channel, y, x, z]`."""
         y = F.gelu(self.norm1(self.conv1(x)), approximate="tanh")
         return x + self.norm2(self.conv2(y))
 
@@ -68,6 +70,7 @@ class Halving(nn.Module):
         self.reduction = nn.Sequential(_halve(before, 2 * before))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Halve the three axes of the volumes `[batch, channel, y, x, z]`."""
         return self.reduction(x)
 
 
@@ -79,6 +82,7 @@ class Stem(nn.Module):
         self.conv_down = nn.Sequential(_halve(1, inner), nn.ReLU(), _halve(inner, width), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Quarter the three axes of the volumes `[batch, channel, y, x, z]`."""
         return self.conv_down(x)
 
 
@@ -90,6 +94,7 @@ class RootMeanSquareNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Norm over the last axis; the type of `x` stays."""
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
@@ -101,6 +106,7 @@ class MambaLayer(nn.Module):
         self.norm, self.mixer = RootMeanSquareNorm(width), SelectiveScan(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Mix the tokens `[batch, token, width]` in their order."""
         return self.mixer(self.norm(x))
 
 
@@ -113,6 +119,7 @@ class AttentionBlock(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Tensor:
+        """Attend over all tokens."""
         q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h t d -> b t (h d)"))
 
@@ -125,6 +132,7 @@ class FeedForward(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transform each token on its own."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 

@@ -74,6 +74,7 @@ class WindowAttention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "window token width"], mask: Tensor | None) -> Tensor:
+        """Attend within each window; `mask` keeps apart what the shift has put side by side."""
         q, k, v = rearrange(self.qkv(x), "n t (three h d) -> three n h t d", three=3, h=self.heads)
         if mask is not None:
             mask = mask.to(x).repeat(len(x) // len(mask), 1, 1)[:, None]
@@ -89,6 +90,7 @@ class FeedForward(nn.Module):
         self.linear1, self.linear2 = nn.Linear(width, inner), nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transform each token on its own."""
         return self.linear2(F.gelu(self.linear1(x)))
 
 
@@ -106,6 +108,7 @@ class Block(nn.Module):
         self.mlp = FeedForward(width, 4 * width)
 
     def forward(self, x: Float[Tensor, "batch x y z time width"]) -> Tensor:
+        """Mix tokens within windows, then transform each."""
         x = x + self._mix(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -136,6 +139,7 @@ class Merge(nn.Module):
         self.reduction, self.norm = nn.Linear(8 * width, factor * width, bias=False), nn.LayerNorm(8 * width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens `[batch, x / 2, y / 2, z / 2, time, 2 width]`."""
         odd = [n % 2 for n in x.shape[1:4]]
         x = F.pad(x, (0, 0, 0, 0, 0, odd[2], 0, odd[1], 0, odd[0]))
         corners = [x[:, i::2, j::2, k::2] for i, j, k in product((0, 1), repeat=3)]
@@ -151,6 +155,7 @@ class Stage(nn.Module):
         self.downsample = merge
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the blocks on the tokens `[batch, x, y, z, time, width]`, then merge."""
         for block in self.blocks:
             x = block(x)
         return x if self.downsample is None else self.downsample(x)
@@ -165,6 +170,7 @@ class Position(nn.Module):
         self.time_embed = nn.Parameter(torch.randn(1, width, 1, 1, 1, frames) * 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add place and time to the tokens `[batch, x, y, z, time, width]`."""
         table = self.pos_embed + self.time_embed[..., : x.shape[4]]
         return x + rearrange(table, "n w x y z t -> n x y z t w")
 
@@ -178,6 +184,7 @@ class Patches(nn.Module):
         self.fc = nn.Linear(patch[0] * patch[1] * patch[2] * patch[3] * channels, width)
 
     def forward(self, x: Float[Tensor, "batch channel x y z time"]) -> Tensor:
+        """Tokens `[batch, x, y, z, time, width]`."""
         a, b, c, d = self.patch
         return self.fc(rearrange(x, "n w (x a) (y b) (z c) (t d) -> n x y z t (a b c d w)", a=a, b=b, c=c, d=d))
 

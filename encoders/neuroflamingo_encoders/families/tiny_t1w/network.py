@@ -49,6 +49,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.norm2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add two convolutions to the volumes `[scan, channel, x, y, z]`."""
         y = F.relu(self.norm1(self.conv1(x)))
         return F.relu(x + self.norm2(self.conv2(y)))
 
@@ -103,6 +104,7 @@ class Attention(nn.Module):
         self.ff1, self.ff2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add attention and feed-forward to the tokens `[scan, token, width]`."""
         q, k, v = rearrange(self.to_qkv(self.norm1(x)), "b t (three h d) -> three b h t d", three=3, h=self.heads)
         mixed = rearrange(F.scaled_dot_product_attention(q, k, v), "b h t d -> b t (h d)")
         x = x + self.to_out(mixed)
@@ -204,6 +206,7 @@ class TinyT1wEncoder(BrainEncoder):
         return self.read_tokens(tokens, self.occupancy_head(middle), self.fine_occupancy_head(fine))
 
     def read_tokens(self, tokens: Float[Tensor, "scan token width"], occupancy: Tensor, fine: Tensor) -> Readout:
+        """Read findings from the tokens of scans, see `Readout`; both maps are passed on as they are."""
         cells = len(self.cells)
         focal = rearrange(self.focal_head(tokens[:, :cells]), "s c (k f) -> s c k f", k=FOCAL_CLASSES)
         presence, size, offset, region, side = focal.split((1, 1, 3, REGIONS, SIDES), dim=-1)

@@ -55,6 +55,7 @@ class ClipTower(_Tower):
         self.vision_model = getattr(tower, "vision_model", tower)  # older releases of transformers wrap it
 
     def patch_tokens(self, pictures: Float[Tensor, "n 3 row column"]) -> Float[Tensor, "n patch width"]:
+        """Tokens of the patches, row by row."""
         return self.vision_model(pixel_values=pictures).last_hidden_state[:, 1:]
 
 
@@ -67,4 +68,5 @@ class SiglipTower(_Tower):
         self.vision_model = getattr(tower, "vision_model", tower)
 
     def patch_tokens(self, pictures: Float[Tensor, "n 3 row column"]) -> Float[Tensor, "n patch width"]:
+        """Tokens of the patches, row by row."""
         return self.vision_model(pixel_values=pictures).last_hidden_state

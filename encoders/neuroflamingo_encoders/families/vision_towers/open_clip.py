@@ -91,6 +91,7 @@ class OpenClipTower(PictureEncoder):
         return int(size[0] if isinstance(size, tuple | list) else size)
 
     def patch_tokens(self, pictures: Float[Tensor, "n 3 row column"]) -> Float[Tensor, "n patch width"]:
+        """Tokens of the patches, row by row."""
         if hasattr(self.visual, "output_tokens"):
             tokens = self.visual(pictures)[1]
         else:

@@ -27,6 +27,7 @@ UNIT = Demand(what="scaling of each scan to 0..1", level="done_here")
 
 
 def free_weights(licence: str = "Apache-2.0", source: str = "none", **more: Any) -> Weights:
+    """Weights whose licence permits everything; `more` goes to `Weights`."""
     return Weights(source=source, licence=licence, commercial=True, redistribution=True, derivatives=True, **more)
 
 
@@ -38,6 +39,7 @@ def restricted_weights(licence: str, source: str, redistribution: bool = False, 
 
 
 def volume(channels: tuple[str, ...], sizes: dict[str, int], *steps: Step, **more: Any) -> ScanSpec:
+    """The spec of a volume with axes of these sizes; `more` goes to `ScanSpec`."""
     axes = (Axis(name="channel", size=len(channels)), *(Axis(name=n, size=s) for n, s in sizes.items()))  # type: ignore
     return ScanSpec(modality="volume3d", axes=axes, channels=channels, steps=steps, **more)
 

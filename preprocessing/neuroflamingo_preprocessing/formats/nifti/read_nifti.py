@@ -151,5 +151,6 @@ def _no_picture(name: str, seen: str) -> ScanError:
 
 
 def modality_of(name: str) -> ScanModality:
+    """What the suffix of a BIDS name says that a scan is."""
     found = re.search(r"_([A-Za-z0-9]+)(\.nii(\.gz)?|\.mg[hz])?(\.zarr)?$", name)
     return SUFFIXES.get(found[1].lower(), "unknown") if found else "unknown"

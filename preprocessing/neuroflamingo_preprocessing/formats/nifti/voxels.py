@@ -1,5 +1,7 @@
-"""Stored voxels to float32, a piece at a time: what is stored never lies in memory as a whole, and each piece is
-decompressed, looked at and scaled while the processor's cache still holds it.
+"""Stored voxels to float32, a piece at a time.
+
+What is stored never lies in memory as a whole, and each piece is decompressed, looked at and scaled while the
+processor's cache still holds it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What the zstandard frames in a zarr array's chunks would become, before the library unpacks one: 1 kB may become
-gigabytes, and the library looks at the size of a chunk only once it has it.
+"""The sizes that the zstandard frames in a zarr array's chunks claim, before the library unpacks one.
+
+1 kB may become gigabytes, and the library looks at the size of a chunk only once it has it.
 """
 
 from __future__ import annotations

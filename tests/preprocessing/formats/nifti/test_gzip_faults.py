@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
-from neuroflamingo_preprocessing.read import read_run, read_scan
+from neuroflamingo_preprocessing.read import claimed_sizes, read_run, read_scan
 from tests.preprocessing.formats.nifti.nifti_by_hand import build
 
 SHAPE = (32, 36, 30)
@@ -37,7 +37,7 @@ def refused(folder: Path, content: bytes, name: str = "head.nii.gz", words: str 
     error = caught.value
     assert error.exit_code == 65 and name in error.what and error.expected and error.seen and error.hint
     assert "Traceback" not in str(error) and str(folder) not in str(error)
-    for reader in (look, lambda file: list(read_run(file).blocks())):
+    for reader in (claimed_sizes, lambda file: list(read_run(file).blocks())):
         try:  # those that read less of a file may find nothing wrong, but nothing else than ours goes up
             reader(path)
         except ScanError:
