@@ -28,6 +28,7 @@ LIGHT = (
     "neuroflamingo.cli",
     "neuroflamingo.settings",
     "neuroflamingo.recipe.find",
+    "neuroflamingo.recipe.read",
     "neuroflamingo.findings",
     "neuroflamingo.findings.vocabulary",
     "neuroflamingo.checkpoints.local_models",
@@ -36,6 +37,8 @@ LIGHT = (
     "neuroflamingo_encoders.registry",
     "neuroflamingo_preprocessing",
     "neuroflamingo_preprocessing.errors",
+    "neuroflamingo_preprocessing.check",
+    "neuroflamingo_preprocessing.stores.build",
 )
 # Floors inside each package, from the ground up: a folder or module imports those before it, never those after it.
 # `(package)` is its face, which loads on first use.

@@ -26,14 +26,13 @@ def train_recipe(
 ) -> None:
     """Train by a recipe and print the finished model's folder; progress is the trainer's own."""
     from neuroflamingo.recipe.find import find_config
-    from neuroflamingo.training.run import train
+    from neuroflamingo.recipe.read import load_any_recipe, load_recipe
 
     path, overrides = find_config(config), list(settings)
     if dry_run:
-        from neuroflamingo.recipe.read import load_recipe
+        recipe = load_recipe(path, overrides)
         from neuroflamingo.training.memory_report import describe_run
 
-        recipe = load_recipe(path, overrides)
         if tiny:
             from neuroflamingo.training.twin import tiny_twin
 
@@ -42,7 +41,10 @@ def train_recipe(
             return
         print(describe_run(recipe, allow_download=allow_download))
         return
-    done = train(path, overrides, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet)
+    recipe = load_any_recipe(path, overrides)  # its faults are told before torch is imported
+    from neuroflamingo.training.run import train
+
+    done = train(recipe, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet)
     if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
         print(done)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.functional.parcel_series import Window, interpolation, target_seconds
@@ -182,6 +181,8 @@ class _Placement:
         if self.copies:
             self._copy(block, out)
             return
+        import torch
+
         shape, size = torch.tensor(self.shape), torch.tensor(block.shape[:3], dtype=torch.float64)
         index = torch.stack(torch.meshgrid(*(torch.arange(int(n)) for n in shape), indexing="ij"), -1).double()
         place = index @ torch.from_numpy(self.to_voxel[:3, :3].T) + torch.from_numpy(self.to_voxel[:3, 3])
