@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from neuroflamingo.cli import main
-from neuroflamingo.encoding import token_file
+from neuroflamingo.encoding import encoder_choice
 from neuroflamingo.encoding.encoder_choice import load_encoder
 from neuroflamingo.encoding.token_file import encode
 from neuroflamingo_encoders.build import build_encoder
@@ -246,7 +246,7 @@ class TestEncode:
             2, capsys, "encode", name, "--encoder", "fc-baseline", "--table", "xyz.dat", "-o", "a.npz"
         )
         module, _ = load_encoder("brainlm-13m", init="random")
-        said = token_file._set_table(module, "xyz.dat")
+        said = encoder_choice._set_table(module, "xyz.dat")
         assert said["file"] == "xyz.dat" and module.get_buffer("xyz")[1].tolist() == [5.0, 6.0, 7.0]
 
     def test_dimensions(self, head_file: Path, capsys) -> None:
@@ -260,7 +260,7 @@ class TestEncode:
         assert "--atlas LABELS.nii.gz" in refusal and "--raw" in refusal
 
     def test_bad_paths_are_refused_before_the_work(self, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-        monkeypatch.setattr(token_file, "load_encoder", lambda *_, **__: pytest.fail("the long work began"))
+        monkeypatch.setattr(encoder_choice, "load_encoder", lambda *_, **__: pytest.fail("the long work began"))
         name = parcels()
         for output, code in (("a.h5", 2), ("absent/a.zarr", 73), ("absent/a.npz", 73), ("sub-01.npy", 2)):
             refused(code, capsys, "encode", name, "--encoder", "fc-baseline", "-o", output)
