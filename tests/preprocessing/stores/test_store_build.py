@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ from neuroflamingo_preprocessing.stores import pool
 from neuroflamingo_preprocessing.stores.build import prepare_into_store, work_all
 from neuroflamingo_preprocessing.stores.jobs import Job, PrepareJob, Task
 from neuroflamingo_preprocessing.stores.scans import ScanStore
-from tests.preprocessing.stores.run_datasets import COMMON, LABELS, run, save, summary
+from tests.preprocessing.stores.run_datasets import COMMON, LABELS, LAS, run, save, summary
 
 
 @pytest.fixture
