@@ -41,11 +41,6 @@ def encoder_blocks(model: NeuroFlamingo, count: int) -> dict[str, nn.Module]:
     return {f"{name}.{number}": blocks[number] for number in range(len(blocks) - count, len(blocks))}
 
 
-def trained_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of the parameters that train; a shared one once."""
-    return tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
 def grouped_names(model: NeuroFlamingo) -> dict[str, str]:
     """The group (one of `GROUPS`) of every parameter, by name."""
     tables = {id(weight) for weight in model._embedding_weights()}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo.model.parameters import trained_names
 from neuroflamingo.recipe.read import load_recipe
 from neuroflamingo_encoders import encoder_card
 from tests.neuroflamingo.recipe.shipped_recipes import RECIPES, full_size
+from tests.neuroflamingo.training.small_runs import trained_names
 
 NEW = 2  # <|endofchunk|> and <image>; and a padding token, where the language model has none
 

@@ -8,9 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from neuroflamingo.recipe.schema import Recipe
 from tests.tiny import TOKENS, WIDTH, tiny_language_model, tiny_model, tiny_tokenizer
+
+
+def trained_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters that train; a shared one once."""
+    return tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def write_samples(

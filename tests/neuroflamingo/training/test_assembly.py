@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
-from neuroflamingo.model.parameters import grouped_names, trained_names
+from neuroflamingo.model.parameters import grouped_names
 from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo.settings import check_settings
 from neuroflamingo.training.assembly import build
 from neuroflamingo.training.initial_weights import start_from
 from neuroflamingo.training.trainable import merge_lora
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError, NotFoundError
+from tests.neuroflamingo.training.small_runs import trained_names
 from tests.tiny import FAMILIES, tiny_batch, tiny_language_model, tiny_model, tiny_tokenizer
 
 LLAMA_7B = {

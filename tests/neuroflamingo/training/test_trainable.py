@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
-from neuroflamingo.model.parameters import grouped_names, trained_names
+from neuroflamingo.model.parameters import grouped_names
 from neuroflamingo.recipe.schema import LoraSettings, OptimSettings, TrainedSettings
 from neuroflamingo.training.trainable import add_lora, describe_groups, freeze, merge_lora, parameter_groups
 from neuroflamingo_encoders import build_encoder
 from neuroflamingo_preprocessing.errors import ConfigError
+from tests.neuroflamingo.training.small_runs import trained_names
 from tests.tiny import tiny_batch, tiny_model
 
 GATED = ("to_q", "to_kv", "to_out", "ff.1", "ff.3")
