@@ -130,7 +130,7 @@ def fingerprint(path: Path) -> tuple[str, int]:
     return whole.hexdigest(), size
 
 
-def read_json(file: Path, name: str) -> dict[str, Any]:
+def _mapping(file: Path, name: str) -> dict[str, Any]:
     """A mapping from a small JSON file; empty where there is no such file.
 
     Raises:
@@ -152,12 +152,12 @@ def read_group(folder: Path, name: str) -> tuple[dict[str, Any], bool]:
     Raises:
         ScanError: neither of the two.
     """
-    root = read_json(folder / "zarr.json", name)
+    root = _mapping(folder / "zarr.json", name)
     if root:
         attributes = root.get("attributes", {})
         kind = root.get("node_type")
     else:
-        attributes = read_json(folder / ".zattrs", name)
+        attributes = _mapping(folder / ".zattrs", name)
         kind = "array" if (folder / ".zarray").is_file() else "group"
     if kind not in ("array", "group") or not isinstance(attributes, dict):
         raise damaged(name, "a zarr array or group", kind)
@@ -170,7 +170,7 @@ def read_array_metadata(folder: Path, name: str) -> ArrayMetadata:
     Raises:
         ScanError: anything else.
     """
-    said = read_json(folder / "zarr.json", name)
+    said = _mapping(folder / "zarr.json", name)
     try:
         found = _version_3(said) if said else _version_2(folder, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -194,7 +194,7 @@ def _version_3(said: dict[str, Any]) -> ArrayMetadata:
 
 
 def _version_2(folder: Path, name: str) -> ArrayMetadata:
-    said = read_json(folder / ".zarray", name)
+    said = _mapping(folder / ".zarray", name)
     if said["zarr_format"] != 2:
         raise ValueError("neither version 2 nor version 3")
     shape, chunks, dtype = _sizes(said["shape"]), _sizes(said["chunks"]), _number(str(said["dtype"]))
@@ -202,7 +202,7 @@ def _version_2(folder: Path, name: str) -> ArrayMetadata:
     used = said.get("compressor")
     if said.get("filters") or (used is not None and used["id"] not in COMPRESSORS):
         raise ValueError(f"filters {said.get('filters')}, compressor {used}")
-    attributes = read_json(folder / ".zattrs", name)
+    attributes = _mapping(folder / ".zattrs", name)
     names = attributes.get("_ARRAY_DIMENSIONS") or ()
     packing = Packing(math.prod(chunks) * dtype.itemsize) if used is not None and used["id"] == "zstd" else None
     return ArrayMetadata(shape, dtype, 2, tuple(map(str, names)), attributes, packing)
