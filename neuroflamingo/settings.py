@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -83,7 +83,7 @@ def refuse_remote_code(values: Any, where: str) -> None:
         ConfigError: names the key.
     """
     if isinstance(values, dict):
-        for key, value in values.items():
+        for key, value in cast("dict[str, Any]", values).items():
             # An implementation with a slash names a repository whose kernels would be fetched and run.
             kernel = key.endswith(("_implementation", "_implementation_internal")) and "/" in str(value)
             if (key in REMOTE_CODE_KEYS and value) or kernel:
@@ -95,7 +95,7 @@ def refuse_remote_code(values: Any, where: str) -> None:
                 )
             refuse_remote_code(value, where)
     elif isinstance(values, list):
-        for value in values:
+        for value in cast("list[Any]", values):
             refuse_remote_code(value, where)
 
 

@@ -26,7 +26,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
+    ast.FloorDiv: lambda left, right: left // right,
 }
 
 
@@ -47,6 +47,8 @@ def evaluate_formula(formula: str, sizes: Mapping[str, int]) -> int:
                 return sizes[name]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
                 return _OPERATORS[type(op)](value(left), value(right))
+            case _:
+                pass
         raise ValueError(f"'{ast.unparse(node)}' is not allowed in the token formula '{formula}'")
 
     try:
@@ -196,6 +198,11 @@ class EncoderCard(Declared):
             del plain["network"]
         return plain
 
+    @property
+    def digest_with_module(self) -> str:
+        """The digest by the rule of before, which held the module of `implementation` too."""
+        return digest_of_plain(self._digested() | {"implementation": self.implementation})
+
     @field_validator("summary")
     @classmethod
     def _one_line(cls, summary: str) -> str:
@@ -250,5 +257,4 @@ def current_digest(declared: Any, digest: str | None) -> str | None:
         card = EncoderCard.model_validate(declared)
     except ValueError:
         return digest
-    with_module = card._digested() | {"implementation": card.implementation}
-    return card.digest if digest == digest_of_plain(with_module) else digest
+    return card.digest if digest == card.digest_with_module else digest

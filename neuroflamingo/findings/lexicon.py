@@ -304,7 +304,7 @@ def tag(text: str) -> list[Match]:
         if match.end() > match.start()
     ]
     taken = bytearray(len(text))
-    chosen = []
+    chosen: list[Match] = []
     for match in sorted(found, key=lambda match: match.start - match.end):
         if not any(taken[match.start : match.end]):
             taken[match.start : match.end] = b"\x01" * (match.end - match.start)

@@ -79,7 +79,8 @@ def _sections(text: str) -> tuple[list[tuple[str, int, int]], str]:
     """Named character ranges (text before the first heading is "findings"), and the text with headings blanked."""
     heads = {match.start(): match for pattern in (_INLINE, _HEADING) for match in pattern.finditer(text)}
     spots = sorted(heads.values(), key=lambda match: match.end())
-    name, start, sections = "findings", 0, []
+    name, start = "findings", 0
+    sections: list[tuple[str, int, int]] = []
     for match in spots:
         sections.append((name, start, match.start()))
         name, start = str(match.lastgroup), match.end()
@@ -91,12 +92,13 @@ def _sections(text: str) -> tuple[list[tuple[str, int, int]], str]:
 
 def _sentences(text: str, start: int, end: int) -> list[tuple[int, int]]:
     """Sentence ranges without surrounding blanks, closing marks or list numbers."""
-    ranges, at = [], start
+    ranges: list[tuple[int, int]] = []
+    at = start
     for match in _END.finditer(text, start, end):
         ranges.append((at, match.end() if match.group() in ".!?" else match.start()))
         at = match.end()
     ranges.append((at, end))
-    trimmed = []
+    trimmed: list[tuple[int, int]] = []
     for left, right in ranges:
         while left < right and not text[left].isalnum():
             left += 1

@@ -94,7 +94,7 @@ NEGATIVE_SENTENCES = (
 )
 """For one or several focal classes; the list is joined with commas and "or"."""
 
-NORMAL_SENTENCES = {
+NORMAL_SENTENCES: dict[tuple[FindingClass, ...], tuple[str, ...]] = {
     (FindingClass.WHITE_MATTER_LESIONS,): (
         "[No white matter lesions].",
         "There are [no white matter lesions].",

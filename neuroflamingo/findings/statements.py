@@ -33,7 +33,7 @@ class Mention:
     end: int
     denied: bool = False
     refers_back: bool = False
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list[Finding])
 
 
 @dataclass
@@ -60,7 +60,7 @@ def _composites(tags: list[Match]) -> tuple[list[Mention], set[Match]]:
         if focal and change.value == "lesion":
             continue
         for side in (reversed(tags[:at]), tags[at + 1 :]):
-            structures = []
+            structures: list[Match] = []
             for tag in side:
                 if tag.tag in walls or (tag.tag is Tag.CHANGE and (tag.value, change.value) in CHANGED):
                     break
@@ -116,7 +116,7 @@ def _own(tags: list[Match], start: int, end: int, plain: str) -> list[Match]:
 
 def _sizes(plain: str, tags: list[Match]) -> list[float]:
     """Diameters in mm; the longest of several dimensions."""
-    sizes = []
+    sizes: list[float] = []
     for tag in tags:
         if tag.tag is Tag.SIZE:
             numbers = [float(number.replace(",", ".")) for number in _NUMBER.findall(plain[tag.start : tag.end])]
@@ -247,7 +247,7 @@ def read_sentence(plain: str, tags: list[Match], start: int, end: int) -> Statem
         whole = nothing or any(tag.tag is Tag.WHOLE for tag in tags)
         if whole and not (structures or mentions or others or local):
             denied |= set(FindingClass)
-    denied = set() if others else denied
+    denied = set[FindingClass]() if others else denied
     own = _own(tags, start, end, plain)
     telling = {tag.tag for tag in own} & {Tag.SIZE, Tag.SIGNAL, Tag.SIDE, Tag.REGION}
     back = any(tag.tag is Tag.SAME for tag in tags) or plain[start:end].lstrip().startswith("measur")

@@ -41,7 +41,7 @@ class NewTokens(nn.Module):
         self._which = list(ids)  # also known where the buffer has no memory
         tied = head is None or head.weight is weight
         self.input = nn.Parameter(weight.detach()[self.ids].clone())
-        self.output = None if tied else nn.Parameter(head.weight.detach()[self.ids].clone())  # pyright: ignore
+        self.output = None if tied else nn.Parameter(head.weight.detach()[self.ids].clone())  # pyright: ignore[reportCallIssue, reportOptionalMemberAccess]
         self._tables = (embedding, head)  # in a tuple: they are not parts of this module
         # First of all hooks: FSDP's takes the gathered weights away again.
         self._handles = [embedding.register_forward_hook(self._embed, prepend=True)]
@@ -143,7 +143,7 @@ class NewTokens(nn.Module):
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor with all its shards."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # pyright: ignore
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _shard(tensor: Any) -> tuple[Tensor, int, Any]:

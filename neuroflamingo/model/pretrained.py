@@ -154,7 +154,7 @@ def _resampler(
             hint="pass resampler={'dim': width of the tokens}",
         )
     if not isinstance(resampler, PerceiverResampler):
-        resampler = PerceiverResampler(**({"dim": width} | (resampler or {})))  # pyright: ignore
+        resampler = PerceiverResampler(**({"dim": width} | (resampler or {})))  # pyright: ignore[reportArgumentType]
     if width is not None and resampler.settings["dim"] != width:
         raise UsageError(
             "the resampler does not fit the encoder",

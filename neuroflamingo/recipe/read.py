@@ -7,7 +7,7 @@ them, `EmbeddedRecipe` has the stages of a model that ships with the package.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -67,14 +67,14 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
     if not path.is_file():
         raise NotFoundError(f"there is no recipe {path}", hint="neuroflamingo train configs/tiny-t1w.yaml")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML", seen=str(error)) from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no settings", expected="keys and values", seen=type(data).__name__)
     for override in overrides or []:
-        _apply(data, override)
-    return data
+        _apply(cast("dict[str, Any]", data), override)
+    return cast("dict[str, Any]", data)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -85,9 +85,10 @@ def _apply(data: dict[str, Any], override: str) -> None:
     for parent in parents:
         if data.get(parent) is None:
             data[parent] = {}
-        data = data[parent]
-        if not isinstance(data, dict):
+        inner: Any = data[parent]
+        if not isinstance(inner, dict):
             raise ConfigError(f"--set {key}: {parent} is no section")
+        data = cast("dict[str, Any]", inner)
     try:
         data[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:

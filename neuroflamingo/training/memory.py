@@ -109,7 +109,7 @@ def measure(recipe: Recipe, model: NeuroFlamingo, precision: str) -> Sizes:
     row, resampled = saved_bytes(model, recipe.data.max_tokens, recipe.data.max_scans, tokens)
     layers = sum(isinstance(module, fusion.FusedLayer) for module in model.modules()) + len(model.gated_blocks)
     inputs = layers * recipe.data.max_tokens * fusion.text_width(model.lang_encoder) * dtype.itemsize
-    vocabulary = model.lang_encoder.get_output_embeddings().weight.shape[0]  # pyright: ignore
+    vocabulary = model.lang_encoder.get_output_embeddings().weight.shape[0]  # pyright: ignore[reportOptionalMemberAccess]
     each = 4 + 4 + 4 + (2 * dtype.itemsize if low else 4)  # in float32, its softmax, gradients; half: both ways
     return replace(
         sizes,

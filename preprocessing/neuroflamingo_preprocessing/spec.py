@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 
 import numpy as np
 from pydantic import (
@@ -50,13 +50,13 @@ def digest_of_plain(plain: Mapping[str, Any]) -> str:
 
 
 def _sorted_pairs(value: Any) -> Any:
-    return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
+    return tuple(sorted(cast("Mapping[str, Constant]", value).items())) if isinstance(value, Mapping) else value
 
 
 Constants = Annotated[
     tuple[tuple[str, Constant], ...],
     BeforeValidator(_sorted_pairs),
-    PlainSerializer(dict, return_type=dict),
+    PlainSerializer(dict[str, Any], return_type=dict[str, Any]),
 ]
 
 

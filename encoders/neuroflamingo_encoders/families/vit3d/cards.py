@@ -40,7 +40,7 @@ def restricted_weights(licence: str, source: str, redistribution: bool = False, 
 
 def volume(channels: tuple[str, ...], sizes: dict[str, int], *steps: Step, **more: Any) -> ScanSpec:
     """The spec of a volume with axes of these sizes; `more` goes to `ScanSpec`."""
-    axes = (Axis(name="channel", size=len(channels)), *(Axis(name=n, size=s) for n, s in sizes.items()))  # type: ignore
+    axes = (Axis(name="channel", size=len(channels)), *(Axis(name=n, size=s) for n, s in sizes.items()))  # type: ignore[arg-type]
     return ScanSpec(modality="volume3d", axes=axes, channels=channels, steps=steps, **more)
 
 
