@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from neuroflamingo_encoders import registry
+from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
 from neuroflamingo_encoders.tokens.files import ENDINGS, describe_tokens, read_tokens, write_tokens
 from neuroflamingo_encoders.tokens.format import ScanTokens
@@ -55,7 +56,7 @@ def test_what_is_written_is_read_back(ending: str) -> None:
             np.testing.assert_array_equal(read.arrays[name], value)
     tokens, mask = found.batch()
     assert tokens.shape == (1, 2, 5, 4) and mask[0].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]
-    module = registry.build_encoder("precomputed", width=4)
+    module = build_encoder("precomputed", width=4)
     import torch
 
     assert module(torch.from_numpy(tokens)).tokens.shape == (1, 2, 5, 4)

@@ -240,7 +240,8 @@ def test_a_store_key_knows_the_table_and_each_wish(tmp_path: Path) -> None:
 MEMORY = """
 import resource, sys, warnings
 from pathlib import Path
-from neuroflamingo_preprocessing.preparation import Preparation, prepare_for_encoder
+from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_encoders import encoder_card
 from neuroflamingo_preprocessing.functional.denoising import Denoising
 from neuroflamingo_preprocessing.structural.volume_quality import brain_on_grid
