@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code (sysexits numbers; see `errors`)."""
+    """Run one command and return its exit code (sysexits numbers, see `errors`)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
         from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""The verbs. Each is declared here with its options and does its work in a module that is loaded when it is called."""
+"""Declaration of the top-level commands and their options; each loads the module that does its work when it runs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from neuroflamingo.cli.options import (
     AllowDownload,
     AtlasFile,
     CardOptions,
-    Denoising,
+    DenoisingOptions,
     Device,
     Json,
     Model,
     Nprocs,
     OnDatasets,
     Overwrite,
-    Preparing,
+    PreparationOptions,
     Quiet,
     Raw,
+    RunModeOptions,
+    SelectionOptions,
     Series,
-    Spreading,
     TableRows,
-    Telling,
     Tr,
     Verbs,
     XformName,
@@ -36,11 +36,11 @@ from neuroflamingo.cli.options import (
 application = typer.Typer(
     name="neuroflamingo",
     cls=Verbs,
-    help="OpenFlamingo for neuroimaging: brain scans in, checkable report text out. "
+    help="OpenFlamingo for neuroimaging: brain scans in, verifiable report text out. "
     "Research use only, not for diagnosis.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,  # drawing the help with rich alone takes longer than the rest of the start
+    rich_markup_mode=None,  # rendering the help with rich alone would double the start-up time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -60,10 +60,10 @@ def _version(wanted: bool) -> None:
 @application.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Version, then exit.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """OpenFlamingo for neuroimaging: brain scans in, checkable report text out.
+    """OpenFlamingo for neuroimaging: brain scans in, verifiable report text out.
 
     Research use only, not for diagnosis.
     """
@@ -73,37 +73,44 @@ def root(
 def report(
     context: typer.Context,
     scans: Annotated[
-        list[str], typer.Argument(metavar="SCAN...", help="T1-weighted heads: NIfTI, DICOM folders or zips.")
+        list[str],
+        typer.Argument(metavar="SCAN...", help="T1-weighted head scans: NIfTI files, DICOM folders or zip archives."),
     ],
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help="A file (its ending says the format), a folder, or - for JSON on standard output."
+            "--output", "-o", help="A file (its extension sets the format), a folder, or - for JSON on standard output."
         ),
     ] = None,
-    formats: Annotated[str | None, typer.Option("--format", help="Some of html,json,txt,prov.")] = None,
+    formats: Annotated[
+        str | None, typer.Option("--format", help="Comma-separated formats: html, json, txt, prov.")
+    ] = None,
     model: Model = "tiny-t1w",
     series: Series = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", help="Text with one <image> for each scan of a report; default <image>.")
+        str | None,
+        typer.Option("--prompt", help="Prompt text with one <image> for each scan of a report; default: <image>."),
     ] = None,
     example: Annotated[
-        list[str] | None, typer.Option("--example", help="SCAN=REPORT.txt shown before the scan; may be repeated.")
+        list[str] | None,
+        typer.Option("--example", help="Few-shot example SCAN=REPORT.txt, shown before the scan; repeatable."),
     ] = None,
     xform: XformName = "auto",
     device: Device = "auto",
-    seed: Annotated[int, typer.Option("--seed", help="For sampling.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed for sampling.", min=0)] = 0,
     temperature: Annotated[
-        float, typer.Option("--temperature", help="0 is greedy; above it, sampling.", min=0.0)
+        float, typer.Option("--temperature", help="0: greedy decoding; above 0: sampling.", min=0.0)
     ] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Longest report in tokens.", min=1)] = 400,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", help="Maximum report length in tokens.", min=1)
+    ] = 400,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a report page for each scan.
 
-    Without -o, NAME.report.html, NAME.report.json, NAME.report.txt and NAME.prov.json go to the working directory. A
-    prompt with several <image> takes as many scans for one report.
+    Without -o, NAME.report.html, NAME.report.json, NAME.report.txt and NAME.prov.json are written to the working
+    directory. A prompt with several <image> tokens combines that many scans into one report.
     """
     from neuroflamingo.cli.report import report_scans
 
@@ -129,25 +136,34 @@ def report(
 
 @application.command()
 def train(
-    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="A recipe file, or the name of a shipped one.")],
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG.yaml", help="A recipe file, or the name of a built-in recipe.")
+    ],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides the recipe; may be repeated.")
+        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides a recipe value; repeatable.")
     ] = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder of the run; default: runs/NAME.")] = None,
-    resume: Annotated[str, typer.Option("--resume", help="auto, or the folder of a checkpoint.")] = "auto",
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; what is in the folder is removed.")] = False,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Run folder; default: runs/NAME.")] = None,
+    resume: Annotated[
+        str, typer.Option("--resume", help="auto (the latest checkpoint), or a checkpoint folder.")
+    ] = "auto",
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start over; previous contents of the run folder are deleted.")
+    ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show recipe, parameters, steps and memory; train nothing."),
+        typer.Option("--dry-run", help="Show recipe, parameters, steps and estimated memory without training."),
     ] = False,
-    tiny: Annotated[bool, typer.Option("--tiny", help="The recipe's toy twin, made by rule, on toy data.")] = False,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Train a toy-sized version of the recipe on generated toy data.")
+    ] = False,
     allow_download: AllowDownload = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train by a recipe; an interrupted run goes on at the very step.
+    """Train a model from a recipe; interrupted runs resume at the exact step.
 
-    Also under `torchrun --nproc-per-node N -m neuroflamingo train ...` or `accelerate launch -m neuroflamingo train`.
-    With --resume FOLDER the recipe may differ from the checkpoint's. SIGTERM and SIGUSR1 save, then exit with 75.
+    For several processes: `torchrun --nproc-per-node N -m neuroflamingo train ...` or `accelerate launch -m
+    neuroflamingo train ...`. With --resume FOLDER the recipe may differ from the checkpoint's. On SIGTERM or SIGUSR1
+    the run saves a checkpoint and exits with code 75.
     """
     from neuroflamingo.cli.train_evaluate import train_recipe
 
@@ -166,18 +182,20 @@ def train(
 @application.command()
 def evaluate(
     model: Model = "tiny-t1w",
-    cases: Annotated[int, typer.Option("--cases", help="Painted cases to score.", min=2)] = 200,
+    cases: Annotated[int, typer.Option("--cases", help="Number of painted cases to score.", min=2)] = 200,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="First seed of the cases; default: the held-out range.")
+        int | None, typer.Option("--seed", help="Seed of the first case; default: start of the held-out range.")
     ] = None,
     device: Device = "auto",
-    anatomy: Annotated[str, typer.Option("--anatomy", help="Head the cases are painted on.")] = "icbm2009a",
+    anatomy: Annotated[
+        str, typer.Option("--anatomy", help="Head anatomy that the cases are painted into.")
+    ] = "icbm2009a",
     json: Json = False,
-    csv: Annotated[str | None, typer.Option("--csv", help="Write one line a case to this file.")] = None,
+    csv: Annotated[str | None, typer.Option("--csv", help="Write one row per case to this file.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a model on painted cases with known truth, with the image-reliance controls beside it."""
+    """Score a model on painted cases with known findings, next to image-reliance controls."""
     from neuroflamingo.cli.train_evaluate import evaluate_model
 
     evaluate_model(
@@ -187,13 +205,15 @@ def evaluate(
 
 @application.command()
 def paint(
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the scans, truths and texts.")],
-    cases: Annotated[int, typer.Option("--cases", help="How many.", min=1)] = 4,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the first case; the next follow.", min=0)] = 0,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the scans, findings and reports.")],
+    cases: Annotated[int, typer.Option("--cases", help="Number of cases.", min=1)] = 4,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of the first case; the others count up from it.", min=0)
+    ] = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Paint scans whose findings are known: NIfTI, the truth as JSON, and a report text for each."""
+    """Paint scans with known findings: a NIfTI file, the findings as JSON and a report text per case."""
     from neuroflamingo.cli.train_evaluate import paint_scans
 
     paint_scans(cases, seed, output, overwrite=overwrite, quiet=quiet)
@@ -204,24 +224,24 @@ def paint(
 def prepare(
     *,
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A scan, a folder (DICOM too), a BIDS dataset or a manifest.")
+        str, typer.Argument(metavar="INPUT", help="A scan, a folder (also DICOM), a BIDS dataset or a manifest.")
     ],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the store.")],
-    encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Store folder.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="Encoder name, see `encoders list`.")],
     options: CardOptions = None,
     nprocs: Nprocs = 0,
-    spreading: Spreading,
-    preparing: Preparing,
-    telling: Telling,
-    cleaning: Denoising,
+    selection: SelectionOptions,
+    preparation_options: PreparationOptions,
+    run_mode: RunModeOptions,
+    denoising: DenoisingOptions,
 ) -> None:
-    """Prepare scans as an encoder's card says, into a store; run again, it does what is missing.
+    """Preprocess scans for an encoder and save them to a store; rerun to process only missing scans.
 
-    Of a BIDS dataset, or of a subject's folder in one, the T1w or bold images are taken, one version of each; what was
-    chosen or left out is said. A manifest is .jsonl, .csv or .parquet with a line a scan: `scan` (relative to the
-    manifest) and, if wanted, `repetition_time`, and `confounds`: the table of that run (relative to the manifest), as
-    --confounds FILE says it for one run. In the store, log.jsonl has a line for each scan and summary.json the whole.
-    Exit code 1 if some scans failed.
+    From a BIDS dataset (or a subject's folder in one) the T1w or bold images are used, one version of each; the
+    selection is reported. A manifest is a .jsonl, .csv or .parquet file with one row per scan: `scan` (path relative to
+    the manifest) and optionally `repetition_time` and `confounds` (the run's confounds table, also relative to the
+    manifest, as in --confounds FILE). The store's log.jsonl has one line per scan, summary.json the totals. The exit
+    code is 1 if some scans failed.
     """
     from neuroflamingo.cli.store_options import StoreRequest
     from neuroflamingo.cli.stores import prepare_scans
@@ -231,8 +251,8 @@ def prepare(
         output,
         encoder=encoder,
         options=options or (),
-        asked=StoreRequest(processes=nprocs, **spreading, **telling),
-        preparation=preparing | {"cleaning": cleaning},
+        request=StoreRequest(processes=nprocs, **selection, **run_mode),
+        preparation_options=preparation_options | {"cleaning": denoising},
     )
     raise typer.Exit(code)
 
@@ -241,9 +261,11 @@ def prepare(
 @takes_groups
 def fit_scaling(
     *,
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="Runs: a file, a folder, a dataset or a manifest.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="JSON file, for --scaling.")],
-    encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="fMRI runs: a file, a folder, a dataset or a manifest.")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="JSON file to write, for --scaling.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="Encoder name, see `encoders list`.")],
     options: CardOptions = None,
     tr: Tr = None,
     atlas: AtlasFile = None,
@@ -253,11 +275,12 @@ def fit_scaling(
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
-    cleaning: Denoising,
+    denoising: DenoisingOptions,
 ) -> None:
-    """Fit the scaling of parcels on a training set, for encoders such as BrainLM; use it with --scaling.
+    """Fit the parcel scaling on a training set, for encoders such as BrainLM; pass it on with --scaling.
 
-    Runs are taken as `prepare` takes them: with the same atlas, confounds and filters. Exit code 1 if some failed.
+    Runs are selected and processed as by `prepare`: give the same atlas, confounds and filters. The exit code is 1 if
+    some runs failed.
     """
     from neuroflamingo.cli.stores import fit_scaling_of
 
@@ -266,7 +289,7 @@ def fit_scaling(
         output,
         encoder=encoder,
         options=options or (),
-        preparation=preparation(tr=tr, atlas=atlas, xform=xform, raw=raw, rows=rows) | {"cleaning": cleaning},
+        preparation_options=preparation(tr=tr, atlas=atlas, xform=xform, raw=raw, rows=rows) | {"cleaning": denoising},
         overwrite=overwrite,
         as_json=json,
         quiet=quiet,
@@ -278,59 +301,65 @@ def fit_scaling(
 @takes_groups
 def check_scan(
     *,
-    scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="NIfTI files, DICOM folders or zips.")],
+    scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="NIfTI files, DICOM folders or zip archives.")],
     encoder: Annotated[
-        str | None, typer.Option("--encoder", help="Check for this one; default: the embedded model's, for volumes.")
+        str | None,
+        typer.Option("--encoder", help="Check against this encoder; default for volumes: the embedded model's."),
     ] = None,
     tr: Tr = None,
     series: Series = None,
     xform: XformName = "auto",
     json: Json = False,
-    cleaning: Denoising,
+    denoising: DenoisingOptions,
 ) -> None:
-    """Say what each scan is, what would be done to it, and what is wrong with it.
+    """Show what each scan is, how it would be preprocessed, and any problems with it.
 
-    Nothing is written. The exit code is 65 if one of them cannot be used.
+    Nothing is written. The exit code is 65 if any scan is unusable.
     """
     from neuroflamingo.cli.show import check_scans
 
-    raise typer.Exit(check_scans(scans, encoder, tr, series, xform, cleaning, as_json=json))
+    raise typer.Exit(check_scans(scans, encoder, tr, series, xform, denoising, as_json=json))
 
 
 @application.command(cls=OnDatasets)
 @takes_groups
 def encode(
     *,
-    scans: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Scans; for a store, one INPUT. See below.")],
-    encoder: Annotated[str, typer.Option("--encoder", help="As `encoders list` gives it.")],
+    scans: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Scans; for a store, one INPUT (see above).")],
+    encoder: Annotated[str, typer.Option("--encoder", help="Encoder name, see `encoders list`.")],
     output: Annotated[
-        str, typer.Option("--output", "-o", help="tokens.zarr, .npz or .safetensors; without an ending, a store.")
+        str,
+        typer.Option(
+            "--output", "-o", help="A .zarr, .npz or .safetensors file; without an extension, a store folder."
+        ),
     ],
     options: CardOptions = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="A safetensors file.")] = None,
-    init: Annotated[str | None, typer.Option("--init", help="random: an untrained encoder, on purpose.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of --init random.", min=0)] = 0,
-    preparing: Preparing,
+    weights: Annotated[str | None, typer.Option("--weights", help="Encoder weights, a safetensors file.")] = None,
+    init: Annotated[str | None, typer.Option("--init", help="random: use an untrained encoder deliberately.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed for --init random.", min=0)] = 0,
+    preparation_options: PreparationOptions,
     table: Annotated[
-        str | None, typer.Option("--table", help="Parcels' coordinates or gradients, for encoders that need them.")
+        str | None, typer.Option("--table", help="Parcel coordinates or gradients, for encoders that need them.")
     ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="Store: float32 (default) or float16.")] = None,
-    nprocs: Annotated[int | None, typer.Option("--nprocs", help="Store: scans at a time, by default 1.", min=0)] = None,
-    spreading: Spreading,
-    telling: Telling,
-    cleaning: Denoising,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Stores: float32 (default) or float16.")] = None,
+    nprocs: Annotated[
+        int | None, typer.Option("--nprocs", help="Stores: scans processed in parallel, default 1.", min=0)
+    ] = None,
+    selection: SelectionOptions,
+    run_mode: RunModeOptions,
+    denoising: DenoisingOptions,
 ) -> None:
-    """Write the patch tokens of scans, with hashes, the geometry log and the tokens' places.
+    """Encode scans into patch tokens, saved with hashes, the geometry log and token positions.
 
-    NIfTI and MGH files and DICOM folders or zips are prepared as the encoder's card says: T1-weighted heads, fMRI runs
-    in MNI space, and with --atlas the parcel series of such runs. Arrays (.npy, .npz) and tables (.tsv, .csv) are taken
-    as they are, or as parcel series to be prepared with --raw; .ptseries.nii always is such a series. A run gives its
-    windows one after the other.
+    NIfTI and MGH files and DICOM folders or zip archives are preprocessed as the encoder requires: T1-weighted heads,
+    fMRI runs in MNI space, and with --atlas the parcel time series of such runs. Arrays (.npy, .npz) and tables (.tsv,
+    .csv) are used as they are, or, with --raw, preprocessed as parcel time series; a .ptseries.nii file is always
+    preprocessed. A run yields its windows one after the other.
 
-    Into a store (-o without an ending) go the tokens of one INPUT as `prepare` takes it, or of a store that `prepare`
-    made; run again, it does what is missing. The options from --dtype on are for stores.
+    A store (-o without an extension) takes one INPUT, as `prepare` does, or a store made by `prepare`; rerun to process
+    only missing scans. The options from --dtype on are for stores.
     """
     from neuroflamingo.cli.store_options import StoreRequest
     from neuroflamingo.cli.stores import encode_scans
@@ -341,11 +370,11 @@ def encode(
         encoder=encoder,
         options=options or (),
         weights={"weights": weights, "init": init, "seed": seed, "table": table},
-        preparation=preparing | {"cleaning": cleaning},
+        preparation_options=preparation_options | {"cleaning": denoising},
         device=device,
         dtype=dtype,
         overwrite=overwrite,
-        asked=StoreRequest(processes=nprocs, **spreading, **telling),
+        request=StoreRequest(processes=nprocs, **selection, **run_mode),
     )
     raise typer.Exit(code)
 
@@ -353,21 +382,22 @@ def encode(
 @application.command()
 def inspect(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL_OR_CONFIG", help="Name of an embedded model, a folder, or a recipe.")
+        str, typer.Argument(metavar="MODEL_OR_CONFIG", help="Name of an embedded model, a model folder, or a recipe.")
     ],
-    depth: Annotated[int | None, typer.Option("--depth", help="Show this many levels.", min=1)] = None,
+    depth: Annotated[int | None, typer.Option("--depth", help="Maximum nesting level to show.", min=1)] = None,
     frozen: Annotated[
-        bool, typer.Option("--frozen", help="List every parameter, frozen or trained, with counts by group.")
+        bool,
+        typer.Option("--frozen", help="List every parameter as frozen or trained, with counts per parameter group."),
     ] = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides the recipe; may be repeated.")
+        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides a recipe value; repeatable.")
     ] = None,
     allow_download: AllowDownload = False,
     json: Json = False,
 ) -> None:
     """Show a model's modules, the shapes of their weights, and which are frozen or trained.
 
-    Of a recipe, what it would train, low-rank branches too: from the architecture alone, in no memory, at any size.
+    For a recipe, shows the model that it would train, including LoRA branches, without loading or allocating weights.
     """
     from neuroflamingo.cli.show import inspect_model
 
@@ -383,7 +413,7 @@ def inspect(
 
 @application.command()
 def doctor(json: Json = False) -> None:
-    """Show versions, devices and caches, and say what is missing."""
+    """Check the installation: versions, devices, caches, and anything missing."""
     from neuroflamingo.cli.show import examine
 
     raise typer.Exit(examine(as_json=json))

@@ -1,4 +1,4 @@
-"""Verbs for authors of encoders: `encoders check`, `encoders new`."""
+"""Commands for encoder authors: `encoders check` and `encoders new`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def check_encoders(name: str | None, *, every: bool, fixtures: str | None, seconds: float, as_json: bool) -> int:
-    """Check one encoder, or all in processes of their own; 1 if anything failed."""
+    """Check one encoder, or all of them in separate processes; return 1 if anything failed."""
     if (name is None) == (not every):
         raise UsageError(
-            "which encoder?",
+            "no single choice of encoder",
             expected="either a name (or package.module:Class), or --all",
             seen="both" if every else "neither",
             hint="neuroflamingo encoders list",
@@ -43,7 +43,7 @@ def check_encoders(name: str | None, *, every: bool, fixtures: str | None, secon
 
 
 def _check_all(fixtures: str | None, seconds: float, as_json: bool) -> int:
-    """One line an encoder, and a line for each check that failed or was expected to."""
+    """Print one line per encoder and one per check that failed or was expected to fail."""
     from neuroflamingo.encoder_check.isolation import check_isolated
     from neuroflamingo_encoders.registry import list_encoders
 
@@ -53,7 +53,7 @@ def _check_all(fixtures: str | None, seconds: float, as_json: bool) -> int:
         if not as_json:
             spent = sum(result.seconds for result in results)
             print(f"{'passed' if found[-1]['fine'] else 'failed':<8} {name:<22} {_counts(results)}; {spent:.1f} s")
-            for line in _worth_telling(results):
+            for line in _notable(results):
                 print(f"         {line}", flush=True)
     if as_json:
         print(json.dumps(found, indent=2))
@@ -68,15 +68,15 @@ def _check_all(fixtures: str | None, seconds: float, as_json: bool) -> int:
 
 def _refuse_unknown(name: str) -> None:
     if ":" in name:
-        sys.path.append(os.getcwd())  # the author's module need not be installed
+        sys.path.append(os.getcwd())  # so that the author's module need not be installed
         return
     from neuroflamingo_encoders.registry import encoder_card, list_encoders
 
     if name not in list_encoders():
-        encoder_card(name)  # its error names the nearest ones
+        encoder_card(name)  # raises an error that names the nearest ones
 
 
-def _worth_telling(results: list[CheckResult]) -> Iterator[str]:
+def _notable(results: list[CheckResult]) -> Iterator[str]:
     return (str(result) for result in results if result.status in ("failed", "expected failure"))
 
 
@@ -97,7 +97,7 @@ def _as_dict(name: str, results: list[CheckResult]) -> dict:
 
 
 def new_encoder(name: str, output: str | None, *, overwrite: bool) -> None:
-    """Write the project of a new encoder and say what to do next."""
+    """Write a new encoder project and print the next steps."""
     from neuroflamingo_encoders.scaffold import write_encoder_project
 
     folder = write_encoder_project(name, output, overwrite=overwrite)

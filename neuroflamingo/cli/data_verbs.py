@@ -1,4 +1,4 @@
-"""The verbs of `data`; each does its work in a module that is loaded when it is called."""
+"""Declaration of the `data` commands; each loads the module that does its work when it runs."""
 
 from __future__ import annotations
 
@@ -18,37 +18,35 @@ from neuroflamingo.cli.options import (
     Participants,
     Runs,
     Sessions,
-    taken_apart,
+    split_labels,
 )
 from neuroflamingo_preprocessing.files import check_writable
 
 if TYPE_CHECKING:
     from neuroflamingo.data.import_report import Conversion
 
-data = group("Training data: check manifests, and make them of data sets that others keep otherwise.")
+data = group("Check training manifests and create them from other dataset formats.")
 
-Manifest = Annotated[str, typer.Option("--output", "-o", metavar="OUT.jsonl", help="The manifest to write.")]
-Extract = Annotated[
-    bool, typer.Option("--extract", help="Save images that are in a parquet table itself into --images.")
-]
-Images = Annotated[str, typer.Option("--images", help="The folder that images are named relative to.")]
+Manifest = Annotated[str, typer.Option("--output", "-o", metavar="OUT.jsonl", help="Manifest file to write.")]
+Extract = Annotated[bool, typer.Option("--extract", help="Extract images embedded in a parquet table to --images.")]
+Images = Annotated[str, typer.Option("--images", help="Folder that image paths are relative to.")]
 
 
 @data.command("check")
 def data_check(
-    files: Annotated[list[str], typer.Argument(metavar="MANIFEST...", help="JSONL files of the training data.")],
+    files: Annotated[list[str], typer.Argument(metavar="MANIFEST...", help="Training manifests (JSONL).")],
     validation: Annotated[
-        list[str] | None, typer.Option("--validation", help="A manifest of validation data; may be repeated.")
+        list[str] | None, typer.Option("--validation", help="Validation manifest; repeatable.")
     ] = None,
-    no_scans: Annotated[bool, typer.Option("--no-scans", help="Do not look whether the scans are there.")] = False,
+    no_scans: Annotated[bool, typer.Option("--no-scans", help="Do not check that the scan files exist.")] = False,
     min_answer_words: Annotated[
-        int, typer.Option("--min-answer-words", help="Count samples with shorter answers.", min=0)
+        int, typer.Option("--min-answer-words", help="Count samples with shorter answers as dropped.", min=0)
     ] = 0,
     json: Json = False,
 ) -> None:
-    """Say what manifests hold, and all that is wrong with them: faults of lines, duplicates, subjects in two splits.
+    """Summarise manifests and list all errors: invalid lines, duplicates, subjects in both splits.
 
-    Nothing is written. Exit code 65 if a training would refuse them.
+    Nothing is written. The exit code is 65 if training would refuse the data.
     """
     from neuroflamingo.data.check_manifest import check_data
 
@@ -59,7 +57,7 @@ def data_check(
 
 @data.command("schema")
 def data_schema() -> None:
-    """Print the JSON schema of a manifest's line."""
+    """Print the JSON schema of a manifest line."""
     from neuroflamingo.data.manifest import manifest_schema
 
     print(json_text.dumps(manifest_schema(), indent=2))
@@ -70,11 +68,11 @@ def data_from_bids(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A BIDS dataset, or a subject's folder in one.")],
     output: Manifest,
     reports: Annotated[
-        str | None, typer.Option("--reports", help="Table of reports; default: participants.tsv of the dataset.")
+        str | None, typer.Option("--reports", help="Table with the reports; default: the dataset's participants.tsv.")
     ] = None,
-    column: Annotated[str, typer.Option("--column", help="Of the reports' text.")] = "report",
+    column: Annotated[str, typer.Option("--column", help="Column with the report text.")] = "report",
     suffixes: Annotated[
-        list[str] | None, typer.Option("--suffix", help="Kind of images, by default T1w; may be repeated.")
+        list[str] | None, typer.Option("--suffix", help="BIDS suffix of the images, default T1w; repeatable.")
     ] = None,
     participants: Participants = None,
     sessions: Sessions = None,
@@ -83,10 +81,10 @@ def data_from_bids(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Pairs: the scans of each session, with the report that a table has for it.
+    """Pair the scans of each session of a BIDS dataset with its report from a table.
 
-    The table (.tsv, .csv, .jsonl, .parquet) has participant_id, where there are several sessions session_id, and the
-    reports. Scans are chosen as `prepare` does.
+    The table (.tsv, .csv, .jsonl, .parquet) has the columns participant_id, session_id (if there are several sessions)
+    and the report text. Scans are selected as by `prepare`.
     """
     from neuroflamingo.data.bids_reports import from_bids
 
@@ -96,7 +94,7 @@ def data_from_bids(
         reports=reports,
         column=column,
         suffixes=suffixes or ("T1w",),
-        filters=taken_apart({"sub": participants, "ses": sessions, "run": runs}),
+        filters=split_labels({"sub": participants, "ses": sessions, "run": runs}),
         filter_file=bids_filter_file,
     )
     _write(convert, output, overwrite=overwrite, as_json=json)
@@ -111,7 +109,7 @@ def data_from_llava(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Instructions with images, and text, of LLaVA's conversations."""
+    """Convert conversations in LLaVA's format."""
     from neuroflamingo.data.importers import from_llava
 
     _write(lambda: from_llava(file, images, extract=extract), output, overwrite=overwrite, as_json=json)
@@ -125,14 +123,15 @@ def data_from_medpix_qa(
     images: Images,
     output: Manifest,
     extract: Extract = False,
-    split: Annotated[str | None, typer.Option("--split", help="Take the rows of this split only.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Use only rows of this split.")] = None,
     join: Annotated[
-        bool, typer.Option("--join/--no-join", help="Rows of a case with the same question and answer are one sample.")
+        bool,
+        typer.Option("--join/--no-join", help="Merge a case's rows with equal question and answer into one sample."),
     ] = True,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Instructions with one or several images of MedPix ClinQA's questions; the case is the subject."""
+    """Convert MedPix ClinQA questions to instructions with one or more images; each case is a subject."""
     from neuroflamingo.data.importers import from_medpix_qa
 
     convert = partial(from_medpix_qa, file, images, split=split, join=join, extract=extract)
@@ -146,16 +145,16 @@ def data_from_dolly_alpaca(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Text of dolly's or alpaca's instructions."""
+    """Convert text-only instructions in Dolly's or Alpaca's format."""
     from neuroflamingo.data.importers import from_dolly_alpaca
 
     _write(lambda: from_dolly_alpaca(file), output, overwrite=overwrite, as_json=json)
 
 
 def _write(convert: Callable[[], Conversion], output: str, *, overwrite: bool, as_json: bool) -> None:
-    """Convert, write the manifest, and say what is in it and what was left out."""
+    """Convert a dataset, write the manifest, and print what it holds and what was left out."""
     check_writable(output, overwrite=overwrite)
     found = convert()
     path = found.write(output, overwrite=overwrite)
-    told = {"manifest": str(path)} | found.as_dict()
-    print(json_text.dumps(told, indent=2) if as_json else "\n".join([str(path), *found.lines()]))
+    summary = {"manifest": str(path)} | found.as_dict()
+    print(json_text.dumps(summary, indent=2) if as_json else "\n".join([str(path), *found.lines()]))

@@ -1,4 +1,4 @@
-"""The verbs of `encoders` and `models`; each does its work in a module that is loaded when it is called."""
+"""Declaration of the `encoders` and `models` commands; each loads the module that does its work when it runs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from neuroflamingo.cli.options import CardOptions, Json, Overwrite, Quiet, Verb,
 
 
 def group(help: str) -> typer.Typer:
-    """A group of verbs below the application."""
+    """Make a group of commands."""
     return typer.Typer(cls=Verbs, help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
 
-encoders = group("The encoders that turn scans into tokens.")
-models = group("The weights of encoders: what is here, where it comes from, and on what terms.")
+encoders = group("List, check and create scan encoders.")
+models = group("List, download, verify and convert model weights.")
 
 
 @encoders.command("list", cls=Verb)
 def encoders_list(json: Json = False) -> None:
-    """Name every encoder that is installed."""
+    """List all installed encoders."""
     from neuroflamingo.cli.show import list_all_encoders
 
     list_all_encoders(as_json=json)
@@ -28,11 +28,11 @@ def encoders_list(json: Json = False) -> None:
 
 @encoders.command("card")
 def encoders_card(
-    name: Annotated[str, typer.Argument(help="as `encoders list` gives it")],
+    name: Annotated[str, typer.Argument(help="Encoder name, see `encoders list`.")],
     options: CardOptions = None,
     json: Json = False,
 ) -> None:
-    """Everything about one encoder: input, preparation, output, licence in words, citation, cost."""
+    """Show an encoder's card: input, preprocessing, output, licence, citation and cost."""
     from neuroflamingo.cli.show import show_card
 
     show_card(name, options or (), as_json=json)
@@ -40,7 +40,7 @@ def encoders_card(
 
 @models.command("list")
 def models_list(json: Json = False) -> None:
-    """Name the embedded models and every encoder's weights: source, licence, and whether they are here."""
+    """List the embedded models and all encoder weights: source, licence, and whether they are installed."""
     from neuroflamingo.cli.weights import list_models_and_weights
 
     list_models_and_weights(as_json=json)
@@ -48,14 +48,16 @@ def models_list(json: Json = False) -> None:
 
 @models.command("fetch")
 def models_fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of an encoder.")],
-    file: Annotated[str | None, typer.Option("--file", help="Another file of its repository.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Another commit, tag or branch.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Encoder name, see `models list`.")],
+    file: Annotated[str | None, typer.Option("--file", help="Fetch a different file of its repository.")] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Fetch from a different commit, tag or branch.")
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download an encoder's weights: the one command that uses the network. A broken download is gone on with."""
+    """Download an encoder's weights; interrupted downloads resume. The only command that always uses the network."""
     from neuroflamingo.cli.weights import fetch
 
     fetch(name, file=file, revision=revision, overwrite=overwrite, as_json=json, quiet=quiet)
@@ -63,11 +65,15 @@ def models_fetch(
 
 @models.command("verify")
 def models_verify(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE]...", help="Default: all here.")] = None,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="Whose weights the files must be.")] = None,
+    what: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME|FILE]...", help="Default: all installed weights.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="Encoder that the given files must belong to.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Check weight files: hash, header, names and shapes, numbers that are not finite. Exit code 1 if one is bad."""
+    """Verify weight files: hash, header, tensor names and shapes, non-finite values; exit code 1 if any fails."""
     from neuroflamingo.cli.weights import verify
 
     raise typer.Exit(verify(what or [], encoder=encoder, as_json=json))
@@ -77,22 +83,23 @@ def models_verify(
 def models_convert(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .ckpt, .pt, .pth.tar, .bin or .safetensors file.")],
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="OUT.safetensors; default: the encoder's own folder.")
+        str | None,
+        typer.Option("--output", "-o", help="OUT.safetensors; default: in the encoder's weights folder."),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option("--encoder", help="Take its prefixes off and check names and shapes.")
+        str | None, typer.Option("--encoder", help="Strip this encoder's prefixes, check tensor names and shapes.")
     ] = None,
-    key: Annotated[str | None, typer.Option("--key", help="Where in the file the weights are.")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Key in the file that holds the weights.")] = None,
     drop: Annotated[
-        list[str] | None, typer.Option("--drop", help="Leave out tensors whose names begin so; may be repeated.")
+        list[str] | None, typer.Option("--drop", help="Omit tensors whose names start with this prefix; repeatable.")
     ] = None,
     skip_unknown: Annotated[
-        bool, typer.Option("--skip-unknown", help="Pass over objects that are not weights; none is ever run.")
+        bool, typer.Option("--skip-unknown", help="Skip objects that are not weights (never executed).")
     ] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write a checkpoint's weights as safetensors. Nothing in the file is run."""
+    """Convert a checkpoint's weights to safetensors. No code in the file is executed."""
     from neuroflamingo.cli.weights import convert
 
     convert(
@@ -109,17 +116,17 @@ def models_convert(
 
 @encoders.command("check")
 def encoders_check(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="A name of `encoders list`, or package.module:Class.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Encoder name, or package.module:Class.")] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Every installed encoder, each in a process of its own.")
+        bool, typer.Option("--all", help="Check every installed encoder, each in its own process.")
     ] = False,
-    fixtures: Annotated[str | None, typer.Option("--fixtures", help="Folder of golden cases to compare with.")] = None,
-    seconds: Annotated[float, typer.Option("--time-limit", help="Seconds for each encoder of --all.", min=1.0)] = 300.0,
+    fixtures: Annotated[
+        str | None, typer.Option("--fixtures", help="Folder of golden cases to compare against.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--time-limit", help="Seconds per encoder with --all.", min=1.0)] = 300.0,
     json: Json = False,
 ) -> None:
-    """Check that an encoder keeps the contract: eleven groups of checks, without weights. Exit code 1 if one fails."""
+    """Check that an encoder meets the contract (eleven groups of checks, no weights needed); exit code 1 on failure."""
     from neuroflamingo.cli.check_encoders import check_encoders
 
     raise typer.Exit(check_encoders(name, every=every, fixtures=fixtures, seconds=seconds, as_json=json))
@@ -127,13 +134,11 @@ def encoders_check(
 
 @encoders.command("new")
 def encoders_new(
-    name: Annotated[str, typer.Argument(help="Small letters, digits and -, for instance my-encoder.")],
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="Folder of the project; default: the name.")
-    ] = None,
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits and hyphens, such as my-encoder.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Project folder; default: the name.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the project of a new encoder: it installs, is listed and passes `encoders check` as it is."""
+    """Create an encoder plug-in project that installs and passes `encoders check` out of the box."""
     from neuroflamingo.cli.check_encoders import new_encoder
 
     new_encoder(name, output, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""Is this machine ready: versions, devices, caches, and what is missing."""
+"""Checks for `doctor`: versions, devices, caches, and anything missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neuroflamingo_preprocessing.structural.template import template_file
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the examination; `fine` False means that something is missing, and `hint` says what to do."""
+    """One line of the report; if `fine` is False something is missing, and `hint` says how to fix it."""
 
     topic: str
     name: str
@@ -28,7 +28,7 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Everything that the main job needs, looked at without loading a model or touching the network."""
+    """Check everything that writing reports needs, without loading a model or using the network."""
     return [*_software(), *_extras(), *_devices(), *_places(), *_models()]
 
 
@@ -43,7 +43,7 @@ def as_dict(checks: list[Check]) -> dict[str, Any]:
 
 
 def as_lines(checks: list[Check]) -> list[str]:
-    """Plain text by topic; lines that need care begin with `!`."""
+    """Format the checks as plain text by topic; problems are marked with `!`."""
     width = max(len(check.name) for check in checks)
     lines: list[str] = []
     topic = ""
@@ -75,7 +75,7 @@ def _software() -> list[Check]:
 
 
 def _extras() -> list[Check]:
-    """What is not needed, but opens a door: nothing is wrong without it."""
+    """Check optional extras, whose absence is not an error."""
     from neuroflamingo_preprocessing.errors import ScanError
     from neuroflamingo_preprocessing.formats.dicom.attributes import require_dicom_extra
 
@@ -88,7 +88,7 @@ def _extras() -> list[Check]:
 
 
 def _requirements() -> list[tuple[str, str]]:
-    """Name and lowest version of each distribution that is not in an extra."""
+    """Name and minimum version of each required distribution (without extras)."""
     from packaging.requirements import Requirement
 
     plain = [Requirement(line) for line in requires("neuroflamingo") or () if "extra ==" not in line]
@@ -106,7 +106,7 @@ def _devices() -> list[Check]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return [Check("devices", "torch", f"cannot be imported: {error}", False, "install torch again")]
+        return [Check("devices", "torch", f"cannot be imported: {error}", False, "reinstall torch")]
     lines = [Check("devices", "cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -127,7 +127,7 @@ def _places() -> list[Check]:
             "caches and crash files",
             f"{home} ({source})",
             writable,
-            f"set {VARIABLE} to a folder that you may write",
+            f"set {VARIABLE} to a writable folder",
         )
     ]
     found.append(Check("places", "working folder", str(Path.cwd()), True))
@@ -135,7 +135,7 @@ def _places() -> list[Check]:
 
 
 def _can_create(folder: Path) -> bool:
-    """Whether the folder is there and writable, or the nearest one above it is. Nothing is created by asking."""
+    """Check that the folder, or its nearest existing parent, is writable; creates nothing."""
     while not folder.exists():
         if folder.parent == folder:
             return False
@@ -152,7 +152,7 @@ def _models() -> list[Check]:
         size = sum(path.stat().st_size for path in (MODELS / name).rglob("*") if path.is_file())
         found.append(Check("models", name, f"embedded, {size / 1e6:.1f} MB"))
     if not found:
-        found.append(Check("models", "embedded models", "none", False, "install the wheel again"))
+        found.append(Check("models", "embedded models", "none", False, "reinstall neuroflamingo"))
     found.append(Check("models", "encoders", ", ".join(list_encoders())))
     found.append(_template())
     return found
@@ -160,7 +160,7 @@ def _models() -> list[Check]:
 
 def _template() -> Check:
     try:
-        template_file("t1")  # the file that alignment needs comes with nilearn
+        template_file("t1")  # the template for alignment, shipped with nilearn
     except NotFoundError as error:
         return Check("models", "MNI152 template", "missing", False, error.hint or "")
     return Check("models", "MNI152 template", "in nilearn")

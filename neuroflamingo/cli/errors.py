@@ -1,11 +1,11 @@
-"""The edge of the program: every failure becomes a readable message and an exit code; only bugs leave a crash file.
+"""Error handling of the command line: a message and an exit code for every failure, a crash file for bugs only.
 
 | code | meaning | code | meaning |
 | --- | --- | --- | --- |
 | 0 | done | 70 | internal error, a crash file was written |
 | 1 | some scans failed, the others were written | 73 | an output cannot be created |
 | 2 | usage | 74 | reading or writing failed |
-| 65 | bad input data | 75 | out of memory or otherwise worth another try |
+| 65 | bad input data | 75 | out of memory, or another temporary failure |
 | 66 | not found | 78 | bad configuration |
 | 69 | a model or encoder is not available | 130, 143 | interrupted, terminated |
 """
@@ -37,16 +37,16 @@ _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""No command but those of `_ONLINE` uses the network, and progress is shown by the program itself."""
+"""Keep libraries offline (except for the commands in `_ONLINE`) and quiet: the program shows its own progress."""
 _ONLINE = (["models", "fetch"],)
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception, so that temporary files are removed on the way out."""
+    """Raised on SIGTERM, so that temporary files are removed before the program exits."""
 
 
 def guarded(run: Callable[[list[str]], None], arguments: Sequence[str]) -> int:
-    """Run a program on its arguments and turn whatever happens into an exit code."""
+    """Run a program with its arguments and turn any outcome into an exit code."""
     for name, value in _QUIET.items():
         if list(arguments[:2]) not in _ONLINE or not name.endswith("_OFFLINE"):
             os.environ.setdefault(name, value)
@@ -63,18 +63,18 @@ def guarded(run: Callable[[list[str]], None], arguments: Sequence[str]) -> int:
 
 
 def report_failure(failure: BaseException, arguments: Sequence[str] = ()) -> int:
-    """Say on standard error what went wrong, and give the exit code. Exceptions that are bugs leave a crash file."""
+    """Print an error to standard error and return its exit code; an unexpected exception also writes a crash file."""
     if isinstance(failure, NeuroFlamingoError):
         say_error(str(failure))
         return failure.exit_code
     if isinstance(failure, KeyboardInterrupt):
-        say_error("interrupted; files that were finished stay, none is half written")
+        say_error("interrupted; finished files are kept, no file is half written")
         return INTERRUPTED
     if isinstance(failure, Terminated):
-        say_error("terminated; files that were finished stay, none is half written")
+        say_error("terminated; finished files are kept, no file is half written")
         return TERMINATED
     if is_out_of_memory(failure):
-        say_error("out of memory\n  try: close other programs, use --device cpu, or give one scan at a time")
+        say_error("out of memory\n  try: close other programs, use --device cpu, or process one scan at a time")
         return TRY_AGAIN
     if isinstance(failure, BrokenPipeError):
         return INPUT_OUTPUT
@@ -84,21 +84,22 @@ def report_failure(failure: BaseException, arguments: Sequence[str] = ()) -> int
     if isinstance(failure, OSError) and failure.errno == errno.ENAMETOOLONG:
         name = Path(str(failure.filename)).name
         say_error(
-            f"there is no file {name[:40]}...\n  expected: a name that a file can have\n  seen: {len(name)} letters\n"
+            f"there is no file {name[:40]}...\n  expected: a valid file name\n  seen: {len(name)} characters\n"
             "  try: check the path"
         )
         return NO_INPUT
     place = _write_crash_file(failure, arguments)
     say_error(
-        f"internal error: {type(failure).__name__}: {unnamed(str(failure), arguments)}\n  expected: this is a bug of "
-        f"neuroflamingo, not of your input\n  seen: details in {place}\n  try: report it with that file (it holds no "
-        "image data)"
+        f"internal error: {type(failure).__name__}: {redact_paths(str(failure), arguments)}\n"
+        "  expected: this is a bug in neuroflamingo, not a problem with your input\n"
+        f"  seen: details in {place}\n"
+        "  try: report it with that file (it contains no image data)"
     )
     return INTERNAL
 
 
-def unnamed(text: str, arguments: Sequence[str]) -> str:
-    """Text in which paths of arguments have lost their folders, and DICOM inputs all of their names, inner ones too."""
+def redact_paths(text: str, arguments: Sequence[str]) -> str:
+    """Remove the folders from all argument paths in a text, and the names of DICOM inputs entirely."""
     import re
 
     from neuroflamingo.provenance import DICOM, redact
@@ -112,7 +113,7 @@ def unnamed(text: str, arguments: Sequence[str]) -> str:
 
 
 def say_error(message: str) -> None:
-    """One message on standard error, `error:` in red where that is a terminal that wants colour."""
+    """Print a message to standard error; `error:` is red on a colour terminal."""
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     label = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
     print(f"{label} {message}", file=sys.stderr, flush=True)
@@ -129,14 +130,14 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _listen(number: int, handler: Any) -> Any:
-    """Set a signal handler where that is allowed (the main thread), and give the one before."""
+    """Set a signal handler if possible (in the main thread) and return the previous one."""
     with contextlib.suppress(ValueError):
         return signal.signal(number, handler)
     return None
 
 
 def _write_crash_file(failure: BaseException, arguments: Sequence[str]) -> str:
-    """The traceback, the redacted command and the versions, in the cache folder or else in a temporary one."""
+    """Write traceback, redacted command and versions to the cache folder, or else to the temporary folder."""
     import platform
     import tempfile
 
@@ -148,7 +149,7 @@ def _write_crash_file(failure: BaseException, arguments: Sequence[str]) -> str:
         f"Python {platform.python_version()}, {platform.platform()}",
         "command: neuroflamingo " + " ".join(redact(word) for word in arguments),
         "",
-        unnamed("".join(traceback.format_exception(failure)), arguments),
+        redact_paths("".join(traceback.format_exception(failure)), arguments),
     ]
     name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     for folder in (home_folder() / "crashes", Path(tempfile.gettempdir())):
@@ -158,4 +159,4 @@ def _write_crash_file(failure: BaseException, arguments: Sequence[str]) -> str:
         except OSError:
             continue
         return str(folder / name)
-    return "nowhere: neither the cache folder nor the temporary folder can be written"
+    return "no file: neither the cache folder nor the temporary folder is writable"

@@ -1,4 +1,4 @@
-"""What the verbs share: the kind of group they are in, and the options that several of them take."""
+"""Options and command classes shared by several commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class _Quick:
-    """An absent `--help` is False, not None: None would load pydantic, a tenth of a second, to check it."""
+    """Start-up shortcut: the default of `--help` is False, since typer would import pydantic (0.1 s) to check None."""
 
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)  # type: ignore[misc]
@@ -22,7 +22,7 @@ class _Quick:
 
 
 class Verbs(_Quick, TyperGroup):
-    """A group that starts quickly."""
+    """A command group that starts quickly."""
 
 
 class Verb(_Quick, TyperCommand):
@@ -33,9 +33,9 @@ LABELS = ("--participant-label", "--participant_label", "--session-label", "--se
 
 
 class OnDatasets(Verb):
-    """A command whose labels may be listed as BIDS Apps take them: `INPUT --participant-label 01 02`.
+    """A command that takes several labels per option, as BIDS Apps do: `INPUT --participant-label 01 02`.
 
-    So only where INPUT goes first: behind a list of labels it could not be told from one.
+    Only if INPUT comes first: after a list of labels it would look like one more label.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -58,8 +58,8 @@ def _one_option_each(words: list[str]) -> list[str]:
     return found
 
 
-def taken_apart(filters: Mapping[str, Sequence[str] | None]) -> dict[str, tuple[str, ...]]:
-    """Labels by entity, where several may be in one word: `01,02`."""
+def split_labels(filters: Mapping[str, Sequence[str] | None]) -> dict[str, tuple[str, ...]]:
+    """Split comma-separated labels (`01,02`), entity by entity."""
     return {
         entity: tuple(word for value in values or () for word in value.replace(",", " ").split())
         for entity, values in filters.items()
@@ -70,74 +70,82 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard outpu
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 CardOptions = Annotated[
     list[str] | None,
-    typer.Option("--option", metavar="KEY=VALUE", help="Of the encoder's card, such as slices=12; may come again."),
+    typer.Option("--option", metavar="KEY=VALUE", help="Encoder option, such as slices=12; repeatable."),
 ]
-Tr = Annotated[float | None, typer.Option("--tr", help="Seconds between frames, where the files do not say.")]
+Tr = Annotated[float | None, typer.Option("--tr", help="Repetition time in seconds, if the files do not state it.")]
 Series = Annotated[
-    int | None, typer.Option("--series", help="Of a DICOM input; check-scan lists them. Default: the one that fits.")
+    int | None,
+    typer.Option("--series", help="DICOM series number (check-scan lists them); default: the one that matches."),
 ]
-AtlasFile = Annotated[str | None, typer.Option("--atlas", help="Label image: a run's parcels.")]
-ScalingFile = Annotated[str | None, typer.Option("--scaling", help="Scaling of parcels fitted on a training set.")]
+AtlasFile = Annotated[str | None, typer.Option("--atlas", help="Parcellation (label image) for parcel time series.")]
+ScalingFile = Annotated[str | None, typer.Option("--scaling", help="Parcel scaling from `fit-scaling`.")]
 XformName = Annotated[
-    str, typer.Option("--xform", metavar="auto|sform|qform", help="Which affine of a NIfTI header is used.")
+    str, typer.Option("--xform", metavar="auto|sform|qform", help="Affine of the NIfTI header to use.")
 ]
-Raw = Annotated[bool, typer.Option("--raw", help="Arrays are parcel series as measured: prepare them too.")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Treat arrays and tables as raw parcel time series and preprocess them.")
+]
 TableRows = Annotated[
-    str | None, typer.Option("--rows", metavar="frames|parcels", help="Lines of a parcel table, where both would fit.")
+    str | None,
+    typer.Option("--rows", metavar="frames|parcels", help="What the rows of a parcel table are, if ambiguous."),
 ]
-NoResample = Annotated[bool, typer.Option("--no-resample", help="Refuse what would have to be interpolated.")]
+NoResample = Annotated[bool, typer.Option("--no-resample", help="Refuse runs that would need temporal interpolation.")]
 AllowDownload = Annotated[
-    bool, typer.Option("--allow-download", help="Models and data named in the recipe may come from a hub.")
+    bool, typer.Option("--allow-download", help="Allow downloading the models and data that the recipe names.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
-Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a folder.")]
-Nprocs = Annotated[int, typer.Option("--nprocs", help="Scans at a time; 0: one for each core.", min=0)]
+Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a model folder.")]
+Nprocs = Annotated[int, typer.Option("--nprocs", help="Scans processed in parallel; 0: one per core.", min=0)]
 Participants = Annotated[
     list[str] | None,
-    typer.Option(*LABELS[:2], metavar="LABEL...", help="01 or sub-01; several after INPUT: 01 02, or 01,02."),
+    typer.Option(*LABELS[:2], metavar="LABEL...", help="Participants: 01 or sub-01; several as 01 02 or 01,02."),
 ]
-Sessions = Annotated[list[str] | None, typer.Option(*LABELS[2:4], metavar="LABEL...", help="Likewise.")]
-Tasks = Annotated[list[str] | None, typer.Option(LABELS[4], metavar="LABEL...", help="Likewise.")]
-Runs = Annotated[list[str] | None, typer.Option(LABELS[5], metavar="LABEL...", help="Likewise; 1 and 01 are the same.")]
+Sessions = Annotated[list[str] | None, typer.Option(*LABELS[2:4], metavar="LABEL...", help="Sessions, likewise.")]
+Tasks = Annotated[list[str] | None, typer.Option(LABELS[4], metavar="LABEL...", help="Tasks, likewise.")]
+Runs = Annotated[
+    list[str] | None, typer.Option(LABELS[5], metavar="LABEL...", help="Runs, likewise; 1 and 01 are the same.")
+]
 BidsFilterFile = Annotated[
     str | None,
-    typer.Option("--bids-filter-file", metavar="FILE.json", help="Other entities of a BIDS dataset, as for fMRIPrep."),
+    typer.Option("--bids-filter-file", metavar="FILE.json", help="BIDS filter file, as for fMRIPrep."),
 ]
-NumParts = Annotated[int | None, typer.Option("--num-parts", help="Job array: parts in all.", min=1)]
-PartId = Annotated[int | None, typer.Option("--part-id", help="Job array: this part, from 1.", min=1)]
+NumParts = Annotated[int | None, typer.Option("--num-parts", help="Job array: total number of parts.", min=1)]
+PartId = Annotated[int | None, typer.Option("--part-id", help="Job array: number of this part, from 1.", min=1)]
 Scheduler = Annotated[
     str | None,
-    typer.Option("--scheduler", metavar="ADDRESS", help="Dask: tcp://host:port, or local; needs the extra cluster."),
+    typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler: tcp://host:port, or local; extra `cluster`."),
 ]
-Verify = Annotated[bool, typer.Option("--verify", help="Read all items that are there; damaged ones are made again.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, with estimates.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Read back existing items and redo damaged ones.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with estimates.")]
 
 
 def takes_groups(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a parameter that is annotated with a function stand for that function's options, in its place.
+    """Expand each parameter that is annotated with a function into the options of that function.
 
-    The verb gets what the function makes of them.
+    The command then receives the function's return value for that parameter. Typer reads options from the signature of
+    a command and knows no groups, so the wrapper shows it a flat signature (`__signature__`, and `__annotations__`,
+    which typer evaluates instead) with the groups' options in the places of their parameters.
     """
-    known = inspect.signature(verb, eval_str=True)
-    groups, own = {}, []
-    for parameter in known.parameters.values():
-        makes = getattr(parameter.annotation, "__metadata__", (None,))[0]
-        if inspect.isfunction(makes):
-            groups[parameter.name] = makes, inspect.signature(makes, eval_str=True).parameters
-            own += groups[parameter.name][1].values()
+    signature = inspect.signature(verb, eval_str=True)
+    groups, flat = {}, []
+    for parameter in signature.parameters.values():
+        build = getattr(parameter.annotation, "__metadata__", (None,))[0]
+        if inspect.isfunction(build):
+            groups[parameter.name] = build, inspect.signature(build, eval_str=True).parameters
+            flat += groups[parameter.name][1].values()
         else:
-            own.append(parameter)
-    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+            flat.append(parameter)
+    flat = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in flat]
 
     @wraps(verb)
     def with_groups(**values: Any) -> Any:
-        for name, (makes, options) in groups.items():
-            values[name] = makes(**{option: values.pop(option) for option in options})
+        for name, (build, options) in groups.items():
+            values[name] = build(**{option: values.pop(option) for option in options})
         return verb(**values)
 
-    with_groups.__signature__ = known.replace(parameters=own)  # type: ignore[attr-defined]
-    with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in own}
+    with_groups.__signature__ = signature.replace(parameters=flat)  # type: ignore[attr-defined]
+    with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
     return with_groups
 
 
@@ -151,7 +159,7 @@ def preparation(
     rows: TableRows = None,
     no_resample: NoResample = False,
 ) -> dict[str, Any]:
-    """What `Preparation.of` takes, but the denoising."""
+    """Arguments of `Preparation.of`, except the denoising."""
     return {
         "repetition_time": tr,
         "series": series,
@@ -164,7 +172,7 @@ def preparation(
     }
 
 
-def spreading(
+def selection(
     scheduler: Scheduler = None,
     participants: Participants = None,
     sessions: Sessions = None,
@@ -174,7 +182,7 @@ def spreading(
     num_parts: NumParts = None,
     part_id: PartId = None,
 ) -> dict[str, Any]:
-    """Of `StoreRequest`: which scans of a dataset, and where they are worked on."""
+    """Arguments of `StoreRequest`: the scans of a dataset to process, and the workers that do it."""
     return {
         "scheduler": scheduler,
         "filters": {"sub": participants, "ses": sessions, "task": tasks, "run": runs},
@@ -183,33 +191,39 @@ def spreading(
     }
 
 
-def telling(
+def run_mode(
     verify: Verify = False, dry_run: DryRun = False, json: Json = False, quiet: Quiet = False
 ) -> dict[str, Any]:
-    """Of `StoreRequest`: what is looked at and what is said."""
+    """Arguments of `StoreRequest`: verification, dry run and printed output."""
     return {"verify": verify, "dry_run": dry_run, "as_json": json, "quiet": quiet}
 
 
 def denoising(
     confounds: Annotated[
-        str | None, typer.Option("--confounds", metavar="FILE.tsv|auto", help="auto: fMRIPrep's, beside each run.")
+        str | None,
+        typer.Option(
+            "--confounds", metavar="FILE.tsv|auto", help="Confounds table; auto: fMRIPrep's, next to each run."
+        ),
     ] = None,
     confound_strategy: Annotated[
         str | None,
-        typer.Option("--confound-strategy", help="6p, 12p, 24p, 36p, acompcor, gsr, ..., columns, or none."),
+        typer.Option("--confound-strategy", help="6p, 12p, 24p, 36p, acompcor, gsr, ..., column names, or none."),
     ] = None,
-    high_pass: Annotated[float | None, typer.Option("--high-pass", help="Hz: slower changes are taken out.")] = None,
-    low_pass: Annotated[float | None, typer.Option("--low-pass", help="Hz: faster changes are taken out.")] = None,
-    detrend: Annotated[bool, typer.Option("--detrend", help="Take a straight line out.")] = False,
-    drop_first: Annotated[int, typer.Option("--drop-first", help="Leave out so many frames first.", min=0)] = 0,
+    high_pass: Annotated[float | None, typer.Option("--high-pass", help="High-pass cutoff in Hz.")] = None,
+    low_pass: Annotated[float | None, typer.Option("--low-pass", help="Low-pass cutoff in Hz.")] = None,
+    detrend: Annotated[bool, typer.Option("--detrend", help="Remove the linear trend.")] = False,
+    drop_first: Annotated[
+        int, typer.Option("--drop-first", help="Number of initial (dummy) frames to drop.", min=0)
+    ] = 0,
     frames: Annotated[
-        str | None, typer.Option("--frames", metavar="FIRST:AFTER", help="Counted from 0; either may be left out.")
+        str | None,
+        typer.Option("--frames", metavar="FIRST:AFTER", help="Frame range, counted from 0; either end is optional."),
     ] = None,
     scrub_fd: Annotated[
-        float | None, typer.Option("--scrub-fd", help="Leave out frames that moved more, in mm.")
+        float | None, typer.Option("--scrub-fd", help="Drop frames with a larger framewise displacement, in mm.")
     ] = None,
 ) -> Any:
-    """What is done to the frames of runs, as a `Denoising`; None if nothing was said."""
+    """Denoising of fMRI runs; None if no option asks for any."""
     from neuroflamingo.cli.show import read_denoising
 
     return read_denoising(
@@ -224,8 +238,8 @@ def denoising(
     )
 
 
-# Groups of options that verbs have in common, for `takes_groups`.
-Preparing = Annotated[dict[str, Any], preparation]
-Spreading = Annotated[dict[str, Any], spreading]
-Telling = Annotated[dict[str, Any], telling]
-Denoising = Annotated[Any, denoising]
+# Groups of options that several commands share, for `takes_groups`.
+PreparationOptions = Annotated[dict[str, Any], preparation]
+SelectionOptions = Annotated[dict[str, Any], selection]
+RunModeOptions = Annotated[dict[str, Any], run_mode]
+DenoisingOptions = Annotated[Any, denoising]

@@ -1,4 +1,4 @@
-"""Where a report's files go: worked out, and refused if need be, before any long work."""
+"""Paths of a report's files, planned and checked before any long computation."""
 
 from __future__ import annotations
 

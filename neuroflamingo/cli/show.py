@@ -1,4 +1,4 @@
-"""Verbs that only tell: `encoders list`, `encoders card`, `inspect`, `doctor`."""
+"""Commands that only display something: `encoders list`, `encoders card`, `inspect`, `check-scan`, `doctor`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 VOLUME_ENCODER = "tiny-t1w-cnn"
-"""What `check-scan` checks volumes for where no encoder is named: that of the embedded model."""
+"""Default encoder of `check-scan` for volumes: that of the embedded model."""
 
 
 def list_all_encoders(*, as_json: bool) -> None:
-    """Name, input and output of every installed encoder, from the cards alone."""
+    """Print name, input and output of every installed encoder, from the cards alone."""
     from neuroflamingo_encoders.card_list import stored_rows
 
     rows = stored_rows() or _surveyed()
@@ -38,7 +38,7 @@ def list_all_encoders(*, as_json: bool) -> None:
 
 
 def _surveyed() -> list[dict[str, Any]]:
-    """The rows where there are plug-ins: what is wrong with one stands in its row."""
+    """Rows of the list if plug-ins are installed; a broken plug-in's row states its fault."""
     from neuroflamingo_encoders.card_list import listed
     from neuroflamingo_encoders.plugins import survey
 
@@ -52,10 +52,10 @@ def _surveyed() -> list[dict[str, Any]]:
 
 
 def card_options(assignments: Sequence[str]) -> dict[str, Any]:
-    """`--option key=value` as an encoder's card takes them; values are read as in a recipe.
+    """Parse `--option key=value` arguments for an encoder's card; values are YAML, as in a recipe.
 
     Raises:
-        UsageError: no assignment, or a key given twice.
+        UsageError: not an assignment, or a key given twice.
     """
     import yaml
 
@@ -64,7 +64,7 @@ def card_options(assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not equals or not key.isidentifier() or key in options:
             raise UsageError(
-                f"--option {assignment} {'comes twice' if key in options else 'is no assignment'}",
+                f"--option {assignment} {'is given twice' if key in options else 'is not an assignment'}",
                 expected="--option key=value, each key once",
                 seen=assignment,
             )
@@ -72,13 +72,13 @@ def card_options(assignments: Sequence[str]) -> dict[str, Any]:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UsageError(
-                f"--option {key} has no readable value", expected="a number, a word, true or false", seen=value
+                f"--option {key} has an invalid value", expected="a number, a word, true or false", seen=value
             ) from error
     return options
 
 
 def show_card(name: str, options: Sequence[str] = (), *, as_json: bool) -> None:
-    """Everything that an encoder's card says."""
+    """Print an encoder's card."""
     from neuroflamingo_encoders.registry import encoder_card
 
     card = encoder_card(name, **card_options(options))
@@ -90,7 +90,7 @@ def show_card(name: str, options: Sequence[str] = (), *, as_json: bool) -> None:
 
 
 def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
-    """Heading and words, line by line; a heading stands only before its first line."""
+    """Heading and text of each line; continuation lines have an empty heading."""
     from neuroflamingo_encoders.card_list import where_in_words
     from neuroflamingo_encoders.weights.cache import permits
 
@@ -135,7 +135,7 @@ def inspect_model(
     allow_download: bool = False,
     as_json: bool,
 ) -> None:
-    """Print the module tree of a model or a recipe, or all its parameters, frozen or trained."""
+    """Print the module tree of a model or recipe, or all its parameters, frozen or trained."""
     from neuroflamingo.model.summary import as_lines, count_groups, frozen_lines, inspect_module, parameter_rows
 
     model = _model_or_recipe(name, settings, allow_download)
@@ -153,7 +153,7 @@ def inspect_model(
 
 
 def _model_or_recipe(name: str, settings: Sequence[str], allow_download: bool) -> NeuroFlamingo:
-    """A model with its weights, or what a recipe would train, without memory for it."""
+    """Load a model with its weights, or build a recipe's model without allocating memory."""
     from neuroflamingo.checkpoints.local_models import list_models
     from neuroflamingo.recipe.find import find_config, list_configs
 
@@ -181,7 +181,7 @@ def check_scans(
     *,
     as_json: bool,
 ) -> int:
-    """Print what there is to say about each scan; 65 if one of them cannot be used."""
+    """Print the check of each scan; return 65 if any is unusable."""
     from neuroflamingo_encoders.registry import encoder_card
     from neuroflamingo_preprocessing.check import as_lines, check_scan
 
@@ -198,10 +198,10 @@ def check_scans(
 
 
 def read_denoising(strategy: str | None, frames: str | None, **others: Any) -> Denoising | None:
-    """The cleaning that options say, which the command line gives as words; None if nothing was said.
+    """Build the denoising settings from command-line options; None if no option was given.
 
     Raises:
-        UsageError: they contradict each other, or `--frames` is no range.
+        UsageError: contradictory options, or `--frames` is not a range.
     """
     from neuroflamingo_preprocessing.functional.confounds import parse_strategy
     from neuroflamingo_preprocessing.functional.denoising import Denoising
@@ -219,12 +219,12 @@ def _range(text: str | None) -> tuple[int, int | None] | None:
         return int(first or 0), int(after) if after else None
     except ValueError:
         raise UsageError(
-            "--frames is no range", expected="FIRST:AFTER, counted from 0, such as 5:205 or 5:", seen=text
+            "--frames is not a range", expected="FIRST:AFTER, counted from 0, such as 5:205 or 5:", seen=text
         ) from None
 
 
 def examine(*, as_json: bool) -> int:
-    """Print the examination; 1 if something is missing."""
+    """Print the environment checks; return 1 if anything is missing."""
     from neuroflamingo.cli import environment
 
     checks = environment.examine()

@@ -1,4 +1,4 @@
-"""Options that the verbs writing stores have in common."""
+"""Options shared by the commands that write stores."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from neuroflamingo.cli.options import taken_apart
+from neuroflamingo.cli.options import split_labels
 from neuroflamingo.progress import Progress
 from neuroflamingo_preprocessing.errors import UsageError
 
 
 @dataclass(frozen=True)
 class StoreRequest:
-    """The options that both verbs take for a store."""
+    """Store options of `prepare` and `encode`."""
 
     processes: int | None = None
     scheduler: str | None = None
@@ -28,38 +28,40 @@ class StoreRequest:
 
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
-        """The filters, with lists taken apart."""
-        return taken_apart(self.filters)
+        """BIDS labels by entity, comma-separated lists split."""
+        return split_labels(self.filters)
 
     @property
     def part(self) -> tuple[int, int] | None:
-        """(number, count).
+        """Number and count of a job array's parts.
 
         Raises:
-            UsageError: one without the other.
+            UsageError: one is given without the other.
         """
         number, count = self.parts
         if number is None and count is None:
             return None
         if number is None or count is None:
-            raise UsageError("--num-parts and --part-id go together", expected="both or neither")
+            raise UsageError("--num-parts and --part-id must be given together", expected="both or neither")
         return number, count
 
     @property
     def workers(self) -> int:
-        """Scans at a time.
+        """Scans processed in parallel.
 
         Raises:
-            UsageError: a number of workers for a scheduler that has its own.
+            UsageError: a number of workers for a scheduler that manages its own.
         """
         if self.scheduler not in (None, "local") and self.processes:
             raise UsageError(
-                "--nprocs is for this machine", expected="--scheduler or --nprocs", hint="the scheduler has its workers"
+                "--nprocs sets the workers of this machine",
+                expected="either --scheduler or --nprocs",
+                hint="leave --nprocs out: the Dask cluster has its own workers",
             )
         return self.processes or os.cpu_count() or 1
 
-    def spread(self, progress: Progress) -> dict[str, Any]:
-        """What `StoreOptions` takes."""
+    def store_options(self, progress: Progress) -> dict[str, Any]:
+        """Keyword arguments of `StoreOptions`."""
         return {
             "filters": self.labels,
             "filter_file": self.filter_file,
@@ -71,16 +73,16 @@ class StoreRequest:
         }
 
     def check(self) -> None:
-        """Refuse options that contradict each other, before the work.
+        """Validate the options before any work.
 
         Raises:
-            UsageError: they do.
+            UsageError: contradictory options.
         """
         _ = self.part, self.workers
 
     @property
     def only_for_stores(self) -> bool:
-        """Whether anything was asked that a token file has no use for."""
+        """True if any option was given that does not apply to token files."""
         plain = (self.processes, self.scheduler, *self.parts)
         return any(one is not None for one in plain) or any(
             (*self.filters.values(), self.filter_file, self.verify, self.dry_run, self.as_json)

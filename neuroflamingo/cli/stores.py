@@ -1,4 +1,4 @@
-"""The verbs `prepare`, `encode` and `fit-scaling`: scans to a store, to tokens, or to the scaling of parcels."""
+"""The commands `prepare`, `encode` and `fit-scaling`."""
 
 from __future__ import annotations
 
@@ -24,22 +24,28 @@ SOME_FAILED = 1
 
 
 def prepare_scans(
-    source: str, output: str, *, encoder: str, options: Sequence[str], preparation: dict[str, Any], asked: StoreRequest
+    source: str,
+    output: str,
+    *,
+    encoder: str,
+    options: Sequence[str],
+    preparation_options: dict[str, Any],
+    request: StoreRequest,
 ) -> int:
-    """Prepare and say what became of it; 1 if some scans failed, the scan's own code if there was one only."""
+    """Prepare scans and print a summary; return 1 if some failed, a single scan's own exit code if it failed."""
     from neuroflamingo_encoders.registry import encoder_card
     from neuroflamingo_preprocessing.preparation_options import Preparation
     from neuroflamingo_preprocessing.stores.build import prepare_into_store
 
-    asked.check()
+    request.check()
     card = encoder_card(encoder, **card_options(options))
-    how = Preparation.of(card.scan, **preparation)
-    if asked.dry_run:
-        return _tell(estimate(source, output, card, asked, how), asked)
-    with Progress(quiet=asked.quiet) as progress:
+    preparation = Preparation.of(card.scan, **preparation_options)
+    if request.dry_run:
+        return _print_plan(estimate(source, output, card, request, preparation), request)
+    with Progress(quiet=request.quiet) as progress:
         progress(f"preparing for {card.name}")
-        done = prepare_into_store(source, output, card, how, **asked.spread(progress))
-    return _say(done, output, "prepared", asked)
+        done = prepare_into_store(source, output, card, preparation, **request.store_options(progress))
+    return _print_summary(done, output, "prepared", request)
 
 
 def encode_scans(
@@ -49,13 +55,13 @@ def encode_scans(
     encoder: str,
     options: Sequence[str],
     weights: Mapping[str, Any],
-    preparation: dict[str, Any],
+    preparation_options: dict[str, Any],
     device: str,
     dtype: str | None,
     overwrite: bool,
-    asked: StoreRequest,
+    request: StoreRequest,
 ) -> int:
-    """Encode scans into one file or into a store, as the output's name says; 1 if some of several failed."""
+    """Encode scans into a file or a store, depending on the output's name; return 1 if some of several failed."""
     from neuroflamingo.encoding.encoder_choice import EncoderChoice
     from neuroflamingo_encoders.tokens.files import check_token_target
     from neuroflamingo_preprocessing.preparation_options import Preparation
@@ -65,26 +71,32 @@ def encode_scans(
     choice = EncoderChoice(encoder, card_options(options), **weights)
     if not _is_store(scans, output):
         check_token_target(output, overwrite=overwrite)
-        if asked.only_for_stores or dtype is not None:
+        if request.only_for_stores or dtype is not None:
             raise UsageError(
-                f"{Path(output).name} is one file: what was asked is for stores",
-                expected="-o FOLDER without an ending",
+                f"{Path(output).name} is a single file, but an option that only applies to stores was given",
+                expected="-o FOLDER without an extension",
                 hint=f"-o {Path(output).stem}",
             )
-        how = Preparation.of(choice.card.scan, **preparation)
-        return _encode_to_file(scans, output, choice, how, device=device, overwrite=overwrite, quiet=asked.quiet)
+        preparation = Preparation.of(choice.card.scan, **preparation_options)
+        return _encode_to_file(
+            scans, output, choice, preparation, device=device, overwrite=overwrite, quiet=request.quiet
+        )
     if len(scans) != 1 or overwrite:
         raise UsageError(
             "a store takes one input" if len(scans) != 1 else "--overwrite is for token files",
             expected="a folder, a BIDS dataset, a manifest, a scan store or a scan",
             seen=f"{len(scans)} inputs",
-            hint="name the scans in a manifest" if len(scans) != 1 else "a store is gone on with; remove it yourself",
+            hint="name the scans in a manifest"
+            if len(scans) != 1
+            else "an existing store is resumed; delete the folder to start over",
         )
-    return _encode_to_store(scans[0], output, choice, preparation, device=device, dtype=dtype or "float32", asked=asked)
+    return _encode_to_store(
+        scans[0], output, choice, preparation_options, device=device, dtype=dtype or "float32", request=request
+    )
 
 
 def _is_store(scans: Sequence[str], output: str) -> bool:
-    """An ending of a token file says a file; no ending, or an input of many scans, says a store."""
+    """True for an output without a token file's extension, or for an input of many scans."""
     from neuroflamingo_encoders.tokens.files import ENDINGS
     from neuroflamingo_preprocessing.inputs import MANIFESTS
 
@@ -95,13 +107,20 @@ def _is_store(scans: Sequence[str], output: str) -> bool:
 
 
 def _encode_to_file(
-    scans: Sequence[str], output: str, choice: EncoderChoice, how: Any, *, device: str, overwrite: bool, quiet: bool
+    scans: Sequence[str],
+    output: str,
+    choice: EncoderChoice,
+    preparation: Any,
+    *,
+    device: str,
+    overwrite: bool,
+    quiet: bool,
 ) -> int:
     from neuroflamingo.encoding.token_file import encode
 
     with Progress(quiet=quiet) as progress:
         progress(f"encoding with {choice.name}")
-        done = encode(scans, output, choice, how, device=device, overwrite=overwrite, progress=progress.count)
+        done = encode(scans, output, choice, preparation, device=device, overwrite=overwrite, progress=progress.count)
     for name, failure in done.failures:
         say_error(f"{name}: {failure}")
     if done.failures:
@@ -114,46 +133,48 @@ def _encode_to_store(
     source: str,
     output: str,
     choice: EncoderChoice,
-    preparation: dict[str, Any],
+    preparation_options: dict[str, Any],
     *,
     device: str,
     dtype: str,
-    asked: StoreRequest,
+    request: StoreRequest,
 ) -> int:
     from dataclasses import replace
 
     from neuroflamingo.encoding.token_store import encode_into_store
     from neuroflamingo_preprocessing.preparation_options import Preparation
 
-    one_at_a_time = asked.processes is None and asked.scheduler is None  # each worker holds the encoder
-    asked = replace(asked, processes=1) if one_at_a_time else asked
-    asked.check()
-    how = Preparation.of(choice.card.scan, **preparation)
-    if asked.dry_run:
-        return _tell(estimate(source, output, choice.card, asked, how, tokens=dtype), asked)
-    with Progress(quiet=asked.quiet) as progress:
+    one_at_a_time = request.processes is None and request.scheduler is None  # each worker holds the encoder
+    request = replace(request, processes=1) if one_at_a_time else request
+    request.check()
+    preparation = Preparation.of(choice.card.scan, **preparation_options)
+    if request.dry_run:
+        return _print_plan(estimate(source, output, choice.card, request, preparation, tokens=dtype), request)
+    with Progress(quiet=request.quiet) as progress:
         progress(f"encoding with {choice.name}")
-        done = encode_into_store(source, output, choice, how, device=device, dtype=dtype, **asked.spread(progress))
-    return _say(done, output, "encoded", asked)
+        done = encode_into_store(
+            source, output, choice, preparation, device=device, dtype=dtype, **request.store_options(progress)
+        )
+    return _print_summary(done, output, "encoded", request)
 
 
-def _tell(plan: Mapping[str, Any], asked: StoreRequest) -> int:
-    print(json.dumps(plan, indent=2) if asked.as_json else plan_in_words(plan))
+def _print_plan(plan: Mapping[str, Any], request: StoreRequest) -> int:
+    print(json.dumps(plan, indent=2) if request.as_json else plan_in_words(plan))
     return 0
 
 
-def _say(done: Summary, output: str, verb: str, asked: StoreRequest) -> int:
-    for note in () if asked.quiet else done.notes:
+def _print_summary(done: Summary, output: str, verb: str, request: StoreRequest) -> int:
+    for note in () if request.quiet else done.notes:
         print(f"note: {note}", file=sys.stderr)
     for failure in done.failures[:SHOWN]:
         say_error(str(failure["error"]))
     if len(done.failures) > SHOWN:
         say_error(f"and {len(done.failures) - SHOWN} more: see {Path(output) / 'log.jsonl'}")
-    if asked.as_json:
+    if request.as_json:
         print(json.dumps(asdict(done), indent=2))
     else:
-        again = f", {done.dropped} damaged ones dropped" if done.dropped else ""
-        counts = f"{done.done} {verb}, {done.present} were there, {done.failed} failed{again}"
+        damaged = f", {done.dropped} damaged ones dropped" if done.dropped else ""
+        counts = f"{done.done} {verb}, {done.present} already present, {done.failed} failed{damaged}"
         print(f"{output}: {counts}; {done.seconds:.1f} s")
     if not done.failed:
         return 0
@@ -166,21 +187,21 @@ def fit_scaling_of(
     *,
     encoder: str,
     options: Sequence[str],
-    preparation: dict[str, Any],
+    preparation_options: dict[str, Any],
     overwrite: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Fit and say what of; 1 if some runs failed."""
+    """Fit the parcel scaling and print what it was fitted on; return 1 if some runs failed."""
     from neuroflamingo_encoders.registry import encoder_card
     from neuroflamingo_preprocessing.fit_scaling import fit_scaling
     from neuroflamingo_preprocessing.preparation_options import Preparation
 
     card = encoder_card(encoder, **card_options(options))
-    how = Preparation.of(card.scan, **preparation)
+    preparation = Preparation.of(card.scan, **preparation_options)
     with Progress(quiet=quiet) as progress:
         progress(f"fitting the scaling of {card.name}")
-        done = fit_scaling(source, output, card, how, overwrite=overwrite, progress=progress.count)
+        done = fit_scaling(source, output, card, preparation, overwrite=overwrite, progress=progress.count)
     for name, error in done.failures[:SHOWN]:
         say_error(f"{name}: {error}")
     counts = {"runs": done.runs, "frames": done.frames, "parcels": done.parcels, "failed": len(done.failures)}

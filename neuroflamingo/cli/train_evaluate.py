@@ -1,4 +1,4 @@
-"""Verbs that make and judge models: `train`, `evaluate`, `paint`."""
+"""The commands `train`, `evaluate` and `paint`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def train_recipe(
     allow_download: bool,
     quiet: bool,
 ) -> None:
-    """Train by a recipe and print the finished model's folder; progress is the trainer's own."""
+    """Train from a recipe and print the folder of the finished model; the trainer shows its own progress."""
     from neuroflamingo.recipe.find import find_config
     from neuroflamingo.recipe.read import load_any_recipe, load_recipe
 
@@ -41,11 +41,11 @@ def train_recipe(
             return
         print(describe_run(recipe, allow_download=allow_download))
         return
-    recipe = load_any_recipe(path, overrides)  # its faults are told before torch is imported
+    recipe = load_any_recipe(path, overrides)  # so that its faults are reported before torch is imported
     from neuroflamingo.training.run import train
 
     done = train(recipe, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet)
-    if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
+    if os.environ.get("RANK", "0") == "0":  # several processes, one line of output
         print(done)
 
 
@@ -61,7 +61,7 @@ def evaluate_model(
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Score a model and print the table or the JSON; a CSV that cannot be written is refused before the long work."""
+    """Score a model and print a table or JSON. An output that cannot be written is refused before the evaluation."""
     if csv is not None:
         check_writable(csv, overwrite=overwrite)
     from neuroflamingo.evaluation.evaluate import TEST_SEED, evaluate
@@ -89,7 +89,7 @@ def evaluate_model(
 
 
 def paint_scans(cases: int, seed: int, folder: str, *, overwrite: bool, quiet: bool) -> None:
-    """Paint cases into a folder and print the paths of the scans."""
+    """Paint cases into a folder and print the paths of their scans."""
     make_folder(Path(folder))
     check_writable(Path(folder) / "trial", overwrite=True)
     from neuroflamingo.painting.export import paint_cases

@@ -1,4 +1,4 @@
-"""Verbs on encoders' weights: `models list`, `fetch`, `verify`, `convert`."""
+"""Commands on weights: `models list`, `fetch`, `verify` and `convert`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOME_FAILED = 1
 
 
 def list_models_and_weights(*, as_json: bool) -> None:
-    """The embedded models, then every encoder's weights: where from, whether here, and on what terms."""
+    """Print the embedded models, then all encoder weights: source, licence, and whether they are installed."""
     from neuroflamingo_encoders.weights.cache import list_weights
 
     models, rows = _embedded_models(), list_weights()
@@ -56,8 +56,8 @@ def _lines(row: WeightsRow) -> list[str]:
     hashed = f"SHA-256 {row.sha256}" if row.sha256 else "hash unknown"
     lines += [f"  {row.file or 'a file'} from {row.source}{at}, {hashed}", f"  {row.licence}: {row.terms}"]
     if row.path is None:
-        return [*lines, "  not here"]
-    state = "here" if row.present else "here, to be converted"
+        return [*lines, "  not installed"]
+    state = "installed" if row.present else "downloaded, to be converted"
     return [*lines, f"  {state}: {row.path}, {_size(row.bytes or 0)}"]
 
 
@@ -66,7 +66,7 @@ def _size(count: int) -> str:
 
 
 def fetch(name: str, *, file: str | None, revision: str | None, overwrite: bool, as_json: bool, quiet: bool) -> None:
-    """Say the terms, then download, then say what came."""
+    """Print the licence terms, download the weights, and print the result."""
     from neuroflamingo_encoders.registry import encoder_card
     from neuroflamingo_encoders.weights.cache import permits
     from neuroflamingo_encoders.weights.fetch import fetch_weights
@@ -100,7 +100,7 @@ def fetch(name: str, *, file: str | None, revision: str | None, overwrite: bool,
 
 
 def verify(what: Sequence[str], *, encoder: str | None, as_json: bool) -> int:
-    """Check weight files and the embedded models; 1 if something is wrong with one."""
+    """Verify weight files and the embedded models; return 1 if any is faulty."""
     from neuroflamingo_encoders.weights.verify import verify_weights
 
     models = {model["name"]: model["path"] for model in _embedded_models()}
@@ -121,7 +121,7 @@ def verify(what: Sequence[str], *, encoder: str | None, as_json: bool) -> int:
 
 
 def _verify_model(path: str) -> Verified:
-    """An embedded model's file: sane, and its encoder's part fits the encoder of this version."""
+    """Verify an embedded model's file, and that its encoder weights fit the encoder of this version."""
     from neuroflamingo.encoding.encoder_choice import ENCODER_PART
     from neuroflamingo_encoders.weights.verify import verify_file
 
@@ -129,7 +129,7 @@ def _verify_model(path: str) -> Verified:
 
 
 def _encoder_in(path: str) -> str | None:
-    """The name of the encoder that an embedded model holds."""
+    """Name of the encoder inside an embedded model."""
     described = json.loads((Path(path).parent / "config.json").read_text(encoding="utf-8"))
     return (described.get("encoder") or {}).get("name")
 
@@ -153,7 +153,7 @@ def convert(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Convert a checkpoint and say what was taken and what was left."""
+    """Convert a checkpoint and print which tensors were used and which were omitted."""
     from neuroflamingo_encoders.weights.convert import convert_weights
 
     done = convert_weights(
@@ -172,7 +172,7 @@ def convert(
         sep="\n",
         end="\n" if others else "",
     )
-    for title, names in (("left out", done.left_out), ("objects passed over", done.unknown)):
+    for title, names in (("left out", done.left_out), ("objects skipped", done.unknown)):
         if names:
             print(f"{title}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
     if encoder is None:

@@ -219,10 +219,10 @@ def test_stores(patient: Path, tmp_path: Path, aligned: None, capfd: Any, spoken
     spoken.append(text)
     assert main(prepare) == 0
     text = capfd.readouterr().out
-    assert "1 prepared, 1 were there, 0 failed" in text  # the archive holds the folder's series
+    assert "1 prepared, 1 already present, 0 failed" in text  # the archive holds the folder's series
     spoken.append(text)
     assert main(prepare) == 0
-    assert "0 prepared, 2 were there" in capfd.readouterr().out
+    assert "0 prepared, 2 already present" in capfd.readouterr().out
     assert assert_folder_unnamed(store) > 4
     (about,) = [json.loads(path.read_text()) for path in store.rglob("*about*.json")] or [None]
     assert about is None or about["input"]["kind"] == "DICOM"

@@ -73,7 +73,7 @@ def test_cleaning_is_in_the_tensor_the_record_the_key_and_the_log(dataset: Path,
     cleaned = (*plain, "--confounds", "auto", "--confound-strategy", "6p", "--drop-first", "4", "--high-pass", "0.02")
     assert command(*plain) == 0 and command(*cleaned) == 0 and command(*cleaned) == 0
     said = capsys.readouterr().out
-    assert said.count("2 prepared, 0 were there") == 2 and "0 prepared, 2 were there" in said
+    assert said.count("2 prepared, 0 already present") == 2 and "0 prepared, 2 already present" in said
     store = ScanStore("store")
     abouts = [store[key].about for key in store]
     done = [about for about in abouts if "cleaning" in about]
@@ -94,7 +94,7 @@ def test_runs_without_confounds_are_named_and_the_others_done(dataset: Path, cap
     words = ("--atlas", "atlas.nii.gz", "--quiet", "--nprocs", "1", "--confounds", "auto", "--confound-strategy", "6p")
     assert command(*words) == 1
     caught = capsys.readouterr()
-    assert "1 prepared, 0 were there, 1 failed" in caught.out and "no confounds beside sub-02" in caught.err
+    assert "1 prepared, 0 already present, 1 failed" in caught.out and "no confounds beside sub-02" in caught.err
     table = "runs/sub-01_task-rest_desc-confounds_timeseries.tsv"
     assert command(*words[:-3], table, *words[-2:]) == 2
     assert "one table of confounds cannot be that of several runs" in capsys.readouterr().err
@@ -118,19 +118,19 @@ def test_a_manifest_names_the_confounds_of_each_run(dataset: Path, capsys: Any) 
         said = capsys.readouterr()
         return f"{code}: {said.out.partition(';')[0].partition(': ')[2]}{said.err}"
 
-    assert prepare("all.csv", *asked) == "0: 2 prepared, 0 were there, 0 failed"
+    assert prepare("all.csv", *asked) == "0: 2 prepared, 0 already present, 0 failed"
     keys = set(ScanStore("store"))
     for run, table in zip(runs, tables, strict=True):
-        assert prepare(run, *asked, "--confounds", table) == "0: 0 prepared, 1 were there, 0 failed"
-    assert prepare("all.csv", *asked, "--confounds", "gone.tsv") == "0: 0 prepared, 2 were there, 0 failed"
+        assert prepare(run, *asked, "--confounds", table) == "0: 0 prepared, 1 already present, 0 failed"
+    assert prepare("all.csv", *asked, "--confounds", "gone.tsv") == "0: 0 prepared, 2 already present, 0 failed"
     (dataset / tables[1]).write_text((dataset / tables[0]).read_text() + "\n\n")
-    assert prepare("all.csv", *asked) == "0: 1 prepared, 1 were there, 0 failed"
+    assert prepare("all.csv", *asked) == "0: 1 prepared, 1 already present, 0 failed"
     assert len(set(ScanStore("store")) - keys) == 1 and len(ScanStore("store")) == 3
     assert "which confounds?" in prepare("all.csv", *common)
     assert "nothing else has frames" in prepare("all.csv", "--encoder", "vit3d", "-q")
     (dataset / "half.csv").write_text("\n".join([*rows[:2], f"{runs[1]},"]))
     assert prepare("half.csv", *asked).startswith("2: ") and "no confounds to take" in prepare("half.csv", *asked)
-    assert prepare("half.csv", *asked, "--confounds", tables[1]) == "0: 0 prepared, 2 were there, 0 failed"
+    assert prepare("half.csv", *asked, "--confounds", tables[1]) == "0: 0 prepared, 2 already present, 0 failed"
     (dataset / "gone.csv").write_text("\n".join([*rows[:2], f"{runs[1]},tables/x.tsv"]))
     said = prepare("gone.csv", *asked)
     assert said.startswith("66: ") and "line 3: there is no file tables/x.tsv" in said
@@ -172,7 +172,7 @@ def test_a_dry_run_counts_the_cleaning(tmp_path: Path, monkeypatch: pytest.Monke
     [
         (("--confounds", "auto"), 2, "which confounds"),
         (("--scrub-fd", "0.5"), 2, "no confounds to take"),
-        (("--frames", "5"), 2, "--frames is no range"),
+        (("--frames", "5"), 2, "--frames is not a range"),
         (("--frames", "9:4"), 2, "no such frames"),
         (("--high-pass", "0.9"), 1, "no such frequencies"),
         (("--confounds", "auto", "--confound-strategy", "36p"), 1, "lacks columns"),

@@ -144,6 +144,6 @@ def test_the_plan_counts_what_is_there(place: Path, capsys) -> None:
     assert plan(capsys=capsys)["unreadable"] == 1
     assert main([*COMMON, "--dry-run"]) == 0
     words = capsys.readouterr().out
-    assert "1 are not here or cannot be read" in words and "under a minute" in words and "note     3 scans" in words
+    assert "1 are missing or unreadable" in words and "under a minute" in words and "note     3 scans" in words
     assert main([*COMMON, "--nprocs", "1", "-q"]) == 1
     assert "git-annex or DataLad" in summary()["failures"][0]["error"]

@@ -49,14 +49,14 @@ def test_from_scans_and_from_prepared_scans(place: Path, capsys) -> None:
     assert main(["encode", "ds", "-o", "direct", "--atlas", "atlas.nii.gz", *CHOSEN]) == 0
     assert main(["prepare", "ds", "-o", "prepared", "--atlas", "atlas.nii.gz", "--nprocs", "1", *CHOSEN]) == 0
     assert main(["encode", "prepared", "-o", "tokens", *CHOSEN]) == 0
-    assert capsys.readouterr().out.count("3 encoded, 0 were there, 0 failed") == 2
+    assert capsys.readouterr().out.count("3 encoded, 0 already present, 0 failed") == 2
     assert content("direct") == content("tokens"), "the same addresses, the same bytes"
     assert Path("direct/index.parquet").read_bytes() == Path("tokens/index.parquet").read_bytes()
     assert main(["encode", "prepared", "-o", "direct", *CHOSEN, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["present"] == 3
     save(place / "ds/sub-09/func/sub-09_task-rest_bold.nii.gz", run(9))
     assert main(["encode", "ds", "-o", "direct", "--atlas", "atlas.nii.gz", *CHOSEN]) == 0
-    assert "1 encoded, 3 were there" in capsys.readouterr().out
+    assert "1 encoded, 3 already present" in capsys.readouterr().out
     store = TokenStore("direct")
     assert store.card == encoder_card("fc-baseline", parcels=30) and len(store) == 4
     encoder, prepared = build_encoder("fc-baseline", parcels=30), ScanStore("prepared")
@@ -68,7 +68,7 @@ def test_from_scans_and_from_prepared_scans(place: Path, capsys) -> None:
     assert str(place) not in everything and "/func/" not in everything
     assert main(["encode", "prepared", "-o", "part", "--participant-label", "sub-02", *CHOSEN]) == 0
     assert main(["encode", "prepared", "-o", "part", "--num-parts", "2", "--part-id", "1", *CHOSEN]) == 0
-    assert "1 encoded, 1 were there" in capsys.readouterr().out
+    assert "1 encoded, 1 already present" in capsys.readouterr().out
 
 
 def test_what_is_refused(place: Path, capsys) -> None:

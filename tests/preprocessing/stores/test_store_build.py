@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_dataset_then_again(place: Path, capsys) -> None:
     assert main([*COMMON, "--nprocs", "1", "-q"]) == 0
-    assert capsys.readouterr().out.startswith("store: 4 prepared, 0 were there, 0 failed; ")
+    assert capsys.readouterr().out.startswith("store: 4 prepared, 0 already present, 0 failed; ")
     store = ScanStore("store")
     items = [store[key] for key in store]
     assert len(items) == 4 and store.head["encoder"] == "fc-baseline"
@@ -79,7 +79,7 @@ def test_some_fail_and_the_others_are_made(place: Path, capsys) -> None:
     (place / "ds/sub-01/func/sub-01_task-rest_bold.nii.gz").write_bytes(b"no scan")
     assert main([*COMMON, "--nprocs", "1", "-q"]) == 1
     out, err = capsys.readouterr()
-    assert "3 prepared, 0 were there, 1 failed" in out and "sub-01_task-rest_bold.nii.gz is not a NIfTI file" in err
+    assert "3 prepared, 0 already present, 1 failed" in out and "sub-01_task-rest_bold.nii.gz is not a NIfTI file" in err
     assert summary()["failures"][0]["exit_code"] == 65
     assert main([*COMMON, "--nprocs", "1", "-q", "--participant-label", "01"]) == 65
     assert main([*COMMON, "--nprocs", "1", "-q", "--participant-label", "sub-02,03"]) == 0
