@@ -66,12 +66,23 @@ SIGNAL_OF = {FindingClass.INFARCT: Signal.LOW, FindingClass.MASS: Signal.LOW, Fi
 
 
 class Finding(BaseModel):
-    """One finding.
+    """One finding on a scan.
 
     Focal classes have a side, one of nine regions, a longest diameter `size_mm` (8-45) and a signal; white matter
     lesions and ventricular enlargement have a grade 1-3 (mild, moderate, severe), side bilateral and a fixed region;
-    lobar atrophy has a side and a lobe.
-    Attributes that a text leaves unsaid are None (parsed findings only; painted ones are complete).
+    lobar atrophy has a side and a lobe. Attributes that a text does not state are None (in parsed findings only;
+    painted ones are complete).
+
+    Example:
+        >>> from neuroflamingo import Finding
+        >>> finding = Finding(kind="mass", side="left", region="frontal lobe", size_mm=20)
+        >>> str(finding.side), finding.certainty.value
+        ('left', 'definite')
+        >>> Finding(kind="mass", grade=2)
+        Traceback (most recent call last):
+        ...
+        pydantic_core._pydantic_core.ValidationError: 1 validation error for Finding
+        ...
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,12 +105,12 @@ class Finding(BaseModel):
 
 
 def mirror(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings of the mirrored head: sides change names (the scan is flipped with them, never alone)."""
+    """Findings of the mirrored head, with left and right swapped (to be used together with a flipped scan only)."""
     return tuple(f.model_copy(update={"side": MIRRORED.get(f.side, f.side)}) for f in findings)  # type: ignore[arg-type]
 
 
 def report_order(findings: list[Finding]) -> list[Finding]:
-    """Findings in the order in which reports state them: by class, then larger first, then region and side."""
+    """Sort findings as reports state them: by class, then larger first, then by region and side."""
     classes, regions, sides = list(FindingClass), list(Region), list(Side)
 
     def key(finding: Finding) -> tuple[int, float, int, int]:

@@ -1,4 +1,4 @@
-"""Settings of the resampler and of the gated blocks. Importing this module loads neither torch nor transformers."""
+"""Settings of the resampler and the gated blocks; importing this module loads neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class CrossAttentionSettings(Section):
     """Arguments of the gated blocks; the defaults are OpenFlamingo's.
 
     Attributes:
-        every: a block before every this-many-th layer.
-        gate: what the gates start at, before tanh.
+        every: interval between gated blocks, in layers.
+        gate: initial value of the gates, before tanh.
         media_rule: `previous`: text looks at the latest scan before it; `next`: at the first one after it, which is
             what OpenFlamingo v1 and Multimodal-GPT do without media-placement augmentation.
     """

@@ -1,4 +1,4 @@
-"""Where the text looked: gated attention carried back through the resampler to the encoder's tokens."""
+"""Attribution of text to scan regions: gated attention traced back through the resampler to the encoder's tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from neuroflamingo_preprocessing.errors import UsageError
 
 
 class Attribution(FusedModel):
-    """The part of `NeuroFlamingo` that tells where it looked."""
+    """Attribution methods of `NeuroFlamingo`."""
 
     @torch.no_grad()
     def attention_rollout(
@@ -32,11 +32,11 @@ class Attribution(FusedModel):
         token_mask: Bool[Tensor, "batch scan *token"] | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "batch text scan token"]:
-        """How much each text position looked at each encoder token (frames flattened).
+        """Attention of each text position to each encoder token (frames flattened).
 
-        The gated attention of every block (blocks weighted by |tanh gate|, evenly if all gates are closed) times what
-        the latents took from the tokens; attention counts by what it passes on, see `passed_on`. This says where a
-        position's hidden state looked while it was computed, which is not proof that the next word came from there.
+        The gated attention of every block (weighted by |tanh gate|, equally if all gates are closed) times the
+        latents' attention to the tokens, both weighted by value norms, see `norm_weighted`. It shows which tokens a
+        position's hidden state attended to, which does not prove that the next word came from there.
 
         Args:
             input_ids: prompt and report together.
@@ -46,13 +46,13 @@ class Attribution(FusedModel):
             Rows that sum to 1 over scans and tokens; zero for text before the first scan.
 
         Raises:
-            UsageError: no scans, or `<image>` tokens that do not fit them.
+            UsageError: no scans, or `<image>` tokens that do not match them.
         """
-        given = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
-        if not given.given:
-            raise UsageError("no scans were given", expected="scans or scan_tokens", hint="there is nothing to look at")
-        present = given.present(len(input_ids)).to(self.device)
-        tokens, real = tokens_of(given, self.encoder, self.perceiver)
+        scan_inputs = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
+        if not scan_inputs.has_scans:
+            raise UsageError("no scans were given", expected="scans or scan_tokens", hint="pass the scans of the text")
+        present = scan_inputs.present(len(input_ids)).to(self.device)
+        tokens, real = tokens_of(scan_inputs, self.encoder, self.perceiver)
         media = _masked_media(self, input_ids.to(present.device) == self.config.image_token_id, present, tokens, real)
         states: dict[int | None, Tensor] = {}
         self._read(
@@ -74,7 +74,7 @@ class Attribution(FusedModel):
 
 
 def _masked_media(model: FusedModel, images: Tensor, present: Tensor, tokens: Tensor, real: Tensor | None) -> Media:
-    """The media of a whole text with the plan that scores every scan."""
+    """Media of a whole text with the plan that scores every scan."""
     check_count(images.sum(-1), present.sum(-1), exact=True)
     ordinal = present.long().cumsum(-1) * present
     settings = model.config.cross_attention
@@ -86,10 +86,10 @@ def _masked_media(model: FusedModel, images: Tensor, present: Tensor, tokens: Te
 def resampler_attribution(
     perceiver: PerceiverResampler, tokens: Float[Tensor, "batch scan frame token width"], mask: Tensor | None
 ) -> Float[Tensor, "batch scan latent key"]:
-    """How much each latent took from each token (frames flattened), rows summing to 1.
+    """Attention rollout of each latent to each token (frames flattened), rows summing to 1.
 
-    Attention rollout: what a layer's heads took (from tokens directly, from other latents with what those had taken
-    before) and what the latent carried along the residual path count half each.
+    Per layer, the attention of the heads (to tokens directly, to other latents with their own rollout so far) and the
+    residual path count half each.
 
     Source:
         Abnar and Zuidema 2020, Quantifying Attention Flow in Transformers.
@@ -100,7 +100,7 @@ def resampler_attribution(
     taken = x.new_zeros(len(x), latents.shape[1], x.shape[1])
     for attention, ff in perceiver.blocks():
         queries, keys, values = attention.queries_keys_values(x, latents)
-        weights = passed_on(attention_weights(queries, keys, keys_mask), values, attention.to_out.weight)
+        weights = norm_weighted(attention_weights(queries, keys, keys_mask), values, attention.to_out.weight)
         direct, between = weights.split([x.shape[1], latents.shape[1]], dim=-1)
         taken = (taken + direct + between @ taken) / 2
         latents = attention(x, latents, keys_mask) + latents
@@ -111,22 +111,22 @@ def resampler_attribution(
 def attention_weights(
     queries: Float[Tensor, "batch head query width"], keys: Float[Tensor, "batch head key width"], mask: Tensor | None
 ) -> Float[Tensor, "batch head query key"]:
-    """The softmax that fused attention computes inside."""
+    """Attention weights, which the fused attention kernel does not return."""
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(-1)
 
 
-def passed_on(
+def norm_weighted(
     weights: Float[Tensor, "batch head query key"],
     values: Float[Tensor, "batch head key width"],
     to_out: Float[Tensor, "dim inner"],
 ) -> Float[Tensor, "batch query key"]:
-    """How much each query took from each key, rows summing to 1: attention times the length of what a head passes on.
+    """Attention weights times the norm of each key's transformed value, summed over heads; rows sum to 1.
 
-    Heads with nothing to say look at a few keys that are always there and whose values are short; weights alone take
-    those for what mattered.
+    Heads that contribute nothing attend to a few keys with short values; attention weights alone would mistake those
+    keys for important ones.
 
     Source:
         Kobayashi et al. 2020, Attention is Not Only a Weight: Analyzing Transformers with Vector Norms.
@@ -140,7 +140,7 @@ def passed_on(
 def block_weights(
     attention: MaskedCrossAttention, x: Float[Tensor, "batch text dim"], media: Media
 ) -> Float[Tensor, "batch text scan latent"]:
-    """How much each text position looks at each latent, see `passed_on`; zero where it may not look.
+    """Norm-weighted attention of each text position to each latent (see `norm_weighted`); zero where masked.
 
     `media` has latents and the plan `masked`.
     """
@@ -149,12 +149,12 @@ def block_weights(
     keys, values = attention.arrange(attention.project(media.latents.to(x)), media.plan)
     queries = split_heads(attention.to_q(attention.norm(x)), attention.heads)
     weights = attention_weights(queries, keys, media.plan.mask(latents))
-    weights = passed_on(weights, values, attention.to_out.weight)
+    weights = norm_weighted(weights, values, attention.to_out.weight)
     if media.plan.visible is not None:
         weights = weights.masked_fill(~media.plan.visible[..., None], 0.0)
     return weights.unflatten(-1, (scans, latents))
 
 
 def normalise(weights: Float[Tensor, "*batch key"]) -> Float[Tensor, "*batch key"]:
-    """Rows that sum to 1; rows of zeros stay zeros."""
+    """Scale rows to sum to 1; rows of zeros stay zero."""
     return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)

@@ -1,4 +1,4 @@
-"""What the parts of `NeuroFlamingo` have in common: its modules, and reading a text with its media."""
+"""Base class of `NeuroFlamingo`'s mixins: the modules, and the forward pass of the language model with its media."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from neuroflamingo.model.scan_inputs import ScanInputs, encode_scans
 
 
 class FusedModel(PreTrainedModel):
-    """An encoder, a resampler and a fused language model, and how they read; `NeuroFlamingo` sets them.
+    """An encoder, a resampler and a fused language model; `NeuroFlamingo` sets them.
 
     Attributes:
-        encoder: gives `EncoderOutput` for a batch of scans; None: only ready tokens are accepted.
+        encoder: maps a batch of scans to an `EncoderOutput`; None: only ready tokens are accepted.
         perceiver: the resampler.
         lang_encoder: the fused language model.
     """
@@ -38,11 +38,11 @@ class FusedModel(PreTrainedModel):
 
     @property
     def gated_blocks(self) -> dict[int, GatedCrossAttentionBlock]:
-        """The gated blocks by the number of their layer."""
+        """Gated blocks by layer number."""
         return dict(fusion.gated_blocks(self.lang_encoder))
 
-    def _read(self, media: Media, places: Int[Tensor, " label"] | None = None, **arguments: Any) -> Any:
-        """The fused language model's forward, with the media as an argument; logits at some places only, if asked."""
+    def _read(self, media: Media, label_positions: Int[Tensor, " label"] | None = None, **arguments: Any) -> Any:
+        """Run the fused language model with the media as an argument; with `label_positions`, logits only there."""
         keep = arguments["logits_to_keep"]
         if "position_ids" not in self._text_arguments:
             arguments.pop("position_ids")
@@ -53,7 +53,7 @@ class FusedModel(PreTrainedModel):
         with ExitStack() as scope:
             if not self._keyword:
                 scope.enter_context(media_scope(media))
-            gathering = None if places is None else scope.enter_context(logits_at(places))
+            gathering = None if label_positions is None else scope.enter_context(logits_at(label_positions))
             output = self.lang_encoder(**arguments, return_dict=True)
         if gathering is not None:
             output.logits = chosen_logits(output.logits, gathering)
@@ -61,30 +61,30 @@ class FusedModel(PreTrainedModel):
             output.logits = output.logits[:, -keep:] if isinstance(keep, int) else output.logits[:, keep]
         return output
 
-    def encode(self, given: ScanInputs, batch: int) -> tuple[Tensor, Tensor]:
-        """Latents of the scans, `[batch, scan, latent, width]`, and which slots hold one, `[batch, scan]`."""
-        present = given.present(batch).to(self.perceiver.latents.device)
-        return encode_scans(given, present, self.encoder, self.perceiver), present
+    def encode(self, scan_inputs: ScanInputs, batch: int) -> tuple[Tensor, Tensor]:
+        """Latents of the scans, `[batch, scan, latent, width]`, and a mask of the real ones, `[batch, scan]`."""
+        present = scan_inputs.present(batch).to(self.perceiver.latents.device)
+        return encode_scans(scan_inputs, present, self.encoder, self.perceiver), present
 
     def project(self, latents: Tensor) -> dict[int, Tensor]:
-        """Keys and values of scans for each gated block, by layer."""
+        """Keys and values of the scans for each gated block, by layer number."""
         matrices = {layer: (block, block.attn.to_kv.weight) for layer, block in self.gated_blocks.items()}
-        return {  # an offloaded matrix is on no device yet: its hook moves what it is given
+        return {  # an offloaded matrix is on no device yet: its hook moves its input
             layer: block.project(latents if weight.is_meta else latents.to(weight.device))
             for layer, (block, weight) in matrices.items()
         }
 
-    def remember(self, batch: int, length: int = 0, rule: MediaRule | None = None) -> MediaCache:
-        """An empty memory of scans, for a text of which `length` tokens have been read (`rule` as in `forward`)."""
+    def empty_media_cache(self, batch: int, length: int = 0, rule: MediaRule | None = None) -> MediaCache:
+        """Empty media cache for a text of which `length` tokens have been processed (`rule` as in `forward`)."""
         device = self.perceiver.latents.device
         nothing = torch.zeros(batch, 0, dtype=torch.long, device=device)
         attentions = {layer: block.attn for layer, block in self.gated_blocks.items()}
-        memory = MediaCache(
+        media_cache = MediaCache(
             {},
             nothing,
             lambda layer, packed, plan: attentions[layer].arrange(packed, plan),
             immediate=self.config.cross_attention["only_attend_immediate_media"],
             rule=rule or self.config.cross_attention["media_rule"],
         )
-        memory.length = length
-        return memory
+        media_cache.length = length
+        return media_cache

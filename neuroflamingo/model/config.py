@@ -1,4 +1,4 @@
-"""`NeuroFlamingoConfig`: the config that transformers reads and writes."""
+"""`NeuroFlamingoConfig`, the model's config in transformers' format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IMPLEMENTATIONS = ("_attn_implementation_internal", "_experts_implementation_in
 
 
 class NeuroFlamingoConfig(PretrainedConfig):
-    """Everything that is needed to build the model again before its weights are read.
+    """Configuration from which the model is rebuilt before its weights are loaded.
 
     Args:
         text_config: the language model's config, or its dict with a `model_type` that transformers ships.
@@ -26,7 +26,17 @@ class NeuroFlamingoConfig(PretrainedConfig):
         new_token_ids: ids of the tokens that were added to the language model; only their embeddings are trained.
 
     Raises:
-        ConfigError: unknown keys, an unknown language model, or keys that ask for code to be run.
+        ConfigError: unknown keys, an unknown language model, or keys that request remote code.
+
+    Example:
+        >>> from neuroflamingo import NeuroFlamingoConfig
+        >>> config = NeuroFlamingoConfig(
+        ...     text_config={"model_type": "llama", "hidden_size": 64},
+        ...     resampler={"dim": 32, "num_latents": 16},
+        ...     cross_attention={"every": 2},
+        ... )
+        >>> config.resampler["depth"], config.cross_attention["every"]
+        (6, 2)
     """
 
     model_type = "neuroflamingo"
@@ -68,7 +78,7 @@ class NeuroFlamingoConfig(PretrainedConfig):
 
 
 def make_text_config(values: dict[str, Any], where: str = "text_config") -> PretrainedConfig:
-    """The config of a language model from plain data with its `model_type`.
+    """Build a language model's config from a dict with its `model_type`.
 
     Raises:
         ConfigError: transformers ships no such model.

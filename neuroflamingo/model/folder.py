@@ -1,4 +1,4 @@
-"""A model's folder before anything is loaded: the check that it holds data only, and the card of its encoder."""
+"""Safety check of a model folder before anything is loaded: it holds data only; and the card of its encoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 
 
 def check_folder(path: str | Path) -> Path:
-    """A model folder that holds data only.
+    """Check that a model folder holds data only.
 
     Raises:
         NotFoundError, ModelError, ConfigError: see `from_pretrained`.

@@ -1,4 +1,4 @@
-"""Which parts of a NeuroFlamingo train: by default the resampler, the gated blocks and the new tokens' embeddings."""
+"""Freezing of parts; by default the resampler, the gated blocks and the embeddings of new tokens train."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from neuroflamingo.model.new_tokens import NewTokens
 
 
 class TrainingState(FusedModel):
-    """The half of `NeuroFlamingo` that knows what is frozen; frozen parts stay in eval mode while the rest trains."""
+    """Freezing methods of `NeuroFlamingo`; frozen parts stay in eval mode while the rest trains."""
 
     new_tokens: NewTokens | None
 
     def freeze_for_training(self, *, embeddings: Literal["new", "all", "none"] = "new") -> Self:
-        """Freeze everything but the resampler, the gated blocks and the embeddings.
+        """Freeze everything except the resampler, the gated blocks and the embeddings.
 
         Args:
             embeddings: train the rows of the added tokens only (as `new_tokens.input` and, where the head is not tied,
@@ -33,7 +33,7 @@ class TrainingState(FusedModel):
         return self.train(self.training)
 
     def _set_new_tokens(self, wanted: bool) -> None:
-        """Have the small table of new tokens, or not; one that is there and fits stays, since optimisers know it."""
+        """Add or remove the table of new tokens; a matching one is kept, since optimisers may hold its parameters."""
         modules = (self.lang_encoder.get_input_embeddings(), self.lang_encoder.get_output_embeddings())
         ids = list(self.config.new_token_ids)
         if self.new_tokens is not None and not (wanted and self.new_tokens.serves(ids, *modules)):
@@ -46,9 +46,9 @@ class TrainingState(FusedModel):
 
     @property
     def checkpoint_offload(self) -> bool:
-        """With gradient checkpointing: keep what checkpoints keep in the memory of the CPU. Off by default.
+        """With gradient checkpointing, keep checkpointed activations in CPU memory; off by default.
 
-        Saves accelerator memory, one hidden state per decoder layer and gated block, for a transfer each way.
+        This saves GPU memory (one hidden state per decoder layer and gated block) at the cost of a transfer each way.
         """
         return any(layer.checkpoint_offload for layer in self._fused_layers())
 
@@ -68,13 +68,13 @@ class TrainingState(FusedModel):
 
     @property
     def language_model_frozen(self) -> bool:
-        """True if nothing of the bare language model trains, its embeddings apart."""
+        """True if no part of the bare language model trains, except its embeddings."""
         added = {id(p) for _, block in fusion.gated_blocks(self.lang_encoder) for p in block.parameters()}
         added |= {id(weight) for weight in self._embedding_weights()}
         return not any(p.requires_grad and id(p) not in added for p in self.lang_encoder.parameters())
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode. Frozen parts stay in eval mode: a frozen language model must not drop out its own features."""
+        """Set training mode, except in frozen parts: a frozen language model must not apply dropout."""
         super().train(mode)
         if not mode:
             return self

@@ -13,35 +13,45 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 
 from neuroflamingo.model.gated_attention import GatedCrossAttentionBlock
-from neuroflamingo.model.media import NOTHING, Media, current_media
+from neuroflamingo.model.media import NO_MEDIA, Media, current_media
 from neuroflamingo_preprocessing.errors import ModelError
 
-# Families of transformers whose model does not hand unknown keywords on to its layers (seen with 5.23).
+# Families of transformers whose model does not pass unknown keywords on to its layers (observed with 5.23).
 SCOPED = frozenset({"bloom", "codegen", "falcon", "gpt_neo", "gptj", "mpt"})
 
 
-def takes_keyword(language_model: nn.Module) -> bool:
-    """Whether a keyword given to this language model's forward reaches its layers.
+def passes_media_keyword(language_model: nn.Module) -> bool:
+    """True if a keyword of this language model's forward reaches its layers.
 
-    True for all families of transformers but a few; those and classes from elsewhere get the media by `media_scope`.
+    So for all but a few families of transformers; those and classes from elsewhere get the media from `media_scope`.
     """
     ships = type(language_model).__module__.startswith("transformers.")
     return ships and getattr(language_model.config, "model_type", None) not in SCOPED
 
 
 class FusedLayer(nn.Module):
-    """A decoder layer of the language model with the gated block that runs before it.
+    """A decoder layer of the language model, preceded by a gated block.
 
-    Stands where the decoder layer stood: everything else that is asked of it is answered by the decoder layer.
+    It replaces the decoder layer in the language model; all other attributes are those of the decoder layer.
 
     Args:
         decoder_layer: the language model's own layer.
-        gated_cross_attn_layer: the block, None where this layer has none (the numbering stays that of the layers).
+        gated_cross_attn_layer: the gated block; None if this layer has none.
         index: the layer's number.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from neuroflamingo.model.fusion import fuse
+        >>> config = LlamaConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, vocab_size=32)
+        >>> language_model = LlamaForCausalLM(config)
+        >>> fuse(language_model, dim_visual=32, every=2)  # replaces the layers in place
+        'model.layers'
+        >>> [layer.gated_cross_attn_layer is not None for layer in language_model.model.layers]
+        [False, True, False, True]
     """
 
     gradient_checkpointing = False
-    checkpoint_offload = False  # what checkpoints keep is kept in the memory of the CPU
+    checkpoint_offload = False  # keep checkpointed activations in CPU memory
 
     def __init__(
         self, decoder_layer: nn.Module, gated_cross_attn_layer: GatedCrossAttentionBlock | None, index: int
@@ -60,10 +70,10 @@ class FusedLayer(nn.Module):
             return getattr(self.decoder_layer, name)
 
     def forward(self, *arguments: Any, media: Media | None = None, **keywords: Any) -> Any:
-        """The decoder layer's own arguments and result; `media` may come as a keyword or from the scope."""
+        """Run the gated block, then the decoder layer; `media` comes as a keyword or from the current scope."""
         if self.gated_cross_attn_layer is not None:
             hidden = arguments[0] if arguments else keywords.pop("hidden_states")
-            media = media or current_media() or NOTHING
+            media = media or current_media() or NO_MEDIA
             arguments = (self._look(hidden, media), *arguments[1:])
         if not self._checkpoints:
             return self.decoder_layer(*arguments, **keywords)
@@ -87,7 +97,7 @@ class FusedLayer(nn.Module):
             return self._gradient_checkpointing_func(look, hidden, media.latents)
 
     def _keeping(self) -> AbstractContextManager[Any]:
-        """Where the arguments of a checkpoint wait for the backward pass."""
+        """Context that decides where checkpointed activations wait for the backward pass."""
         if not self.checkpoint_offload:
             return nullcontext()
         return save_on_cpu(pin_memory=torch.cuda.is_available())
@@ -103,12 +113,12 @@ class FusedLayer(nn.Module):
 
 
 def find_layers(language_model: nn.Module, path: str | None = None) -> tuple[str, nn.ModuleList]:
-    """The list of decoder layers and its dotted name.
+    """Find the list of decoder layers and its dotted name.
 
     Args:
         language_model: a causal language model of transformers.
-        path: the name, where it is known; else the list with as many members as the config has layers is taken, the
-            one with the most parameters if there are several.
+        path: the name, if known; None takes the list with as many members as the config has layers, and the one with
+            the most parameters if there are several.
 
     Raises:
         ModelError: there is no such list.
@@ -148,7 +158,7 @@ def find_layers(language_model: nn.Module, path: str | None = None) -> tuple[str
 
 
 def text_width(language_model: nn.Module) -> int:
-    """Width of the hidden states between the layers (not of the embeddings, which may be narrower)."""
+    """Width of the hidden states between layers (embeddings may be narrower)."""
     width = getattr(language_model.config, "hidden_size", None)
     if not isinstance(width, int):
         raise ModelError(
@@ -183,7 +193,7 @@ def fuse(
         The dotted name of the list of layers.
 
     Raises:
-        ModelError: no decoder layers found, or they are fused already.
+        ModelError: no decoder layers found, or already fused.
     """
     path, layers = find_layers(language_model, path)
     if any(isinstance(layer, FusedLayer) for layer in layers):
@@ -205,21 +215,21 @@ def fuse(
             if gate:
                 nn.init.constant_(block.attn_gate, gate)
                 nn.init.constant_(block.ff_gate, gate)
-            for part in block.modules():  # transformers would else initialise them as it does its own layers
+            for part in block.modules():  # else transformers would initialise them like its own layers
                 part._is_hf_initialized = True  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         layers[index] = FusedLayer(layer, block, index)
     return path
 
 
 def gated_blocks(language_model: nn.Module) -> Iterator[tuple[int, GatedCrossAttentionBlock]]:
-    """All gated blocks with the number of their layer."""
+    """Gated blocks with their layer numbers."""
     for module in language_model.modules():
         if isinstance(module, FusedLayer) and module.gated_cross_attn_layer is not None:
             yield module.index, module.gated_cross_attn_layer
 
 
 def forward_arguments(module: nn.Module) -> frozenset[str]:
-    """Names that a module's forward takes."""
+    """Names of a module's forward arguments."""
     return frozenset(inspect.signature(module.forward).parameters)
 
 

@@ -1,4 +1,4 @@
-"""Gated cross-attention: how text looks at scans. Unchanged from OpenFlamingo v2 in everything that has a number."""
+"""Gated cross-attention from text to scans, numerically identical to OpenFlamingo v2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from neuroflamingo.model.media import KeysValues, Media, Plan, media_from_locations
-from neuroflamingo.model.unused_parameters import exchanging, idle
+from neuroflamingo.model.unused_parameters import gradients_exchanged, zero_gradient_term
 
 
 def feed_forward(dim: int, mult: int = 4) -> nn.Sequential:
@@ -27,17 +27,17 @@ def split_heads(x: Float[Tensor, "group key inner"], heads: int) -> Float[Tensor
 
 
 class MaskedCrossAttention(nn.Module):
-    """Text queries on scan latents, each token limited to the scans it may see.
+    """Cross-attention from text to scan latents, in which each token sees only the scans it may see.
 
     Args:
         dim: width of the text.
         dim_visual: width of the latents.
-        dim_head, heads: size and number of heads; their product is the inner width, whatever the two widths are.
+        dim_head, heads: size and number of heads; their product is the inner width, independent of the two widths.
         only_attend_immediate_media: a token sees its latest scan only, else every scan so far.
 
     Source:
         OpenFlamingo (mlfoundations/open_flamingo, MIT). Differs from upstream: text before the first scan gets zero in
-        both modes; more `<image>` tokens than scans is an error; only scores that are allowed are computed.
+        both modes; more `<image>` tokens than scans is an error; only allowed scores are computed.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class MaskedCrossAttention(nn.Module):
         *,
         layer: int | None = None,
     ) -> Float[Tensor, "batch text dim"]:
-        """What each token reads from the scans; zero where it sees none.
+        """Attend to the scans; tokens that see none get zero.
 
         Args:
             x: hidden states.
-            media: a `Media`, or latents with `media_locations` and `use_cached_media` as upstream takes them.
+            media: a `Media`, or latents with `media_locations` and `use_cached_media`, as upstream.
             media_locations: True where a token is `<image>`.
             use_cached_media: the text comes after all of `media_locations`.
-            layer: which of the keys and values in `media` belong to this block.
+            layer: this block's layer number, to select its keys and values in `media`.
         """
         media = self.as_media(x, media, media_locations, use_cached_media)
         if media.sees_nothing:
@@ -91,18 +91,18 @@ class MaskedCrossAttention(nn.Module):
     def as_media(
         self, x: Tensor, media: Tensor | Media, locations: Tensor | None = None, cached: bool = False
     ) -> Media:
-        """Upstream's three arguments as one `Media`; a `Media` is passed through."""
+        """Combine upstream's three arguments into a `Media`; a `Media` is passed through."""
         if isinstance(media, Media):
             return media
         immediate = self.only_attend_immediate_media
         return media_from_locations(media, locations, x.shape[1], immediate=immediate, cached=cached)
 
     def project(self, latents: Float[Tensor, "batch scan latent width"]) -> Float[Tensor, "batch scan latent inner"]:
-        """Keys and values of scans, side by side in the last axis: computed once per scan, kept while text grows."""
+        """Keys and values of the scans, side by side in the last axis; computed once per scan, reused as text grows."""
         return self.to_kv(latents)
 
     def arrange(self, packed: Float[Tensor, "batch scan latent inner"], plan: Plan) -> KeysValues:
-        """The keys and values that a plan scores, one matrix per head."""
+        """Keys and values that a plan scores, one matrix per head."""
         keys, values = plan.select(packed).chunk(2, dim=-1)
         return split_heads(keys, self.heads), split_heads(values, self.heads)
 
@@ -119,7 +119,9 @@ class MaskedCrossAttention(nn.Module):
             mask = plan.mask(keys.shape[-2] // scans)
             return scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         assert plan.slots is not None and plan.places is not None
-        # Whole rows are moved, not single numbers: ten times faster here than gathering from each head.
+        # Regroup the queries so that each group holds the tokens of one scan (see `media._segments`), attend within the
+        # groups without a mask, and put the results back in text order. Whole rows over all heads are moved, before the
+        # heads are split off: ten times faster than a gather per head. Queries that fill empty slots are never read.
         batch, scans, slots = plan.slots.shape
         grouped = queries.transpose(1, 2).flatten(0, 1).index_select(0, plan.slots.flatten())
         grouped = grouped.unflatten(0, (batch * scans, slots)).transpose(1, 2)
@@ -128,13 +130,23 @@ class MaskedCrossAttention(nn.Module):
 
 
 class GatedCrossAttentionBlock(nn.Module):
-    """Cross-attention and feed-forward added to the text through tanh gates that start closed.
+    """Cross-attention and feed-forward, added to the text through tanh gates that start closed.
 
     Args:
         dim: width of the text.
         dim_visual: width of the latents.
         dim_head, heads, only_attend_immediate_media: see `MaskedCrossAttention`.
         ff_mult: inner width of the feed-forward, in multiples of `dim`.
+
+    Example:
+        >>> import torch
+        >>> from neuroflamingo.model import GatedCrossAttentionBlock
+        >>> block = GatedCrossAttentionBlock(dim=32, dim_visual=64)
+        >>> text = torch.randn(1, 4, 32)  # batch text dim
+        >>> latents = torch.randn(1, 1, 8, 64)  # batch scan latent width
+        >>> images = torch.tensor([[False, True, False, False]])  # batch text: the second token is <image>
+        >>> torch.equal(block(text, latents, images), text)  # the gates are closed
+        True
 
     Source:
         OpenFlamingo (mlfoundations/open_flamingo, MIT), after Flamingo (Alayrac et al. 2022).
@@ -163,7 +175,7 @@ class GatedCrossAttentionBlock(nn.Module):
         self.ff_gate = nn.Parameter(torch.zeros(1))
 
     def project(self, latents: Float[Tensor, "batch scan latent width"]) -> Float[Tensor, "batch scan latent inner"]:
-        """Its attention's keys and values of scans. A sharded block is gathered for it, as for its forward pass."""
+        """Keys and values of the scans. A method of the block, so that FSDP gathers a sharded block for it too."""
         return self.attn.project(latents)
 
     def forward(
@@ -175,14 +187,14 @@ class GatedCrossAttentionBlock(nn.Module):
         *,
         layer: int | None = None,
     ) -> Float[Tensor, "batch text dim"]:
-        """The text after looking at the scans; arguments as in `MaskedCrossAttention.forward`.
+        """Add cross-attention and feed-forward to the text; arguments as in `MaskedCrossAttention.forward`.
 
-        A token that sees no scan still passes the feed-forward, as upstream: what comes later in a text cannot change
-        what came before.
+        A token that sees no scan still passes through the feed-forward, as upstream: whether scans come later in a text
+        cannot change earlier tokens.
         """
         media = self.attn.as_media(x, media, media_locations, use_cached_media)
         if not media.sees_nothing:
             x = x + self.attn(x, media, layer=layer) * self.attn_gate.tanh()
-        elif exchanging():
-            x = x + idle((*self.attn.parameters(), self.attn_gate))
+        elif gradients_exchanged():
+            x = x + zero_gradient_term((*self.attn.parameters(), self.attn_gate))
         return x + self.ff(x) * self.ff_gate.tanh()

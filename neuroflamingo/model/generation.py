@@ -1,4 +1,4 @@
-"""Writing text about scans: `generate` with the scans projected once, and scoring of candidate texts in one pass."""
+"""Text generation with the scans projected once, and scoring of candidate texts in one pass."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from neuroflamingo.model.base import FusedModel
 from neuroflamingo.model.media import MediaRule, check_count
-from neuroflamingo.model.media_cache import media_cache
+from neuroflamingo.model.media_cache import find_media_cache
 from neuroflamingo.model.scan_inputs import ScanInputs
 from neuroflamingo_preprocessing.errors import UsageError
 
 
 @dataclass(frozen=True)
 class TextScores:
-    """How likely a model holds candidate texts.
+    """Log-likelihoods of candidate texts.
 
     Attributes:
         token_log_probs: natural logarithm, 0 for padding.
@@ -33,30 +33,30 @@ class TextScores:
 
     @property
     def sum(self) -> Float[Tensor, "batch candidate"]:
-        """Log-likelihood of each whole text: comparable between texts of one length only."""
+        """Log-likelihood of each whole text; comparable only between texts of equal length."""
         return self.token_log_probs.sum(-1)
 
     @property
     def mean(self) -> Float[Tensor, "batch candidate"]:
-        """Log-likelihood per token, OpenFlamingo's score of class names."""
+        """Log-likelihood per token, as OpenFlamingo scores class names."""
         return self.sum / self.lengths.to(self.token_log_probs.device)
 
 
 class NeverWrite(LogitsProcessor):
-    """Forbids one token (transformers' own processor searches the whole vocabulary for it at every step)."""
+    """Logits processor that forbids one token (transformers' own searches the whole vocabulary at every step)."""
 
     def __init__(self, token: int) -> None:
         self.token = token
 
     def __call__(self, input_ids: Tensor, scores: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The scores with that token's at minus infinity."""
+        """Set the token's score to minus infinity."""
         scores = scores.clone()
         scores[:, self.token] = float("-inf")
         return scores
 
 
 class ScanGeneration(FusedModel, GenerationMixin):
-    """The half of `NeuroFlamingo` that writes."""
+    """Generation and scoring methods of `NeuroFlamingo`."""
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -70,38 +70,38 @@ class ScanGeneration(FusedModel, GenerationMixin):
         media_shift: MediaRule | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Continue prompts; everything that transformers' `generate` takes works (beams, sampling, several sequences).
+        """Continue prompts; all options of transformers' `generate` work (beams, sampling, several sequences).
 
-        The scans are encoded and projected once per prompt, then ride on the cache. `<image>` is never written. A
-        prompt without `<image>` and without scans is text-only: the cross-attention adds nothing.
+        The scans are encoded and projected once per prompt and then travel with the cache. `<image>` is never
+        generated. A prompt without `<image>` and without scans is text-only: the cross-attention adds nothing.
 
         Args:
             inputs: prompts, `[batch, text]`, padded on the left; `input_ids=` works as well.
             scans, scan_tokens, scan_mask, token_mask: see `ScanInputs`.
-            media_shift: as in `forward`; with `next`, what is written sees no scan, as in OpenFlamingo v1.
+            media_shift: as in `forward`; with `next`, generated text sees no scan, as in OpenFlamingo v1.
             kwargs: see `GenerationMixin.generate`.
 
         Raises:
-            UsageError: an empty prompt; `<image>` tokens and scans that do not fit.
+            UsageError: an empty prompt; `<image>` tokens and scans that do not match.
         """
         ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
         if ids is None or ids.numel() == 0:
             raise UsageError("the prompt is empty", expected="at least one token", hint="begin with '<image>'")
-        given = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
+        scan_inputs = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
         images = (ids == self.config.image_token_id).sum(-1)
-        riding = media_cache(kwargs.get("past_key_values"))
-        if given.given:
-            if riding is not None:
+        media_cache = find_media_cache(kwargs.get("past_key_values"))
+        if scan_inputs.has_scans:
+            if media_cache is not None:
                 raise UsageError(
                     "new scans cannot be added while generating from a cache",
-                    expected="a cache that has read them",
+                    expected="a cache that already holds them",
                     hint="pass the new chunk with its scans through model(...) first, then generate without scans",
                 )
-            latents, present = self.encode(given, len(ids))
+            latents, present = self.encode(scan_inputs, len(ids))
             check_count(images.to(present.device), present.sum(-1), exact=True)
-            kwargs["memory"] = self.remember(len(ids), rule=media_shift)
-            kwargs["memory"].add(self.project(latents), present)
-        elif riding is None:
+            kwargs["media_cache"] = self.empty_media_cache(len(ids), rule=media_shift)
+            kwargs["media_cache"].add(self.project(latents), present)
+        elif media_cache is None:
             check_count(images, 0)
         never = NeverWrite(self.config.image_token_id)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or ()), never])
@@ -121,9 +121,9 @@ class ScanGeneration(FusedModel, GenerationMixin):
         token_mask: Bool[Tensor, "batch scan *token"] | None = None,
         chunk: int | None = None,
     ) -> TextScores:
-        """Log-likelihood of candidate texts after each context: contexts are read once, candidates in one batched pass.
+        """Score candidate texts after each context; contexts are processed once, candidates in one batched pass.
 
-        Every row of contexts is scored with every candidate; the result equals scoring each alone.
+        Every context is scored with every candidate; the result equals scoring each pair by itself.
 
         Args:
             input_ids: contexts, padded on the left.
@@ -131,10 +131,10 @@ class ScanGeneration(FusedModel, GenerationMixin):
             attention_mask: of the contexts.
             tokenizer: turns texts into ids, without special tokens.
             scans, scan_tokens, scan_mask, token_mask: the contexts' scans, see `ScanInputs`.
-            chunk: score at most so many candidates at once, to limit memory; None: all.
+            chunk: maximum number of candidates scored at once, to limit memory; None: all.
 
         Raises:
-            UsageError: no candidate, an empty one, one with `<image>`, or contexts and scans that do not fit.
+            UsageError: no candidate, an empty one, one with `<image>`, or contexts and scans that do not match.
         """
         ids, lengths = self._candidate_ids(candidates, tokenizer)
         ids = ids.to(input_ids.device)
@@ -168,7 +168,7 @@ class ScanGeneration(FusedModel, GenerationMixin):
         positions: Tensor,
         ids: Int[Tensor, "candidate token"],
     ) -> Float[Tensor, "batch candidate later_token"]:
-        """Log-probability of all tokens but the first of each candidate, after each row of a cached context."""
+        """Log-probabilities of each candidate's tokens after its first, given each row of a cached context."""
         batch, (count, length) = len(mask), ids.shape
         if length == 1:
             return torch.zeros(batch, count, 0, device=ids.device)

@@ -1,4 +1,4 @@
-"""The training loss, and logits at the labelled places of each row only."""
+"""Training loss, and logits restricted to labelled positions."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-IGNORED = -100  # transformers' and torch's mark of a place without a label
+IGNORED = -100  # label of positions without a label, in transformers and torch
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The token that each place of a text is to predict.
+    """Target token of each position of a text.
 
     Attributes:
-        ids: the next token, `IGNORED` where nothing is learnt.
-        weights: of each place in the loss's weighted mean; None: all 1.
+        ids: id of the next token, `IGNORED` where nothing is learnt.
+        weights: weight of each position in the loss; None: all 1.
     """
 
-    ids: Int[Tensor, "*place"]
-    weights: Float[Tensor, "*place"] | None = None
+    ids: Int[Tensor, "*position"]
+    weights: Float[Tensor, "*position"] | None = None
 
     @property
-    def places(self) -> Int[Tensor, " label"]:
-        """Where there is a label, counted over all rows."""
+    def positions(self) -> Int[Tensor, " label"]:
+        """Indices of labelled positions, counted over all rows."""
         return (self.ids.flatten() != IGNORED).nonzero()[:, 0]
 
-    def at(self, places: Int[Tensor, " label"]) -> Targets:
-        """The targets of some places."""
-        weights = None if self.weights is None else self.weights.flatten()[places.to(self.weights.device)]
-        return Targets(self.ids.flatten()[places], weights)
+    def at(self, positions: Int[Tensor, " label"]) -> Targets:
+        """Select the targets of some positions."""
+        weights = None if self.weights is None else self.weights.flatten()[positions.to(self.weights.device)]
+        return Targets(self.ids.flatten()[positions], weights)
 
 
 def next_tokens(
@@ -43,12 +43,12 @@ def next_tokens(
     weights: Float[Tensor, "batch text"] | None = None,
     sequence_ids: Int[Tensor, "batch text"] | None = None,
 ) -> Targets:
-    """Labels moved to the places that predict them; the last place of a row or of a packed sequence predicts nothing.
+    """Shift labels to the positions that predict them; the last position of a row or packed sequence predicts nothing.
 
     Args:
-        labels: `IGNORED` where there is none.
-        weights: of each label.
-        sequence_ids: which sequence of its row a token belongs to.
+        labels: token ids, `IGNORED` where there is no label.
+        weights: weight of each label.
+        sequence_ids: sequence of its row that each token belongs to.
     """
     ids = pad(labels, (0, 1), value=IGNORED)[:, 1:]
     if sequence_ids is not None:
@@ -58,19 +58,19 @@ def next_tokens(
 
 
 def weighted_loss(
-    logits: Float[Tensor, "*place vocab"],
+    logits: Float[Tensor, "*position vocab"],
     targets: Targets,
     *,
     total: int | Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the targets, averaged over them (by weight, if there are weights); 0 if there is none.
+    """Mean cross-entropy of the targets, weighted if there are weights; 0 if there are no targets.
 
     Args:
-        logits: of each place of the targets.
+        logits: logits at each position of the targets.
         targets: see `next_tokens`.
         total: divide the sum by this instead (gradient accumulation).
-        label_smoothing: share of the target that is spread evenly over the vocabulary.
+        label_smoothing: share of each target that is spread evenly over the vocabulary.
     """
     ids = targets.ids.flatten().to(logits.device)
     losses = cross_entropy(
@@ -84,18 +84,18 @@ def weighted_loss(
 
 @dataclass
 class _Gathering:
-    places: Tensor
+    positions: Tensor
     done: bool = False
 
 
-# Set only while one forward pass runs, separately in each thread, and reset even when the pass raises.
+# Set for one forward pass only, separately in each thread, and reset even if the pass raises.
 _gathering: ContextVar[_Gathering | None] = ContextVar("neuroflamingo_labelled_places", default=None)
 
 
 def gather_before(head: nn.Module | None) -> None:
-    """Let a language model's head compute logits at chosen places only, while `logits_at` says so.
+    """Make a language model's head compute logits at the positions of `logits_at` only, while that context is open.
 
-    What a family does to its logits afterwards (caps, scales) it does to the chosen ones; no family needs code.
+    Whatever a family does to its logits afterwards (caps, scales) applies to these; no family needs code of its own.
     """
     if head is not None:
         head.register_forward_pre_hook(_gather)
@@ -106,13 +106,13 @@ def _gather(head: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
     if gathering is None or gathering.done:
         return None
     gathering.done = True
-    return _chosen(given[0], gathering.places), *given[1:]
+    return _chosen(given[0], gathering.positions), *given[1:]
 
 
 @contextmanager
-def logits_at(places: Int[Tensor, " label"]) -> Iterator[_Gathering]:
-    """For the forward pass of this thread: logits at these places, `[1, label, vocab]`."""
-    gathering = _Gathering(places)
+def logits_at(positions: Int[Tensor, " label"]) -> Iterator[_Gathering]:
+    """Restrict the logits of this thread's forward pass to some positions, `[1, label, vocab]`."""
+    gathering = _Gathering(positions)
     token = _gathering.set(gathering)
     try:
         yield gathering
@@ -121,9 +121,9 @@ def logits_at(places: Int[Tensor, " label"]) -> Iterator[_Gathering]:
 
 
 def chosen_logits(logits: Tensor, gathering: _Gathering) -> Float[Tensor, "1 label vocab"]:
-    """The logits at the places: what the head gave, or, of a language model without a head of its own, a part."""
-    return logits if gathering.done else _chosen(logits, gathering.places)
+    """Logits at the positions: the head's output, or a selection of it for language models without a separate head."""
+    return logits if gathering.done else _chosen(logits, gathering.positions)
 
 
-def _chosen(x: Float[Tensor, "batch text width"], places: Tensor) -> Float[Tensor, "1 label width"]:
-    return x.flatten(0, 1).index_select(0, places.to(x.device))[None]
+def _chosen(x: Float[Tensor, "batch text width"], positions: Tensor) -> Float[Tensor, "1 label width"]:
+    return x.flatten(0, 1).index_select(0, positions.to(x.device))[None]

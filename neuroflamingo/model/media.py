@@ -1,4 +1,4 @@
-"""`Media`: what every token of a text may look at. It travels as an argument, so a layer never holds a scan."""
+"""`Media`: the scans that the tokens of a text may attend to, passed as an argument so that no layer holds a scan."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ KeysValues = tuple[Tensor, Tensor]  # each `[batch, head, key, width of a head]`
 
 @dataclass(frozen=True)
 class Plan:
-    """How the attention of one forward pass is computed; it depends on the token ids only, so all layers share it.
+    """Layout of the cross-attention in one forward pass; it depends on the token ids only, so all layers share it.
 
     Attributes:
         kind: `none`: no token sees a scan; `one`: all tokens of a row see the same single scan; `all`: every token
             sees every scan; `masked`: scores against all scans, the forbidden ones masked; `segments`: tokens are
             regrouped by the scan that they see, so that only allowed scores are computed.
-        visible: `[batch, text]`, True where a token sees a scan; None where all do.
-        scan: for `one`, `[batch]`, which scan a row sees; None where there is only one.
+        visible: `[batch, text]`, True where a token sees a scan; None if all do.
+        scan: for `one`, `[batch]`, the index of the scan that a row sees; None if there is only one.
         allowed: for `masked`, `[batch, 1, text, scan]`.
         slots: for `segments`, `[batch, scan, slot]`, the text position in each slot of a scan's group, counted over
             all rows of the batch.
@@ -43,7 +43,7 @@ class Plan:
     places: Int[Tensor, "batch text"] | None = None
 
     def select(self, packed: Float[Tensor, "batch scan latent inner"]) -> Float[Tensor, "group key inner"]:
-        """What this plan scores, out of the projections of all scans: a group per row, or per scan in `segments`."""
+        """Select the projections that this plan scores: one group per row, or per scan for `segments`."""
         if self.kind == "one":
             if self.scan is None:
                 return packed[:, 0]
@@ -53,7 +53,7 @@ class Plan:
         return packed.flatten(1, 2)
 
     def mask(self, latents: int) -> Bool[Tensor, "batch 1 text key"] | None:
-        """True where a token may look at a key; None where nothing has to be masked."""
+        """True where a token may attend to a key; None if nothing has to be masked."""
         if self.allowed is None:
             return None
         return self.allowed.repeat_interleave(latents, dim=-1)
@@ -66,17 +66,17 @@ def media_time(
     before: Int[Tensor, " batch"] | None = None,
     closed: Int[Tensor, "batch text"] | None = None,
 ) -> Int[Tensor, "batch text"]:
-    """The number of the scan that each token looks at, from 1; 0 for none.
+    """Number of the scan that each token looks at, from 1; 0 for none.
 
     Args:
         images: True where a token is `<image>`.
         rule: `previous`: the latest scan so far; `next`: `<image>` sees its own scan, any other token the scan that the
             next `<image>` of this text stands for, and text after the last `<image>` sees none.
         before: `<image>` tokens of each row before this chunk of its text.
-        closed: for packed rows, how many `<image>` tokens the row has up to the end of each token's own sequence.
+        closed: for packed rows, the number of `<image>` tokens up to the end of each token's own sequence.
 
     Source:
-        `next` is what OpenFlamingo v1 and Multimodal-GPT do where they do not attend to the previous image.
+        `next` is what OpenFlamingo v1 and Multimodal-GPT do when not attending to the previous image.
     """
     time = images.long().cumsum(-1)
     time = time if before is None else time + before[:, None]
@@ -93,13 +93,13 @@ def make_plan(
     immediate: bool,
     earlier: Int[Tensor, "batch text"] | None = None,
 ) -> Plan:
-    """Choose the cheapest way to compute exactly the allowed scores.
+    """Choose the cheapest plan that computes exactly the allowed scores.
 
     Args:
         time: the number of the scan that each token looks at, see `media_time`.
-        ordinal: which `<image>` of its row each scan belongs to, from 1; 0 for a padded slot.
+        ordinal: number of each scan's `<image>` in its row, from 1; 0 for a padded slot.
         immediate: a token sees that scan only, else every scan up to it.
-        earlier: for packed rows, how many `<image>` tokens the sequences before each token's own have.
+        earlier: for packed rows, the number of `<image>` tokens in the sequences before each token's own.
 
     Source:
         OpenFlamingo's text_time and media_time. Differs from upstream: text before the first scan sees nothing in
@@ -131,33 +131,39 @@ def allowed_scans(
     immediate: bool,
     earlier: Int[Tensor, "batch text"] | None = None,
 ) -> Bool[Tensor, "batch text scan"]:
-    """Which scans each token may look at; arguments as in `make_plan`."""
+    """Mask of the scans that each token may attend to; arguments as in `make_plan`."""
     now, opened = time[:, :, None], ordinal[:, None, :]
     first = 0 if earlier is None else earlier[:, :, None]
     return (now == opened if immediate else now >= opened) & (opened > first)
 
 
 def masked_plan(allowed: Bool[Tensor, "batch text scan"]) -> Plan:
-    """The plan that scores everything and masks what is forbidden: always right, never the cheapest."""
+    """Plan that scores all scans and masks the forbidden ones: always correct, never the cheapest."""
     seen = allowed.any(-1)
-    # A row of scores with nothing allowed would be 0/0: such rows see everything here and are emptied afterwards.
+    # The softmax of a row with nothing allowed would be 0/0: such rows see everything here and are zeroed afterwards.
     return Plan("masked", None if bool(seen.all()) else seen, allowed=(allowed | ~seen[..., None])[:, None])
 
 
 def _segments(allowed: Bool[Tensor, "batch text scan"], visible: Bool[Tensor, "batch text"] | None) -> Plan | None:
-    """Group the text by the scan that it sees, if that computes clearly fewer scores than masking does."""
+    """Group tokens by the scan that they see; None if that saves less than a quarter of the scores of masking.
+
+    Masked attention scores every token against every scan, `text * scans` blocks, though with `immediate` each token
+    sees one scan. Here each scan gets a group of `longest` slots, filled with its tokens in order, so that attention
+    runs over `scans * longest` blocks without a mask. `slots` gathers the queries into the groups, `places` scatters
+    the results back.
+    """
     text, scans = allowed.shape[1:]
     longest = int(allowed.sum(1).max())
     if scans * longest > 0.75 * text * scans:
         return None
-    rank = allowed.cumsum(1) - 1  # the how-manieth token of its scan a token is
+    rank = allowed.cumsum(1) - 1  # rank of each token among the tokens that see a scan
     group = allowed.int().argmax(-1)
     within = rank.gather(-1, group[..., None])[..., 0].clamp(min=0)
     places = group * longest + within
     seen = allowed.any(-1)
     row = torch.arange(len(allowed), device=allowed.device)[:, None]
     position = row * text + torch.arange(text, device=allowed.device)
-    # Tokens that see nothing go to an extra slot, which is cut off; empty slots repeat token 0 and are never read.
+    # Tokens that see no scan go to an extra slot, which is cut off; empty slots repeat token 0 and are never read back.
     target = torch.where(seen, places, scans * longest)
     slots = position.new_zeros(len(allowed), scans * longest + 1).scatter(1, target, position)[:, :-1]
     places = places + row * scans * longest
@@ -166,14 +172,14 @@ def _segments(allowed: Bool[Tensor, "batch text scan"], visible: Bool[Tensor, "b
 
 @dataclass(frozen=True)
 class Media:
-    """The scans of a batch, as the gated blocks take them.
+    """The scans of a batch in the form that gated blocks take.
 
     Attributes:
-        plan: which token may look where.
+        plan: the scans that each token may attend to.
         latents: the resampler's output, `[batch, scan, latent, width]`; keys and values are projected from it in
-            each block (training). None where `keys_values` has them all.
-        keys_values: by layer, ready to be scored (generation).
-        observe: is told, by layer, the hidden states that look at the scans (`model.attention_rollout`).
+            each block (training). None if `keys_values` has them all.
+        keys_values: ready keys and values by layer number (generation).
+        observe: callback with the layer number and the hidden states that attend to the scans (`attention_rollout`).
     """
 
     plan: Plan
@@ -183,16 +189,16 @@ class Media:
 
     @property
     def sees_nothing(self) -> bool:
-        """True if no token of this pass may look at any scan."""
+        """True if no token of this pass may attend to any scan."""
         return self.plan.kind == "none"
 
     def with_latents(self, latents: Tensor | None) -> Media:
-        """The same media with other latents: a checkpointed block takes them as an explicit argument."""
+        """Replace the latents: a checkpointed block takes them as an explicit argument."""
         return replace(self, latents=latents)
 
 
-# Whoever looks for tensors among a layer's arguments (FSDP's hooks, moves between devices) has to find those of the
-# media: FSDP gathers a block's weights for its backward pass when the gradient of one of the arguments is asked for.
+# Code that searches a layer's arguments for tensors (FSDP's hooks, moves between devices) must find those of the media:
+# FSDP gathers a block's weights for the backward pass when the gradient of one of its arguments is requested.
 register_pytree_node(
     Plan,
     lambda plan: ([plan.visible, plan.scan, plan.allowed, plan.slots, plan.places], plan.kind),
@@ -204,7 +210,7 @@ register_pytree_node(
     lambda parts, observe: Media(*parts, observe=observe),
 )
 
-NOTHING = Media(Plan("none"))
+NO_MEDIA = Media(Plan("none"))
 
 
 def media_from_locations(
@@ -215,7 +221,7 @@ def media_from_locations(
     immediate: bool,
     cached: bool,
 ) -> Media:
-    """Media in the terms of upstream's blocks, for calling a block by itself.
+    """Media from upstream's arguments, for calling a block on its own.
 
     Args:
         latents: the scans.
@@ -225,16 +231,18 @@ def media_from_locations(
         cached: all tokens of this pass come after all of `locations`.
 
     Raises:
-        UsageError: no locations, more `<image>` tokens than scans, or another number of tokens than in the text.
+        UsageError: no locations, more `<image>` tokens than scans, or a number of tokens that differs from the text's.
     """
     batch, scans = latents.shape[:2]
     ordinal = torch.arange(1, scans + 1, device=latents.device).expand(batch, -1)
     if locations is None:
         if not cached:
-            raise UsageError("media locations are missing", hint="pass media_locations, or use_cached_media=True")
+            raise UsageError("media_locations is missing", hint="pass media_locations, or use_cached_media=True")
         return Media(make_plan(ordinal[:, -1:].expand(-1, text), ordinal, False), latents)
     if not cached and locations.shape[1] != text:
-        raise UsageError("media locations do not fit the text", expected=f"{text} tokens", seen=str(locations.shape[1]))
+        raise UsageError(
+            "media_locations does not fit the text", expected=f"{text} tokens", seen=str(locations.shape[1])
+        )
     time = locations.long().cumsum(-1)
     check_count(time[:, -1], scans)
     time = time[:, -1:].expand(-1, text) if cached else time
@@ -242,7 +250,7 @@ def media_from_locations(
 
 
 def check_count(images: Int[Tensor, " batch"], scans: int | Int[Tensor, " batch"], *, exact: bool = False) -> None:
-    """Refuse rows whose `<image>` tokens and scans do not fit each other.
+    """Refuse rows whose numbers of `<image>` tokens and scans do not match.
 
     Args:
         images: `<image>` tokens of each row, the scans before this pass included.
@@ -250,7 +258,7 @@ def check_count(images: Int[Tensor, " batch"], scans: int | Int[Tensor, " batch"
         exact: also refuse scans that no `<image>` token points at.
 
     Raises:
-        UsageError: names the first row that is wrong.
+        UsageError: names the first such row.
     """
     have = torch.as_tensor(scans, device=images.device).expand(len(images))
     wrong = (images != have) if exact else (images > have)
@@ -264,8 +272,8 @@ def check_count(images: Int[Tensor, " batch"], scans: int | Int[Tensor, " batch"
         )
 
 
-# Language models that do not hand keywords on to their layers (see language.takes_keyword) find the media here. It is
-# set only while one forward pass runs, separately in each thread and task, and reset even when the pass raises.
+# Layers of language models that do not pass keywords on (see `fusion.passes_media_keyword`) find the media here. It is
+# set for one forward pass only, separately in each thread and task, and reset even if the pass raises.
 _scope: ContextVar[Media | None] = ContextVar("neuroflamingo_media", default=None)
 
 
@@ -280,5 +288,5 @@ def media_scope(media: Media) -> Iterator[None]:
 
 
 def current_media() -> Media | None:
-    """The media of the forward pass that runs in this thread."""
+    """Media of the forward pass that runs in this thread."""
     return _scope.get()

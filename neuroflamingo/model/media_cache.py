@@ -1,4 +1,4 @@
-"""`MediaCache`: the keys and values of the scans, riding on the generation cache of the language model."""
+"""`MediaCache`: keys and values of the scans, kept in the language model's generation cache."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Arrange = Callable[[int, Tensor, Plan], KeysValues]
 
 
 class MediaCache(DummyLayer):
-    """One more layer at the end of a `Cache`: transformers reorders, repeats, selects and crops it with the others.
+    """Extra layer at the end of a `Cache`, which transformers reorders, repeats, selects and crops with the others.
 
     It holds what later chunks of the text need: the projected scans, once per prompt however many beams there are, and
-    how many `<image>` tokens each row has had.
+    the number of `<image>` tokens that each row has had.
 
     Args:
-        packed: by layer, keys and values of all scans.
+        packed: keys and values of all scans, by layer number.
         ordinal: see `media.make_plan`.
         arrange: splits the keys and values that a plan scores into heads, for a layer.
         immediate: see `media.make_plan`.
-        rule: see `media.media_time`. With `next`, what comes in a later chunk is not known yet: text after the last
-            `<image>` of its chunk sees nothing, generated text included (as upstream's).
+        rule: see `media.media_time`. With `next`, later chunks are not known yet: text after the last `<image>` of its
+            chunk sees nothing, generated text included (as upstream).
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class MediaCache(DummyLayer):
         self.packed, self.ordinal = packed, ordinal
         self.arrange, self.immediate = arrange, immediate
         self.rule: MediaRule = rule
-        self.rows: Tensor | None = None  # which prompt a row of the batch continues; None: row i is prompt i
+        self.rows: Tensor | None = None  # prompt that each row of the batch continues; None: row i is prompt i
         self.times = ordinal.new_zeros(len(ordinal), 0)  # scans so far at each token, up to the last chunk with one
         self.length = 0
         self._steady: Media | None = None  # the media of every chunk without a new `<image>`
 
     def fresh(self) -> MediaCache:
-        """A copy that can go on by itself; tensors are shared, since none is ever changed in place."""
+        """Independent copy; tensors are shared, since none is ever changed in place."""
         copy = MediaCache(self.packed, self.ordinal, self.arrange, immediate=self.immediate, rule=self.rule)
         copy.rows, copy.times, copy.length, copy._steady = self.rows, self.times, self.length, self._steady
         return copy
@@ -65,22 +65,22 @@ class MediaCache(DummyLayer):
 
     @property
     def count(self) -> Int[Tensor, " batch"]:
-        """Scans that each row has."""
+        """Number of scans of each row."""
         count = (self.ordinal > 0).sum(-1)
         return count if self.rows is None else count[self.rows]
 
     @property
     def seen(self) -> Int[Tensor, " batch"]:
-        """`<image>` tokens that each row has had."""
+        """Number of `<image>` tokens of each row so far."""
         return self.times[:, -1] if self.times.shape[1] else self.times.new_zeros(self.batch)
 
     def expand_to(self, batch: int) -> None:
-        """Let every prompt stand for several rows (beams, return sequences) without copying its scans."""
+        """Repeat every prompt for several rows (beams, return sequences) without copying its scans."""
         if batch != self.batch:
             self.batch_repeat_interleave(batch // self.batch)
 
     def add(self, packed: Packed, present: Tensor) -> None:
-        """Append the scans that come with a later chunk.
+        """Append the scans of a later chunk.
 
         Args:
             packed: by layer, their keys and values, one row per row of the batch.
@@ -96,14 +96,14 @@ class MediaCache(DummyLayer):
         self._steady = None
 
     def open(self, images: Tensor, *, exact: bool = False) -> Media:
-        """The media of the next chunk; nothing is stored until `advance`.
+        """Media of the next chunk; nothing is stored until `advance`.
 
         Args:
             images: `[batch, text]`, True where a token is `<image>`.
-            exact: every scan must have been pointed at by the end of the chunk.
+            exact: every scan must have its `<image>` by the end of the chunk.
 
         Raises:
-            UsageError: `<image>` tokens and scans do not fit.
+            UsageError: `<image>` tokens and scans do not match.
         """
         if self._steady is not None and not bool(images.any()):
             return self._steady
@@ -111,7 +111,7 @@ class MediaCache(DummyLayer):
         return self._media(media_time(images, self.rule, before=self.seen))
 
     def _later(self) -> Media:
-        """The media of text without a new `<image>`."""
+        """Media of text without a new `<image>`."""
         return self._media(self.seen[:, None]) if self.rule == "previous" else Media(Plan("none"))
 
     def _media(self, time: Tensor) -> Media:
@@ -125,7 +125,7 @@ class MediaCache(DummyLayer):
         return Media(plan, keys_values=ready)
 
     def advance(self, images: Tensor) -> None:
-        """The chunk has gone through the language model."""
+        """Record a chunk that the language model has processed."""
         self.length += images.shape[1]
         if self._steady is not None and not bool(images.any()):
             return
@@ -145,7 +145,7 @@ class MediaCache(DummyLayer):
             self._steady = None if self.length == 0 else self._later()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow the beams."""
+        """Reorder the rows as beam search does."""
         self._select(beam_idx.to(self.times.device))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -153,34 +153,34 @@ class MediaCache(DummyLayer):
         self._select(torch.arange(self.batch, device=self.times.device).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows."""
+        """Keep the selected rows."""
         if indices.dtype == torch.bool:
             indices = indices.nonzero()[:, 0]
         self._select(indices.to(self.times.device))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens (given as a count; newer transformers pass it positive, older negative)."""
+        """Remove the last tokens, given by number (positive in newer transformers, negative in older)."""
         self.length -= min(abs(tokens_to_remove), self.length)
         if self.times.shape[1] > self.length:
             self.times = self.times[:, : self.length]
             self._steady = self._later()
 
     def reset(self) -> None:
-        """Forget everything: the cache is about to be used for another text."""
+        """Clear the cache for another text."""
         self.packed, self.ordinal, self.rows = {}, self.ordinal[:, :0], None
         self.times, self.length, self._steady = self.times[: len(self.ordinal), :0], 0, None
 
 
-def media_cache(cache: Cache | None) -> MediaCache | None:
-    """The media that ride on a cache."""
+def find_media_cache(cache: Cache | None) -> MediaCache | None:
+    """Media cache inside a generation cache, if there is one."""
     layers = getattr(cache, "layers", None) or ()
     return next((layer for layer in reversed(layers) if isinstance(layer, MediaCache)), None)
 
 
-def attach(riding: MediaCache, cache: Cache | None, images: Tensor) -> None:
-    """Let media ride on a cache, after the language model has read the chunk with these `<image>` tokens."""
+def attach(media_cache: MediaCache, cache: Cache | None, images: Tensor) -> None:
+    """Attach a media cache to a generation cache after the language model has processed the chunk with `images`."""
     if cache is None:
         return
-    riding.advance(images)
+    media_cache.advance(images)
     kept = [layer for layer in cache.layers if not isinstance(layer, MediaCache)]
-    cache.layers[:] = [*kept, riding]
+    cache.layers[:] = [*kept, media_cache]

@@ -19,19 +19,19 @@ from neuroflamingo.model.config import NeuroFlamingoConfig
 from neuroflamingo.model.freezing import TrainingState
 from neuroflamingo.model.generation import ScanGeneration
 from neuroflamingo.model.loss import gather_before, next_tokens, weighted_loss
-from neuroflamingo.model.media import NOTHING, Media, MediaRule, check_count, make_plan, media_time
-from neuroflamingo.model.media_cache import MediaCache, attach, media_cache
-from neuroflamingo.model.packing import check_packing, scans_of_own, text_of_own
-from neuroflamingo.model.pretrained import Storage, build_encoder_from_config
+from neuroflamingo.model.media import NO_MEDIA, Media, MediaRule, check_count, make_plan, media_time
+from neuroflamingo.model.media_cache import MediaCache, attach, find_media_cache
+from neuroflamingo.model.packing import check_packing, packed_scan_bounds, packed_text_mask
+from neuroflamingo.model.pretrained import PretrainedMixin, build_encoder_from_config
 from neuroflamingo.model.resampler import PerceiverResampler
 from neuroflamingo.model.scan_inputs import ScanInputs
-from neuroflamingo.model.unused_parameters import exchanging, idle
+from neuroflamingo.model.unused_parameters import gradients_exchanged, zero_gradient_term
 from neuroflamingo_preprocessing.errors import UsageError
 
 
 @dataclass
 class NeuroFlamingoOutput(ModelOutput):
-    """What a forward pass gives.
+    """Output of a forward pass.
 
     Attributes:
         loss: mean cross-entropy over the labels, where labels were given.
@@ -49,16 +49,29 @@ class NeuroFlamingoOutput(ModelOutput):
     latents: Tensor | None = None
 
 
-class NeuroFlamingo(TrainingState, Attribution, ScanGeneration, Storage):
-    """Scans and text in, text out: `<image>` tokens mark scans, and the text after one may look at it.
+class NeuroFlamingo(TrainingState, Attribution, ScanGeneration, PretrainedMixin):
+    """Vision-language model for brain scans: `<image>` tokens mark scans, and text attends to the scans before it.
 
-    Build one with `assemble`, read one with `neuroflamingo.load` or `from_pretrained`.
+    Build a model with `assemble`; load one with `neuroflamingo.load` or `from_pretrained`.
 
     Args:
         config: see `NeuroFlamingoConfig`.
         lang_encoder: the bare language model, which is fused in place; None builds an untrained one from the config.
-        encoder: gives `EncoderOutput` for a batch of scans; None builds the one named in the config, if any.
+        encoder: maps a batch of scans to an `EncoderOutput`; None builds the one named in the config, if any.
         perceiver: the resampler; None builds one from the config.
+
+    Example:
+        >>> import torch
+        >>> from neuroflamingo import load
+        >>> model, processor = load("tiny-t1w", device="cpu")
+        >>> inputs = processor("<image>", scan_tokens=[torch.zeros(256, 192)])
+        >>> list(inputs["scan_tokens"].shape)  # batch scan token width
+        [1, 1, 256, 192]
+        >>> list(model(**inputs).latents.shape)  # batch scan latent width
+        [1, 1, 32, 192]
+        >>> report = model.generate(**inputs, max_new_tokens=8)  # batch text
+        >>> report.shape[0]
+        1
     """
 
     config_class = NeuroFlamingoConfig
@@ -92,7 +105,7 @@ class NeuroFlamingo(TrainingState, Attribution, ScanGeneration, Storage):
             **{key: value for key, value in config.cross_attention.items() if key != "media_rule"},
         )
         config.text_config = self.lang_encoder.config
-        self._keyword = fusion.takes_keyword(self.lang_encoder)
+        self._keyword = fusion.passes_media_keyword(self.lang_encoder)
         self._text_arguments = fusion.forward_arguments(self.lang_encoder)
         self.new_tokens = None
         new_tokens.register(self)
@@ -102,7 +115,7 @@ class NeuroFlamingo(TrainingState, Attribution, ScanGeneration, Storage):
             self.freeze_for_training()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: each part has initialised itself, and a trained encoder that was handed in must stay as it is."""
+        """Do nothing: each part initialises itself, and a trained encoder that was passed in must keep its weights."""
 
     def forward(
         self,
@@ -122,11 +135,11 @@ class NeuroFlamingo(TrainingState, Attribution, ScanGeneration, Storage):
         label_smoothing: float = 0.0,
         media_shift: MediaRule | None = None,
         sequence_ids: Int[Tensor, "batch text"] | None = None,
-        memory: MediaCache | None = None,
+        media_cache: MediaCache | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> NeuroFlamingoOutput | tuple[Any, ...]:
-        """One pass over a text, or over its next chunk.
+        """Run the model on a text, or on the next chunk of one.
 
         Args:
             input_ids: token ids; `<image>` stands where a scan is shown.
@@ -135,122 +148,125 @@ class NeuroFlamingo(TrainingState, Attribution, ScanGeneration, Storage):
                 `ScanInputs`. With `use_cache=True` scans may also come before their `<image>` (a long prompt in
                 chunks). None: text-only mode, in which the cross-attention adds nothing, as for text before the first
                 scan.
-            labels: ids to predict (not shifted), -100 where nothing is.
+            labels: ids to predict (not shifted), -100 at positions without a label.
             label_weights: weight of each label in the loss's weighted mean; None: all 1.
-            past_key_values: the cache of the chunks before; it remembers their scans.
-            position_ids: given to language models that take them.
-            use_cache: whether to return a cache; None: when not training and without labels.
-            logits_to_keep: only the last so many positions, or these positions; 0: all.
+            past_key_values: the cache of the chunks before, which also holds their scans.
+            position_ids: passed on to language models that take them.
+            use_cache: return a cache; None: only without gradients and labels.
+            logits_to_keep: number of last positions, or the positions, to compute logits for; 0: all.
             loss_only: with labels, compute logits only where a row has a label, and return none.
             label_smoothing: share of each target that the loss spreads evenly over the vocabulary.
             media_shift: `previous`: text looks at the latest scan before it; `next`: at the first one after it, as
                 OpenFlamingo v1; None: as the config's `media_rule` says. A cache keeps to the rule it began with.
-            sequence_ids: packed rows: which sequence of its row each token belongs to, in runs. A token sees text and
-                scans of its own sequence only, and positions begin again in each. Not with a cache.
-            memory: scans that `generate` has projected already.
-            return_dict: False gives a tuple.
+            sequence_ids: for packed rows, the sequence of its row that each token belongs to, in runs. A token sees
+                text and scans of its own sequence only, and positions restart in each. Not with a cache.
+            media_cache: scans that `generate` has already projected.
+            return_dict: False returns a tuple.
             kwargs: for the language model; `num_items_in_batch` divides the summed loss instead of the label count.
 
         Raises:
-            UsageError: empty text; `<image>` tokens and scans that do not fit; scans without `<image>`; packed rows
-                with a cache, or sequences that come back.
+            UsageError: empty text; `<image>` tokens and scans that do not match; scans without `<image>`; packed rows
+                with a cache, or sequences that recur in a row.
             ModelError: packed rows for a family that cannot keep sequences apart.
         """
         if input_ids is None or input_ids.numel() == 0:
             raise UsageError("the prompt is empty", expected="at least one token", hint="begin with '<image>'")
         if self.new_tokens is not None:
             self.new_tokens.settle(here_only=True)
-        ahead = use_cache is True
+        scans_ahead = use_cache is True
         use_cache = use_cache if use_cache is not None else (labels is None and not torch.is_grad_enabled())
-        given = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
+        scan_inputs = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
         images = input_ids == self.config.image_token_id
-        riding = self._riding(past_key_values, memory, len(input_ids))
+        media_cache = self._media_cache(past_key_values, media_cache, len(input_ids))
         if sequence_ids is not None:
             check_packing(
                 self.config.text_config.model_type,
                 self.perceiver.media_time_embs,
                 sequence_ids,
-                cached=ahead or past_key_values is not None,
+                cached=scans_ahead or past_key_values is not None,
             )
-            attention_mask, position_ids = text_of_own(self.config.text_config, sequence_ids, attention_mask)
+            attention_mask, position_ids = packed_text_mask(self.config.text_config, sequence_ids, attention_mask)
             use_cache = False
         rule = media_shift or self.config.cross_attention["media_rule"]
-        media, riding, latents = self._condition(
-            given, images, riding, past_key_values, use_cache, ahead, rule, sequence_ids
+        media, media_cache, latents = self._condition(
+            scan_inputs, images, media_cache, past_key_values, use_cache, scans_ahead, rule, sequence_ids
         )
         total = kwargs.pop("num_items_in_batch", None)
         targets = None if labels is None else next_tokens(labels, label_weights, sequence_ids)
-        places = targets.places if targets is not None and loss_only else None
+        label_positions = targets.positions if targets is not None and loss_only else None
         output = self._read(
             media,
-            places,
+            label_positions,
             input_ids=input_ids,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
             use_cache=use_cache,
-            logits_to_keep=logits_to_keep if places is None else 0,
+            logits_to_keep=logits_to_keep if label_positions is None else 0,
             **kwargs,
         )
-        if use_cache and riding is not None:
-            attach(riding, output.past_key_values, images)
+        if use_cache and media_cache is not None:
+            attach(media_cache, output.past_key_values, images)
         loss = None
         if targets is not None:
-            wanted = targets if places is None else targets.at(places)
+            wanted = targets if label_positions is None else targets.at(label_positions)
             loss = weighted_loss(output.logits, wanted, total=total, label_smoothing=label_smoothing)
-            if exchanging() and (latents is None or not latents.requires_grad):  # no scans, or empty slots only
-                loss = loss + idle(self._reading())
-        result = NeuroFlamingoOutput(loss=loss, logits=output.logits if places is None else None, latents=latents)
+            scans_unused = latents is None or not latents.requires_grad  # no scans, or empty slots only
+            if gradients_exchanged() and scans_unused:
+                loss = loss + zero_gradient_term(self._scan_parameters())
+        logits = output.logits if label_positions is None else None
+        result = NeuroFlamingoOutput(loss=loss, logits=logits, latents=latents)
         for name in ("past_key_values", "hidden_states", "attentions"):
-            if (value := getattr(output, name, None)) is not None:  # generate takes a key that is there for a cache
+            if (value := getattr(output, name, None)) is not None:  # generate mistakes an empty entry for a cache
                 result[name] = value
         return result if return_dict is not False else result.to_tuple()
 
-    def _reading(self) -> Iterator[nn.Parameter]:
-        """Parameters that only scans reach: resampler and encoder."""
+    def _scan_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that are used only if there are scans: those of the resampler and the encoder."""
         yield from self.perceiver.parameters()
         if self.encoder is not None:
             yield from self.encoder.parameters()
 
-    def _riding(self, cache: Cache | None, memory: MediaCache | None, batch: int) -> MediaCache | None:
-        riding = media_cache(cache)
-        if riding is None and memory is not None:
-            riding = memory.fresh()
-        if riding is not None:
-            riding.expand_to(batch)
-        return riding
+    def _media_cache(self, cache: Cache | None, projected: MediaCache | None, batch: int) -> MediaCache | None:
+        """The media cache of a text read so far, or a copy of what `generate` has projected; None if there is none."""
+        media_cache = find_media_cache(cache)
+        if media_cache is None and projected is not None:
+            media_cache = projected.fresh()
+        if media_cache is not None:
+            media_cache.expand_to(batch)
+        return media_cache
 
     def _condition(
         self,
-        given: ScanInputs,
+        scan_inputs: ScanInputs,
         images: Bool[Tensor, "batch text"],
-        riding: MediaCache | None,
+        media_cache: MediaCache | None,
         cache: Cache | None,
         use_cache: bool,
-        ahead: bool,
+        scans_ahead: bool,
         rule: MediaRule,
         sequence_ids: Int[Tensor, "batch text"] | None,
     ) -> tuple[Media, MediaCache | None, Tensor | None]:
-        """The media of this pass, what is to ride on the cache afterwards, and the new scans' latents."""
+        """Media of this pass, the media cache to attach afterwards, and the latents of new scans."""
         batch = len(images)
-        if not given.given:
-            if riding is not None:
-                return riding.open(images), riding, None
+        if not scan_inputs.has_scans:
+            if media_cache is not None:
+                return media_cache.open(images), media_cache, None
             check_count(images.sum(-1), 0)
-            return NOTHING, None, None
-        latents, present = self.encode(given, batch)
+            return NO_MEDIA, None, None
+        latents, present = self.encode(scan_inputs, batch)
         images = images.to(present.device)
-        if riding is None and not use_cache:
+        if media_cache is None and not use_cache:
             count = present.sum(-1)
             check_count(images.sum(-1), count, exact=True)
             ordinal = present.long().cumsum(-1) * present
             immediate = self.config.cross_attention["only_attend_immediate_media"]
-            earlier, closed = (None, None) if sequence_ids is None else scans_of_own(images, sequence_ids)
+            earlier, closed = (None, None) if sequence_ids is None else packed_scan_bounds(images, sequence_ids)
             time = media_time(images, rule, closed=closed)
             return Media(make_plan(time, ordinal, immediate, earlier), latents), None, latents
-        if riding is None:
-            riding = self.remember(batch, cache.get_seq_length() if cache is not None else 0, rule)
+        if media_cache is None:
+            media_cache = self.empty_media_cache(batch, cache.get_seq_length() if cache is not None else 0, rule)
         else:
-            riding = riding.fresh()
-        riding.add(self.project(latents), present)
-        return riding.open(images, exact=not ahead), riding, latents
+            media_cache = media_cache.fresh()
+        media_cache.add(self.project(latents), present)
+        return media_cache.open(images, exact=not scans_ahead), media_cache, latents

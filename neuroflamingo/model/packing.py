@@ -1,4 +1,4 @@
-"""Packed rows: several short sequences in one row, each of which sees its own text and scans only."""
+"""Packed rows: several short sequences per row, each of which sees only its own text and scans."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
 
-# Families of transformers that keep sequences apart when positions begin again and there is no attention mask; sliding
-# windows included (seen with 5.23, and tested).
+# Families of transformers that keep sequences apart when positions restart and there is no attention mask; sliding
+# windows included (observed with 5.23, and tested).
 BY_POSITIONS = frozenset(
     {
         "gemma2",
@@ -32,7 +32,7 @@ BY_POSITIONS = frozenset(
         "starcoder2",
     }
 )
-# Families that have to be given the whole mask, one number for each pair of tokens.
+# Families that need the full mask, one entry for each pair of tokens.
 BY_MASK = frozenset({"opt"})
 PACKED = BY_POSITIONS | BY_MASK
 
@@ -40,17 +40,17 @@ PACKED = BY_POSITIONS | BY_MASK
 def check_packing(
     family: str, numbered: Tensor | None, sequence_ids: Int[Tensor, "batch text"], *, cached: bool
 ) -> None:
-    """Refuse what cannot be packed.
+    """Refuse models and inputs that do not support packing.
 
     Args:
         family: `model_type` of the language model.
-        numbered: the resampler's embeddings of the scans' numbers, if it has them.
-        sequence_ids: which sequence each token belongs to.
-        cached: whether the pass uses a cache.
+        numbered: the resampler's embeddings of scan numbers, if it has them.
+        sequence_ids: sequence that each token belongs to.
+        cached: the pass uses a cache.
 
     Raises:
         ModelError: a family that cannot keep sequences apart. Exit code 65.
-        UsageError: a cache, numbered places of scans, or sequences that come back later in a row.
+        UsageError: a cache, embeddings of scan numbers, or sequences that recur later in a row.
     """
     if family not in PACKED:
         raise ModelError(
@@ -74,7 +74,7 @@ def check_packing(
         raise UsageError(
             "a sequence of a packed row comes back after another one",
             expected="each number of sequence_ids in one run, such as 0 0 0 1 1 2",
-            hint="number the sequences of a row in their order",
+            hint="number the sequences of a row in order",
         )
 
 
@@ -84,12 +84,12 @@ def _starts(sequence_ids: Int[Tensor, "batch text"]) -> Bool[Tensor, "batch text
     return torch.cat((first, sequence_ids[:, 1:] != sequence_ids[:, :-1]), dim=1)
 
 
-def text_of_own(
+def packed_text_mask(
     config: Any, sequence_ids: Int[Tensor, "batch text"], attention_mask: Tensor | None
 ) -> tuple[Tensor | None, Int[Tensor, "batch text"]]:
-    """The attention mask and the positions with which a language model of this config keeps sequences apart.
+    """Attention mask and position ids with which a language model of this config keeps sequences apart.
 
-    Padding is a sequence of its own: it is not seen by the others.
+    Padding is a sequence of its own, which the others do not see.
     """
     if attention_mask is not None:
         sequence_ids = sequence_ids.masked_fill(attention_mask.to(sequence_ids) == 0, -1)
@@ -105,10 +105,10 @@ def text_of_own(
     ], positions
 
 
-def scans_of_own(
+def packed_scan_bounds(
     images: Bool[Tensor, "batch text"], sequence_ids: Int[Tensor, "batch text"]
 ) -> tuple[Int[Tensor, "batch text"], Int[Tensor, "batch text"]]:
-    """`<image>` tokens in the sequences before each token's own, and up to the end of its own."""
+    """Number of `<image>` tokens before each token's own sequence, and up to the end of its own sequence."""
     count = images.long().cumsum(-1)
     run = _starts(sequence_ids.to(images.device)).long().cumsum(-1) - 1
     length = run.shape[1]

@@ -1,4 +1,4 @@
-"""Groups of a model's parameters by what they belong to: resampler, gated blocks, language model, encoder."""
+"""Parameter groups of a model: resampler, gated blocks, language model, encoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUPS = ("resampler", "gated_blocks", "new_tokens", "embeddings", "lora", "lang
 
 
 def encoder_blocks(model: NeuroFlamingo, count: int) -> dict[str, nn.Module]:
-    """The encoder's last `count` blocks with their names: of its list of equal modules that holds most weights.
+    """Names and modules of the encoder's last `count` blocks, from its largest list of equal modules.
 
     Raises:
         ConfigError: no encoder, or it has fewer blocks.
@@ -33,8 +33,8 @@ def encoder_blocks(model: NeuroFlamingo, count: int) -> dict[str, nn.Module]:
     name, blocks = max(lists, key=lambda item: (len(item[1]) > 1, size[item[0]]), default=("", ()))
     if len(blocks) < count:
         raise ConfigError(
-            f"the encoder's last {count} blocks were asked for",
-            expected="an encoder with at least so many",
+            f"the encoder does not have {count} blocks",
+            expected=f"an encoder with at least {count}",
             seen=f"{len(blocks)} in {name}" if name else "no encoder" if model.encoder is None else "no blocks",
             hint="lower encoder_blocks",
         )
@@ -42,7 +42,7 @@ def encoder_blocks(model: NeuroFlamingo, count: int) -> dict[str, nn.Module]:
 
 
 def grouped_names(model: NeuroFlamingo) -> dict[str, str]:
-    """The group (one of `GROUPS`) of every parameter, by name."""
+    """Group (one of `GROUPS`) of each parameter, by name."""
     tables = {id(weight) for weight in model._embedding_weights()}
     return {
         name: "embeddings" if id(parameter) in tables else _group(name) for name, parameter in model.named_parameters()
@@ -50,7 +50,7 @@ def grouped_names(model: NeuroFlamingo) -> dict[str, str]:
 
 
 def _group(name: str) -> str:
-    """The group of a parameter by its name alone; tables of embeddings count as the language model."""
+    """Group of a parameter, from its name alone; embedding tables count as the language model."""
     if ".lora_" in name:
         return "lora"
     if name.startswith(("encoder.", "perceiver.")):

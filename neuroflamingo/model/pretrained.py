@@ -1,4 +1,4 @@
-"""How a NeuroFlamingo comes to be: assembled from parts, saved to a folder, read back strictly."""
+"""Assembly of a NeuroFlamingo from its parts, saving to a folder, and strict loading."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from neuroflamingo_encoders.contract import BrainEncoder
 
 
-class Storage(FusedModel):
-    """The half of `NeuroFlamingo` that assembles, saves and loads."""
+class PretrainedMixin(FusedModel):
+    """Assembly, saving and loading methods of `NeuroFlamingo`."""
 
     @classmethod
     def assemble(
@@ -45,7 +45,7 @@ class Storage(FusedModel):
         ff_mult: int = 4,
         decoder_layers: str | None = None,
     ) -> tuple[Self, NeuroFlamingoProcessor]:
-        """Join an encoder, a resampler and a language model; the language model is changed in place.
+        """Assemble a model from an encoder, a resampler and a language model, which is modified in place.
 
         Encoder and language model are frozen; the resampler, the gated blocks and the new tokens' embeddings train.
 
@@ -53,12 +53,12 @@ class Storage(FusedModel):
             encoder: a `BrainEncoder`; None: only `scan_tokens` are accepted, and `resampler` must be given.
             language_model: any causal language model of transformers.
             tokenizer: its tokenizer; `<|endofchunk|>`, `<image>` and, if it has no padding token, `<PAD>` are added.
-            cross_attn_every_n_layers: a gated block before every this-many-th layer.
+            cross_attn_every_n_layers: interval between gated blocks, in layers.
             resampler: a resampler, or its settings (`ResamplerSettings`); None: OpenFlamingo's, as wide as the tokens.
-            only_attend_immediate_media: text looks at its latest scan only, else at every scan so far.
-            gate: what the gates start at, before tanh.
-            dim_head, heads, ff_mult: of the gated blocks.
-            decoder_layers: dotted name of the language model's layers, if they cannot be found.
+            only_attend_immediate_media: text attends to its latest scan only, else to all scans so far.
+            gate: initial value of the gates, before tanh.
+            dim_head, heads, ff_mult: see `GatedCrossAttentionBlock`.
+            decoder_layers: dotted name of the language model's layers, if they cannot be found automatically.
 
         Raises:
             UsageError: neither encoder nor resampler, or their widths differ.
@@ -68,7 +68,7 @@ class Storage(FusedModel):
         new_tokens = add_special_tokens(tokenizer)
         embeddings: Any = language_model.get_input_embeddings()
         if len(tokenizer) > len(embeddings.weight):
-            without_memory = embeddings.weight.is_meta  # then there is no mean to draw the new rows around
+            without_memory = embeddings.weight.is_meta  # a meta tensor has no mean to draw the new rows around
             language_model.resize_token_embeddings(len(tokenizer), mean_resizing=not without_memory)
         config = NeuroFlamingoConfig(
             text_config=language_model.config,
@@ -97,7 +97,7 @@ class Storage(FusedModel):
         """Write config, weights (safetensors) and the encoder's card into a folder; the processor saves itself.
 
         Raises:
-            ModelError: the encoder's name and options would not give this encoder again.
+            ModelError: the encoder cannot be rebuilt from its name and options.
         """
         if self.config.encoder is not None:
             _check_comes_back(self.config.encoder)
@@ -108,7 +108,7 @@ class Storage(FusedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
-        """Read a folder that `save_pretrained` wrote; every tensor must be there and none too many.
+        """Load a model from a folder written by `save_pretrained`; missing or extra tensors are errors.
 
         Args:
             pretrained_model_name_or_path: the folder; nothing is ever downloaded.
@@ -116,14 +116,14 @@ class Storage(FusedModel):
 
         Raises:
             NotFoundError: no such folder.
-            ModelError: a pickle lies in it, or its weights do not fit.
-            ConfigError: its files ask for code to be run.
+            ModelError: it contains a pickle, or its weights do not match.
+            ConfigError: its files request remote code.
         """
         folder = check_folder(pretrained_model_name_or_path)
         if kwargs.pop("trust_remote_code", None):
-            raise UsageError("trust_remote_code was given", hint="leave it out; NeuroFlamingo never runs such code")
+            raise UsageError("trust_remote_code was given", hint="leave it out; NeuroFlamingo never runs remote code")
         wants_info = kwargs.pop("output_loading_info", False)
-        # Sizes that differ are let through to be refused below, with the other faults, in one message.
+        # Let mismatched sizes through, to report them below together with all other faults.
         kwargs.update(use_safetensors=True, local_files_only=True, ignore_mismatched_sizes=True)
         kwargs["output_loading_info"] = True
         loaded: Any = super().from_pretrained(str(folder), *args, **kwargs)
@@ -132,7 +132,7 @@ class Storage(FusedModel):
         if any(faults.values()):
             raise ModelError(
                 f"the weights in {folder} do not fit its config",
-                expected="every tensor of the model, and no other",
+                expected="exactly the tensors of the model",
                 seen="; ".join(f"{len(v)} {k.replace('_', ' ')} ({', '.join(v[:3])})" for k, v in faults.items() if v),
                 hint="save the model again with save_pretrained",
                 exit_code=65,
@@ -167,7 +167,7 @@ def _resampler(
 def _generation_config(
     language_model: PreTrainedModel, config: NeuroFlamingoConfig, tokenizer: Any
 ) -> GenerationConfig:
-    """The language model's own settings, ending at `<|endofchunk|>` too."""
+    """The language model's own generation settings, with `<|endofchunk|>` as an additional end token."""
     generation = copy.deepcopy(language_model.generation_config) or GenerationConfig()
     own = generation.eos_token_id
     own = own if isinstance(own, list) else [] if own is None else [own]
@@ -177,20 +177,20 @@ def _generation_config(
 
 
 def describe_encoder(encoder: BrainEncoder) -> dict[str, Any]:
-    """What the config keeps of an encoder: enough to build it again and to see whether it is still the same."""
+    """Description of an encoder for the config, from which it is rebuilt and checked to be the same."""
     plain = encoder.card.model_dump(mode="json")
     kept = {"name": encoder.card.name, "options": plain["options"], "digest": encoder.card.digest, "card": plain}
     return kept | ({"tiny": True} if getattr(encoder, "tiny_size", False) else {})
 
 
 def _check_comes_back(description: dict[str, Any]) -> None:
-    """Refuse to save what could not be read: an encoder whose card was made or changed by hand."""
+    """Refuse to save an encoder that could not be rebuilt, since its card was made or changed by hand."""
     name, options = description["name"], description["options"]
     if description.get("tiny"):
         return
     if name in list_encoders() and encoder_card(name, **options).digest != description["digest"]:
         raise ModelError(
-            f"the encoder '{name}' could not be built again from what a saved model keeps of it",
+            f"the encoder '{name}' could not be rebuilt from a saved model",
             expected=f"the card that encoder_card gives for '{name}' with {options or 'no options'}",
             seen="another card",
             hint=f"build it by name: build_encoder('{name}', option=value, ...)",
@@ -198,16 +198,16 @@ def _check_comes_back(description: dict[str, Any]) -> None:
 
 
 def build_encoder_from_config(description: dict[str, Any]) -> BrainEncoder:
-    """The registered encoder of that name, without weights. Only the registry says what code runs.
+    """Build the described encoder, without weights, from the registry, which alone decides what code runs.
 
     Raises:
-        ModelError: no such encoder here, or its card is another one than the model was trained with.
+        ModelError: the encoder is not installed, or its card differs from the one that the model was trained with.
     """
     tiny = bool(description.get("tiny"))
     encoder = build_encoder(description["name"], tiny=tiny, **description.get("options", {}))
     if encoder.card.digest != current_digest(description.get("card"), description.get("digest")):
         raise ModelError(
-            f"the encoder '{description['name']}' is not the one that this model was trained with",
+            f"the installed encoder '{description['name']}' differs from the one that this model was trained with",
             expected=f"a card with the digest {description.get('digest')}",
             seen=encoder.card.digest,
             hint=f"install the version of the encoder that {ENCODER_CARD} beside the weights describes",
@@ -217,8 +217,8 @@ def build_encoder_from_config(description: dict[str, Any]) -> BrainEncoder:
 
 
 @torch.no_grad()
-def _restore_buffers(model: Storage) -> None:
-    """Compute the encoder's unsaved buffers again: transformers leaves those of modules it does not know undefined."""
+def _restore_buffers(model: PretrainedMixin) -> None:
+    """Recompute the encoder's unsaved buffers, which transformers leaves undefined in modules unknown to it."""
     if model.encoder is None or model.config.encoder is None:
         return
     saved = model.encoder.state_dict().keys()

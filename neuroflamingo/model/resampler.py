@@ -1,4 +1,4 @@
-"""The perceiver resampler, OpenFlamingo's own: any number of patch tokens in, a fixed number of latents out."""
+"""OpenFlamingo's perceiver resampler: any number of patch tokens in, a fixed number of latents out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuroflamingo_preprocessing.errors import UsageError
 
 
 class PerceiverAttention(nn.Module):
-    """Latents look at the tokens of their scan and at each other.
+    """Attention of latents to the tokens of their scan and to each other.
 
     Source:
         OpenFlamingo (mlfoundations/open_flamingo, MIT).
@@ -37,9 +37,9 @@ class PerceiverAttention(nn.Module):
         mask: Bool[Tensor, "scan 1 1 key"] | None = None,
         standard: Float[Tensor, "scan token dim"] | None = None,
     ) -> Float[Tensor, "scan latent dim"]:
-        """What each latent reads; `mask` is True for tokens, then latents, that may be looked at.
+        """Attend from the latents to the tokens and latents for which `mask` is True (tokens first).
 
-        `standard` is `x` with mean 0 and variance 1 per token, where it has been computed already.
+        `standard` is `x` with mean 0 and variance 1 per token, if already computed.
         """
         queries, keys, values = self.queries_keys_values(x, latents, standard)
         read = scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
@@ -48,13 +48,13 @@ class PerceiverAttention(nn.Module):
     def queries_keys_values(
         self, x: Tensor, latents: Tensor, standard: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Each `[scan, head, query or key, width]`; the keys are the tokens, then the latents."""
+        """Queries, keys and values, `[scan, head, query or key, width]`; the keys are the tokens, then the latents."""
         latents = self.norm_latents(latents)
         if standard is None:
             packed = self.to_kv(torch.cat((self.norm_media(x), latents), dim=-2))
         else:
-            # The norm's scale and shift go into the matrix. No gradient flows to `standard`, so the backward pass
-            # finds theirs from the matrix's, without the matrix product that the normalised tokens would need.
+            # Fold the norm's scale and shift into the matrix. No gradient flows to `standard`, so the backward pass
+            # derives theirs from the matrix's, without the matrix product that normalised tokens would need.
             weight = self.to_kv.weight
             tokens = linear(standard, weight * self.norm_media.weight, weight @ self.norm_media.bias)
             packed = torch.cat((tokens, self.to_kv(latents)), dim=-2)
@@ -64,16 +64,24 @@ class PerceiverAttention(nn.Module):
 
 
 class PerceiverResampler(nn.Module):
-    """Condenses the tokens of each scan into latents; scans are independent of each other.
+    """Resampler of each scan's tokens into a fixed number of latents; scans are independent of each other.
 
     Args:
         dim: width of tokens and latents.
         depth: number of layers.
         dim_head, heads: size and number of attention heads.
         num_latents: latents per scan.
-        max_num_media: learn an embedding for the place of a scan among its row's scans, up to this many.
-        max_num_frames: learn an embedding for the place of a frame in its scan, up to this many.
+        max_num_media: maximum number of scans per row; adds a learnt embedding of the scan's position in its row.
+        max_num_frames: maximum number of frames per scan; adds a learnt embedding of the frame's position.
         ff_mult: inner width of the feed-forward, in multiples of `dim`.
+
+    Example:
+        >>> import torch
+        >>> from neuroflamingo.model import PerceiverResampler
+        >>> resampler = PerceiverResampler(dim=64, depth=2, num_latents=8)
+        >>> tokens = torch.randn(2, 3, 1, 50, 64)  # batch scan frame token width
+        >>> list(resampler(tokens).shape)  # batch scan latent width
+        [2, 3, 8, 64]
 
     Source:
         OpenFlamingo (mlfoundations/open_flamingo, MIT), after Flamingo (Alayrac et al. 2022). Differs from upstream: an
@@ -105,7 +113,7 @@ class PerceiverResampler(nn.Module):
 
     @property
     def settings(self) -> dict[str, int | None]:
-        """The constructor's arguments, read back from the parameters."""
+        """Constructor arguments, derived from the parameters."""
         attention, ff = next(self.blocks())
         inner = ff[1]
         assert isinstance(inner, nn.Linear)
@@ -133,7 +141,7 @@ class PerceiverResampler(nn.Module):
 
         Args:
             x: patch tokens of each frame of each scan.
-            mask: True where a token is real; masked tokens get no attention. None: all are.
+            mask: True where a token is real; the others get no attention. None: all tokens are real.
 
         Raises:
             UsageError: more frames or scans than there are embeddings for.
@@ -148,9 +156,9 @@ class PerceiverResampler(nn.Module):
         return self.norm(latents).unflatten(0, (batch, scans))
 
     def _standard(self, tokens: Tensor) -> Tensor | None:
-        """The tokens normalised once for all layers, when training needs no gradient of them; else None.
+        """Normalise the tokens once for all layers, if training needs no gradient of them; else None.
 
-        Adapters and offloading put something else in a matrix's place: then each layer does its own.
+        With adapters or offloading in place of a plain matrix, each layer normalises the tokens itself.
         """
         matrices = [attention.to_kv for attention, _ in self.blocks()]
         plain = all(type(matrix) is nn.Linear and not hasattr(matrix, "_hf_hook") for matrix in matrices)
@@ -159,7 +167,7 @@ class PerceiverResampler(nn.Module):
         return layer_norm(tokens, tokens.shape[-1:])
 
     def flatten(self, x: Tensor, mask: Tensor | None) -> tuple[Float[Tensor, "scan token dim"], Tensor | None]:
-        """Add the embeddings and flatten frames into tokens and rows into scans; the mask gains the latents."""
+        """Add the embeddings, flatten frames into tokens and rows into scans, and extend the mask by the latents."""
         if self.frame_embs is not None:
             self._check("frames", x.shape[2], len(self.frame_embs), "max_num_frames")
             x = x + self.frame_embs[: x.shape[2], None]

@@ -1,4 +1,4 @@
-"""The scans of a batch on their way to latents: checked, encoded and resampled, padded slots left out."""
+"""Checking, encoding and resampling of a batch's scans; padded slots cost nothing."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from neuroflamingo_preprocessing.errors import UsageError
 
 @dataclass(frozen=True)
 class ScanInputs:
-    """Scans as a caller hands them over.
+    """Scans as passed by the caller.
 
     Attributes:
-        scans: prepared scans, `[batch, scan, channel, x, y, z]` or what the encoder's card says after `batch, scan`.
+        scans: prepared scans, `[batch, scan, channel, x, y, z]`, or other axes of the encoder's card after `scan`.
         scan_tokens: ready encoder tokens instead, `[batch, scan, token, width]`, or with frames
             `[batch, scan, frame, token, width]`.
         scan_mask: `[batch, scan]`, False where a row has fewer scans than the longest one.
@@ -31,15 +31,15 @@ class ScanInputs:
     token_mask: Bool[Tensor, "batch scan *token"] | None = None
 
     @property
-    def given(self) -> bool:
-        """Whether there are any."""
+    def has_scans(self) -> bool:
+        """True if scans or ready tokens were passed."""
         return self.scans is not None or self.scan_tokens is not None
 
     def present(self, batch: int) -> Bool[Tensor, "batch scan"]:
         """True where a slot holds a scan.
 
         Raises:
-            UsageError: scans and tokens at once, or shapes that do not fit.
+            UsageError: both scans and tokens, or mismatched shapes.
         """
         if self.scans is not None and self.scan_tokens is not None:
             raise UsageError("both scans and scan_tokens were given", expected="one of them")
@@ -88,7 +88,7 @@ def encode_scans(
 def scan_tokens(
     inputs: ScanInputs, encoder: nn.Module | None, perceiver: PerceiverResampler
 ) -> tuple[Float[Tensor, "batch scan frame token width"], Bool[Tensor, "batch scan frame token"] | None]:
-    """The tokens that the resampler takes, and which of them are real.
+    """Tokens for the resampler, and a mask of the real ones.
 
     A frozen encoder runs without gradients.
 

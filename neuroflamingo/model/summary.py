@@ -1,4 +1,4 @@
-"""What a model is made of: its modules with the shapes of their weights, and which of them train."""
+"""Summary of a model: its modules, the shapes of their weights, and which of them train."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """One module.
+    """One module of a model.
 
     Attributes:
-        name: within its parent.
+        name: name within its parent.
         kind: class name.
-        weights: shape and whether it trains, by the name of each parameter the module itself holds.
-        parameters, trained: numbers of weights in the module and all below it; shared ones count once.
-        repeats: how many siblings in a row are made the same way (1 for a single one).
-        parts: modules below.
+        weights: shape and trainability of the module's own parameters, by name.
+        parameters, trained: number of weights and of trainable ones, submodules included; shared ones count once.
+        repeats: number of consecutive identical siblings that this part stands for.
+        parts: submodules.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Part:
 
     @property
     def state(self) -> str:
-        """`frozen`, `trained`, `partly trained`, or nothing for a module without weights."""
+        """`frozen`, `trained` or `partly trained`; empty for a module without weights."""
         if not self.parameters:
             return ""
         return "frozen" if not self.trained else "trained" if self.trained == self.parameters else "partly trained"
@@ -60,7 +60,7 @@ class Part:
 
 
 def inspect_module(module: nn.Module, name: str = "model") -> Part:
-    """The tree of a module. Equal neighbours, such as the layers of a stack, are folded into one part."""
+    """Tree of a module; identical neighbours, such as the layers of a stack, are folded into one part."""
     children = [inspect_module(child, child_name) for child_name, child in module.named_children()]
     unique = {id(parameter): parameter for parameter in module.parameters()}.values()
     return Part(
@@ -76,7 +76,7 @@ def inspect_module(module: nn.Module, name: str = "model") -> Part:
 
 
 def _fold(parts: list[Part]) -> Iterator[Part]:
-    """Runs of numbered siblings with the same inside become one part named `0-5`."""
+    """Fold runs of identical numbered siblings into one part, named such as `0-5`."""
     run: list[Part] = []
     for part in [*parts, None]:
         if part is not None and run and part.name.isdigit() and _inside(part) == _inside(run[0]):
@@ -111,7 +111,7 @@ def _joined(run: list[Part]) -> Part:
 
 
 def as_lines(part: Part, depth: int | None = None, indent: int = 0) -> Iterator[str]:
-    """The tree as indented text: name, kind, number of weights, state; then each weight's shape."""
+    """Format the tree as indented text: name, class, number of weights, state; then the shape of each weight."""
     pad = "  " * indent
     times = f"{part.repeats} x " if part.repeats > 1 else ""
     count = f"  {part.parameters:,}" if part.parameters else ""
@@ -126,19 +126,19 @@ def as_lines(part: Part, depth: int | None = None, indent: int = 0) -> Iterator[
             yield from as_lines(below, depth, indent + 1)
 
 
-# What peft puts beside a branch for kinds of it that are not used.
+# Empty containers of peft for adapter variants that are not used.
 _EMPTY = ("ModuleDict", "ParameterDict", "BufferDict", "Identity")
 
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """One parameter of a model, shared ones once.
+    """One parameter of a model.
 
     Attributes:
-        name: as in `named_parameters`.
-        shape, dtype: of the tensor.
-        group: what it belongs to, see `neuroflamingo.model.parameters.GROUPS`.
-        trained: whether it trains.
+        name: name as in `named_parameters`.
+        shape, dtype: shape and dtype of the tensor.
+        group: its parameter group, see `neuroflamingo.model.parameters.GROUPS`.
+        trained: the parameter trains.
     """
 
     name: str
@@ -149,7 +149,7 @@ class ParameterRow:
 
     @property
     def numbers(self) -> int:
-        """How many weights."""
+        """Number of weights."""
         return prod(self.shape)
 
     def as_dict(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class ParameterRow:
 
 
 def parameter_rows(model: NeuroFlamingo) -> list[ParameterRow]:
-    """Every parameter of a model, frozen or trained."""
+    """Rows for all parameters of a model, shared ones once."""
     belongs = grouped_names(model)
     return [
         ParameterRow(
@@ -169,7 +169,7 @@ def parameter_rows(model: NeuroFlamingo) -> list[ParameterRow]:
 
 
 def count_groups(rows: Iterable[ParameterRow]) -> dict[str, dict[str, int]]:
-    """Trained and frozen weights by group, in the order of the groups."""
+    """Numbers of trained and frozen weights per group, in the order of the groups."""
     counts = {group: {"trained": 0, "frozen": 0} for group in GROUPS}
     for row in rows:
         counts[row.group]["trained" if row.trained else "frozen"] += row.numbers
@@ -177,7 +177,7 @@ def count_groups(rows: Iterable[ParameterRow]) -> dict[str, dict[str, int]]:
 
 
 def group_lines(rows: Iterable[ParameterRow]) -> Iterator[str]:
-    """The counts by group as a table, with the sum below."""
+    """Format the counts per group as a table with a total."""
     counts = count_groups(rows)
     whole = {state: sum(count[state] for count in counts.values()) for state in ("trained", "frozen")}
     yield f"{'':<16}{'trained':>18}{'frozen':>18}"
@@ -186,7 +186,7 @@ def group_lines(rows: Iterable[ParameterRow]) -> Iterator[str]:
 
 
 def frozen_lines(rows: list[ParameterRow]) -> Iterator[str]:
-    """Every parameter on a line, frozen or trained; then the counts by group."""
+    """Format all parameters, one per line, followed by the counts per group."""
     for row in rows:
         size = " x ".join(map(str, row.shape)) or "scalar"
         yield f"{'trained' if row.trained else 'frozen ':<8} {row.name}  {size}"

@@ -1,4 +1,4 @@
-"""The special tokens of prompts, and the name of the file that describes the encoder."""
+"""Special tokens of prompts, and the name of the encoder card's file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe of a research training: what is joined, what it reads, what trains, how. Importing it loads no torch."""
+"""Schema of training recipes: model, data, trainable parts and optimisation. Importing it loads no torch."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ Part = Literal["resampler", "gated_blocks", "new_tokens", "embeddings", "attenti
 
 
 class EncoderSettings(Section):
-    """The encoder by its name in the registry; without `weights` the published file is looked for."""
+    """The encoder, by its name in the registry; without `weights`, the installed published weights are used."""
 
     name: str
-    """As `neuroflamingo encoders list` gives it."""
+    """Encoder name, see `neuroflamingo encoders list`."""
     options: dict[str, Any] = Field(default={})
-    """The card's, such as `slices`."""
+    """Options of the encoder's card, such as `slices`."""
     weights: str | None = None
-    """A safetensors file, where it is not the published one in its usual place."""
+    """Weights file (safetensors), if not the published weights in the default folder."""
     init: Literal["random"] | None = None
-    """An untrained encoder, on purpose."""
+    """`random`: deliberately use an untrained encoder."""
     table: str | None = None
-    """Parcels' coordinates or gradients, for encoders that need them."""
+    """Parcel coordinates or gradients, for encoders that need them."""
     tiny: bool = False
-    """The encoder's toy size instead, untrained: the same code, for trials of a recipe."""
+    """Use a toy-sized, untrained instance of the encoder, to try out a recipe."""
 
 
 class LanguageModelSettings(Section):
-    """The language model: a folder, or a name on a hub, which is only reached with --allow-download."""
+    """The language model: a local folder or a name on the Hugging Face Hub, downloaded only with --allow-download."""
 
     source: str | None = None
-    """A folder, or `OWNER/NAME` on a hub; none: random weights."""
+    """A folder, or `OWNER/NAME` on the hub; null: random weights."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
     architecture: dict[str, Any] | None = None
-    """Its config as transformers writes it (`model_type` and what differs from that family's defaults): what is built
-    where there is no source, for `inspect` and `--dry-run`, and, shrunk, for the tiny twin. With a source, the two must
+    """Model config in transformers' format (`model_type` and all differences from that family's defaults). It is used
+    without a source, for `inspect` and `--dry-run`, and in reduced size for the tiny twin. With a source, the two must
     agree."""
     tokenizer: str | None = None
-    """Folder or hub name of the tokenizer, where it is not the source's."""
+    """Folder or hub name of the tokenizer, if different from the source."""
     tokenizer_size: PositiveInt | None = None
-    """How many tokens the tokenizer has, where the table of embeddings has more rows; for shapes without a source."""
+    """Number of tokens of the tokenizer, if the embedding table has more rows; used without a source."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of what is frozen; what trains is in float32."""
+    """Type of frozen weights; trainable weights are float32."""
     quantize: Literal["8bit", "4bit"] | None = None
-    """Of the frozen weights, by bitsandbytes; see docs/memory.md."""
+    """Quantisation of frozen weights, by bitsandbytes; see docs/memory.md."""
     decoder_layers: str | None = None
-    """Dotted name of the layers, where they cannot be found."""
+    """Dotted name of the list of decoder layers, if it cannot be found automatically."""
 
     @model_validator(mode="after")
     def _something(self) -> LanguageModelSettings:
@@ -61,19 +61,19 @@ class LanguageModelSettings(Section):
 
 
 class ModelSettings(Section):
-    """What is joined: encoder, resampler, gated cross-attention, language model."""
+    """Parts of the model: encoder, resampler, gated cross-attention, language model."""
 
     encoder: EncoderSettings | None = None
-    """None: the scans are ready tokens."""
+    """The encoder; null: the scans are precomputed tokens."""
     token_width: PositiveInt | None = None
-    """Without an encoder: the width of the ready tokens."""
+    """Width of precomputed tokens, without an encoder."""
     language_model: LanguageModelSettings
     resampler: dict[str, Any] = Field(default={})
-    """Differences from OpenFlamingo's, see `ResamplerSettings`; `dim` is the encoder's width."""
+    """Resampler settings that differ from OpenFlamingo's, see `ResamplerSettings`; `dim` is the encoder's width."""
     cross_attention: CrossAttentionSettings = CrossAttentionSettings()
     start: str | None = None
-    """Weights to begin with: a folder that `save_pretrained` wrote, a checkpoint of another run, or a safetensors file
-    in OpenFlamingo's or Multimodal-GPT's layout (`neuroflamingo models convert` makes one of a pickle)."""
+    """Initial weights: a folder written by `save_pretrained`, a checkpoint of another run, or a safetensors file in
+    OpenFlamingo's or Multimodal-GPT's layout (`neuroflamingo models convert` converts pickles)."""
 
     @model_validator(mode="after")
     def _one_width(self) -> ModelSettings:
@@ -83,14 +83,14 @@ class ModelSettings(Section):
 
 
 class LoraSettings(Section):
-    """Low-rank branches by peft beside frozen matrices; the defaults are Multimodal-GPT's."""
+    """LoRA adapters, by peft; the defaults are Multimodal-GPT's."""
 
     rank: PositiveInt = 16
-    """Of the branches."""
+    """Rank of the adapters."""
     alpha: PositiveFloat = 16.0
-    """The branches are multiplied by alpha / rank."""
+    """The adapters' output is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Before the branches."""
+    """Dropout on the adapters' input."""
     targets: tuple[str, ...] = (
         "q_proj",
         "k_proj",
@@ -102,103 +102,103 @@ class LoraSettings(Section):
         "ff.1",
         "ff.3",
     )
-    """Ends of module names, or regular expressions (those with a character of theirs other than a dot) on whole names.
-    Only modules of the language model and of the gated blocks are looked at."""
+    """Adapted modules, by the end of their names or by regular expressions on whole names (any entry with a special
+    character other than a dot is a regular expression). Applies to the language model and the gated blocks."""
     resampler: bool = False
-    """Look at the resampler's modules too."""
+    """Also adapt matching modules of the resampler."""
     encoder_blocks: NonNegativeInt = 0
-    """Look at so many of the encoder's last blocks too."""
+    """Also adapt matching modules in this many of the encoder's last blocks."""
 
 
 class TrainedSettings(Section):
-    """What trains; all else is frozen."""
+    """Trainable parts; everything else is frozen."""
 
     parts: tuple[Part, ...] = ("resampler", "gated_blocks", "new_tokens")
-    """`attention`: the attention matrices of the language model only, as PaliGemma is fine-tuned."""
+    """Trainable parts. `attention`: the language model's attention matrices only, as in fine-tuning PaliGemma."""
     patterns: tuple[str, ...] = ()
-    """Regular expressions on parameter names that train too; each must match something."""
+    """Regular expressions for additional trainable parameter names; each must match at least one."""
     encoder_blocks: NonNegativeInt = 0
-    """So many of the encoder's last blocks train too."""
+    """Number of the encoder's last blocks that train too."""
     lora: LoraSettings | None = None
-    """Low-rank branches beside matrices, by peft; `{}`: Multimodal-GPT's."""
+    """LoRA adapters; `{}`: Multimodal-GPT's settings."""
 
 
 class MixSettings(Section):
-    """A number for each kind of data; kinds of which there are no samples do not count."""
+    """A weight for each kind of sample; kinds without samples are ignored."""
 
     pairs: NonNegativeFloat = 1.0
-    """Scans and their report."""
+    """Scans with their report."""
     interleaved: NonNegativeFloat = 1.0
-    """Documents with scans in them."""
+    """Documents with interleaved scans."""
     instructions: NonNegativeFloat = 1.0
-    """Talks about scans."""
+    """Conversations about scans."""
     text: NonNegativeFloat = 1.0
-    """Talks without scans."""
+    """Conversations without scans."""
 
 
 class DataSettings(Section):
-    """What is read. Manifests are JSONL, see docs/data.md."""
+    """Training and validation data. Manifests are JSONL, see docs/data.md."""
 
     source: str = "."
-    """The folder that paths below are relative to, or `hf://datasets/OWNER/NAME[@REVISION]`, which is only reached with
+    """Folder that the paths below are relative to, or `hf://datasets/OWNER/NAME[@REVISION]`, downloaded only with
     --allow-download."""
     train: tuple[str, ...]
-    """Manifests."""
+    """Training manifests."""
     validation: tuple[str, ...] = ()
-    """Manifests of other subjects."""
+    """Validation manifests, with other subjects."""
     tokens: str | None = None
-    """A store of ready tokens that `neuroflamingo encode` made with this very encoder."""
+    """Token store that `neuroflamingo encode` made with exactly this encoder."""
     scans: str | None = None
-    """A store of prepared scans that `neuroflamingo prepare` made for this encoder."""
+    """Scan store that `neuroflamingo prepare` made for this encoder."""
     mix: MixSettings = MixSettings()
-    """Shares of the draws."""
+    """Sampling weights."""
     loss: MixSettings = MixSettings()
-    """Multipliers of the loss."""
+    """Loss weights."""
     reduction: Literal["tokens", "kinds"] = "tokens"
-    """`tokens`: every learnt token of a step counts the same; `kinds`: the mean of each kind, as OpenFlamingo's."""
+    """`tokens`: every learnt token of a step counts equally; `kinds`: mean per kind, as in OpenFlamingo."""
     template: str = "plain"
-    """How turns become text, see `neuroflamingo.data.templates`."""
+    """Chat template, see `neuroflamingo.data.templates`."""
     max_tokens: PositiveInt = 512
-    """Of a sample."""
+    """Maximum number of tokens per sample."""
     max_scans: PositiveInt = 8
-    """Of a sample."""
+    """Maximum number of scans per sample."""
     too_long: Literal["cut", "drop"] = "cut"
-    """What becomes of longer ones."""
+    """Truncate or drop longer samples."""
     min_answer_words: NonNegativeInt = 0
-    """Samples with shorter answers are dropped."""
+    """Drop samples with shorter answers."""
     drop_duplicates: bool = True
-    """Samples with the scans and the text of one before them are dropped."""
+    """Drop samples with the same scans and text as an earlier one."""
     pack: bool = False
-    """Put several short samples into one row."""
+    """Pack several short samples into one row."""
     workers: NonNegativeInt = 0
-    """Processes that read ahead, for each device."""
+    """Number of data loading processes per device."""
 
 
 class AdamWSettings(Section):
-    """AdamW as the training loop runs it, whatever is trained; all counts are in optimiser steps."""
+    """AdamW in the training loop, for any task; all counts are in optimiser steps."""
 
     steps: PositiveInt
-    """Length of the training."""
+    """Number of optimiser steps."""
     batch: PositiveInt
-    """Samples of one micro-step on all devices together: a run has the same numbers on one device and on eight."""
+    """Samples per micro-step over all devices together, so that results are the same on one device and on eight."""
     accumulate: PositiveInt = 1
-    """Micro-steps of one optimiser step."""
+    """Micro-steps per optimiser step (gradient accumulation)."""
     lr: PositiveFloat
     """Learning rate after the warm-up."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Of the learning rate; linear and cosine fall to 0."""
+    """Learning rate schedule; linear and cosine decay to 0."""
     warmup: NonNegativeInt = 0
-    """Steps in which the learning rate rises."""
+    """Warm-up steps."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's."""
+    """AdamW's betas."""
     eps: PositiveFloat = 1e-8
-    """AdamW's."""
+    """AdamW's epsilon."""
     weight_decay: NonNegativeFloat = 0.1
-    """Of what decays."""
+    """Weight decay, for the parameters that `decay` selects."""
     clip_norm: PositiveFloat | None = 1.0
-    """Limit of the norm of the whole gradient, once a step."""
+    """Maximum norm of the whole gradient, applied once per optimiser step; null: no clipping."""
     ema: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Decay of a moving average of the weights, which is then what is validated and kept; 0: none."""
+    """Decay of an exponential moving average of the weights, which is then validated and saved; 0: none."""
 
 
 class OptimSettings(AdamWSettings):
@@ -207,81 +207,82 @@ class OptimSettings(AdamWSettings):
     batch: PositiveInt = 4
     lr: PositiveFloat = 1e-4
     decay: Literal["gated", "matrices"] = "matrices"
-    """What decays: all matrices that train but embeddings and latents, or as upstream all weights of gated blocks."""
+    """Parameters with weight decay: all trainable matrices except embeddings and latents, or all weights of the gated
+    blocks, as upstream."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of each target that is spread over the vocabulary."""
+    """Share of each target that is spread evenly over the vocabulary."""
 
 
 class NumericsSettings(Section):
-    """How the numbers are computed; changes nothing else."""
+    """Numerical precision and determinism."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 where the hardware computes in it, else fp32. fp16 scales the loss and needs a GPU."""
+    """`auto`: bf16 if the hardware supports it, else fp32. fp16 uses loss scaling and needs a GPU."""
     deterministic: bool = False
-    """Only algorithms of torch that give the same bits each time."""
+    """Use only deterministic algorithms of torch."""
 
 
 class RunSettings(NumericsSettings):
-    """How it runs; changes neither what is learnt nor (in float32) the numbers."""
+    """Execution; changes neither what is learnt nor (in float32) the results."""
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """With several processes: copies of the model, or one that is sharded."""
+    """With several processes: a copy of the model on each, or a sharded model."""
     gradient_checkpointing: Literal["off", "on", "offload"] = "off"
-    """Layers are computed again in the backward pass; `offload`: their inputs wait in the CPU's memory."""
+    """Recompute layers in the backward pass; `offload`: keep their inputs in CPU memory."""
     compile: bool = False
-    """By torch.compile."""
+    """Use torch.compile."""
 
 
 class ValidationSettings(Section):
-    """When and what is measured on held-out samples."""
+    """Validation on held-out samples."""
 
     every: PositiveInt = 200
-    """In optimiser steps; always after the last one too."""
+    """Interval in optimiser steps; the last step is always validated."""
     samples: PositiveInt | None = None
-    """At most so many; None: all."""
+    """Maximum number of samples; null: all."""
     choose_by: str = "auto"
-    """The figure whose best checkpoint is kept: `loss`, `full_finding_f1`, ...; auto: the latter where the data have
-    findings, else the former."""
+    """Metric for the best checkpoint: `loss`, `full_finding_f1`, ...; auto: `full_finding_f1` if the data have
+    findings, else `loss`."""
     patience: PositiveInt | None = None
-    """Stop after so many validations without a better one."""
+    """Stop after this many validations without improvement; null: never."""
     write: NonNegativeInt = 64
-    """So many reports are written and scored, where the data have findings."""
+    """Number of reports to generate and score, if the data have findings."""
     max_new_tokens: PositiveInt = 256
-    """Of a written report."""
+    """Maximum length of a generated report, in tokens."""
 
 
 class CheckpointSettings(Section):
-    """When the state of the run is saved."""
+    """Checkpoints of the training state."""
 
     every: PositiveInt = 100
-    """In optimiser steps."""
+    """Interval in optimiser steps."""
     keep: PositiveInt = 2
-    """So many of the newest; the best one stays beside them."""
+    """Number of latest checkpoints to keep, in addition to the best one."""
 
 
 class LogSettings(Section):
-    """What is said while it trains."""
+    """Logging of metrics."""
 
     every: PositiveInt = 1
-    """In optimiser steps."""
+    """Interval in optimiser steps."""
     trackers: tuple[str, ...] = ()
-    """Of accelerate, such as `tensorboard`; log.jsonl is always written."""
+    """Trackers of accelerate, such as `tensorboard`; log.jsonl is always written."""
 
 
 class Recipe(Section):
-    """A whole training."""
+    """Recipe of a training run."""
 
     name: str
-    """Of the run: its folder is runs/NAME."""
+    """Name of the run; its folder is runs/NAME."""
     seed: NonNegativeInt = 0
-    """Of new weights, the order of samples and dropout."""
+    """Random seed for new weights, sample order and dropout."""
     model: ModelSettings
     data: DataSettings
     trained: TrainedSettings = TrainedSettings()
     optim: OptimSettings
     media_placement: Literal["rule", "coin"] = "rule"
-    """`coin`: text looks at the previous or at the next scan, a coin for each step, as OpenFlamingo v1 and
-    Multimodal-GPT trained; `rule`: as `model.cross_attention` says."""
+    """`coin`: at each step, text attends at random to the previous or to the next scan, as in the training of
+    OpenFlamingo v1 and Multimodal-GPT; `rule`: as set in `model.cross_attention`."""
     run: RunSettings = RunSettings()
     validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()

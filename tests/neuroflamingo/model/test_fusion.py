@@ -94,7 +94,7 @@ def test_the_media_come_as_a_keyword_or_by_the_scope(family, monkeypatch):
     model, processor = tiny_model(family)
     batch = tiny_batch(processor)
     expected = model(**batch).logits
-    if fusion.takes_keyword(model.lang_encoder):
+    if fusion.passes_media_keyword(model.lang_encoder):
         monkeypatch.setattr(fusion, "current_media", lambda: None)
     else:
         assert family in fusion.SCOPED
@@ -131,7 +131,7 @@ def test_an_unknown_family_works_when_its_layers_can_be_found():
     from neuroflamingo.model.media import Media, make_plan
 
     model = Plain()
-    assert not fusion.takes_keyword(model)
+    assert not fusion.passes_media_keyword(model)
     assert fuse(model, dim_visual=WIDTH, gate=1.0) == "steps"
     time, ordinal = torch.tensor([[1, 1, 1]]), torch.tensor([[1]])
     ids = torch.tensor([[1, 2, 3]])

@@ -134,9 +134,9 @@ def test_more_image_tokens_than_scans_are_refused(immediate):
 
 def test_locations_must_be_there_and_fit():
     made, x, media = block(), random(2, 12, DIM), random(2, 3, 5, WIDTH)
-    with pytest.raises(UsageError, match="media locations are missing"):
+    with pytest.raises(UsageError, match="media_locations is missing"):
         made(x, media)
-    with pytest.raises(UsageError, match="do not fit the text"):
+    with pytest.raises(UsageError, match="does not fit the text"):
         made(x, media, LOCATIONS[:, :5])
 
 

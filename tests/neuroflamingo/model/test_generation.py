@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neuroflamingo.model.gated_attention import MaskedCrossAttention
-from neuroflamingo.model.media_cache import MediaCache, media_cache
+from neuroflamingo.model.media_cache import MediaCache, find_media_cache
 from neuroflamingo_preprocessing.errors import UsageError
 from tests.tiny import tiny_batch, tiny_model, tiny_scans
 
@@ -75,7 +75,7 @@ def test_only_the_last_scan_is_scored_while_decoding():
     model, processor = tiny_model("llama")
     batch = tiny_batch(processor)
     cache = model(**batch, use_cache=True).past_key_values
-    media = media_cache(cache).open(torch.zeros(2, 1, dtype=torch.bool))
+    media = find_media_cache(cache).open(torch.zeros(2, 1, dtype=torch.bool))
     assert media.plan.kind == "one"
     assert {keys.shape[2] for keys, _ in media.keys_values.values()} == {5}
 

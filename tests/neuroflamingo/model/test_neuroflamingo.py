@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from neuroflamingo.model.attribution import passed_on
+from neuroflamingo.model.attribution import norm_weighted
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.resampler import PerceiverResampler
 from neuroflamingo_encoders import BrainEncoder, build_encoder
@@ -288,7 +288,7 @@ def test_attention_counts_by_what_it_passes_on():
     for head in range(3):
         added = values[:, head] @ to_out[:, 6 * head : 6 * head + 6].T
         expected += weights[:, head] * added.norm(dim=-1)[:, None]
-    found = passed_on(weights, values, to_out)
+    found = norm_weighted(weights, values, to_out)
     torch.testing.assert_close(found, expected / expected.sum(-1, keepdim=True))
     torch.testing.assert_close(found.sum(-1), torch.ones(2, 4))
     assert not found[..., 1].any()

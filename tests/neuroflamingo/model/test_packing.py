@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuroflamingo.model.packing import PACKED, scans_of_own
+from neuroflamingo.model.packing import PACKED, packed_scan_bounds
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
 from tests.tiny import FAMILIES, tiny_model, tiny_scans
 
@@ -94,7 +94,7 @@ def test_the_families_that_recipes_use_are_among_them():
 
 def test_images_before_and_up_to_the_end_of_a_sequence():
     images = torch.tensor([[1, 0, 1, 0, 0, 1, 0]], dtype=torch.bool)
-    earlier, closed = scans_of_own(images, torch.tensor([[3, 3, 3, 5, 5, 6, 6]]))
+    earlier, closed = packed_scan_bounds(images, torch.tensor([[3, 3, 3, 5, 5, 6, 6]]))
     assert earlier.tolist() == [[0, 0, 0, 2, 2, 2, 2]] and closed.tolist() == [[2, 2, 2, 2, 2, 3, 3]]
 
 

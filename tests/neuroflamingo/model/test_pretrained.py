@@ -127,7 +127,7 @@ def test_an_encoder_with_options_comes_back(tmp_path):
 def test_an_encoder_that_would_not_come_back_is_not_saved(tmp_path):
     card = precomputed_card(WIDTH)  # made by hand: nothing tells a reader that the width is not the default
     model, _ = tiny_model(encoder=WithBuffers(card))
-    with pytest.raises(ModelError, match=r"could not be built again .*\n.*\n.*\n.*build_encoder\('precomputed'"):
+    with pytest.raises(ModelError, match=r"could not be rebuilt .*\n.*\n.*\n.*build_encoder\('precomputed'"):
         model.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -136,7 +136,7 @@ def test_an_encoder_that_changed_is_refused(tmp_path):
     saved(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     change_json(tmp_path / "config.json", encoder=config["encoder"] | {"digest": "0" * 64})
-    with pytest.raises(ModelError, match="not the one that this model was trained with"):
+    with pytest.raises(ModelError, match="differs from the one that this model was trained with"):
         load(tmp_path)
 
 

@@ -79,7 +79,9 @@ def test_some_fail_and_the_others_are_made(place: Path, capsys) -> None:
     (place / "ds/sub-01/func/sub-01_task-rest_bold.nii.gz").write_bytes(b"no scan")
     assert main([*COMMON, "--nprocs", "1", "-q"]) == 1
     out, err = capsys.readouterr()
-    assert "3 prepared, 0 already present, 1 failed" in out and "sub-01_task-rest_bold.nii.gz is not a NIfTI file" in err
+    assert (
+        "3 prepared, 0 already present, 1 failed" in out and "sub-01_task-rest_bold.nii.gz is not a NIfTI file" in err
+    )
     assert summary()["failures"][0]["exit_code"] == 65
     assert main([*COMMON, "--nprocs", "1", "-q", "--participant-label", "01"]) == 65
     assert main([*COMMON, "--nprocs", "1", "-q", "--participant-label", "sub-02,03"]) == 0
