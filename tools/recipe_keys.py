@@ -1,7 +1,7 @@
-"""`python tools/recipe_keys.py`: tables of recipes' keys in docs/, made from the schemas.
+"""`python tools/recipe_keys.py`: generate the tables of recipe keys in docs/ from the schemas.
 
-docs/train.md has those of a `Recipe`, docs/tiny-t1w.md those of the stages of an embedded model. What is said of a key
-is the string below it in the schema.
+docs/train.md has the keys of a `Recipe`, docs/tiny-t1w.md those of the stages of an embedded model. The description of
+a key is the string below it in the schema.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES: dict[Path, type[Section]] = {DOCS / "train.md": Recipe, DOCS / "tiny-t1w.md": EmbeddedRecipe}
 ELSEWHERE = {
-    "every": "A gated block before every this-many-th layer.",
-    "dim_head": "Width of a head of the gated blocks.",
-    "heads": "Of the gated blocks.",
-    "ff_mult": "Their feed-forward part is so many times wider.",
-    "only_attend_immediate_media": "Text looks at one scan only, else at all so far.",
-    "gate": "What the gates start at, before tanh.",
-    "media_rule": "`previous`: the latest scan; `next`: the first one after the text, as OpenFlamingo v1.",
+    "every": "Interval between gated blocks, in layers.",
+    "dim_head": "Width of an attention head.",
+    "heads": "Number of attention heads.",
+    "ff_mult": "Inner width of the feed-forward part, in multiples of the model width.",
+    "only_attend_immediate_media": "Text attends to one scan only, else to all scans so far.",
+    "gate": "Initial value of the gates, before tanh.",
+    "media_rule": "`previous`: the latest scan; `next`: the first scan after the text, as in OpenFlamingo v1.",
 }
-"""Of `model.cross_attention`, whose settings are said together in `neuroflamingo.model.architecture`."""
+"""Descriptions for `model.cross_attention`, which the schema documents in one docstring."""
 
 
 def tables(recipe: type[BaseModel]) -> str:
-    """A table of keys for each section, in Markdown."""
+    """Markdown tables of keys, one per section."""
     plain = {key: field for key, field in recipe.model_fields.items() if _section(field) is None}
     parts = ["", *_table("", recipe, plain)]
     for key, field in recipe.model_fields.items():
@@ -50,17 +50,17 @@ def tables(recipe: type[BaseModel]) -> str:
 
 
 def _table(prefix: str, section: type[BaseModel], fields: dict[str, FieldInfo]) -> Iterator[str]:
-    yield from ("| key | values | default | what it is |", "| --- | --- | --- | --- |")
+    yield from ("| key | values | default | description |", "| --- | --- | --- | --- |")
     yield from _rows(prefix, section, fields)
 
 
 def _rows(prefix: str, section: type[BaseModel], fields: dict[str, FieldInfo]) -> Iterator[str]:
-    said = _said(section)
+    descriptions = _descriptions(section)
     for key, field in fields.items():
         inner = _section(field)
         if inner is None or (not field.is_required() and field.default is None):
-            default = "needed" if field.is_required() else f"`{_plain(field.default)}`"
-            cells = (f"`{prefix}{key}`", _values(field.annotation), default, said[key])
+            default = "required" if field.is_required() else f"`{_plain(field.default)}`"
+            cells = (f"`{prefix}{key}`", _values(field.annotation), default, descriptions[key])
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
         if inner is not None:
             yield from _rows(f"{prefix}{key}.", inner, inner.model_fields)
@@ -76,7 +76,7 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
 
 
 def _values(annotation: Any) -> str:
-    """What may be given, in words."""
+    """Allowed values, in words."""
     kinds = [kind for kind in _kinds(annotation) if kind is not types.NoneType]
     return ", ".join(_value(kind) for kind in kinds)
 
@@ -89,8 +89,8 @@ def _value(kind: Any) -> str:
         return f"list of {_value(inner[0])}" if inner[-1] is ... else f"{len(inner)} numbers"
     if hasattr(kind, "__metadata__"):
         return _value(inner[0])
-    names = {int: "whole number", float: "number", str: "text", bool: "yes or no"}
-    return names.get(kind, "keys and values")
+    names = {int: "integer", float: "number", str: "text", bool: "true or false"}
+    return names.get(kind, "mapping")
 
 
 def _plain(value: Any) -> str:
@@ -101,18 +101,18 @@ def _plain(value: Any) -> str:
     return "null" if value is None else "{}" if value == {} else str(value)
 
 
-def _said(section: type[BaseModel]) -> dict[str, str]:
-    """The strings below the fields of a section and of those that it is derived from."""
+def _descriptions(section: type[BaseModel]) -> dict[str, str]:
+    """Strings below the fields of a section and of its base classes."""
     if section is CrossAttentionSettings:
         return ELSEWHERE
-    said = {}
+    descriptions = {}
     for kind in reversed(section.__mro__[: section.__mro__.index(Section)]):
         (tree,) = ast.parse(inspect.getsource(kind)).body
         assert isinstance(tree, ast.ClassDef)
         for field, below in zip(tree.body, tree.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-                said[field.target.id] = " ".join(ast.literal_eval(below.value).split())
-    return said
+                descriptions[field.target.id] = " ".join(ast.literal_eval(below.value).split())
+    return descriptions
 
 
 def main() -> None:

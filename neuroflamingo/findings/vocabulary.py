@@ -78,7 +78,7 @@ class Finding(BaseModel):
         >>> finding = Finding(kind="mass", side="left", region="frontal lobe", size_mm=20)
         >>> str(finding.side), finding.certainty.value
         ('left', 'definite')
-        >>> Finding(kind="mass", grade=2)
+        >>> Finding(kind="mass", grade=4)
         Traceback (most recent call last):
         ...
         pydantic_core._pydantic_core.ValidationError: 1 validation error for Finding
