@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroflamingo.model.media import (
-    NOTHING,
+    NO_MEDIA,
     Media,
     Plan,
     allowed_scans,
@@ -25,7 +25,7 @@ from neuroflamingo_preprocessing.errors import UsageError
 
 def test_media_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        NOTHING.latents = torch.zeros(1)  # pyright: ignore[reportAttributeAccessIssue]
+        NO_MEDIA.latents = torch.zeros(1)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_scope_ends_with_its_block_even_when_it_raises():
@@ -38,7 +38,7 @@ def test_a_scope_ends_with_its_block_even_when_it_raises():
 
 def test_a_scope_belongs_to_its_thread():
     seen = []
-    with media_scope(NOTHING):
+    with media_scope(NO_MEDIA):
         thread = threading.Thread(target=lambda: seen.append(current_media()))
         thread.start()
         thread.join()
