@@ -15,6 +15,7 @@ from neuroflamingo.cli.options import (
     DenoisingOptions,
     Device,
     Json,
+    MaxNewTokens,
     Model,
     Nprocs,
     OnDatasets,
@@ -25,9 +26,12 @@ from neuroflamingo.cli.options import (
     RunModeOptions,
     SelectionOptions,
     Series,
+    Settings,
     TableRows,
+    Temperature,
     Tr,
     Verbs,
+    WeightsOptions,
     XformName,
     preparation,
     takes_groups,
@@ -98,12 +102,8 @@ def report(
     xform: XformName = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Random seed for sampling.", min=0)] = 0,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="0: greedy decoding; above 0: sampling.", min=0.0)
-    ] = 0.0,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", help="Maximum report length in tokens.", min=1)
-    ] = 400,
+    temperature: Temperature = 0.0,
+    max_new_tokens: MaxNewTokens = 400,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -139,9 +139,7 @@ def train(
     config: Annotated[
         str, typer.Argument(metavar="CONFIG.yaml", help="A recipe file, or the name of a built-in recipe.")
     ],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides a recipe value; repeatable.")
-    ] = None,
+    settings: Settings = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Run folder; default: runs/NAME.")] = None,
     resume: Annotated[
         str, typer.Option("--resume", help="auto (the latest checkpoint), or a checkpoint folder.")
@@ -334,13 +332,8 @@ def encode(
         ),
     ],
     options: CardOptions = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Encoder weights, a safetensors file.")] = None,
-    init: Annotated[str | None, typer.Option("--init", help="random: use an untrained encoder deliberately.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed for --init random.", min=0)] = 0,
+    weights: WeightsOptions,
     preparation_options: PreparationOptions,
-    table: Annotated[
-        str | None, typer.Option("--table", help="Parcel coordinates or gradients, for encoders that need them.")
-    ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Stores: float32 (default) or float16.")] = None,
@@ -369,7 +362,7 @@ def encode(
         output,
         encoder=encoder,
         options=options or (),
-        weights={"weights": weights, "init": init, "seed": seed, "table": table},
+        weights=weights,
         preparation_options=preparation_options | {"cleaning": denoising},
         device=device,
         dtype=dtype,
@@ -389,9 +382,7 @@ def inspect(
         bool,
         typer.Option("--frozen", help="List every parameter as frozen or trained, with counts per parameter group."),
     ] = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides a recipe value; repeatable.")
-    ] = None,
+    settings: Settings = None,
     allow_download: AllowDownload = False,
     json: Json = False,
 ) -> None:

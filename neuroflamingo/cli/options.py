@@ -96,6 +96,11 @@ AllowDownload = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
 Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a model folder.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides a recipe value; repeatable.")
+]
+Temperature = Annotated[float, typer.Option("--temperature", help="0: greedy decoding; above 0: sampling.", min=0.0)]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Maximum report length in tokens.", min=1)]
 Nprocs = Annotated[int, typer.Option("--nprocs", help="Scans processed in parallel; 0: one per core.", min=0)]
 Participants = Annotated[
     list[str] | None,
@@ -172,6 +177,18 @@ def preparation(
     }
 
 
+def weights(
+    weights: Annotated[str | None, typer.Option("--weights", help="Encoder weights, a safetensors file.")] = None,
+    init: Annotated[str | None, typer.Option("--init", help="random: use an untrained encoder deliberately.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed for --init random.", min=0)] = 0,
+    table: Annotated[
+        str | None, typer.Option("--table", help="Parcel coordinates or gradients, for encoders that need them.")
+    ] = None,
+) -> dict[str, Any]:
+    """Arguments of `EncoderChoice`, except the encoder and its card's options."""
+    return {"weights": weights, "init": init, "seed": seed, "table": table}
+
+
 def selection(
     scheduler: Scheduler = None,
     participants: Participants = None,
@@ -240,6 +257,7 @@ def denoising(
 
 # Groups of options that several commands share, for `takes_groups`.
 PreparationOptions = Annotated[dict[str, Any], preparation]
+WeightsOptions = Annotated[dict[str, Any], weights]
 SelectionOptions = Annotated[dict[str, Any], selection]
 RunModeOptions = Annotated[dict[str, Any], run_mode]
 DenoisingOptions = Annotated[Any, denoising]

@@ -1,4 +1,4 @@
-"""Training data: manifests, what is kept of them, and how samples become token ids, labels and scans."""
+"""Training data: manifests, filters, and the conversion of samples into token ids, labels and scans."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""`TrainingBatches`: every micro-batch of a training, by its number. There is no state to save or to restore."""
+"""`TrainingBatches`: the micro-batches of a training run by number, without any state to save or restore."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neuroflamingo.data.sequences import Sequence as Tokens
 from neuroflamingo.data.sequences import nothing_learnt, read_sample
 from neuroflamingo.data.splits import identity_for, read_splits
 from neuroflamingo.data.templates import check_template
-from neuroflamingo.data.validation_set import asked, evenly, shares, with_scans_of_others
+from neuroflamingo.data.validation_set import evenly, prompt_batch, shares, with_scans_of_others
 from neuroflamingo.recipe.schema import KINDS, DataSettings
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 
 
 class TrainingBatches:
-    """Micro-batches of a training: which samples, how mixed, as tensors.
+    """Micro-batches of a training run, as tensors.
 
-    A batch depends on the seed, the number of the micro-step, the rank and the world's size only, not on what was
-    asked for before, so resuming is asking for the next number. It is sent to workers as it is.
+    A batch depends only on the seed, the number of the micro-step, the rank and the world size, not on earlier batches,
+    so a run resumes by requesting the next number. The object is pickled to workers as it is.
 
     Args:
-        samples: to train on, as `read_manifest` gives them.
-        data: of the recipe.
-        processor: the model's.
-        batch: samples of a micro-step on one device.
-        held_out: samples for validation.
-        seed: of the order.
-        root: the folder that `data.source` stands for; stores lie in it.
-        width: of ready tokens, for a model without an encoder.
+        samples: training samples, from `read_manifest`.
+        data: data settings of the recipe.
+        processor: processor of the model.
+        batch: samples per micro-step on one device.
+        held_out: validation samples.
+        seed: random seed of the sample order.
+        root: folder that `data.source` stands for; stores are relative to it.
+        width: width of precomputed tokens, for a model without an encoder.
         weights: `encoder_identity` of the model's encoder; needed for a token store only.
 
     Raises:
-        ConfigError: nothing to draw from, no such template.
-        ScanError: samples of which nothing would be learnt, all in one message (exit 65).
+        ConfigError: nothing to draw from, or an unknown template.
+        ScanError: samples without any learnt token, all in one message (exit 65).
         NeuroFlamingoError: see `open_scans`.
     """
 
@@ -95,14 +95,14 @@ class TrainingBatches:
         world: int = 1,
         allow_download: bool = False,
     ) -> TrainingBatches:
-        """The batches of a recipe: manifests read, filtered, and checked for subjects in both splits.
+        """Read, filter and check the manifests of a recipe (no subject may be in both splits).
 
         Args:
-            recipe: what to read.
-            model: whose tokens a store must hold; frozen as it will be trained.
-            processor: the model's.
-            world: devices that share each batch.
-            allow_download: whether a data set may be fetched from a hub.
+            recipe: the recipe.
+            model: the model, frozen as it will be trained; a token store must match its encoder.
+            processor: processor of the model.
+            world: number of devices that share each batch.
+            allow_download: allow downloading a dataset from a hub.
 
         Raises:
             NeuroFlamingoError: see `read_splits`, `identity_for`, and the class.
@@ -124,7 +124,7 @@ class TrainingBatches:
 
     @cached_property
     def mixture(self) -> Mixture:
-        """The order of all samples.
+        """Order of all samples.
 
         Raises:
             ConfigError: there is nothing to draw from.
@@ -133,7 +133,7 @@ class TrainingBatches:
         return mix(counts, self.data.mix.model_dump(), self.seed)
 
     def micro_batch(self, micro_step: int, rank: int = 0, world: int = 1) -> dict[str, Any]:
-        """The batch of a micro-step on one of the devices; see `collate` for what is in it.
+        """Batch of a micro-step on one device; see `collate` for its contents.
 
         Micro-step m of all devices together takes the draws from m * batch * world on, in order of their ranks.
 
@@ -157,16 +157,16 @@ class TrainingBatches:
         *,
         start_method: str | None = None,
     ) -> Generator[dict[str, Any], None, None]:
-        """Micro-batches from this one on, without end, made ahead in other processes if there are workers.
+        """Endless data loader of micro-batches, prefetched by worker processes if there are any.
 
         Args:
-            first_micro_step: number of the first one.
+            first_micro_step: number of the first micro-batch.
             rank, world: see `micro_batch`.
-            workers: processes; the batches are the same whatever their number.
-            start_method: `spawn`, `fork` or `forkserver`; None: the platform's.
+            workers: number of worker processes, which does not affect the batches.
+            start_method: `spawn`, `fork` or `forkserver`; None: the platform's default.
 
         Raises:
-            NeuroFlamingoError: as `micro_batch`, whichever process it happens in.
+            NeuroFlamingoError: as `micro_batch`, in whichever process it occurs.
         """
         loader = DataLoader(
             _MicroSteps(self, rank, world),
@@ -182,20 +182,20 @@ class TrainingBatches:
             yield batch
 
     def sequence(self, sample: Sample) -> Tokens:
-        """A sample as token ids and labels, by the recipe's settings; see `read_sample`."""
+        """Tokenise a sample by the recipe's settings; see `read_sample`."""
         data = self.data
         return read_sample(
             sample, self.tokenizer, template=data.template, max_tokens=data.max_tokens, max_scans=data.max_scans
         )
 
     def validation(self, samples: int | None = None, rank: int = 0, world: int = 1) -> Iterator[dict[str, Any]]:
-        """The held-out samples in order, as micro-batches; every device gets equally many.
+        """Validation samples in order, as micro-batches; every device gets the same number.
 
-        Where there is nothing left for a device, it gets its first batch again without labels and without `ids`.
+        A device that runs out of samples gets its first batch again, without labels and `ids`.
 
         Args:
-            samples: at most so many, evenly spread over all; None: all.
-            rank, world: which share.
+            samples: maximum number of samples, spread evenly over all; None: all.
+            rank, world: see `micro_batch`.
         """
         chosen = evenly(self.held_out, samples)
         for part in shares(chosen, self.batch, rank, world):
@@ -204,9 +204,9 @@ class TrainingBatches:
     def swapped(
         self, samples: int | None = None, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Pairs of micro-batches for the image-reliance figure: with the right scans, and with another subject's.
+        """Pairs of micro-batches for the image-reliance metric: with the right scans, and with another subject's.
 
-        Only samples with scans for which there is another subject with as many; else as `validation`.
+        Restricted to samples with scans for which another subject has as many; otherwise as `validation`.
         """
         chosen = with_scans_of_others(evenly(self.held_out, samples))
         for part in shares(chosen, self.batch, rank, world):
@@ -217,19 +217,19 @@ class TrainingBatches:
                 yield nothing, nothing
 
     def prompts(self, samples: int | None = None, rank: int = 0, world: int = 1) -> Iterator[dict[str, Any]]:
-        """Held-out samples whose findings are known, to be answered by `generate`; see `asked`.
+        """Prompts of validation samples with known findings, for `generate`; see `prompt_batch`.
 
-        Every device gets equally many batches; where there is nothing left for one, its first batch without `ids`.
+        Every device gets the same number of batches; one that runs out gets its first batch again, without `ids`.
         """
         chosen = evenly([sample for sample in self.held_out if sample.findings is not None and sample.scans], samples)
         for part in shares(chosen, self.batch, rank, world):
             shown = part or chosen[: self.batch]
             scans = self._scans([sample.scans for sample in shown], [[0] * len(sample.scans) for sample in shown])
-            batch = asked(shown, self.data.template, self.tokenizer) | stacked(scans)
+            batch = prompt_batch(shown, self.data.template, self.tokenizer) | stacked(scans)
             yield batch if part else batch | {"ids": [], "references": [], "findings": []}
 
     def _usable(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The samples that can be learnt from, in order; those that are left out are counted by reason."""
+        """Select the samples that can be learnt from; the others are counted by reason."""
         kept: list[Sample] = []
         empty: list[Tokens] = []
         for sample in samples:
@@ -245,7 +245,7 @@ class TrainingBatches:
         return kept
 
     def _collated(self, samples: Sequence[Sample], picks: Sequence[Iterable[int]] | None = None) -> dict[str, Any]:
-        """A batch of these samples; of runs with several windows the picked ones, else the first."""
+        """Collate a batch of samples; of runs with several windows the picked ones are used, by default the first."""
         sequences = [self.sequence(sample) for sample in samples]
         picks = picks if picks is not None else [[0] * len(one.scans) for one in sequences]
         return collate(
@@ -268,7 +268,7 @@ def _silent(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 class _From:
-    """Whole numbers from one on, again for each iterator."""
+    """Integers counting up from a first one, restarting with each iterator."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -278,7 +278,7 @@ class _From:
 
 
 class _MicroSteps(Dataset[Any]):
-    """Micro-batches by number. An expected failure is handed over as a value: a worker would turn it into words."""
+    """Micro-batches by number. An expected error is returned as a value, since a worker would turn it into text."""
 
     def __init__(self, batches: TrainingBatches, rank: int, world: int) -> None:
         self.batches, self.rank, self.world = batches, rank, world

@@ -1,4 +1,4 @@
-"""Scans of a BIDS dataset and the reports of a table, joined by subject and session."""
+"""Join of a BIDS dataset's scans with reports from a table, by subject and session."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ def from_bids(
     filters: Mapping[str, Any] | None = None,
     filter_file: str | Path | None = None,
 ) -> Conversion:
-    """Pairs of a BIDS dataset: a sample for each session that has scans and a report.
+    """Make pairs from a BIDS dataset: one sample for each session that has scans and a report.
 
-    Scans are chosen as `prepare` chooses them, one version of each; all of a session's scans with one of the suffixes
-    are the sample's, in the order of the suffixes.
+    Scans are selected as by `prepare`, one version of each; a sample has all scans of its session with one of the
+    suffixes, in the order of the suffixes.
 
     Args:
-        dataset: a folder with `dataset_description.json`, or a subject's in one.
-        reports: a table with `participant_id`, if there are several sessions `session_id`, and the column of reports;
-            by default the dataset's `participants.tsv`. A column `findings`, a JSON list of `Finding`, is taken too.
-        column: of the reports.
-        suffixes: kinds of images, such as T1w, FLAIR.
-        filters, filter_file: as `find_inputs` takes them.
+        dataset: a folder with `dataset_description.json`, or a subject's folder in one.
+        reports: a table with the columns `participant_id`, `session_id` (if there are several sessions) and the
+            reports; default: the dataset's `participants.tsv`. An optional column `findings` holds JSON lists of
+            `Finding`.
+        column: column with the report text.
+        suffixes: BIDS suffixes of the images, such as T1w or FLAIR.
+        filters, filter_file: see `find_inputs`.
 
     Raises:
-        NotFoundError: no dataset, no scans of a kind, or no table (exit 66).
-        ScanError: no dataset, or a table without these columns (exit 65).
+        NotFoundError: no dataset, no scans with a suffix, or no table (exit 66).
+        ScanError: not a BIDS dataset, or a table without these columns (exit 65).
     """
     dataset = Path(dataset).absolute()
     root = dataset_root(dataset) if dataset.is_dir() else None
     if root is None:
         raise ScanError(
-            f"{dataset.name} is no BIDS dataset", expected=f"a folder with {DESCRIPTION}", hint="check the path"
+            f"{dataset.name} is not a BIDS dataset", expected=f"a folder with {DESCRIPTION}", hint="check the path"
         )
     found = Conversion()
     scans = _scans(dataset, suffixes, filters, filter_file, found.notes)
@@ -95,7 +96,7 @@ def _say_several(scans: Mapping[Key, Mapping[str, list[Path]]], suffixes: Sequen
 
 
 def _reports(table: Path, column: str, found: Conversion) -> list[tuple[int, Key, dict[str, Any]]]:
-    """Rows of the table that have a report; of those with one session the first counts."""
+    """Rows of the table that have a report; only the first one of each session."""
     written: dict[Key, tuple[int, dict[str, Any]]] = {}
     for number, row in records(table):
         if isinstance(row, str):
@@ -120,7 +121,7 @@ def _reports(table: Path, column: str, found: Conversion) -> list[tuple[int, Key
 
 
 def _findings(cell: Any) -> Any:
-    """The list that a cell holds as JSON; "" if it is none."""
+    """Parse a cell as a JSON list; "" if it is not one."""
     if not isinstance(cell, str):
         return cell
     try:
@@ -141,7 +142,7 @@ def _no_reports(table: Path, column: str) -> ScanError:
 
 
 def _only_session(key: Key, scans: Mapping[Key, Any]) -> Key | None:
-    """Where the table names no session, or the files do not, the subject's one."""
+    """Key of the subject's only session, if the table or the files do not name it."""
     subject, session = key
     own = [one for one in scans if one[0] == subject and (session is None or one[1] is None)]
     return own[0] if len(own) == 1 else None

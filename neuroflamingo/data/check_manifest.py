@@ -1,4 +1,4 @@
-"""What manifests hold and what is wrong with them, all at once, before a training begins."""
+"""Check of manifests before training: their contents and all errors at once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from neuroflamingo.data.manifest import Fault, Sample, look_through
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What was found.
+    """Result of a manifest check.
 
     Attributes:
-        splits: samples that can be used, by split.
-        faults: what is wrong with other lines, of all files.
+        splits: usable samples by split.
+        faults: errors in other lines, of all files.
         dropped: training samples that the filters would drop.
-        leaks: what training and validation share; None where there is one split only.
+        leaks: overlap of training and validation data; None if there is only one split.
     """
 
     splits: dict[str, list[Sample]]
@@ -30,11 +30,11 @@ class DataCheck:
 
     @property
     def usable(self) -> bool:
-        """Whether a training would take them."""
+        """True if training would accept the data."""
         return not (self.faults or (self.leaks and (self.leaks.subjects or self.leaks.shared)))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain data for JSON."""
         leaks = self.leaks and {
             "subjects": self.leaks.subjects,
             "samples_with_shared_scans": self.leaks.shared,
@@ -49,7 +49,7 @@ class DataCheck:
         }
 
     def lines(self) -> list[str]:
-        """In words."""
+        """Lines of text for the terminal."""
         told = [f"{name}: {in_words(counts(samples))}" for name, samples in self.splits.items()]
         told += [f"the filters drop {count}: {why}" for why, count in self.dropped.as_dict().items()]
         if self.leaks:
@@ -69,15 +69,15 @@ def check_data(
     min_answer_words: int = 0,
     drop_duplicates: bool = True,
 ) -> DataCheck:
-    """Read manifests as a training does, and say everything that it would refuse or drop.
+    """Read manifests as training does, and collect everything that it would refuse or drop.
 
     Args:
         train, validation: manifests; ids must differ between the files of one split.
-        check_scans: look whether the files of scans are there.
-        min_answer_words, drop_duplicates: see `keep`; of training samples.
+        check_scans: check that scan files exist.
+        min_answer_words, drop_duplicates: filters of training samples, see `keep`.
 
     Raises:
-        NotFoundError: a manifest is not there (exit 66).
+        NotFoundError: a manifest does not exist (exit 66).
     """
     samples, faults = look_through(train, check_scans=check_scans)
     _, dropped = keep(samples, min_answer_words, drop_duplicates)
@@ -89,7 +89,7 @@ def check_data(
 
 
 def counts(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Samples, kinds, subjects, scans, and samples whose findings are known."""
+    """Number of samples, of each kind, of subjects, scans, and samples with known findings."""
     return {
         "samples": len(samples),
         "kinds": dict(Counter(sample.kind for sample in samples)),
@@ -100,7 +100,7 @@ def counts(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """What `counts` gives."""
+    """Format the result of `counts`."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in found["kinds"].items())
     return (
         f"{found['samples']} samples"

@@ -1,4 +1,4 @@
-"""Sequences and their scans to one batch of tensors, several sequences to a row if they are packed."""
+"""Collation of sequences and their scans into a batch of tensors, optionally packing several sequences per row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Scans = Sequence[Mapping[str, Tensor]]
 
 
 def first_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Places of the sequences in rows: each goes into the first row that has room for it."""
+    """Assign sequences to rows; each goes into the first row with room for it."""
     rows: list[list[int]] = []
     left: list[int] = []
     for place, length in enumerate(lengths):
@@ -44,22 +44,22 @@ def collate(
     multipliers: Mapping[str, float],
     room: int | None = None,
 ) -> dict[str, Any]:
-    """A batch for the model, padded on the right.
+    """Collate a batch for the model, padded on the right.
 
     Args:
-        sequences: one for each sample.
-        scans: of each sequence, see `ScanSource.read`.
-        pad_token_id: of the tokenizer.
-        multipliers: of the loss, by kind.
-        room: pack several sequences into rows of at most so many tokens; None: a row for each.
+        sequences: one sequence per sample.
+        scans: scans of each sequence, see `ScanSource.read`.
+        pad_token_id: id of the tokenizer's padding token.
+        multipliers: loss weights by kind.
+        room: maximum row length in tokens, for packing several sequences per row; None: one row per sequence.
 
     Returns:
         `input_ids`, `attention_mask`, `labels`, `label_weights`, `kinds` (numbers in `KINDS`, -1 for padding), all
         `[batch, text]`; `sequence_ids` (number in the row, -1 for padding) if packed; `scans` or `scan_tokens`,
-        `scan_mask` and perhaps `token_mask`, if there are any; `ids`, the samples' names in order.
+        `scan_mask` and perhaps `token_mask`, if there are scans; `ids`, the sample ids in order.
 
     Raises:
-        ScanError: a sequence of which nothing is learnt (exit 65).
+        ScanError: a sequence without any learnt token (exit 65).
         UsageError: scans of different shapes.
     """
     if empty := [one.id for one in sequences if not one.learnt]:
@@ -88,7 +88,7 @@ def collate(
 
 
 def _labels(one: Tokens, *, follows: bool) -> Tensor:
-    """Of a sequence in a row; the first token of one that follows another is predicted by nothing of its own."""
+    """Labels of a sequence in a row; after another sequence its first token has no label: nothing predicts it."""
     if not follows:
         return one.labels
     labels = one.labels.clone()
@@ -97,7 +97,7 @@ def _labels(one: Tokens, *, follows: bool) -> Tensor:
 
 
 def stacked(rows: Sequence[Scans]) -> dict[str, Tensor]:
-    """The scans of all rows; tokens of shorter scans are padded and masked. Without any scan: nothing."""
+    """Stack the scans of all rows; tokens of shorter scans are padded and masked. Empty if there are no scans."""
     found = [scan for row in rows for scan in row]
     if not found:
         return {}

@@ -1,4 +1,4 @@
-"""What is kept of the samples, and the guard against subjects in two splits."""
+"""Sample filters, and the guard against subjects in both splits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Ids of samples that were not kept, by why.
+    """Ids of dropped samples, by reason.
 
     Attributes:
         short: no answer has enough words.
-        repeated: the same scans with the same text as a sample before it.
+        repeated: the same scans and text as an earlier sample.
     """
 
     short: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class Dropped:
         return len(self.short) + len(self.repeated)
 
     def as_dict(self) -> dict[str, int]:
-        """How many by reason, without reasons that did not occur."""
+        """Counts by reason; reasons that did not occur are omitted."""
         counts = {"short answers": len(self.short), "duplicates": len(self.repeated)}
         return {reason: count for reason, count in counts.items() if count}
 
@@ -38,14 +38,14 @@ class Dropped:
 def keep(
     samples: Sequence[Sample], min_answer_words: int = 0, drop_duplicates: bool = True
 ) -> tuple[list[Sample], Dropped]:
-    """The samples worth training on, in order, and what was dropped.
+    """Filter training samples; returns the kept samples in order, and the dropped ones.
 
     Args:
-        samples: of any kinds.
-        min_answer_words: a sample goes if none of its answers has so many words (of a talk the longest counts, of a
-            document what follows its first scan).
-        drop_duplicates: of samples with the same scans and the same text, up to white space, the first is kept. The
-            same report of other scans is no duplicate: many heads are normal.
+        samples: samples of any kind.
+        min_answer_words: drop a sample if all its answers have fewer words (for a document, the text after its first
+            scan counts).
+        drop_duplicates: of samples with the same scans and the same text, up to white space, keep only the first. The
+            same report for other scans is not a duplicate: many heads are normal.
     """
     kept: list[Sample] = []
     short, repeated, seen = [], [], set()
@@ -61,7 +61,7 @@ def keep(
 
 
 def answer_words(sample: Sample) -> int:
-    """Words of the longest answer, tokens for scans and ends of chunks not counted."""
+    """Number of words of the longest answer, without special tokens."""
     plain = (answer.replace(IMAGE, " ").replace(END_OF_CHUNK, " ") for answer in sample.answers)
     return max(len(answer.split()) for answer in plain)
 
@@ -73,12 +73,12 @@ def _content(sample: Sample) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Leaks:
-    """What two splits share.
+    """Overlap of two splits.
 
     Attributes:
-        subjects: named in both, sorted.
-        shared: ids of samples of the second split with a scan that the first has too, but no subject in `subjects`.
-        nameless: samples of either split that have scans and no subject: only their scans were compared.
+        subjects: subjects in both splits, sorted.
+        shared: ids of samples of the second split that share a scan with the first, but no subject in `subjects`.
+        nameless: number of samples in both splits that have scans but no subject, so that only files were compared.
     """
 
     subjects: tuple[str, ...]
@@ -87,7 +87,7 @@ class Leaks:
 
 
 def find_leaks(train: Sequence[Sample], validation: Sequence[Sample]) -> Leaks:
-    """What two splits share; `sub-01` and `01` are the same subject."""
+    """Find the overlap of two splits; `sub-01` and `01` are the same subject."""
     ours = {_subject(sample): sample.subject for sample in train if sample.subject}
     common = {_subject(sample) for sample in validation if sample.subject} & ours.keys()
     scans = {name for sample in train for name in sample.scans}
@@ -97,24 +97,26 @@ def find_leaks(train: Sequence[Sample], validation: Sequence[Sample]) -> Leaks:
 
 
 def check_leaks(train: Sequence[Sample], validation: Sequence[Sample]) -> Leaks:
-    """Refuse splits that share subjects or scans: figures of validation would be of heads that were learnt by heart.
+    """Refuse splits that share subjects or scans, since validation would then measure memorisation.
 
     Returns:
-        What was found: nothing but the number of samples without a subject.
+        The result without overlap, with the number of samples that have no subject.
 
     Raises:
-        ScanError: names the subjects, and the samples that share a scan (exit 65).
+        ScanError: names the shared subjects, and the samples that share a scan (exit 65).
     """
     leaks = find_leaks(train, validation)
     if leaks.subjects or leaks.shared:
-        faults = [f"subjects in both: {_first(leaks.subjects)}"] if leaks.subjects else []
-        faults += [f"samples of validation whose scans are trained on: {_first(leaks.shared)}"] if leaks.shared else []
+        faults = [f"subjects in both splits: {_first(leaks.subjects)}"] if leaks.subjects else []
+        faults += (
+            [f"validation samples with scans from the training data: {_first(leaks.shared)}"] if leaks.shared else []
+        )
         raise ScanError(
             f"training and validation data share {len(leaks.subjects) or 'no'} subjects"
             + (f" and scans of {len(leaks.shared)} more samples" if leaks.shared else ""),
             expected="each subject in one split only",
             seen="; ".join(faults),
-            hint="take all samples of these subjects out of one of the two",
+            hint="remove all samples of these subjects from one of the splits",
         )
     return leaks
 

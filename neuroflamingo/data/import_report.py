@@ -1,4 +1,4 @@
-"""What comes of data sets that others made: samples, and what was left out and why."""
+"""Result of importing a dataset: samples, and the rows that were left out, by reason."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from neuroflamingo_preprocessing.files import write_bytes_atomic
 
 MAGIC = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".nii.gz", ".nii", ".npy")
-"""Tried, in this order, where a table names images without an ending."""
+"""Extensions to try, in this order, if a table names images without one."""
 
 
 @dataclass
 class Conversion:
-    """What came of a data set.
+    """Result of importing a dataset.
 
     Attributes:
-        samples: those that can be trained on.
-        left_out: why rows were left out, and the numbers of these rows.
-        notes: what was chosen, in words for the user.
+        samples: usable samples.
+        left_out: numbers of the rows that were left out, by reason.
+        notes: choices made, in words for the user.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Conversion:
     _ids: Counter[str] = field(default_factory=Counter, repr=False)
 
     def add(self, number: int, name: str, **values: Any) -> None:
-        """A sample from row `number`; its id gets a number behind it if it is taken. Left out if it cannot be used."""
+        """Add a sample from row `number`, or leave it out if it is invalid; a duplicate id gets a numeric suffix."""
         row = {"id": name} | {key: value for key, value in values.items() if value is not None}
         sample, faults = sample_of(row)
         if sample is None:
@@ -52,7 +52,7 @@ class Conversion:
         """Write the manifest.
 
         Raises:
-            ScanError: there is nothing to write; the reasons are named (exit 65).
+            ScanError: no sample is left; the message lists the reasons (exit 65).
             OutputError: see `write_manifest`.
         """
         if not self.samples:
@@ -64,7 +64,7 @@ class Conversion:
         return write_manifest(self.samples, output, overwrite=overwrite)
 
     def reasons(self) -> list[str]:
-        """Why rows were left out, the most frequent reason first, with the first row of each."""
+        """Reasons why rows were left out, the most frequent first, each with its first row."""
         ranked = sorted(self.left_out.items(), key=lambda item: -len(item[1]))
         return [f"{len(rows)} left out: {why} (first: row {rows[0]})" for why, rows in ranked]
 
@@ -74,16 +74,16 @@ class Conversion:
         return counts(self.samples) | {"left_out": left_out, "notes": self.notes}
 
     def lines(self) -> list[str]:
-        """In words: what there is, what was chosen, what was left out."""
+        """Lines of text for the terminal: contents, notes, and rows left out."""
         return [in_words(counts(self.samples)), *self.notes, *self.reasons()]
 
 
 class ImageFolder:
-    """The images of a data set, by the names that its table gives them.
+    """Images of a dataset, by their names in its table.
 
     Args:
-        folder: where they are.
-        extract: save images that are in the table itself there, called after their content.
+        folder: folder of the images.
+        extract: save images embedded in the table to the folder, named after their content.
 
     Raises:
         NotFoundError: no such folder.
@@ -93,29 +93,28 @@ class ImageFolder:
         self.folder, self.extract = Path(folder), extract
         if not self.folder.is_dir():
             raise NotFoundError(
-                f"there is no folder {self.folder.name} of images",
+                f"there is no image folder {self.folder.name}",
                 expected="a folder",
                 hint="check --images, or make the folder",
             )
         self._found: dict[str, str | None] = {}
 
     def files_of(self, cell: Any) -> list[str] | str:
-        """The files that a cell names, or what is wrong with it.
+        """Files that a cell refers to, or its error.
 
-        A cell is a name, a list of names, or several in one text with `;` or `,` between, also with brackets and quotes
-        around as Python and JSON write lists. An image that `datasets` keeps in parquet goes by its `path`, or is
-        saved.
+        A cell is a name, a list of names, or a string of names separated by `;` or `,`, with or without the brackets
+        and quotes of a Python or JSON list. An image that `datasets` embeds in parquet is found by `path`, or saved.
         """
         if isinstance(cell, str) and not self._file(cell):
             cell = [name.strip().strip("'\"") for name in cell.strip().strip("[]").replace(";", ",").split(",")]
         cells = cell if isinstance(cell, list) else [] if cell is None else [cell]
         files = [self._kept(one) if isinstance(one, Mapping) else self._file(one) for one in cells]
         inside = any(isinstance(one, Mapping) and one.get("bytes") for one in cells)
-        missing = "an image is in the table only, or is no PNG or JPEG; --extract saves those" * inside
+        missing = "an image is in the table only, or is not PNG or JPEG; --extract saves PNG and JPEG" * inside
         return [file for file in files if file] if all(files) else missing or "an image is not there"
 
     def _kept(self, image: Mapping[str, Any]) -> str | None:
-        """The file of an image that `datasets` keeps as a path, as bytes, or as both."""
+        """File of an image that `datasets` stores as a path, as bytes, or as both."""
         if file := self._file(image.get("path")):
             return file
         content = image.get("bytes")

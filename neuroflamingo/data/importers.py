@@ -1,4 +1,4 @@
-"""Data sets as others keep them, turned into manifests. What cannot be used is left out and counted by why."""
+"""Import of datasets in other formats. Unusable rows are left out and counted by reason."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["Conversion", "from_bids", "from_dolly_alpaca", "from_llava", "from_m
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 NAMES = {"image": ("image_id", "image_ids", "image", "images"), "case": ("case_id", "case", "U_id")}
-"""Of the columns of clinical questions."""
+"""Alternative column names of clinical questions."""
 
 
 def from_llava(file: str | Path, images: str | Path, *, extract: bool = False) -> Conversion:
-    """LLaVA's conversations: `id`, `image` (a name or several), `conversations` of `from` (human, gpt) and `value`.
+    """Import LLaVA conversations: `id`, `image` (one or several), `conversations` of `from` (human, gpt) and `value`.
 
-    Rows without an image become text. Each image needs one `<image>` in what the human says; where it stands is kept.
-    Such data name no subjects.
+    Rows without an image become text. Each image needs one `<image>` in the human's turns, whose position is kept. Such
+    data have no subjects.
 
     Args:
         file: a JSON list, JSON lines or parquet table.
-        images: the folder that images are named relative to.
-        extract: save images that are in a parquet table itself there.
+        images: folder that image paths are relative to.
+        extract: extract images embedded in a parquet table to that folder.
 
     Raises:
-        NotFoundError: the file or the folder is not there (exit 66).
+        NotFoundError: the file or folder does not exist (exit 66).
         ScanError: the file cannot be read (exit 65).
     """
     found, folder = Conversion(), ImageFolder(images, extract=extract)
@@ -39,7 +39,7 @@ def from_llava(file: str | Path, images: str | Path, *, extract: bool = False) -
             found.left_out[row].append(number)
             continue
         files = folder.files_of(row.get("image") or row.get("images"))
-        turns = _turns(row.get("conversations") or row.get("conversatons"))  # so LLaVA-Med's files spell it
+        turns = _turns(row.get("conversations") or row.get("conversatons"))  # spelling in LLaVA-Med's files
         if isinstance(files, str):
             found.left_out[files].append(number)
         elif turns is None:
@@ -50,9 +50,9 @@ def from_llava(file: str | Path, images: str | Path, *, extract: bool = False) -
     return found
 
 
-def _turns(talk: Any) -> list[dict[str, str]] | None:
+def _turns(conversation: Any) -> list[dict[str, str]] | None:
     turns = []
-    for said in talk if isinstance(talk, list) else [None]:
+    for said in conversation if isinstance(conversation, list) else [None]:
         if not isinstance(said, Mapping):
             return None
         role, text = ROLES.get(str(said.get("from", said.get("role")))), said.get("value", said.get("content"))
@@ -65,20 +65,20 @@ def _turns(talk: Any) -> list[dict[str, str]] | None:
 def from_medpix_qa(
     file: str | Path, images: str | Path, *, split: str | None = None, join: bool = True, extract: bool = False
 ) -> Conversion:
-    """Clinical questions about images, as MedPix ClinQA has them: image_id, case_id, question, answer, split.
+    """Import clinical questions in MedPix ClinQA's format: image_id, case_id, question, answer, split.
 
-    Rows of one case with the same question and answer are one sample with several images; so is a row whose `image_id`
-    is a list. The case is the subject, so that a case is never in two splits.
+    Rows of a case with the same question and answer become one sample with several images; so does a row whose
+    `image_id` is a list. The case is the subject, so that no case is in both splits.
 
     Args:
         file: a CSV, parquet, JSON or JSON-lines table.
-        images: the folder that images are named relative to; endings may be left out in the table.
-        split: take the rows of this split only (`Train`, ...).
-        join: False makes each row a sample of its own.
-        extract: save images that are in a parquet table itself there.
+        images: folder that image paths are relative to; the table may omit extensions.
+        split: use only the rows of this split (`Train`, ...).
+        join: False makes a sample of each row.
+        extract: extract images embedded in a parquet table to that folder.
 
     Raises:
-        NotFoundError: the file or the folder is not there (exit 66).
+        NotFoundError: the file or folder does not exist (exit 66).
         ScanError: the file cannot be read (exit 65).
     """
     found, folder = Conversion(), ImageFolder(images, extract=extract)
@@ -91,19 +91,19 @@ def from_medpix_qa(
         if split is not None and str(row.get("split", "")).casefold() != split.casefold():
             others += 1
             continue
-        case, asked, answer = _text(_one_of(row, "case")), _text(row.get("question")), _text(row.get("answer"))
+        case, question, answer = _text(_one_of(row, "case")), _text(row.get("question")), _text(row.get("answer"))
         files = folder.files_of(_one_of(row, "image"))
-        if not asked or not answer:
+        if not question or not answer:
             found.left_out["no question or no answer"].append(number)
         elif not files or isinstance(files, str):
             found.left_out[str(files or "no image is named")].append(number)
         else:
-            key = (case, asked, answer, None if join and case else number)
+            key = (case, question, answer, None if join and case else number)
             groups.setdefault(key, (number, case, {}))[2].update(dict.fromkeys(files))
     if others:
         found.notes.append(f"{others} rows are of other splits than {split}")
-    for (_, asked, answer, _), (number, case, names) in groups.items():
-        turns = [{"role": "user", "text": IMAGE * len(names) + asked}, {"role": "assistant", "text": answer}]
+    for (_, question, answer, _), (number, case, names) in groups.items():
+        turns = [{"role": "user", "text": IMAGE * len(names) + question}, {"role": "assistant", "text": answer}]
         found.add(
             number,
             case or f"{Path(file).stem}-{number}",
@@ -124,9 +124,9 @@ def _text(cell: Any) -> str | None:
 
 
 def from_dolly_alpaca(file: str | Path) -> Conversion:
-    """Instructions without scans, as dolly (instruction, context, response) and alpaca (instruction, input, output) do.
+    """Import text-only instructions: Dolly (instruction, context, response) or Alpaca (instruction, input, output).
 
-    A context or input stands after its instruction, an empty line between them.
+    A context or input follows its instruction after an empty line.
 
     Args:
         file: a JSON list, JSON lines or parquet table.
@@ -140,13 +140,13 @@ def from_dolly_alpaca(file: str | Path) -> Conversion:
         if isinstance(row, str):
             found.left_out[row].append(number)
             continue
-        asked, given = _text(row.get("instruction")), _text(row.get("context")) or _text(row.get("input"))
+        question, context = _text(row.get("instruction")), _text(row.get("context")) or _text(row.get("input"))
         answer = _text(row.get("response")) or _text(row.get("output"))
-        if not asked or not answer:
+        if not question or not answer:
             found.left_out["no instruction or no response"].append(number)
             continue
         turns = [
-            {"role": "user", "text": "\n\n".join(part for part in (asked, given) if part)},
+            {"role": "user", "text": "\n\n".join(part for part in (question, context) if part)},
             {"role": "assistant", "text": answer},
         ]
         found.add(number, str(row.get("id") or f"{Path(file).stem}-{number}"), kind="text", turns=turns)

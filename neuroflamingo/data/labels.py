@@ -1,4 +1,4 @@
-"""Which tokens are learnt: the label rules of OpenFlamingo's pair and interleaved data.
+"""Label rules of OpenFlamingo's pair and interleaved data.
 
 Source: https://github.com/mlfoundations/open_flamingo (train_utils), whose Python loops over tokens are cumulative
 maxima here. Differs from upstream: with an attention mask, padding is read from the mask and not from the token id,
@@ -27,7 +27,7 @@ def pair_labels(
     pad_token_id: int | None = None,
     attention_mask: Tensor | None = None,
 ) -> Int64[Tensor, "batch text"]:
-    """Labels for one scan with one text: everything is learnt but padding and `<image>`.
+    """Labels for one scan with one text: everything is learnt except padding and `<image>`.
 
     Args:
         input_ids: token ids.
@@ -36,7 +36,7 @@ def pair_labels(
         attention_mask: [batch text], nonzero where there is text.
 
     Returns:
-        Token ids with -100 where nothing is learnt; not shifted, language models do that themselves.
+        Token ids, -100 where nothing is learnt; not shifted, since language models do that themselves.
 
     Raises:
         UsageError: neither a pad id nor a mask was given.
@@ -53,9 +53,9 @@ def interleaved_labels(
     pad_token_id: int | None = None,
     attention_mask: Tensor | None = None,
 ) -> Int64[Tensor, "batch text"]:
-    """Labels for documents with several scans: only text that follows a scan, up to and including its end of chunk.
+    """Labels for documents with several scans: only text after a scan, up to and including its end of chunk.
 
-    A token is learnt when some `<image>` precedes it and no `<|endofchunk|>` lies between the two. A row without
+    A token is learnt if some `<image>` precedes it and no `<|endofchunk|>` lies between the two. A row without
     `<image>` is ignored as a whole.
 
     Args:

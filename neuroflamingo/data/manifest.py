@@ -1,11 +1,11 @@
-"""Manifests: a JSON object a line, of which each is a sample of one of four kinds. Importing it loads no torch.
+"""Manifests: JSON lines, each a sample of one of four kinds. Importing this module loads no torch.
 
-| kind | what it is | `text` | `turns` | `scans` |
+| kind | contents | `text` | `turns` | `scans` |
 | --- | --- | --- | --- | --- |
 | pairs | scans and their report | the report, without `<image>` | none | one or more |
-| interleaved | a document | with one `<image>` a scan, where it belongs | none | one or more |
-| instructions | a talk about scans | none | user and assistant in turn, with one `<image>` a scan | one or more |
-| text | a talk without scans | none | user and assistant in turn | none |
+| interleaved | a document | the document, with one `<image>` per scan | none | one or more |
+| instructions | a conversation about scans | none | user and assistant in turn, one `<image>` per scan | one or more |
+| text | a conversation without scans | none | user and assistant alternating | none |
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from neuroflamingo_preprocessing.files import write_bytes_atomic
 from neuroflamingo_preprocessing.records import json_lines
 
 STORE = "store:"
-"""How a scan's name begins that is the key of an item in the recipe's store, not a file."""
+"""Prefix of scan names that are keys of items in the recipe's store instead of files."""
 SHOWN = 100
-"""Faults that an error message lists; `neuroflamingo data check` lists all."""
+"""Number of faults that an error message lists; `neuroflamingo data check` lists all."""
 
 
-TALKS = ("instructions", "text")
+WITH_TURNS = ("instructions", "text")
 
 
 class _Row(BaseModel):
@@ -41,7 +41,7 @@ class _Row(BaseModel):
 
 
 class Turn(_Row):
-    """What one side says in a talk."""
+    """One turn of a conversation."""
 
     role: Literal["user", "assistant"]
     text: str
@@ -51,13 +51,13 @@ class Sample(_Row):
     """One line of a manifest.
 
     Attributes:
-        id: different in all files that are read together; messages name it.
-        subject: whose scans these are, for the guard against leaks between splits. A pseudonym: messages name it.
+        id: unique among all files that are read together; named in messages.
+        subject: pseudonym of the person scanned, to detect leaks between splits; named in messages.
         scans: files, relative to the manifest (absolute once read), or `store:KEY`.
-        text: of pairs the report, of interleaved samples the document.
-        turns: of instructions and of text.
-        findings: what the scans show, if that is known; then what a model writes is scored by its findings.
-        weight: multiplies the loss of this sample.
+        text: the report (pairs) or the document (interleaved).
+        turns: the conversation (instructions and text).
+        findings: known findings on the scans, by which validation scores generated reports.
+        weight: factor for the loss of this sample.
     """
 
     id: str = Field(min_length=1)
@@ -71,15 +71,15 @@ class Sample(_Row):
 
     @model_validator(mode="after")
     def _consistent(self) -> Sample:
-        faults = [*_scan_faults(self), *(_talk_faults(self) if self.kind in TALKS else _text_faults(self))]
+        faults = [*_scan_faults(self), *(_conversation_faults(self) if self.kind in WITH_TURNS else _text_faults(self))]
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The texts that are learnt: the report, the document from its first scan on, or what the assistant says."""
-        if self.kind in TALKS:
+        """Texts that are learnt: the report, the document from its first scan on, or the assistant's turns."""
+        if self.kind in WITH_TURNS:
             return tuple(turn.text for turn in self.turns if turn.role == "assistant")
         text = self.text or ""
         return (text.partition(IMAGE)[2] if self.kind == "interleaved" else text,)
@@ -95,7 +95,7 @@ def _scan_faults(sample: Sample) -> Iterator[str]:
 
 
 def _text_faults(sample: Sample) -> Iterator[str]:
-    """Of pairs and interleaved samples."""
+    """Errors in the text of pairs and interleaved samples."""
     text = sample.text or ""
     if sample.turns:
         yield f"turns, which the kind {sample.kind} does not have"
@@ -110,8 +110,8 @@ def _text_faults(sample: Sample) -> Iterator[str]:
         yield f"no text after the first {IMAGE}"
 
 
-def _talk_faults(sample: Sample) -> Iterator[str]:
-    """Of instructions and text."""
+def _conversation_faults(sample: Sample) -> Iterator[str]:
+    """Errors in the turns of instructions and text."""
     roles = [turn.role for turn in sample.turns]
     if sample.text is not None:
         yield f"text, which the kind {sample.kind} does not have: it has turns"
@@ -135,7 +135,7 @@ def _count_faults(text: str, sample: Sample) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a line of a manifest; `line` is 0 where it is the whole file."""
+    """Error in a manifest line; `line` is 0 if it concerns the whole file."""
 
     file: str
     line: int
@@ -146,15 +146,15 @@ class Fault:
 
 
 def read_manifest(files: Sequence[str | Path], *, check_scans: bool = True) -> list[Sample]:
-    """All samples of some manifests, in order, the names of their scans absolute.
+    """Read all samples of manifests in order, with absolute scan paths.
 
     Args:
-        files: JSONL in UTF-8, at most 1 GiB each; empty lines are passed over.
-        check_scans: look whether the files of scans are there.
+        files: JSONL in UTF-8, at most 1 GiB each; empty lines are skipped.
+        check_scans: check that scan files exist.
 
     Raises:
-        NotFoundError: a manifest is not there (exit 66).
-        ScanError: all faults of all lines in one message (exit 65).
+        NotFoundError: a manifest does not exist (exit 66).
+        ScanError: all errors of all lines in one message (exit 65).
     """
     samples, faults = look_through(files, check_scans=check_scans)
     if faults:
@@ -169,10 +169,10 @@ def read_manifest(files: Sequence[str | Path], *, check_scans: bool = True) -> l
 
 
 def look_through(files: Sequence[str | Path], *, check_scans: bool = True) -> tuple[list[Sample], list[Fault]]:
-    """The samples that can be used, and what is wrong with the other lines; see `read_manifest`.
+    """Usable samples, and the errors of the other lines; see `read_manifest`.
 
     Raises:
-        NotFoundError: a manifest is not there.
+        NotFoundError: a manifest does not exist.
     """
     samples: list[Sample] = []
     faults: list[Fault] = []
@@ -195,7 +195,7 @@ def look_through(files: Sequence[str | Path], *, check_scans: bool = True) -> tu
 
 
 def sample_of(row: dict[str, Any]) -> tuple[Sample | None, list[str]]:
-    """A sample, or what is wrong with it, in words that tell nothing of its text."""
+    """Validate a row; returns the sample, or its errors in words that reveal nothing of its text."""
     try:
         return Sample.model_validate(row), []
     except ValidationError as error:
@@ -212,10 +212,10 @@ def _repeated(name: Any, here: str, places: dict[str, str]) -> list[str]:
 
 
 def write_manifest(samples: Sequence[Sample], path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write samples as JSONL; files of scans are named relative to the manifest, so that both can be moved together.
+    """Write samples as JSONL, with scan paths relative to the manifest, so that both can be moved together.
 
     Raises:
-        OutputError: the file is there already, or cannot be written.
+        OutputError: the file exists already, or cannot be written.
     """
     folder = os.path.abspath(Path(path).parent)
     lines = []
@@ -237,7 +237,7 @@ def _relative(name: str, folder: str) -> str:
 
 
 def manifest_schema() -> dict[str, Any]:
-    """The JSON schema of a line (draft 2020-12). It cannot count `<image>`, nor see whether files are there."""
+    """JSON schema of a manifest line (draft 2020-12). It cannot count `<image>` tokens or check that files exist."""
     schema = Sample.model_json_schema()
     none, some = {"maxItems": 0}, {"minItems": 1}
     said = {"type": "string", "pattern": r"\S"}
@@ -258,7 +258,7 @@ def manifest_schema() -> dict[str, Any]:
 
 
 def _resolve(row: dict[str, Any], folder: str, *, check: bool) -> list[str]:
-    """Make names of files absolute, and tell which are not there. Links stay: their own names say the format."""
+    """Make file names absolute and report missing ones. Links are not resolved: their names give the format."""
     names = row.get("scans")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return []
@@ -269,7 +269,7 @@ def _resolve(row: dict[str, Any], folder: str, *, check: bool) -> list[str]:
 
 
 def _gone(name: str, path: str) -> str | None:
-    """Why a scan cannot be read; without its folders, which are often called after the patient."""
+    """Reason why a scan cannot be read, without its folders, which are often named after the patient."""
     shown = Path(name).name if Path(name).suffix else "one of its scans"
     try:
         if os.path.isdir(path) or os.path.getsize(path):

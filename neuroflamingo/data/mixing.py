@@ -1,7 +1,7 @@
-"""Which sample comes when: the n-th draw of a training is a pure function of n, so resuming needs no state.
+"""Sampling order: the n-th draw of a training run is a pure function of n, so resuming needs no state.
 
-Differs from upstream: OpenFlamingo steps through each kind of data by loaders of its own, all of which must be there,
-and resumes at epochs only.
+Differs from upstream: OpenFlamingo iterates over each kind of data with a separate loader, requires all kinds, and
+resumes at epochs only.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 1024
-"""Draws in which the shares are exact."""
+"""Length of a block of draws within which the shares are exact."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """An endless order of samples of several kinds; see `mix`.
+    """Endless sampling order over several kinds of samples; see `mix`.
 
     Attributes:
-        counts: samples of each kind.
-        shares: draws of each kind in every block; the rest is never drawn.
-        seed: of the order.
+        counts: number of samples of each kind.
+        shares: draws of each kind per block; other kinds are never drawn.
+        seed: random seed of the order.
     """
 
     counts: Mapping[str, int]
@@ -38,10 +38,10 @@ class Mixture:
     seed: int
 
     def draw(self, number: int) -> tuple[str, int]:
-        """Kind and index of the draw with this number, from 0.
+        """Kind and index of a draw, numbered from 0.
 
-        Every block of 1024 draws has the exact shares, shuffled; every kind goes through all its samples, shuffled
-        anew each time, before any comes again.
+        Every block of 1024 draws has the exact shares, shuffled; every kind runs through all its samples, reshuffled
+        each time, before any is repeated.
         """
         block, place = divmod(number, BLOCK)
         order, before = _block(self.seed, block, tuple(self.shares.items()))
@@ -51,15 +51,15 @@ class Mixture:
 
 
 def mix(counts: Mapping[str, int], weights: Mapping[str, float], seed: int) -> Mixture:
-    """A mixture of the kinds of data that there are, by weight; the smaller ones come again and again.
+    """Mix the available kinds of samples by weight; smaller kinds are repeated.
 
     Args:
-        counts: samples of each kind.
-        weights: of each kind, in any unit; kinds without samples or with weight 0 do not count.
-        seed: of the order.
+        counts: number of samples of each kind.
+        weights: sampling weight of each kind, in any unit; kinds without samples or with weight 0 are ignored.
+        seed: random seed of the order.
 
     Raises:
-        ConfigError: nothing is left to draw from, or a weight below 0.
+        ConfigError: nothing to draw from, or a negative weight.
     """
     wanted = {kind: float(weights.get(kind, 0.0)) for kind in KINDS if counts.get(kind, 0) > 0}
     total = sum(wanted.values())
@@ -75,7 +75,7 @@ def mix(counts: Mapping[str, int], weights: Mapping[str, float], seed: int) -> M
 
 
 def _rounded(exact: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers with the sum of a block, by largest remainders; none is 0."""
+    """Round to positive integers with the sum of a block, by largest remainders."""
     shares = {kind: max(1, int(share)) for kind, share in exact.items()}
     for kind in sorted(exact, key=lambda kind: shares[kind] - exact[kind])[: max(0, BLOCK - sum(shares.values()))]:
         shares[kind] += 1
@@ -85,7 +85,7 @@ def _rounded(exact: Mapping[str, float]) -> dict[str, int]:
 
 @lru_cache(maxsize=16)
 def _block(seed: int, block: int, shares: tuple[tuple[str, int], ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of the kinds of a block's draws, and how many of its kind came before each in the block."""
+    """Kind index of each draw in a block, and the number of earlier draws of that kind in the block."""
     numbers = np.repeat([KINDS.index(kind) for kind, _ in shares], [share for _, share in shares])
     order = np.random.default_rng([seed, block]).permutation(numbers)
     before = np.zeros(BLOCK, np.int64)

@@ -1,4 +1,4 @@
-"""Where the scans of samples come from: files that are prepared on the fly, prepared scans, or ready tokens."""
+"""Sources of scans for training: files prepared on the fly, stores of prepared scans, or stores of tokens."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 
 class ScanSource(ABC):
-    """Gives one tensor of a scan. Made once, sent to each worker; it holds names and keys, never open files."""
+    """Source of scan tensors. It is pickled to each worker, so it holds names and keys, never open files."""
 
     @abstractmethod
     def read(self, scan: str, pick: int) -> Mapping[str, Tensor]:
-        """`scan` `[axes of the card]`, or `scan_tokens` `[token, width]` and perhaps `token_mask` `[token]`.
+        """Read `scan` `[axes of the card]`, or `scan_tokens` `[token, width]` and perhaps `token_mask` `[token]`.
 
         Args:
-            scan: as the sample names it.
-            pick: any number: of a run with several windows it chooses one.
+            scan: name of the scan in the sample.
+            pick: any integer, which selects a window of a run with several.
 
         Raises:
-            NeuroFlamingoError: the scan cannot be read, or is not what the encoder takes.
+            NeuroFlamingoError: the scan cannot be read, or does not suit the encoder.
         """
 
 
 class FileScans(ScanSource):
-    """Files, prepared as the card says each time that they are wanted.
+    """Files, prepared as the card requires each time they are read.
 
     Args:
-        card: of the encoder; of ready tokens `precomputed`.
+        card: card of the encoder; for precomputed tokens that of `precomputed`.
         ready: the model has no encoder, and its scans are arrays of tokens.
     """
 
@@ -70,8 +70,8 @@ class StoreScans(ScanSource):
     """Items of a scan store or a token store.
 
     Args:
-        store: what was checked to be this encoder's.
-        keys: of the items, by the samples' names of the scans.
+        store: a store that was checked to match the encoder.
+        keys: keys of the items, by scan names.
     """
 
     def __init__(self, store: ItemStore[Any], keys: Mapping[str, str]) -> None:
@@ -83,7 +83,7 @@ class StoreScans(ScanSource):
         shape, _ = item.sizes()
         element = {name: torch.from_numpy(value) for name, value in item.element(pick % shape[0]).items()}
         if "token_mask" in element and bool(element["token_mask"].all()):
-            del element["token_mask"]  # nothing to mask is quicker than a mask that masks nothing
+            del element["token_mask"]  # no mask is faster than a mask that masks nothing
         return element
 
 
@@ -96,19 +96,19 @@ def open_scans(
     scans: Path | None = None,
     tokens: Path | None = None,
 ) -> ScanSource:
-    """The source of these scans, checked to be what the model's encoder takes or made.
+    """Open the source of scans, checked against the model's encoder.
 
     Args:
-        names: of all scans, as samples have them: absolute paths, or `store:KEY`.
-        card: of the model's encoder; None: it has none.
-        width: of ready tokens, where it has none.
-        weights: `encoder_identity` of the model's encoder, without which no token store is believed.
+        names: names of all scans in the samples: absolute paths, or `store:KEY`.
+        card: card of the model's encoder; None: the model has no encoder.
+        width: width of precomputed tokens, if the model has no encoder.
+        weights: `encoder_identity` of the model's encoder, required for a token store.
         scans: folder of a `ScanStore`.
         tokens: folder of a `TokenStore`.
 
     Raises:
-        UsageError: both stores, or items of a store and no store.
-        NotFoundError: no store there, or scans that are not in it (exit 66).
+        UsageError: both stores, or items of a store without a store.
+        NotFoundError: no such store, or scans that are not in it (exit 66).
         ModelError: a store of another card, of other weights, or of tokens of another width (exit 65).
     """
     if scans is not None and tokens is not None:
@@ -138,11 +138,11 @@ def open_scans(
 
 
 def check_tokens(store: Any, card: EncoderCard | None, width: int | None, weights: str | None) -> Any:
-    """The token store, if this model's encoder made it.
+    """Check that this model's encoder made the token store.
 
     Raises:
-        ModelError: another card, other weights, another width (exit 65).
-        UsageError: a card without weights to compare.
+        ModelError: a different card, weights or width (exit 65).
+        UsageError: no weights to compare with.
     """
     if card is None:
         if width is not None and store.card.output.width != width:

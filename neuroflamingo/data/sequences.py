@@ -1,4 +1,4 @@
-"""From a sample to token ids, what of them is learnt, and the scans that they point at."""
+"""Tokenisation of samples: token ids, labels and the scans that they refer to."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sequence:
-    """A sample as the model reads it.
+    """A tokenised sample.
 
     Attributes:
-        id: of the sample.
-        kind: of the sample.
-        ids: token ids, one `<image>` for each scan.
-        labels: the same where a token is learnt, else -100; not shifted.
+        id: id of the sample.
+        kind: kind of the sample.
+        ids: token ids, with one `<image>` per scan.
+        labels: token ids where a token is learnt, else -100; not shifted.
         scans: names of the scans, in order.
-        weight: of the sample.
-        cut: tokens that were too many and were left out.
+        weight: loss weight of the sample.
+        cut: number of tokens that were cut off.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Sequence:
 
     @property
     def learnt(self) -> int:
-        """Tokens that the loss counts: the first one of a text is predicted by nothing."""
+        """Number of tokens in the loss; the first token of a text is not predicted."""
         return int((self.labels[1:] != IGNORED).sum())
 
 
@@ -54,16 +54,16 @@ def build_labels(
     tokenizer: Any,
     answers: Bool[Tensor, "batch text"] | None = None,
 ) -> Int64[Tensor, "batch text"]:
-    """Labels of unpadded texts: what OpenFlamingo learns of pairs and of interleaved documents, answers of talks.
+    """Labels of unpadded texts: as OpenFlamingo for pairs and interleaved documents, the answers in conversations.
 
     Args:
-        kind: of data.
+        kind: kind of the samples.
         input_ids: token ids.
-        tokenizer: one that has the special tokens.
-        answers: for instructions and text, True where the assistant speaks, its end token included.
+        tokenizer: a tokenizer with the special tokens.
+        answers: for instructions and text, True at tokens of the assistant, end tokens included.
 
     Returns:
-        Token ids with -100 where nothing is learnt; not shifted.
+        Token ids, -100 where nothing is learnt; not shifted.
     """
     everything = torch.ones_like(input_ids)
     image = tokenizer.convert_tokens_to_ids(IMAGE)
@@ -72,25 +72,25 @@ def build_labels(
     if kind == "interleaved":
         end = tokenizer.convert_tokens_to_ids(END_OF_CHUNK)
         return interleaved_labels(input_ids, media_token_id=image, eoc_token_id=end, attention_mask=everything)
-    assert answers is not None, "talks need to know where the answers are"
+    assert answers is not None, "conversations need to know where the answers are"
     return input_ids.masked_fill(~answers | (input_ids == image), IGNORED)
 
 
 def encode_sample(
     sample: Sample, tokenizer: Any, *, template: str = "plain", max_tokens: int = 512, max_scans: int = 8
 ) -> Sequence:
-    """A sample as token ids and labels.
+    """Tokenise a sample.
 
     Args:
-        sample: of any kind.
-        tokenizer: one that has the special tokens.
+        sample: a sample of any kind.
+        tokenizer: a tokenizer with the special tokens.
         template: see `render`.
-        max_tokens: longer texts lose their end, and the scans whose `<image>` goes with it.
-        max_scans: the text is cut before the next `<image>`.
+        max_tokens: maximum length; longer texts are truncated, together with the scans whose `<image>` is cut off.
+        max_scans: maximum number of scans; the text is cut before the next `<image>`.
 
     Raises:
-        ScanError: nothing of it would be learnt (exit 65).
-        ConfigError: no such template, or a tokenizer that cannot say where its tokens come from (exit 78).
+        ScanError: no token would be learnt (exit 65).
+        ConfigError: unknown template, or a tokenizer without character offsets (exit 78).
     """
     sequence = read_sample(sample, tokenizer, template=template, max_tokens=max_tokens, max_scans=max_scans)
     if not sequence.learnt:
@@ -99,7 +99,7 @@ def encode_sample(
 
 
 def read_sample(sample: Sample, tokenizer: Any, *, template: str, max_tokens: int, max_scans: int) -> Sequence:
-    """The same, even if nothing of it would be learnt."""
+    """Tokenise a sample as `encode_sample`, even if no token would be learnt."""
     ids, answers = _tokens(render(sample, template, tokenizer), tokenizer, sample.kind in ("instructions", "text"))
     image = tokenizer.convert_tokens_to_ids(IMAGE)
     places = (ids == image).nonzero()[:, 0]
@@ -111,7 +111,7 @@ def read_sample(sample: Sample, tokenizer: Any, *, template: str, max_tokens: in
 
 
 def nothing_learnt(names: list[str], *, cut: bool = False) -> ScanError:
-    """The error for samples of which no token would be learnt."""
+    """Error for samples without any learnt token."""
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     return ScanError(
         f"nothing is learnt from the sample{'s' * (len(names) > 1)} {shown}",
@@ -121,20 +121,20 @@ def nothing_learnt(names: list[str], *, cut: bool = False) -> ScanError:
     )
 
 
-def _tokens(rendered: Rendered, tokenizer: Any, talk: bool) -> tuple[Tensor, Tensor | None]:
-    """Token ids of the whole text, and for talks which of them hold characters of learnt pieces.
+def _tokens(rendered: Rendered, tokenizer: Any, conversation: bool) -> tuple[Tensor, Tensor | None]:
+    """Token ids of the whole text, and for conversations a mask of the tokens with characters of learnt pieces.
 
-    The text is cut into tokens as a whole, so that they are those that the model meets when it is asked.
+    The text is tokenised as a whole, so that the tokens are the same as at inference.
     """
-    if talk and not getattr(tokenizer, "is_fast", False):
+    if conversation and not getattr(tokenizer, "is_fast", False):
         raise ConfigError(
             f"{type(tokenizer).__name__} does not say which characters its tokens stand for",
             expected="a fast tokenizer (a folder with tokenizer.json)",
             hint="AutoTokenizer.from_pretrained(FOLDER, use_fast=True), then save_pretrained",
         )
-    encoded = tokenizer(rendered.text, add_special_tokens=rendered.bos, return_offsets_mapping=talk)
+    encoded = tokenizer(rendered.text, add_special_tokens=rendered.bos, return_offsets_mapping=conversation)
     ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
-    if not talk:
+    if not conversation:
         return ids, None
     learnt = torch.tensor([False] * len(rendered.text) + [False])
     place = 0

@@ -1,4 +1,4 @@
-"""What a recipe says about its data, read and checked: manifests, splits, and whose tokens may be believed."""
+"""Reading and checking of a recipe's data: manifests, splits, and the encoder that a token store must match."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def read_splits(
     data: DataSettings, *, allow_download: bool = False
 ) -> tuple[Path, list[Sample], list[Sample], Counter[str]]:
-    """Folder of the data, samples to train on, samples held out, and how many were left out of the former by reason.
+    """Read the splits: data folder, training samples, validation samples, and counts of dropped training samples.
 
     Raises:
         NeuroFlamingoError: see `local_folder`, `read_manifest` and `check_leaks`.
@@ -37,10 +37,10 @@ def read_splits(
 
 
 def identity_for(recipe: Recipe, model: NeuroFlamingo) -> str | None:
-    """The identity that a token store must have; None where the recipe has no store.
+    """Identity of the encoder that a token store must match; None if the recipe has no store.
 
     Raises:
-        ConfigError: an encoder that trains: its tokens change, and those of a store do not.
+        ConfigError: the encoder is trainable, so that its tokens change while those of a store do not.
     """
     if recipe.data.tokens is None or model.encoder is None:
         return None

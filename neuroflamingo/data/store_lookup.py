@@ -1,4 +1,4 @@
-"""Which item of a store a scan of a manifest is: by its key, or by what its file holds, wherever that lies."""
+"""Lookup of a manifest's scans in a store, by key or by file content."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 def keys_of_scans(names: Sequence[str], store: ItemStore[Any], card: EncoderCard) -> dict[str, str]:
-    """The key of each scan's item.
+    """Find the key of each scan's item.
 
-    A file is known by its place, size and time as `neuroflamingo prepare` or `encode` saw it, without being read; one
-    that has moved since, or was prepared with other options, by its bytes.
+    A file is recognised without being read by the path, size and time that `neuroflamingo prepare` or `encode` saw; a
+    file that has been moved, or was prepared with other options, is recognised by its content.
 
     Args:
         names: absolute paths, or `store:KEY`.
-        store: of scans or of tokens.
-        card: of the encoder.
+        store: a store of scans or tokens.
+        card: card of the encoder.
 
     Raises:
         NotFoundError: scans that are not in the store, all in one message (exit 66).
-        ModelError: a file that was prepared in several ways, so that nobody knows which is meant (exit 65).
+        ModelError: an ambiguous file, prepared in several ways (exit 65).
     """
     keys: dict[str, str] = {}
     files: list[str] = []
@@ -69,7 +69,7 @@ def _is_key(text: str) -> bool:
 
 
 def _job(store: ItemStore[Any], card: EncoderCard) -> Job:
-    """What made the store, if no options were given."""
+    """Job that makes such a store with default options."""
     if isinstance(store, ScanStore):
         return PrepareJob(store.path, card, Preparation())
     head = store.head
@@ -86,7 +86,7 @@ def _seen_now(name: str, job: Job, listed: dict[Path, list[str]]) -> str:
 
 
 def _by_content(files: Sequence[str], store: ItemStore[Any], card: EncoderCard) -> dict[str, str]:
-    """Keys of files by the hash of their bytes; files that are not here or not in the store are left out."""
+    """Keys of files by the hash of their content; files that are missing or not in the store are omitted."""
     made_of: dict[str, list[str]] = defaultdict(list)
     for key in store:
         origin = store[key].about.get("made_of")

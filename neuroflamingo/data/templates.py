@@ -1,7 +1,7 @@
-"""How a sample becomes text: pieces, each of which is learnt or not.
+"""Chat templates: rendering of samples as text, in pieces that are learnt or not.
 
-Pairs and interleaved documents have OpenFlamingo's one form whatever the template; templates are for turns. Their
-headings follow the published systems', so that their weights find what they know; the wording around them is ours.
+Pairs and interleaved documents always have OpenFlamingo's form; templates apply to turns. Their headings follow those
+of the published systems, so that they suit published weights; the wording around them is our own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rounds = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a text; `learnt`: the loss counts its tokens."""
+    """Part of a text; the tokens of `learnt` pieces count in the loss."""
 
     text: str
     learnt: bool = False
@@ -30,11 +30,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A sample as text.
+    """A sample rendered as text.
 
     Attributes:
-        pieces: in order.
-        bos: whether the tokenizer is to put its own tokens around the text: not where a chat template wrote them.
+        pieces: pieces in order.
+        bos: let the tokenizer add its own special tokens; False if a chat template has written them.
     """
 
     pieces: tuple[Piece, ...]
@@ -42,26 +42,26 @@ class Rendered:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return "".join(piece.text for piece in self.pieces)
 
     @property
     def prompt(self) -> str:
-        """What stands before the last learnt piece: what the model is given to answer."""
+        """Text before the last learnt piece: the prompt at inference."""
         last = max((place for place, piece in enumerate(self.pieces) if piece.learnt), default=len(self.pieces))
         return "".join(piece.text for piece in self.pieces[:last])
 
 
 def render(sample: Sample, template: str, tokenizer: Any) -> Rendered:
-    """A sample as text.
+    """Render a sample as text.
 
     Args:
-        sample: of any kind.
-        template: how turns are written, one of `TEMPLATES`; pairs and interleaved documents have one form only.
-        tokenizer: for its end token, and its chat template.
+        sample: a sample of any kind.
+        template: template for turns, one of `TEMPLATES`; pairs and interleaved documents have one form only.
+        tokenizer: provides the end token and the chat template.
 
     Raises:
-        ConfigError: no such template, or a tokenizer without (a usable) chat template (exit 78).
+        ConfigError: unknown template, or a tokenizer without a usable chat template (exit 78).
     """
     check_template(template, tokenizer)
     if sample.kind == "pairs":
@@ -73,7 +73,7 @@ def render(sample: Sample, template: str, tokenizer: Any) -> Rendered:
 
 
 def check_template(template: str, tokenizer: Any) -> None:
-    """Refuse a template that there is not.
+    """Refuse an unknown template.
 
     Raises:
         ConfigError: see `render`.
@@ -89,10 +89,10 @@ def check_template(template: str, tokenizer: Any) -> None:
 
 
 def _chunks(text: str, end: str) -> Iterator[Piece]:
-    """An interleaved document in OpenFlamingo's form: `text<image>text<|endofchunk|><image>text<|endofchunk|>`.
+    """Interleaved document in OpenFlamingo's form: `text<image>text<|endofchunk|><image>text<|endofchunk|>`.
 
-    An end of chunk that the document has already stays the only one; what follows it is shown and not learnt. Nor is
-    the end token: so it is upstream.
+    An end of chunk that the document already has is not added twice; the text after it is not learnt. Neither is the
+    end token, as upstream.
     """
     before, *parts = text.split(IMAGE)
     yield Piece(before.strip())
@@ -105,18 +105,18 @@ def _chunks(text: str, end: str) -> Iterator[Piece]:
 
 
 def _rounds(sample: Sample) -> list[tuple[str, str]]:
-    """What the user says, and what the assistant answers."""
+    """Pairs of a user's turn and the assistant's answer."""
     said = [turn.text.strip() for turn in sample.turns]
     return list(zip(said[::2], said[1::2], strict=True))
 
 
 def _split(said: str) -> tuple[str, str]:
-    """The scans that a user shows in a turn, and the words around them, in one piece."""
+    """Separate the `<image>` tokens of a user's turn from its words."""
     return IMAGE * said.count(IMAGE), " ".join(part.strip() for part in said.split(IMAGE) if part.strip())
 
 
 def _plain(rounds: Rounds, tokenizer: Any) -> Rendered:
-    """Scans and question, a line break, the answer and its end of chunk."""
+    """Template: scans and question, a line break, the answer and its end of chunk."""
     pieces = []
     for said, answer in rounds:
         images, words = _split(said)
@@ -125,10 +125,10 @@ def _plain(rounds: Rounds, tokenizer: Any) -> Rendered:
 
 
 def _question_answer(rounds: Rounds, tokenizer: Any) -> Rendered:
-    """Scans, `Question: ... Answer: ...`, and an end of chunk after each answer, as Med-Flamingo asks.
+    """Template: scans, `Question: ... Answer: ...` and an end of chunk after each answer, as in Med-Flamingo.
 
-    Also for clinical questions as PaliGemma is transferred to them: the question is the prefix, the loss is the
-    answer's. Differs from PaliGemma: text attends to the text before it only, the prefix too.
+    Also suits clinical questions as in the fine-tuning of PaliGemma: the question is the prefix, and only the answer is
+    learnt. Differs from PaliGemma: attention is causal in the prefix as well.
     """
     pieces = []
     for said, answer in rounds:
@@ -141,9 +141,9 @@ PREAMBLE = "An instruction follows. Write a response that does what it asks.\n\n
 
 
 def _multimodal_gpt(rounds: Rounds, tokenizer: Any) -> Rendered:
-    """Headings `### Image:` (where scans are shown), `### Instruction:` and `### Response:`, one set for each round.
+    """Template: `### Image:` (if there are scans), `### Instruction:` and `### Response:` headings in each round.
 
-    Learnt are each response and the end token after it. Without scans it is the language-only form.
+    Each response and the end token after it are learnt. Without scans it is the language-only form.
     """
     pieces = [Piece(PREAMBLE)]
     for said, answer in rounds:
@@ -155,38 +155,38 @@ def _multimodal_gpt(rounds: Rounds, tokenizer: Any) -> Rendered:
 
 
 def _chat(rounds: Rounds, tokenizer: Any) -> Rendered:
-    """The language model's own chat template; the user's turns begin with their scans, as LLaVA's do.
+    """The language model's own chat template; the user's turns begin with their scans, as in LLaVA.
 
     Raises:
-        ConfigError: a template that changes earlier turns once later ones are there: what is learnt cannot be told.
+        ConfigError: the template changes earlier turns once later ones are added, so that answers cannot be located.
     """
-    talk: list[dict[str, str]] = []
+    conversation: list[dict[str, str]] = []
     whole, answers = "", []
     for said, answer in rounds:
         images, words = _split(said)
-        talk.append({"role": "user", "content": f"{images}\n{words}" if images else words})
-        asked = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-        talk.append({"role": "assistant", "content": answer})
-        told = tokenizer.apply_chat_template(talk, tokenize=False)
-        if answers and not asked.startswith(whole):  # some templates put the end token after each talk, not each turn
+        conversation.append({"role": "user", "content": f"{images}\n{words}" if images else words})
+        prompt = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        conversation.append({"role": "assistant", "content": answer})
+        answered = tokenizer.apply_chat_template(conversation, tokenize=False)
+        if answers and not prompt.startswith(whole):  # some templates end the conversation, not each turn
             whole = whole.removesuffix(tokenizer.eos_token or "")
             answers[-1] = (answers[-1][0], len(whole.rstrip()))
-        if not (asked.startswith(whole) and told.startswith(asked)):
+        if not (prompt.startswith(whole) and answered.startswith(prompt)):
             raise ConfigError(
                 "the tokenizer's chat template writes a turn otherwise once others follow",
                 expected="a template that only adds to what it wrote, so that answers can be told from prompts",
-                seen=f"a talk of {len(rounds)} rounds, changed in round {len(talk) // 2}",
-                hint="another data.template, or talks of one round",
+                seen=f"a conversation of {len(rounds)} rounds, changed in round {len(conversation) // 2}",
+                hint="another data.template, or conversations of one round",
             )
-        whole = told
-        answers.append((len(asked), len(told.rstrip())))  # the line break after a turn belongs to the next one
+        whole = answered
+        answers.append((len(prompt), len(answered.rstrip())))  # the line break after a turn belongs to the next one
     edges = [0, *(edge for answer in answers for edge in answer), len(whole)]
     pieces = (Piece(whole[a:b], bool(n % 2)) for n, (a, b) in enumerate(pairwise(edges)))
     return Rendered(tuple(piece for piece in pieces if piece.text), bos=False)
 
 
 def _ended(pieces: list[Piece], tokenizer: Any) -> tuple[Piece, ...]:
-    """With the end token after the last end of chunk, learnt."""
+    """Add a learnt end token after the last end of chunk."""
     return (*pieces[:-1], Piece(pieces[-1].text + (tokenizer.eos_token or ""), True))
 
 

@@ -1,4 +1,4 @@
-"""The held-out samples of a validation: which of them, in which batches, and whose scans are swapped in."""
+"""Validation samples: selection, distribution over devices, and exchange of scans between subjects."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ T = TypeVar("T")
 
 
 def evenly(samples: Sequence[T], most: int | None) -> list[T]:
-    """At most so many, in order and evenly spread: files are often sorted by finding."""
+    """Select at most `most` samples, in order and evenly spread, since files are often sorted by finding."""
     count = len(samples) if most is None else min(most, len(samples))
     return [samples[number * len(samples) // count] for number in range(count)]
 
 
 def shares(samples: Sequence[T], batch: int, rank: int, world: int) -> list[list[T]]:
-    """Batches of one of the devices; all have equally many, the last ones perhaps an empty batch."""
+    """Batches of one device; all devices have the same number, the last batches may be empty."""
     batches = [list(samples[first : first + batch]) for first in range(0, len(samples), batch)]
     batches += [[]] * (-len(batches) % world)
     return batches[rank::world]
 
 
 def with_scans_of_others(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
-    """Samples with scans, each beside itself with the scans of another subject: the next one that has enough.
+    """Pair each sample that has scans with a copy that has the scans of the next subject with enough of them.
 
-    Samples for which there is nobody else are left out. A sample without a subject is a subject of its own.
+    Samples without such a subject are omitted. A sample without a subject counts as a subject of its own.
     """
     seeing = [sample for sample in samples if sample.scans]
     pairs = []
@@ -50,8 +50,8 @@ def _other(sample: Sample, donor: Sample) -> bool:
     return not same and len(donor.scans) >= len(sample.scans) and set(donor.scans).isdisjoint(sample.scans)
 
 
-def asked(samples: Sequence[Sample], template: str, tokenizer: Any) -> dict[str, Any]:
-    """Prompts, padded on the left for generation, and what should be written: the last answer of each sample.
+def prompt_batch(samples: Sequence[Sample], template: str, tokenizer: Any) -> dict[str, Any]:
+    """Prompts, padded on the left for generation, and the reference answers: the last answer of each sample.
 
     Returns:
         `input_ids`, `attention_mask`; `ids`; `references`, the answers; `findings`, tuples or None.

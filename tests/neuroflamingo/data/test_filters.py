@@ -54,7 +54,7 @@ def test_duplicates_have_the_same_scans_and_the_same_text() -> None:
 def test_a_subject_in_two_splits_is_an_error_that_names_it() -> None:
     train = [pair("1", subject="sub-01"), pair("2", subject="sub-02"), pair("3", subject="03"), talk("t", "Yes.")]
     validation = [pair("4", subject="sub-04"), pair("5", subject="01"), pair("6", subject="sub-03")]
-    with pytest.raises(ScanError, match="subjects in both: 03, sub-01") as caught:
+    with pytest.raises(ScanError, match="subjects in both splits: 03, sub-01") as caught:
         check_leaks(train, validation)
     assert caught.value.exit_code == 65
     assert "sub-02" not in str(caught.value) and "sub-04" not in str(caught.value)
@@ -63,7 +63,7 @@ def test_a_subject_in_two_splits_is_an_error_that_names_it() -> None:
 
 def test_a_scan_in_two_splits_is_found_where_no_subject_is_named() -> None:
     train, validation = [pair("1", scan="/a"), pair("2")], [pair("3", "A mass.", scan="/a"), pair("4")]
-    with pytest.raises(ScanError, match="whose scans are trained on: 3"):
+    with pytest.raises(ScanError, match="validation samples with scans from the training data: 3"):
         check_leaks(train, validation)
     assert find_leaks(train, validation).nameless == 4
     same = find_leaks([pair("1", subject="s", scan="/a")], [pair("2", subject="s", scan="/a")])

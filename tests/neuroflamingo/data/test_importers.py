@@ -140,7 +140,7 @@ def test_parquet_of_the_datasets_library(tmp_path: Path, images: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "qa.parquet")
     found = from_medpix_qa(tmp_path / "qa.parquet", images)
     assert [names(sample.scans) for sample in found.samples] == [["1.jpg"]]
-    why = "an image is in the table only, or is no PNG or JPEG; --extract saves those"
+    why = "an image is in the table only, or is not PNG or JPEG; --extract saves PNG and JPEG"
     assert left_out(found) == {why: 3, "an image is not there": 1}
     before = set(images.iterdir())
     found = from_medpix_qa(tmp_path / "qa.parquet", images, extract=True, join=False)
@@ -250,11 +250,11 @@ def test_what_cannot_be_converted_says_what_to_try(dataset: Path, images: Path, 
     with pytest.raises(ScanError, match="--column report") as caught:
         from_bids(dataset, column="reports")
     assert caught.value.exit_code == 65
-    with pytest.raises(ScanError, match="images is no BIDS dataset"):
+    with pytest.raises(ScanError, match="images is not a BIDS dataset"):
         from_bids(images)
     with pytest.raises(NotFoundError, match=r"reports\.tsv"):
         from_bids(dataset, reports=tmp_path / "reports.tsv")
-    with pytest.raises(NotFoundError, match="there is no folder nowhere of images"):
+    with pytest.raises(NotFoundError, match="there is no image folder nowhere"):
         from_llava(save(tmp_path / "a.json", []), tmp_path / "nowhere")
     with pytest.raises(ScanError, match="no sample is left") as caught:
         from_llava(save(tmp_path / "a.json", [{"id": "a"}]), images).write(tmp_path / "out.jsonl")
