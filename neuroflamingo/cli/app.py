@@ -86,9 +86,7 @@ def report(
             "--output", "-o", help="A file (its extension sets the format), a folder, or - for JSON on standard output."
         ),
     ] = None,
-    formats: Annotated[
-        str | None, typer.Option("--format", help="Comma-separated formats: html, json, txt, prov.")
-    ] = None,
+    formats: Annotated[str | None, typer.Option("--format", help="Comma-separated: html,json,txt,prov.")] = None,
     model: Model = "tiny-t1w",
     series: Series = None,
     prompt: Annotated[
@@ -136,24 +134,16 @@ def report(
 
 @application.command()
 def train(
-    config: Annotated[
-        str, typer.Argument(metavar="CONFIG.yaml", help="A recipe file, or the name of a built-in recipe.")
-    ],
+    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="A recipe file, or a built-in recipe's name.")],
     settings: Settings = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Run folder; default: runs/NAME.")] = None,
-    resume: Annotated[
-        str, typer.Option("--resume", help="auto (the latest checkpoint), or a checkpoint folder.")
-    ] = "auto",
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Start over; previous contents of the run folder are deleted.")
-    ] = False,
+    resume: Annotated[str, typer.Option("--resume", help="auto (latest), or a checkpoint folder.")] = "auto",
+    restart: Annotated[bool, typer.Option("--restart", help="Start over; the run folder is emptied.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show recipe, parameters, steps and estimated memory without training."),
     ] = False,
-    tiny: Annotated[
-        bool, typer.Option("--tiny", help="Train a toy-sized version of the recipe on generated toy data.")
-    ] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Train a toy-sized twin of the recipe on toy data.")] = False,
     allow_download: AllowDownload = False,
     quiet: Quiet = False,
 ) -> None:
