@@ -1,4 +1,4 @@
-"""The proof of an encoder: conformance, and a report written end to end through it, in a process of its own."""
+"""Checks of an encoder: conformance and end-to-end generation, in a process of its own."""
 
 import lazy_loader
 

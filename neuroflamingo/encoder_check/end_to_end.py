@@ -1,6 +1,6 @@
-"""`check_encoder` with all eleven groups: the kit of `neuroflamingo_encoders.conformance`, and the whole road above it.
+"""`check_encoder` with all eleven groups: those of `neuroflamingo_encoders.conformance`, and an end-to-end check.
 
-Group 11 puts the encoder under a resampler and a language model of two layers, and teaches it to tell two scans apart.
+Group 11 combines the encoder with a resampler and a two-layer language model, and trains them to tell two scans apart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["CheckResult", "check_encoder", "failures"]
 STEPS = 300
 WORDS = 8
 CHANCE = 0.6931
-"""Loss of the telling word for a model that cannot tell two scans apart: log 2."""
+"""Loss of the distinguishing word for a model that cannot tell two scans apart: log 2."""
 LEARNT = 0.5 * CHANCE
 
 
@@ -34,12 +34,12 @@ def check_encoder(
     fixtures: str | Path | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Iterator[CheckResult]:
-    """Check an encoder, all eleven groups; see `neuroflamingo_encoders.conformance.check_encoder`."""
+    """Run all eleven groups of checks on an encoder; see `neuroflamingo_encoders.conformance.check_encoder`."""
     return check.check_encoder(encoder, fixtures=fixtures, expected_failures=expected_failures, extra=END_TO_END)
 
 
 def toy_model(subject: Subject) -> NeuroFlamingo:
-    """The frozen encoder under a resampler of one layer and a language model of two, a few thousand weights each."""
+    """Frozen encoder with a one-layer resampler and a two-layer language model, a few thousand weights each."""
     tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(WORDS)}, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     config = LlamaConfig(
@@ -49,7 +49,7 @@ def toy_model(subject: Subject) -> NeuroFlamingo:
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=32,
-        initializer_range=0.5,  # frozen and untrained, it must still be able to say one word and not another
+        initializer_range=0.5,  # frozen and untrained, it must still be able to prefer one word over another
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -66,10 +66,10 @@ def toy_model(subject: Subject) -> NeuroFlamingo:
 
 
 def two_scans(model: NeuroFlamingo, subject: Subject) -> dict[str, Tensor]:
-    """Two rows of one scan each, and texts that differ in one word after it: w1 for the first, w2 for the second.
+    """Two rows with one scan each, and texts that differ in the word after it: w1 for the first, w2 for the second.
 
-    The second scan is of another contrast too and brighter at one end: noise alone is averaged away by large encoders,
-    contrast alone by those that scale each scan.
+    The second scan also has a different contrast and is brighter at one end: large encoders average noise away, and
+    encoders that scale each scan remove contrast.
     """
     scans = subject.input(2)
     if scans.is_floating_point():
@@ -83,7 +83,7 @@ def two_scans(model: NeuroFlamingo, subject: Subject) -> dict[str, Tensor]:
 
 
 def gradients(subject: Subject) -> str:
-    """The loss reaches every weight of the resampler through the encoder's tokens, and none of the encoder's."""
+    """Check that the loss reaches every weight of the resampler through the tokens, and none of the encoder's."""
     model = toy_model(subject).train()
     _loss(model(**two_scans(model, subject))).backward()
     idle = [name for name, p in model.perceiver.named_parameters() if p.grad is None or not bool(p.grad.any())]
@@ -97,7 +97,7 @@ def gradients(subject: Subject) -> str:
 
 
 def learns(subject: Subject) -> str:
-    """Two scans can be told apart by their tokens: the loss falls below chance, and exchanged scans are told wrong."""
+    """Check that tokens distinguish two scans: the loss falls below chance, and rises with exchanged scans."""
     model = toy_model(subject).train()
     batch = _encoded(subject, two_scans(model, subject))
     losses = train(model, batch, STEPS)
@@ -111,7 +111,7 @@ def learns(subject: Subject) -> str:
 
 
 def train(model: NeuroFlamingo, batch: dict[str, Tensor], steps: int) -> list[float]:
-    """Train what `freeze_for_training` left open; the loss before each step and after the last."""
+    """Train the parts that `freeze_for_training` leaves trainable; returns the loss before each step and at the end."""
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for _ in range(steps):
@@ -127,7 +127,7 @@ def train(model: NeuroFlamingo, batch: dict[str, Tensor], steps: int) -> list[fl
 
 
 def generates(subject: Subject) -> str:
-    """The model writes words for scans that go through the encoder, the same ones with and without the cache."""
+    """Check that the model generates text for encoded scans, the same with and without the cache."""
     model = toy_model(subject).eval()
     batch = two_scans(model, subject)
     prompt = {"input_ids": batch["input_ids"][:, :2], "scans": batch["scans"]}
@@ -139,7 +139,7 @@ def generates(subject: Subject) -> str:
 
 
 def _encoded(subject: Subject, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch with ready tokens: the encoder is frozen, so one pass serves all steps."""
+    """Replace scans by tokens in a batch: the encoder is frozen, so one pass suffices for all steps."""
     tokens, mask, _ = subject.encode(batch.pop("scans"))
     return batch | {"scan_tokens": tokens} | ({} if mask is None else {"token_mask": mask})
 

@@ -1,4 +1,4 @@
-"""Checks of many encoders, each in a process of its own with a time limit: a hostile one is named, the others go on."""
+"""Checks of many encoders, each in its own process with a time limit, so that a crash does not affect the others."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from neuroflamingo.encoder_check.end_to_end import check_encoder
 from neuroflamingo_encoders.conformance.check import CheckResult
 
 SECONDS = 300.0
-"""How long one encoder's checks may take."""
+"""Time limit for the checks of one encoder."""
 
 
 def check_isolated(
     names: Iterable[str], *, seconds: float = SECONDS, fixtures: str | None = None
 ) -> Iterator[tuple[str, list[CheckResult]]]:
-    """Name and results of each encoder, in order.
+    """Yield the name and results of each encoder, in order.
 
     Args:
         names: registered names, or `package.module:Class`.
-        seconds: after which an encoder's process is ended; what it had checked by then is kept.
+        seconds: time limit after which an encoder's process is ended; results up to then are kept.
         fixtures: see `check_encoder`.
     """
     context: Any = multiprocessing.get_context(_start_method())
@@ -62,7 +62,7 @@ def _check_in_process(context: Any, name: str, seconds: float, fixtures: str | N
 
 
 def _end(process: Any) -> None:
-    """End the process and all that it started; it leads a group of its own."""
+    """End the process and its children; it leads its own process group."""
     if process.is_alive() and hasattr(os, "killpg"):
         try:
             os.killpg(process.pid, signal.SIGKILL)
@@ -75,7 +75,7 @@ def _end(process: Any) -> None:
 
 
 def _work(sender: Connection, name: str, fixtures: str | None) -> None:
-    """In the child: run the checks and send each result; what is written to standard output goes to standard error."""
+    """Run the checks in the child process and send each result; standard output is redirected to standard error."""
     if hasattr(os, "setsid"):
         os.setsid()
     os.dup2(2, 1)

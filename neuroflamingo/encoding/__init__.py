@@ -1,4 +1,4 @@
-"""Scans to patch tokens: into one file, or into a store."""
+"""Encoding of scans into patch tokens, in a single file or a store."""
 
 import lazy_loader
 

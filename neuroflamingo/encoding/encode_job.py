@@ -1,4 +1,4 @@
-"""The job of a store of tokens: one scan, prepared and encoded."""
+"""Job of a token store: prepare and encode one scan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _ENCODERS: dict[tuple[str, str], BrainEncoder] = {}
-"""Of this process: the last one, by digest of its card and identity of its weights."""
+"""The encoder last loaded in this process, by card digest and weight identity."""
 
 
 _LOADING = Lock()
@@ -37,12 +37,12 @@ _LOADING = Lock()
 
 @dataclass(frozen=True)
 class EncodeJob(Job):
-    """Scans, or items of a scan store, to tokens.
+    """Encoding of scans, or of items of a scan store, into tokens.
 
     Attributes:
-        choice: of the encoder.
-        weights: identity of its weights and its table: a worker that finds others refuses.
-        device, dtype: where it computes, and what it stores.
+        choice: the encoder and its weights.
+        weights: identity of its weights and table; a worker that finds different ones refuses.
+        device, dtype: device to compute on, and dtype of the stored tokens.
     """
 
     choice: EncoderChoice
@@ -65,14 +65,14 @@ class EncodeJob(Job):
         return _made_of(ScanStore(task.path)[task.item], self.card)
 
     def encoder(self) -> BrainEncoder:
-        """The encoder of this process, loaded once."""
+        """Encoder of this process, loaded once."""
         with _LOADING:
             module = _ENCODERS.get((self.card.digest, self.weights))
             if module is None:
                 module, found, _ = load_with_identity(self.choice)
                 if found != self.weights:
                     raise ModelError(
-                        f"a worker has other weights for '{self.card.name}' than this run",
+                        f"a worker has different weights for '{self.card.name}' than this run",
                         expected=f"weights {self.weights[:12]}",
                         seen=f"weights {found[:12]}",
                         hint="give --weights FILE on a file system that all workers share",
@@ -92,7 +92,7 @@ class EncodeJob(Job):
     def _prepared(
         self, task: Task, made_of: Mapping[str, Any]
     ) -> Iterator[tuple[NDArray[np.float32], Mapping[str, Any]]]:
-        """Tensors with what is to be said of them, one after the other."""
+        """Yield prepared tensors with their metadata."""
         if task.item is None:
             for one in prepare_for_encoder(task.path, self.card.scan, self.hashed(task, made_of)):
                 yield one.tensor, one.about
@@ -105,7 +105,7 @@ class EncodeJob(Job):
 
 
 def load_with_identity(choice: EncoderChoice) -> tuple[BrainEncoder, str, dict[str, Any]]:
-    """The encoder, a hash of its weights and its table, and where these came from."""
+    """Load the encoder; returns it with the hash of its weights and table, and the source of the weights."""
     module, origin = choice.load()
     identity = encoder_identity(module, (origin.get("table") or {}).get("sha256"))
     _ENCODERS.clear()
@@ -114,20 +114,20 @@ def load_with_identity(choice: EncoderChoice) -> tuple[BrainEncoder, str, dict[s
 
 
 def encoder_identity(encoder: nn.Module, table_sha256: str | None = None) -> str:
-    """A hash of an encoder's weights, and of the file of its table if it has one: by it a token store is recognised."""
+    """Hash of an encoder's weights, and of its table's file if it has one, which identifies token stores."""
     digest = weights_digest(encoder)
     return sha256_of_text(digest + table_sha256) if table_sha256 else digest
 
 
 def _made_of(item: StoredItem, card: InputCard) -> tuple[str, dict[str, Any]]:
-    """Hash of the scan that a prepared item was made of, and how: its own address must come out of them."""
+    """Hash of the scan and the options that a prepared item was made from, checked against the item's key."""
     try:
         digest, changes = str(item.about["made_of"]["input_sha256"]), dict(item.about["made_of"]["how"])
     except (KeyError, TypeError, ValueError):
         digest, changes = "", {}
     if item_key(digest, card.scan.digest, changes) != item.key:
         raise ModelError(
-            f"the prepared scan {item.key[:12]} does not say what it was made of",
+            f"the prepared scan {item.key[:12]} does not state what it was made from",
             expected="hash of the input and options from which its address follows",
             hint="run `neuroflamingo prepare` into a new folder",
             exit_code=65,

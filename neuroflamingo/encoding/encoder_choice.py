@@ -1,4 +1,4 @@
-"""Which encoder with which weights, and loading it."""
+"""Choice of an encoder and its weights, and loading it."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ ENCODER_PART = "encoder."
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """Which encoder, with which weights.
+    """An encoder and its weights.
 
     Attributes:
-        name: as `list_encoders` gives it.
-        options: of the encoder's card, such as `{"slices": 12}` for a tower that looks at slices.
-        weights: a safetensors file; None: the embedded model's, or the one in the encoder's folder.
-        init: `random` for an untrained encoder, on purpose.
-        seed: of the random initialisation.
-        table: a table that is no weight but that the encoder needs: parcels' coordinates, functional gradients.
+        name: encoder name, see `list_encoders`.
+        options: options of the encoder's card, such as `{"slices": 12}` for a 2D encoder on slices.
+        weights: a safetensors file; None: the embedded model's, or the file in the encoder's weights folder.
+        init: `random` for a deliberately untrained encoder.
+        seed: seed of the random initialisation.
+        table: an additional table that the encoder needs: parcel coordinates, functional gradients.
     """
 
     name: str
@@ -45,18 +45,18 @@ class EncoderChoice:
 
     @property
     def card(self) -> EncoderCard:
-        """Of the encoder, with the options.
+        """Card of the encoder with the options applied.
 
         Raises:
-            ModelError, ConfigError: no such encoder, or options that it does not take.
+            ModelError, ConfigError: unknown encoder, or options that it does not have.
         """
         return encoder_card(self.name, **self.options)
 
     def load(self) -> tuple[BrainEncoder, dict[str, Any]]:
-        """The encoder, frozen, with its table, and where its weights came from.
+        """Load the encoder, frozen and with its table; returns it with the source of its weights.
 
         Raises:
-            NeuroFlamingoError: see `load_encoder`; a table that is missing, or not one.
+            NeuroFlamingoError: see `load_encoder`; a missing or invalid table.
         """
         module, origin = load_encoder(self.name, self.weights, options=self.options, init=self.init, seed=self.seed)
         if self.table is not None or _wants_table(module):
@@ -72,10 +72,10 @@ def load_encoder(
     init: Literal["random"] | None = None,
     seed: int = 0,
 ) -> tuple[BrainEncoder, dict[str, Any]]:
-    """An encoder with its weights, frozen, and where these came from.
+    """Load a frozen encoder with its weights; returns it with the source of the weights.
 
     Raises:
-        ModelError: no weights here and `init` not given (exit 69), or they do not fit (exit 65).
+        ModelError: no weights installed and `init` not given (exit 69), or they do not fit (exit 65).
         UsageError: both weights and `init`.
     """
     import torch
@@ -94,7 +94,7 @@ def load_encoder(
     path = find_weights(name) if weights is None else Path(weights)
     if path is None:
         raise ModelError(
-            f"the weights of '{name}' are not here",
+            f"the weights of '{name}' are not installed",
             expected=f"--weights FILE.safetensors ({card.weights.licence}), or --init random",
             hint=how_to_get(card),
         )
@@ -103,7 +103,7 @@ def load_encoder(
 
 
 def embedded_weights(card: EncoderCard) -> Path:
-    """The weight file of the embedded model whose encoder this is.
+    """Weights file of the embedded model that has this encoder.
 
     Raises:
         ModelError: no embedded model has it (exit 69), or only with another card (exit 65).
@@ -141,7 +141,7 @@ def _wants_table(module: Any) -> bool:
 
 
 def _set_table(module: Any, table: str | Path | None) -> dict[str, Any]:
-    """Give the encoder the table that its card demands; gives the table's name and hash."""
+    """Load the table that the encoder's card requires; returns the table's name and hash."""
     import numpy as np
     import torch
 
@@ -160,9 +160,9 @@ def _set_table(module: Any, table: str | Path | None) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8").replace(",", " ").splitlines()
         rows = np.array([line.split() for line in text if line.strip()], dtype=np.float32)
     except (UnicodeDecodeError, ValueError) as error:
-        raise ScanError(f"{path.name} is no table of numbers", seen=str(error)[:200], hint="check the file") from error
+        raise ScanError(f"{path.name} is not a numeric table", seen=str(error)[:200], hint="check the file") from error
     if hasattr(module, "set_coordinates"):
-        module.set_coordinates(torch.from_numpy(rows[:, -3:]))  # a column of labels may stand before X Y Z
+        module.set_coordinates(torch.from_numpy(rows[:, -3:]))  # a column of labels may precede X Y Z
     else:
         module.set_gradient(torch.from_numpy(rows))
     return {"file": path.name, "sha256": sha256_of(path)}

@@ -1,4 +1,4 @@
-"""`encode`: scans to a file of patch tokens, with everything that says how they came to be."""
+"""`encode`: encode scans into a file of patch tokens, with full provenance."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncodeResult:
-    """What `encode` wrote.
+    """Result of `encode`.
 
     Attributes:
         path: the token file.
-        scans: how many scans are in it.
-        failures: those that are not, with their errors, in order.
+        scans: number of encoded scans in it.
+        failures: names of failed scans with their errors, in order.
     """
 
     path: Path
@@ -40,12 +40,12 @@ class EncodeResult:
 
 
 @dataclass(frozen=True)
-class _Road:
+class _EncodingSetup:
     """All that each scan's way to its tokens has in common."""
 
     encoder: BrainEncoder
     device: str
-    how: Preparation
+    preparation: Preparation
     failures: list[tuple[str, NeuroFlamingoError]]
     progress: Callable[[str, int, int], None] | None
 
@@ -54,24 +54,24 @@ def encode(
     scans: Sequence[str | Path],
     output: str | Path,
     encoder: str | EncoderChoice,
-    how: Preparation | None = None,
+    preparation: Preparation | None = None,
     *,
     device: str = "auto",
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EncodeResult:
-    """Encode scans and write their tokens into one file. For a store of many scans: `encode_into_store`.
+    """Encode scans and write their tokens to one file; for many scans see `encode_into_store`.
 
     Args:
         scans: NIfTI or MGH files, DICOM folders or zip archives: a volume for encoders of one 3D volume, a run in MNI
-            space for those of runs and, with an atlas, for those of parcels; CIFTI parcel series (`.ptseries.nii`) for
-            those of parcels; arrays (`.npy`, `.npz`, `.tsv`, `.csv`) for all. A run gives a scan for each window.
-        output: ends in `.zarr`, `.npz` or `.safetensors`.
-        encoder: its name, or name, options and weights.
-        how: see `Preparation`.
+            space for encoders of runs and, with an atlas, of parcels; CIFTI parcel time series (`.ptseries.nii`) for
+            encoders of parcels; arrays (`.npy`, `.npz`, `.tsv`, `.csv`) for all. A run yields one scan per window.
+        output: a path that ends in `.zarr`, `.npz` or `.safetensors`.
+        encoder: an encoder's name, or its name, options and weights.
+        preparation: see `Preparation`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         overwrite: replace an existing output.
-        progress: called with the scan's name, its number from 1, and how many there are.
+        progress: called with the scan's name, its number from 1, and the number of scans.
 
     Raises:
         NeuroFlamingoError: unknown encoder, no weights (exit 69), weights that do not fit (65), an output that cannot
@@ -81,33 +81,33 @@ def encode(
     for scan in scans:
         if not Path(scan).exists():
             raise NotFoundError(f"there is no file {scan}", expected="a scan or a ready array", hint="check the path")
-    how = how or Preparation()
+    preparation = preparation or Preparation()
     choice = EncoderChoice(encoder) if isinstance(encoder, str) else encoder
-    how.check_tables([None] * len(scans), choice.card.scan)
+    preparation.check_tables([None] * len(scans), choice.card.scan)
     place = pick_device(device)
     module, origin = choice.load()
-    road = _Road(module.to(place), place, how, [], progress)
+    setup = _EncodingSetup(module.to(place), place, preparation, [], progress)
     about = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
-    tokens = _all_tokens(scans, road)
+    tokens = _all_tokens(scans, setup)
     try:
         first = next(tokens)
     except StopIteration:
-        raise road.failures[0][1] from None
+        raise setup.failures[0][1] from None
     count = write_tokens(target, _chained(first, tokens), about, overwrite=overwrite)
-    return EncodeResult(target, count, tuple(road.failures))
+    return EncodeResult(target, count, tuple(setup.failures))
 
 
-def _all_tokens(scans: Sequence[str | Path], road: _Road) -> Iterator[ScanTokens]:
-    """Tokens of one scan after the other; a scan that fails is noted and passed over."""
+def _all_tokens(scans: Sequence[str | Path], setup: _EncodingSetup) -> Iterator[ScanTokens]:
+    """Yield the tokens of each scan; a scan that fails is recorded and skipped."""
     for number, scan in enumerate(scans, start=1):
         name = shown_name(scan)
-        if road.progress:
-            road.progress(name, number, len(scans))
+        if setup.progress:
+            setup.progress(name, number, len(scans))
         try:
-            for prepared in prepare_for_encoder(Path(scan), road.encoder.card.scan, road.how):
-                yield tokens_of(road.encoder, prepared.tensor, prepared.about, road.device)
+            for prepared in prepare_for_encoder(Path(scan), setup.encoder.card.scan, setup.preparation):
+                yield tokens_of(setup.encoder, prepared.tensor, prepared.about, setup.device)
         except NeuroFlamingoError as failure:
-            road.failures.append((name, failure))
+            setup.failures.append((name, failure))
 
 
 def _chained(first: ScanTokens, rest: Iterator[ScanTokens]) -> Iterator[ScanTokens]:
@@ -118,10 +118,10 @@ def _chained(first: ScanTokens, rest: Iterator[ScanTokens]) -> Iterator[ScanToke
 def tokens_of(
     encoder: BrainEncoder, tensor: NDArray[np.float32], about: Mapping[str, Any], device: str, dtype: str = "float32"
 ) -> ScanTokens:
-    """Tokens of one prepared tensor.
+    """Encode one prepared tensor.
 
     Raises:
-        ModelError: they are not finite, or too large for the type of numbers (exit 65).
+        ModelError: the tokens are not finite, or too large for the dtype (exit 65).
     """
     import numpy as np
     import torch
@@ -132,7 +132,7 @@ def tokens_of(
     tokens = output.tokens[0, 0].to(getattr(torch, dtype)).cpu()
     if not bool(tokens.isfinite().all()):
         raise ModelError(
-            f"the encoder gives numbers that are not finite for {about['name']}",
+            f"the encoder gives non-finite tokens for {about['name']}",
             expected=f"numbers that {dtype} can hold",
             hint="check the weights: neuroflamingo models verify" + ("; or --dtype float32" * (dtype != "float32")),
             exit_code=65,

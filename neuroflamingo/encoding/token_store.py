@@ -1,4 +1,4 @@
-"""Many scans to a store of patch tokens, resumable and in parallel."""
+"""Encoding of many scans into a token store, resumable and in parallel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encode_into_store(
     source: str | Path,
     output: str | Path,
     choice: EncoderChoice,
-    how: Preparation | None = None,
+    preparation: Preparation | None = None,
     *,
     device: str = "auto",
     dtype: str = "float32",
@@ -40,52 +40,54 @@ def encode_into_store(
     """Encode all scans of an input, each into one item of a `TokenStore`.
 
     Args:
-        source: as `prepare_into_store` takes it, or a `ScanStore` for the same input of the encoder, whose tensors
-            are then taken as they are.
-        output: the store's folder; an existing store of the same card, weights and type of numbers is gone on with.
-        choice: of the encoder and its weights.
-        how: see `Preparation`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`, of each worker.
-        dtype: of the tokens, `float32` or `float16`; the encoder computes in float32.
-        options: see `StoreOptions`: which of the scans, and where.
+        source: an input as for `prepare_into_store`, or a `ScanStore` made for this encoder's input, whose tensors are
+            then used as they are.
+        output: the store's folder; an existing store with the same card, weights and dtype is continued.
+        choice: the encoder and its weights.
+        preparation: see `Preparation`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, for each worker.
+        dtype: dtype of the tokens, `float32` or `float16`; the encoder computes in float32.
+        options: selection of scans and workers, see `StoreOptions`.
 
     Raises:
         NeuroFlamingoError: see `prepare_into_store`; no weights (exit 69), or a scan store for another input (65).
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}", expected=" or ".join(DTYPES), seen=dtype)
-    spread, how, began = _checked(options), how or Preparation(), time.perf_counter()
+    spread, preparation, began = _checked(options), preparation or Preparation(), time.perf_counter()
     if spread.scheduler is None:
         pick_device(device)
     prepared = Path(source).is_dir() and ScanStore.is_at(source)
     card = choice.card
     notes: list[str] = []
-    scans = _items(ScanStore(source), card, how, spread) if prepared else spread.find(source, card, notes)
+    scans = _items(ScanStore(source), card, preparation, spread) if prepared else spread.find(source, card, notes)
     scans = spread.share(scans)
-    how.check_tables([] if prepared else [one.confounds for one in scans], card.scan)
+    preparation.check_tables([] if prepared else [one.confounds for one in scans], card.scan)
     _, weights, origin = load_with_identity(choice)
     store = TokenStore.create(output, card=card, weights=weights, origin=origin, dtype=dtype)
-    job = EncodeJob(store.path.absolute(), card, how, _everywhere(choice), weights, device, dtype)
+    job = EncodeJob(store.path.absolute(), card, preparation, _everywhere(choice), weights, device, dtype)
     tasks = _of_items(Path(source).absolute(), scans, job) if prepared else _of_files(scans, job)
     return _run(store, job, tasks, Summary(card.name, len(scans), notes=notes), spread, began)
 
 
 def _everywhere(choice: EncoderChoice) -> EncoderChoice:
-    """With paths that a worker in another folder finds too."""
+    """Make paths absolute, so that workers in other folders find the files."""
     weights, table = choice.weights, choice.table
     return replace(choice, weights=weights and Path(weights).absolute(), table=table and Path(table).absolute())
 
 
-def _items(store: ScanStore, card: EncoderCard, how: Preparation, spread: StoreOptions) -> list[tuple[str, str]]:
-    """Keys and names of the prepared scans that are meant.
+def _items(
+    store: ScanStore, card: EncoderCard, preparation: Preparation, spread: StoreOptions
+) -> list[tuple[str, str]]:
+    """Keys and names of the selected prepared scans.
 
     Raises:
-        ModelError: they were prepared for another input of an encoder (exit 65).
-        UsageError: options for preparing what is prepared already.
-        NotFoundError: none (exit 66).
+        ModelError: they were prepared for a different encoder input (exit 65).
+        UsageError: preparation options for scans that are already prepared.
+        NotFoundError: no scans (exit 66).
     """
     store.check_made_for(card.name, card.scan)
-    if how.changes() or not how.may_resample:
+    if preparation.changes() or not preparation.may_resample:
         raise UsageError(
             "the scans of a store are prepared already",
             expected="none of --tr, --atlas, --scaling, --raw, --no-resample, confounds, filters and frames",

@@ -1,1 +1,1 @@
-"""Scores of what reports say, against the truth and beside what a model says without looking at the scan."""
+"""Scoring of reports against known findings, next to controls that show whether the model used the scan."""

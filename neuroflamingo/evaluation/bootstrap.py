@@ -1,4 +1,4 @@
-"""Percentile intervals by resampling cases: vectorised over metrics that are ratios of per-case sums."""
+"""Bootstrap percentile intervals over cases, vectorised for metrics that are ratios of per-case sums."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def resampled_sums(
 
 
 def interval(values: Float[np.ndarray, " resample"], level: float = 0.95) -> tuple[float, float] | None:
-    """The central percentile interval of the resampled values that are defined; None if none is."""
+    """Central percentile interval of the defined values; None if there are none."""
     defined = values[np.isfinite(values)]
     if len(defined) == 0:
         return None

@@ -1,4 +1,4 @@
-"""The best report that never looks at a scan: what every model must beat."""
+"""The best constant report, a baseline that never uses the scan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuroflamingo.findings.wording import render_report
 
 @dataclass(frozen=True)
 class ConstantReport:
-    """One report for all cases, and the finding F1 that it reaches on the cases it was chosen on."""
+    """One report for all cases, and its finding F1 on the cases that it was chosen on."""
 
     findings: tuple[Finding, ...]
     text: str
@@ -22,7 +22,7 @@ class ConstantReport:
 
 
 def _typical(kind: FindingClass, number: int, found: Sequence[Finding]) -> list[Finding]:
-    """The `number` most frequent places of a class, each with the median size, and the commonest grade and signal."""
+    """The `number` most frequent locations of a class, with the median size and the most common grade and signal."""
     places = Counter((finding.side, finding.region) for finding in found).most_common(number)
     places += [places[0]] * (number - len(places))
     sizes = [finding.size_mm for finding in found if finding.size_mm is not None]
@@ -36,9 +36,9 @@ def _typical(kind: FindingClass, number: int, found: Sequence[Finding]) -> list[
 
 
 def best_constant_report(truth: Sequence[Sequence[Finding]], repeats: int = 2) -> ConstantReport:
-    """Choose, among the normal report and all sets of classes (each up to `repeats` times), the best by finding F1.
+    """Choose the constant report with the best finding F1, among all sets of classes (each up to `repeats` times).
 
-    It is chosen on the very cases it will be scored on, which flatters it. Ties go to the shorter report.
+    It is chosen on the same cases that it will be scored on, which favours it. Ties go to the shorter report.
     """
     per_case = [Counter(finding.kind for finding in findings) for findings in truth]
     total = sum(len(findings) for findings in truth)

@@ -1,4 +1,4 @@
-"""`evaluate`: a model on unseen painted cases, never without the controls that show whether it looked at them."""
+"""`evaluate`: score a model on unseen painted cases, always with controls that show whether it used the scans."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ KEYS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one model on one set of cases.
+    """Scores of one model on one set of cases.
 
     Attributes:
-        real: the reports on the scans.
-        blank, other_patient, mirrored, constant: the controls: an empty scan; other cases' scans; the mirrored scan,
-            scored against the mirrored truth (sides must have swapped); the best report that looks at nothing.
-        readout: the frozen encoder's own linear readout, where it has one.
+        real: scores of the reports on the real scans.
+        blank, other_patient, mirrored, constant: controls: an empty scan; other cases' scans; the mirrored scan,
+            scored against the mirrored truth (sides must swap); the best constant report.
+        readout: linear readout of the frozen encoder, if it has one.
         overlap: BLEU-4 and ROUGE-L, for comparison only.
         about: model, seeds, anatomy, device, seconds, failures.
     """
@@ -74,7 +74,7 @@ class Evaluation:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The published keys at the top and under each control; intervals and classes of the real reports."""
+        """Published keys at the top level and under each control; intervals and classes of the real reports."""
         out: dict[str, Any] = dict(self.real.to_json())
         for name, scores in self.controls.items():
             out[name] = {key: scores[key] for key in KEYS}
@@ -82,11 +82,11 @@ class Evaluation:
         return out | {"overlap": self.overlap, "about": self.about}
 
     def write_csv(self, path: str | Path) -> None:
-        """One line a case of the real reports."""
+        """Write one row per case of the real reports."""
         self.real.write_csv(path)
 
     def table(self) -> str:
-        """Figures with 95 % intervals, and the controls beside them, as a Markdown table."""
+        """Markdown table of the scores with 95 % intervals, next to the controls."""
         columns = {"readout": self.readout, **self.controls}
         heads = ["figure", "report", "95 %", *(name.replace("_", " ") for name in columns)]
         lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
@@ -115,7 +115,7 @@ def evaluate(
     progress: Callable[[str, int, int], None] | None = None,
     about: dict[str, Any] | None = None,
 ) -> Evaluation:
-    """Paint `cases` unseen cases from `seed` on, take them through the real road and score the greedy reports.
+    """Paint unseen cases with seeds from `seed` on, preprocess them like real scans and score the greedy reports.
 
     Args:
         progress: called with (part, done, all).
@@ -158,7 +158,7 @@ def score_encoded(
     *,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
-    """Write and score the reports of encoded cases and of all controls."""
+    """Generate and score the reports of encoded cases and all controls."""
     truth = encoded.truth
     count = len(truth)
 
@@ -187,14 +187,14 @@ def write_reports(
     tokens: Tensor,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Greedy reports on ready tokens `[case, 1, token, width]`."""
+    """Generate greedy reports from encoder tokens `[case, 1, token, width]`."""
     prompt = processor("<image>", scan_tokens=tokens[:1])["input_ids"]
     return write_greedily(model, processor.tokenizer, prompt, tokens, batch=BATCH, progress=progress)
 
 
 @torch.no_grad()
 def _readout(model: NeuroFlamingo, encoded: EncodedCases) -> Scores | None:
-    """The encoder's direct readout by the thresholds stored beside the model, for encoders that have one."""
+    """Findings of the encoder's direct readout with the model's stored thresholds, for encoders that have one."""
     stored = (getattr(model.config, "training", None) or {}).get("thresholds")
     if not isinstance(model.encoder, TinyT1wEncoder) or stored is None:
         return None

@@ -1,4 +1,4 @@
-"""Greedy reports on tokens that are there already: what `evaluate` scores, and what training validates with."""
+"""Greedy report generation from encoder tokens, for evaluation and for validation during training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_greedily(
     batch: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """The texts of all cases, each after the same prompt; `batch` of them are written at a time."""
+    """Generate a text for each case after the same prompt, `batch` cases at a time."""
     texts: list[str] = []
     for part in tokens.split(batch):
         ids = prompt.repeat(len(part), 1).to(model.device)

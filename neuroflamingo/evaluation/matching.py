@@ -1,4 +1,4 @@
-"""Which predicted finding answers which true one: the best assignment within each class."""
+"""Matching of predicted to true findings: the optimal assignment within each class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIDE_WEIGHT, REGION_WEIGHT, SIZE_WEIGHT = 0.4, 0.4, 0.2
 
 @dataclass(frozen=True)
 class Matching:
-    """Pairs of (index in truth, index in predicted), and the indices that found no partner."""
+    """Matched pairs (index in truth, index in predicted), and unmatched indices."""
 
     pairs: tuple[tuple[int, int], ...]
     missed: tuple[int, ...]
@@ -22,7 +22,7 @@ class Matching:
 
 
 def size_similarity(true_mm: float | None, predicted_mm: float | None) -> float:
-    """1 for equal sizes or where the truth has none, falling to 0 with the relative error; 0 for an unsaid size."""
+    """Similarity of sizes: 1 if equal or if the truth has none, decreasing to 0 with relative error; 0 if unstated."""
     if true_mm is None:
         return 1.0
     if predicted_mm is None:
@@ -32,16 +32,16 @@ def size_similarity(true_mm: float | None, predicted_mm: float | None) -> float:
 
 
 def match_cost(true: Finding, predicted: Finding) -> float:
-    """1 - (.4 side + .4 region + .2 size): 0 for a perfect answer, 1 for one that is right in the class alone."""
+    """Matching cost, 1 - (.4 side + .4 region + .2 size): 0 for a perfect match, 1 if only the class is right."""
     credit = SIDE_WEIGHT * (true.side == predicted.side) + REGION_WEIGHT * (true.region == predicted.region)
     return 1.0 - credit - SIZE_WEIGHT * size_similarity(true.size_mm, predicted.size_mm)
 
 
 def match_findings(truth: Sequence[Finding], predicted: Sequence[Finding]) -> Matching:
-    """Assign predicted findings to true ones of the same class at the least total cost.
+    """Assign predicted findings to true ones of the same class at minimum total cost.
 
-    Within a class as many pairs are made as there can be, however wrong their attributes: the class was found, and
-    what was wrong with it is measured on the pair.
+    Within a class as many pairs as possible are matched, however wrong their attributes: the class was found, and
+    errors in its attributes are measured on the pair.
     """
     from scipy.optimize import linear_sum_assignment
 

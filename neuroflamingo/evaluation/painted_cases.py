@@ -1,4 +1,4 @@
-"""Painted cases taken through the real road (scan, alignment, preparation, encoder) for evaluation."""
+"""Painted cases for evaluation, processed like real scans (storage, alignment, preprocessing, encoder)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class PaintedScan:
-    """A scan to be painted where it is needed (picklable, so that a worker process paints and prepares it)."""
+    """A scan that is painted on demand (picklable, so that a worker process can paint and preprocess it)."""
 
     seed: int
     anatomy: str
@@ -41,13 +41,13 @@ class PaintedScan:
 
 @dataclass(frozen=True)
 class EncodedCases:
-    """Encoder tokens of cases and of their controls.
+    """Encoder tokens of cases and their controls.
 
     Attributes:
         truth: findings of each case.
-        plain, mirrored: `[case, 1, token, width]`; mirrored heads are flipped in the symmetric template's space.
-        blank: of an empty scan, `[1, token, width]`.
-        failed: (seed, message) of cases that could not be prepared; they count as reports without findings.
+        plain, mirrored: tokens `[case, 1, token, width]`; mirrored heads are flipped in the symmetric template space.
+        blank: tokens of an empty scan, `[1, token, width]`.
+        failed: (seed, message) of cases that could not be preprocessed; they count as reports without findings.
     """
 
     truth: list[tuple[Finding, ...]]
@@ -75,10 +75,10 @@ def encode_cases(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodedCases:
-    """Paint, store as a scanner would, align, prepare and encode every case, in fp32.
+    """Paint each case as a scanner would store it, then align, preprocess and encode it, in float32.
 
     Args:
-        processes: workers that paint and prepare; None: one for each core.
+        processes: number of workers that paint and preprocess; None: one per core.
         progress: called with (done, all).
     """
     device = next(encoder.parameters()).device

@@ -1,4 +1,4 @@
-"""Findings straight from the encoder's linear heads: the ceiling that a report is held against."""
+"""Findings directly from the encoder's linear heads, an upper reference for reports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SAME_CLASS_MM, OTHER_CLASS_MM = 24.0, 12.0
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Probabilities above which a finding is stated, chosen on validation cases."""
+    """Probability thresholds for stating a finding, chosen on validation cases."""
 
     presence: tuple[float, float, float] = (0.4, 0.4, 0.4)
     atrophy: float = 0.5
@@ -39,10 +39,10 @@ class Thresholds:
 
 
 def decode(readout: Readout, centres: Tensor, thresholds: Thresholds) -> list[list[Finding]]:
-    """Findings of each scan: local maxima of presence, strongest first, then the diffuse classes.
+    """Decode the findings of each scan: local maxima of presence, strongest first, then the diffuse classes.
 
     Args:
-        centres: of the cells, mm, `[cell, 3]`.
+        centres: centres of the cells in mm, `[cell, 3]`.
     """
     presence = readout.presence.float().sigmoid()
     places = centres[None, :, None] + readout.offset.float() * CELL_MM
@@ -99,7 +99,7 @@ def _diffuse(readout: Readout, scan: int, thresholds: Thresholds) -> list[Findin
 
 
 def choose_thresholds(readout: Readout, centres: Tensor, truth: list[tuple[Finding, ...]]) -> Thresholds:
-    """The thresholds with the best finding F1 class by class, on cases the encoder has not seen."""
+    """Choose the thresholds with the best finding F1 per class, on cases that the encoder has not seen."""
     grid = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
     scores: dict[tuple[FindingClass, float], float] = {}
     for limit in grid:
@@ -116,7 +116,7 @@ def choose_thresholds(readout: Readout, centres: Tensor, truth: list[tuple[Findi
 
 
 def class_f1(truth: Sequence[Sequence[Finding]], predicted: Sequence[Sequence[Finding]], kind: FindingClass) -> float:
-    """F1 of presence counts of one class (per case, as many pairs as both have)."""
+    """F1 of one class by counts: per case, the smaller of the true and predicted counts is matched."""
     hits = said = there = 0
     for a, b in zip(truth, predicted, strict=True):
         n, m = sum(f.kind is kind for f in a), sum(f.kind is kind for f in b)

@@ -1,7 +1,7 @@
-"""Reports scored by what they say: parsed to findings, matched with the truth, counted.
+"""Scoring of reports by their findings: parse, match with the truth, count.
 
-Every figure is a ratio of sums of per-case counts, so that its bootstrap interval is one matrix product, and no
-figure depends on words: a paraphrase scores as the original, a swapped side does not. Definitions: docs/evaluate.md.
+Every metric is a ratio of sums of per-case counts, so that its bootstrap interval is one matrix product, and no metric
+depends on wording: a paraphrase scores like the original, a swapped side does not. Definitions: docs/evaluate.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from neuroflamingo_preprocessing.files import write_text_atomic
 _OPPOSITE = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
 _PLACED = (*FOCAL, FindingClass.ATROPHY)
 SIZE_TOLERANCE_MM, SIZE_TOLERANCE_SHARE = 3.0, 0.2
-"""A size counts as right within 3 mm or 20 %, whichever is more."""
+"""A size counts as correct within 3 mm or 20 %, whichever is more."""
 
 METRICS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "finding_f1": ({"matched": 2}, {"true": 1, "predicted": 1}),
@@ -48,7 +48,7 @@ METRICS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "contradiction_rate": ({"contradicts": 1}, {"texts": 1}),
     "false_negation_rate": ({"falsely_denied": 1}, {"deniable": 1}),
 }
-"""Each figure as weighted sums of per-case counts: numerator and denominator. The first nine are the published keys."""
+"""Each metric as weighted sums of per-case counts: numerator and denominator. The first nine are the published keys."""
 
 CLASS_COUNTS = {kind: (f"matched {kind}", f"true {kind}", f"predicted {kind}") for kind in FindingClass}
 COLUMNS = tuple(
@@ -61,7 +61,7 @@ COLUMNS = tuple(
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One case: its counts (see `METRICS`) and what they came from."""
+    """Counts of one case (see `METRICS`) and the findings behind them."""
 
     counts: dict[str, float]
     truth: tuple[Finding, ...]
@@ -71,10 +71,10 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures of an evaluation.
+    """All metrics of an evaluation.
 
-    `values` and `intervals` (95 %) are keyed as `METRICS`; a figure whose denominator is zero is None. `by_class`
-    holds precision, recall and F1 and the three counts of each class.
+    `values` and `intervals` (95 %) are keyed as `METRICS`; a metric whose denominator is zero is None. `by_class`
+    holds precision, recall, F1 and the three counts of each class.
     """
 
     values: dict[str, float | None]
@@ -87,18 +87,18 @@ class Scores:
 
     @property
     def macro_f1(self) -> float | None:
-        """Mean finding F1 of the classes that occur."""
+        """Mean finding F1 over the classes that occur."""
         found = [row["f1"] for row in self.by_class.values() if row["f1"] is not None]
         return sum(found) / len(found) if found else None
 
     def to_json(self) -> dict[str, object]:
-        """A flat object with every figure by its key, then intervals, classes and the number of cases."""
+        """Flat dict of all metrics by key, followed by intervals, classes and the number of cases."""
         bounds = {name: None if pair is None else list(pair) for name, pair in self.intervals.items()}
         extra = {"macro_finding_f1": self.macro_f1, "cases": len(self.cases)}
         return {**self.values, **extra, "intervals": bounds, "by_class": self.by_class}
 
     def write_csv(self, path: str | Path, overwrite: bool = True) -> None:
-        """One row a case: counts, then truth, prediction and text; the file is written whole or not at all.
+        """Write one row per case: counts, truth, prediction and text; the file is written completely or not at all.
 
         Raises:
             OutputError: the file cannot be written, or exists and must not be replaced.
@@ -116,7 +116,7 @@ class Scores:
 
 
 def _line(findings: Sequence[Finding]) -> str:
-    """Findings on one line for the table."""
+    """Format findings on one line for the table."""
     words = []
     for f in findings:
         size, grade = f"{f.size_mm:g} mm" if f.size_mm is not None else "", f"grade {f.grade}" if f.grade else ""
@@ -125,13 +125,13 @@ def _line(findings: Sequence[Finding]) -> str:
 
 
 def size_is_right(true_mm: float, predicted_mm: float | None) -> bool:
-    """Within 3 mm or 20 % of the truth."""
+    """True within 3 mm or 20 % of the true size."""
     allowed = max(SIZE_TOLERANCE_MM, SIZE_TOLERANCE_SHARE * true_mm)
     return predicted_mm is not None and abs(true_mm - predicted_mm) <= allowed
 
 
 def _detail(true: Finding, predicted: Finding) -> float:
-    """Share of right answers among the class and all that the truth says of the finding."""
+    """Share of correct attributes among the class and all attributes that the true finding has."""
     checks = [True, true.certainty == predicted.certainty]
     checks += [predicted.side == true.side] if true.side else []
     checks += [predicted.region == true.region] if true.region else []
@@ -142,7 +142,7 @@ def _detail(true: Finding, predicted: Finding) -> float:
 
 
 def _pair_counts(true: Finding, predicted: Finding) -> Counter[str]:
-    """What one matched pair adds to the counts of its case."""
+    """Contribution of one matched pair to the counts of its case."""
     counts: Counter[str] = Counter()
     counts["placed_right"] = int(true.side == predicted.side and true.region == predicted.region)
     counts["detail"] = _detail(true, predicted)  # type: ignore[assignment]
@@ -163,7 +163,7 @@ def _pair_counts(true: Finding, predicted: Finding) -> Counter[str]:
 
 
 def score_case(truth: Sequence[Finding], predicted: Sequence[Finding], parsed: ParsedReport | None = None) -> CaseScore:
-    """Count one case; `parsed` adds the figures that only a text has."""
+    """Count one case; `parsed` adds the metrics of texts."""
     matching = match_findings(truth, predicted)
     counts: Counter[str] = Counter(cases=1, true=len(truth), predicted=len(predicted), matched=len(matching.pairs))
     counts.update(missed=len(matching.missed), invented=len(matching.invented))
@@ -181,7 +181,7 @@ def score_case(truth: Sequence[Finding], predicted: Sequence[Finding], parsed: P
 
 
 def _ratios(sums: np.ndarray, top: dict[str, float], bottom: dict[str, float]) -> np.ndarray:
-    """Figures from sums `[..., column]`; NaN where the denominator is zero."""
+    """Metrics from sums `[..., column]`; NaN where the denominator is zero."""
 
     def weighted(parts: dict[str, float]) -> np.ndarray:
         weights = np.zeros(len(COLUMNS))
@@ -197,7 +197,7 @@ def _known(value: np.ndarray | float) -> float | None:
 
 
 def summarise(cases: Sequence[CaseScore], resamples: int = 1000, seed: int = 0) -> Scores:
-    """Figures, intervals and class table of scored cases."""
+    """Metrics, intervals and class table of scored cases."""
     counts = np.array([[case.counts[name] for name in COLUMNS] for case in cases]).reshape(len(cases), len(COLUMNS))
     sums, drawn = counts.sum(0), resampled_sums(counts, resamples, seed)
     table = {}
@@ -240,7 +240,7 @@ def score_reports(truth: Sequence[Sequence[Finding]], texts: Sequence[str], resa
 def score_findings(
     truth: Sequence[Sequence[Finding]], predicted: Sequence[Sequence[Finding]], resamples: int = 1000
 ) -> Scores:
-    """Score finding lists that never were text (an encoder's direct readout); figures of texts are None.
+    """Score lists of findings without text (an encoder's direct readout); metrics of texts are None.
 
     Raises:
         UsageError: the numbers of cases and predictions differ.
@@ -251,10 +251,10 @@ def score_findings(
 
 
 def score_exchanged(truth: Sequence[Sequence[Finding]], texts: Sequence[str], patients: int = 20) -> Scores:
-    """Score each report as that of other patients: of each of the `patients` cases before its own, in a ring.
+    """Score each report against other patients: each of the `patients` cases before its own, cyclically.
 
-    What is right here is right by chance. Over single exchanges of a thousand cases full-finding F1 has a standard
-    deviation of a tenth of itself, so several are counted together. Pairs share reports, so there are no intervals.
+    Whatever is correct here is correct by chance. For one exchange of a thousand cases, full-finding F1 has a relative
+    standard deviation of a tenth, so several are pooled. Pairs share reports, so there are no intervals.
 
     Raises:
         UsageError: the numbers of cases and texts differ.

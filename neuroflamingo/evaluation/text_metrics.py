@@ -45,5 +45,5 @@ def rouge_l(references: Sequence[str], texts: Sequence[str]) -> float:
 
 
 def text_overlap(references: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
-    """Both, under the names `bleu4` and `rouge_l`."""
+    """Both metrics, as `bleu4` and `rouge_l`."""
     return {"bleu4": bleu4(references, texts), "rouge_l": rouge_l(references, texts)}

@@ -1,9 +1,9 @@
-"""The words that reports of brain scans use, as patterns: the parser's closed vocabulary.
+"""Vocabulary of brain scan reports as patterns, for the parser.
 
-Patterns match lower-case text in which hyphens are spaces; a blank in a pattern matches any run of blanks. Where two
-patterns overlap, the longer match wins, so "mass effect" is not a mass. Own work, from general radiological usage;
+Patterns match lower-case text in which hyphens are spaces; a blank in a pattern matches any run of blanks. If two
+patterns overlap, the longer match wins, so that "mass effect" is not a mass. Own work, from general radiological usage;
 negation follows the idea of ConText (Harkema et al. 2009, doi:10.1016/j.jbi.2009.05.002): triggers before and after
-a term, pseudo-triggers, and words that end a trigger's reach.
+a term, pseudo-triggers, and words that end a trigger's scope.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from neuroflamingo.findings.vocabulary import Certainty, FindingClass, Region, S
 
 
 class Tag(StrEnum):
-    """What a matched stretch of text is."""
+    """Kind of a matched range of text."""
 
     CLASS = "class"
     STRUCTURE = "structure"  # something that can be normal or changed
@@ -41,7 +41,7 @@ class Tag(StrEnum):
 
 
 class Match(NamedTuple):
-    """One tagged stretch of text, in character offsets."""
+    """One tagged range of text, in character offsets."""
 
     start: int
     end: int
@@ -270,7 +270,7 @@ CHANGED = {
     ("sulci", "large"): C.ATROPHY,
     ("volume", "small"): C.ATROPHY,
 }
-"""Which class a changed structure means."""
+"""Class implied by a changed structure."""
 
 NORMAL_DENIES = {
     "white matter": C.WHITE_MATTER_LESIONS,
@@ -278,7 +278,7 @@ NORMAL_DENIES = {
     "sulci": C.ATROPHY,
     "volume": C.ATROPHY,
 }
-"""Which class a normal structure denies."""
+"""Class denied by a normal structure."""
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -290,13 +290,13 @@ _COMPILED = [(tag, value, _compile(pattern)) for tag, value, pattern in _PATTERN
 
 
 def plain(text: str) -> str:
-    """Lower-case text with hyphens and line breaks as spaces; every character keeps its place."""
+    """Lower-case text with hyphens and line breaks as spaces; every character keeps its position."""
     lowered = "".join(low if len(low := character.lower()) == 1 else character for character in text)
     return re.sub(r"[-\u2010-\u2014_\s*]", " ", lowered)
 
 
 def tag(text: str) -> list[Match]:
-    """All tagged stretches of a `plain` text, ascending and apart; of overlapping ones the longest, then the first."""
+    """Tagged ranges of a `plain` text, ascending and disjoint; of overlapping ones the longest, then the first."""
     found = [
         Match(match.start(), match.end(), kind, value)
         for kind, value, pattern in _COMPILED

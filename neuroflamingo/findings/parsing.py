@@ -1,7 +1,7 @@
-"""Report text back to findings, without any model: the exact half of scoring.
+"""Parsing of report text into findings by fixed rules, without a model.
 
-Understands the sentences of `wording` without loss and other radiologists' wordings to the extent that its lexicon
-knows the words; `coverage` says how much of a text that was. Never raises on any text.
+The sentences of `wording` are parsed without loss, other wordings as far as the lexicon knows their words; `coverage`
+states the share of a text that was understood. Parsing never raises, whatever the text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _END = re.compile(
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence of the report: characters [start, end) of the text, and the findings that it states."""
+    """One sentence of a report: characters [start, end) of the text, and the findings that it states."""
 
     start: int
     end: int
@@ -46,11 +46,11 @@ class Sentence:
 
 @dataclass(frozen=True)
 class ParsedReport:
-    """What a text says.
+    """Result of parsing a report.
 
-    `findings` come from the FINDINGS section, or the whole text if it has no sections, or IMPRESSION if that is all
-    there is; `impression` from IMPRESSION. `denied` are the classes that the same part calls absent. `coverage` is
-    the share of its sentences that were understood (0 for an empty text); `unparsed` are the others.
+    `findings` come from the FINDINGS section, from the whole text if it has no sections, or from IMPRESSION if that is
+    the only section; `impression` from IMPRESSION. `denied` are the classes stated to be absent in the same part.
+    `coverage` is the share of its sentences that were understood (0 for an empty text); `unparsed` are the others.
     `contradictions` say in words where the text disagrees with itself.
     """
 

@@ -1,12 +1,12 @@
-"""Which region a point of MNI space lies in: the project's own coordinate rules.
+"""Assignment of points in MNI space to regions, by the project's own coordinate rules.
 
-Painting names a lesion's place by these rules and scoring trusts the name, so they must be exact, fast and free of
-any atlas's licence. They are a few planes and ellipsoids, mirror-symmetric about x = 0, with rounded numbers that fit
-the MNI152 templates. The tests compare them with AAL2, which only the tests read.
+Painting names a lesion's location by these rules and scoring relies on them, so they must be exact, fast and free of
+any atlas's licence. They are a few planes and ellipsoids, symmetric about x = 0, with rounded numbers that fit the
+MNI152 templates. The tests compare them with AAL2, which only the tests read.
 
-Deep white matter belongs to the lobe around it, the cingulate gyrus to the frontal or parietal lobe, the hippocampus
+Deep white matter belongs to the surrounding lobe, the cingulate gyrus to the frontal or parietal lobe, the hippocampus
 and the fusiform gyrus to the temporal lobe, the internal capsule between caudate and putamen to the basal ganglia.
-Points outside the brain get the nearest rule's region too: mask first where that matters.
+Points outside the brain are assigned a region too: apply a brain mask first if that matters.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def _ellipsoid(
     centre: tuple[float, float, float],
     radii: tuple[float, float, float],
 ) -> np.ndarray:
-    """Membership of an axis-parallel ellipsoid; all in mm, x as distance from the midline."""
+    """Points inside an axis-parallel ellipsoid; all in mm, x as distance from the midline."""
     distance = sum(((axis - c) / r) ** 2 for axis, c, r in zip(points, centre, radii, strict=True))
     return np.asarray(distance <= 1.0)
 
 
 def region_of(points_mm: np.ndarray) -> np.ndarray:
-    """Name the region of every point.
+    """Assign a region to each point.
 
     Args:
         points_mm: `[n, 3]` world coordinates in MNI152 space, RAS mm.

@@ -1,8 +1,8 @@
-"""What one sentence says: which classes it states or denies, and with which attributes.
+"""Meaning of one sentence: the classes that it states or denies, and their attributes.
 
 A closed grammar over the tags of `lexicon`. A mention is a class term, or a structure together with a change ("the
 ventricles are dilated"). Negations reach forward to the next verb or stop word, or back from "is not seen" to the
-last verb; what stands between two mentions belongs to the one on its side of the last "and" or comma.
+last verb; words between two mentions belong to the mention on their side of the last "and" or comma.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 
 @dataclass
 class Mention:
-    """One place where a sentence speaks of a class."""
+    """One mention of a class in a sentence."""
 
     kind: FindingClass
     start: int
@@ -38,7 +38,7 @@ class Mention:
 
 @dataclass
 class Statement:
-    """All that a sentence says; `loose` holds attributes of a sentence that names no class."""
+    """Content of a sentence; `loose` holds the attributes of a sentence that names no class."""
 
     mentions: list[Mention]
     denied: frozenset[FindingClass]
@@ -47,7 +47,7 @@ class Statement:
 
 
 def _composites(tags: list[Match]) -> tuple[list[Mention], set[Match]]:
-    """Mentions made of a structure and a change, and the structures that they used."""
+    """Mentions composed of a structure and a change, and the structures used."""
     mentions: list[Mention] = []
     used: set[Match] = set()
     walls = (Tag.CLASS, Tag.STOP)
@@ -75,7 +75,7 @@ def _composites(tags: list[Match]) -> tuple[list[Mention], set[Match]]:
 
 
 def _is_denied(start: int, end: int, tags: list[Match]) -> bool:
-    """Whether a negation reaches the term at [start, end)."""
+    """True if a negation reaches the term at [start, end)."""
     for tag in reversed([tag for tag in tags if tag.end <= start]):
         if tag.tag is Tag.NEGATION:
             return True
@@ -90,19 +90,19 @@ def _is_denied(start: int, end: int, tags: list[Match]) -> bool:
 
 
 def _segments(plain: str, mentions: list[Mention], start: int, end: int) -> list[tuple[int, int]]:
-    """The stretch of the sentence that belongs to each mention."""
+    """Range of the sentence that belongs to each mention."""
     if not mentions:
         return []
     cuts = [start]
     for left, right in pairwise(mentions):
         boundaries = list(_BOUNDARY.finditer(plain, left.end, right.start))
-        cuts.append(boundaries[-1].start() if boundaries else max(left.end, min(right.start, left.end)))
+        cuts.append(boundaries[-1].start() if boundaries else left.end)
     cuts.append(end)
     return list(pairwise(cuts))
 
 
 def _own(tags: list[Match], start: int, end: int, plain: str) -> list[Match]:
-    """Tags of a segment without those of mere neighbours ("displacing the right ...")."""
+    """Tags of a segment, except those of neighbouring structures ("displacing the right ...")."""
     kept: list[Match] = []
     skip_until = -1
     for tag in (tag for tag in tags if start <= tag.start < end):
@@ -115,7 +115,7 @@ def _own(tags: list[Match], start: int, end: int, plain: str) -> list[Match]:
 
 
 def _sizes(plain: str, tags: list[Match]) -> list[float]:
-    """Diameters in mm; the longest of several dimensions."""
+    """Diameters in mm, taking the longest of several dimensions."""
     sizes: list[float] = []
     for tag in tags:
         if tag.tag is Tag.SIZE:
@@ -133,7 +133,7 @@ def _one_side(sides: list[Side]) -> Side | None:
 
 
 def _places(plain: str, tags: list[Match]) -> list[tuple[Side | None, Region | None]]:
-    """Pairs of side and region in a segment, each side given to the region that it stands with."""
+    """Pairs of side and region in a segment, each side assigned to the adjacent region."""
     regions = [tag for tag in tags if tag.tag is Tag.REGION]
     sides = [tag for tag in tags if tag.tag is Tag.SIDE]
     if len({tag.value for tag in regions}) < 2:
@@ -153,7 +153,7 @@ def _places(plain: str, tags: list[Match]) -> list[tuple[Side | None, Region | N
 
 
 def _near(tags: list[Match], kind: Tag, mention: Mention | None) -> object:
-    """The value of the nearest tag of a kind, or None."""
+    """Value of the nearest tag of a kind, or None."""
     found = [tag for tag in tags if tag.tag is kind]
     if not found:
         return None
@@ -163,7 +163,7 @@ def _near(tags: list[Match], kind: Tag, mention: Mention | None) -> object:
 
 
 def read_attributes(kind: FindingClass, plain: str, tags: list[Match], mention: Mention | None) -> list[Finding]:
-    """The findings of one mention: one, or one for each place it names."""
+    """Findings of one mention: one for each location that it names, or a single one."""
     places = _places(plain, tags)
     certainty = Certainty.POSSIBLE if any(tag.tag is Tag.MAYBE for tag in tags) else Certainty.DEFINITE
     grade = _near(tags, Tag.GRADE, mention)
@@ -181,7 +181,7 @@ def read_attributes(kind: FindingClass, plain: str, tags: list[Match], mention: 
 
 
 def complete(finding: Finding, other: Finding) -> Finding | None:
-    """A finding with what another says about it filled in; None if the two contradict each other."""
+    """Complete a finding with the attributes of another; None if they contradict each other."""
     values = finding.model_dump()
     for name, value in other.model_dump(exclude={"kind", "certainty"}).items():
         if value is not None and values[name] is not None and values[name] != value:

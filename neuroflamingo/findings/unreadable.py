@@ -1,4 +1,4 @@
-"""What a report says when there is nothing to see: better than calling an empty scan normal."""
+"""Reports on unreadable scans, instead of calling an empty scan normal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORDINGS = (
 
 
 def unreadable_report(seed: int) -> RenderedReport:
-    """A report on a scan without a brain; every word after TECHNIQUE carries that."""
+    """Report on a scan without a brain; all words after TECHNIQUE count as spans."""
     findings, impression = _WORDINGS[seed % len(_WORDINGS)]
     text = f"{_TECHNIQUE}FINDINGS: {findings}{IMPRESSION} {impression}"
     first, second = text.index(findings), text.index(impression)

@@ -1,4 +1,4 @@
-"""The closed vocabulary of findings: what scans are painted from, text is rendered from and scores compare."""
+"""Closed vocabulary of findings, from which scans are painted and reports rendered, and by which reports are scored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class FindingClass(StrEnum):
-    """What is wrong. The order is the order of statements in a report."""
+    """Class of a finding, in the order of statements in a report."""
 
     INFARCT = "chronic infarct"
     MASS = "mass"
@@ -20,7 +20,7 @@ class FindingClass(StrEnum):
 
 
 class Side(StrEnum):
-    """Side in the patient's body, never in the picture."""
+    """Side of the patient, not of the image."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -29,7 +29,7 @@ class Side(StrEnum):
 
 
 class Region(StrEnum):
-    """The nine focal regions, then the two places of diffuse findings."""
+    """The nine regions of focal findings, then the two of diffuse findings."""
 
     FRONTAL = "frontal lobe"
     PARIETAL = "parietal lobe"
@@ -85,7 +85,11 @@ class Finding(BaseModel):
         ...
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra=lambda schema: schema.update(description=schema["description"].partition("\n\nExample:")[0]),
+    )
 
     kind: FindingClass
     side: Side | None = None

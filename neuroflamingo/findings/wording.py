@@ -1,8 +1,8 @@
-"""Findings to report text: the training target of the language model and the reference text of every painted case.
+"""Rendering of findings as report text: the language model's training target and the text of every painted case.
 
-Sections TECHNIQUE, FINDINGS and IMPRESSION; in FINDINGS the six classes come in a fixed order and each is either
-stated or denied, so that every report answers every question. Which of the wordings is used depends on the seed
-alone. The sentences are in `phrases`; `parsing` reads them back without loss (sizes in whole millimetres).
+Sections are TECHNIQUE, FINDINGS and IMPRESSION; in FINDINGS the six classes come in a fixed order and each is either
+stated or denied, so that every report covers all of them. The choice of wordings depends on the seed alone. The
+sentences are in `phrases`; `parsing` reads them back without loss (sizes in whole millimetres).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _MARKUP = re.compile(r"\{(?P<field>\w+)\}|(?P<sign>[<>\[\]])|(?P<plain>[^<>\[\]{
 
 @dataclass(frozen=True)
 class RenderedReport:
-    """A report and where it says something that depends on the findings.
+    """A report, and the ranges of its text that depend on the findings.
 
-    `spans` are half-open character ranges of `text`, ascending and apart: words of presence and negation, class,
+    `spans` are half-open character ranges of `text`, ascending and disjoint: words of presence and negation, class,
     side, region, size and grade in FINDINGS and IMPRESSION.
     """
 
@@ -33,7 +33,7 @@ class RenderedReport:
 
 
 class _Habit(Random):
-    """Chooses as one reporter does: the same words for the same statement, negatives joined."""
+    """Consistent choices of one reporter: the same words for the same statement, negatives joined."""
 
     def __init__(self, style: int) -> None:
         super().__init__(0)
@@ -47,14 +47,14 @@ class _Habit(Random):
 
 
 class _Page:
-    """Text under construction with the spans in it."""
+    """Text under construction, with its spans."""
 
     def __init__(self) -> None:
         self.text = ""
         self.spans: list[tuple[int, int]] = []
 
     def add(self, words: str, carries: bool = False) -> None:
-        """Append words, as a span if they carry a finding; spans with only blanks between them grow together."""
+        """Append words, as a span if they carry a finding; spans separated only by blanks are merged."""
         start = len(self.text)
         self.text += words
         if not carries or not words:
@@ -80,7 +80,7 @@ class _Page:
 
 
 def _fill(template: str, fields: dict[str, str]) -> list[tuple[str, bool]]:
-    """Pieces (words, carries a finding) of a template; optional groups with an unsaid field are left out."""
+    """Pieces (words, carries a finding) of a template; optional groups with an empty field are omitted."""
     stack: list[tuple[list[tuple[str, bool]], bool]] = [([], True)]
     bracket = False
     for match in _MARKUP.finditer(template):
@@ -103,7 +103,7 @@ def _fill(template: str, fields: dict[str, str]) -> list[tuple[str, bool]]:
 
 
 def _places(finding: Finding) -> tuple[str, str]:
-    """Where a finding is: with its determiner ("the left frontal lobe") and as a title ("left frontal lobe")."""
+    """Location of a finding, with its determiner ("the left frontal lobe") and without ("left frontal lobe")."""
     side, region = finding.side, finding.region
     if region is None:
         if side is None:
@@ -119,7 +119,7 @@ def _places(finding: Finding) -> tuple[str, str]:
 
 
 def _fields(finding: Finding, random: Random) -> dict[str, str]:
-    """Everything a sentence may say about a finding; empty when unsaid."""
+    """Values of all fields of a sentence about a finding; empty if not stated."""
     at, place = _places(finding)
     level, adjectives = phrases.SIGNALS[finding.signal] if finding.signal else ("", ("",))
     grade, gradely = phrases.GRADES[finding.grade] if finding.grade else ("", "")
@@ -139,7 +139,7 @@ def _fields(finding: Finding, random: Random) -> dict[str, str]:
 
 
 def _state(page: _Page, findings: Sequence[Finding], random: Random) -> None:
-    """The positive sentences of one class."""
+    """Write the positive sentences of one class."""
     for nth, finding in enumerate(findings):
         if finding.kind in FOCAL:
             choices = phrases.FOCAL_SENTENCES + (phrases.FURTHER_SENTENCES if nth else ())
@@ -152,7 +152,7 @@ def _state(page: _Page, findings: Sequence[Finding], random: Random) -> None:
 
 
 def _deny(page: _Page, kinds: Sequence[FindingClass], random: Random) -> None:
-    """The pertinent negatives of neighbouring absent classes, joined or one by one."""
+    """Write the pertinent negatives of adjacent absent classes, joined or separately."""
     focal = [kind for kind in kinds if kind in FOCAL]
     for group in [focal] if random.random() < 0.75 else [[kind] for kind in focal]:
         if group:
@@ -169,7 +169,7 @@ def _deny(page: _Page, kinds: Sequence[FindingClass], random: Random) -> None:
 
 
 def _impression(page: _Page, findings: Sequence[Finding], random: Random) -> None:
-    """A numbered list of what was found, or that the brain is normal."""
+    """Write a numbered list of the findings, or that the brain is normal."""
     if not findings:
         page.add(" ")
         page.sentence(random.choice(phrases.NORMAL_IMPRESSIONS), {})
@@ -182,12 +182,13 @@ def _impression(page: _Page, findings: Sequence[Finding], random: Random) -> Non
 
 
 def render_report(findings: Sequence[Finding], seed: int, style: int | None = None) -> RenderedReport:
-    """Write the report of a finding list.
+    """Render findings as a report.
 
     Args:
-        findings: any number, in any order; sizes are written in whole millimetres, unsaid attributes left out.
-        seed: chooses the wordings; the same findings and seed always give the same text.
-        style: number of a house style, in which the same statement is always worded alike; the seed is then unused.
+        findings: any number of findings, in any order; sizes are written in whole millimetres, missing attributes are
+            omitted.
+        seed: selects the wordings; the same findings and seed always give the same text.
+        style: number of a reporting style, which words the same statement always alike; the seed is then unused.
 
     Returns:
         The ASCII text (three lines, one a section) and the character ranges that carry findings.

@@ -1,4 +1,4 @@
-"""One text written about scans, with the attention that every token of it paid to the encoder's tokens."""
+"""Generation of a text about scans, with the attention of each of its tokens to the encoder's tokens."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def write_text(
     temperature: float,
     max_new_tokens: int,
 ) -> GeneratedText:
-    """Continue a prompt about scans, then trace where each written token looked.
+    """Continue a prompt about scans, then compute the attention of each generated token.
 
-    The scans are encoded once and used for both.
+    The scans are encoded once for both.
 
     Args:
-        opened: the model.
-        prompt: with one `<image>` per scan.
+        opened: the loaded model.
+        prompt: prompt with one `<image>` per scan.
         prepared: the scans in the order of their `<image>`.
-        asked: how many of the last scans the report is about; the ones before belong to examples.
+        asked: number of scans, at the end, that the report is about; the ones before belong to examples.
         seed, temperature, max_new_tokens: see `write_report`.
     """
     import torch
@@ -49,16 +49,16 @@ def write_text(
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **scans, **sampling)
-        looks = model.attention_rollout(out[:, :-1], torch.ones_like(out[:, :-1]), **scans)
+        attention = model.attention_rollout(out[:, :-1], torch.ones_like(out[:, :-1]), **scans)
     new = out[0, ids.shape[1] :].tolist()
     ended, words = _without_end(new, model.generation_config.eos_token_id)
     text, boundaries = _spell(opened.processor.tokenizer, words)
-    rows = looks[0, ids.shape[1] - 1 : ids.shape[1] - 1 + len(words), -asked:]
+    rows = attention[0, ids.shape[1] - 1 : ids.shape[1] - 1 + len(words), -asked:]
     positions = encoded.positions
     return GeneratedText(
         text=text,
         boundaries=boundaries,
-        looks=rows.float().cpu().numpy(),
+        attention=rows.float().cpu().numpy(),
         positions=None if positions is None else positions.float().cpu().numpy(),
         ended=ended,
         new_tokens=len(new),
@@ -80,10 +80,10 @@ def _without_end(new: list[int], end: int | list[int] | None) -> tuple[bool, lis
 
 
 def _spell(tokenizer: Any, ids: list[int]) -> tuple[str, tuple[int, ...]]:
-    """The text of generated ids, and how many of its characters are there after each of them.
+    """Text of generated ids, and the number of its characters after each of them.
 
-    Found by decoding ever longer beginnings, because a text written token by token need not be split the way the
-    tokenizer would split it. Surrounding blanks are cut from the text and from the counts.
+    The counts come from decoding ever longer prefixes, because generated tokens may differ from the tokenizer's own
+    split of the text. Surrounding blanks are removed from the text and the counts.
     """
     whole = tokenizer.decode(ids, skip_special_tokens=True)
     lead = len(whole) - len(whole.lstrip())

@@ -1,4 +1,4 @@
-"""A model for reports: first its folder, which says what scans must look like, then the model, loaded once for many."""
+"""A model for reports: its folder, which defines the required scans, and the model itself, loaded once for many."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OURS = ("neuroflamingo", "neuroflamingo_encoders")
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model that is not loaded yet, but says already what scans must look like, so that a bad one fails early."""
+    """A model that is not loaded yet, but already defines the required scans, so that unsuitable ones fail early."""
 
     folder: Path
     device: str
@@ -39,11 +39,11 @@ class ModelFolder:
 
     @property
     def scan_spec(self) -> ScanSpec:
-        """What scans must look like, from the encoder's card."""
+        """Input specification from the encoder's card."""
         return _scan_spec(self.folder.resolve().name, self.card)
 
     def load(self) -> LoadedModel:
-        """The model itself.
+        """Load the model.
 
         Raises:
             ModelError: files that do not fit.
@@ -59,7 +59,7 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Model and processor on a device. Reports on many scans may share one."""
+    """Model and processor on a device, to be shared by reports on many scans."""
 
     name: str
     model: NeuroFlamingo
@@ -74,12 +74,12 @@ class LoadedModel:
 
     @cached_property
     def scan_spec(self) -> ScanSpec:
-        """What scans must look like, from the encoder's card."""
+        """Input specification from the encoder's card."""
         return _scan_spec(self.name, self.processor.card)
 
     @property
     def citations(self) -> tuple[Citation, ...]:
-        """What the encoder's card asks to be cited."""
+        """Citations from the encoder's card."""
         card = self.processor.card
         if card is None or not card.citation:
             return ()
@@ -125,7 +125,7 @@ def _scan_spec(name: str, card: EncoderCard | None) -> ScanSpec:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Imports make a million objects that all stay; looking through them again and again takes half a second."""
+    """Suspend garbage collection: imports create a million permanent objects, and scanning them costs half a second."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -136,7 +136,7 @@ def _without_collections() -> Iterator[None]:
 
 
 def describe(name: str, folder: Path, model: Any, processor: Any) -> ModelRecord:
-    """The record of a model for the provenance: hashes of its files, its encoder and language model."""
+    """Provenance record of a model: hashes of its files, its encoder and language model."""
     kinds = {".safetensors", ".json", ".jinja"}
     files = {
         path.relative_to(folder).as_posix(): sha256_of(path)
@@ -157,7 +157,7 @@ def describe(name: str, folder: Path, model: Any, processor: Any) -> ModelRecord
 
 
 def _distribution(implementation: str) -> str | None:
-    """Name and version of the package that an encoder's module belongs to."""
+    """Name and version of the package that provides an encoder's module."""
     from importlib.metadata import packages_distributions
 
     top = implementation.split(":")[0].split(".")[0]

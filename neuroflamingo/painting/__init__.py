@@ -1,4 +1,4 @@
-"""Known findings painted into real anatomy: scans whose truth is exact."""
+"""Painting: synthetic scans with exactly known findings in real anatomy."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The anatomy that cases are painted in: tissue maps of a template head, and the fields that pathology moves along."""
+"""Anatomy that cases are painted into: tissue maps of a head, and spatial fields along which pathology acts."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class Volume:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Everything that painting needs of one head.
+    """Tissue maps and fields of one head.
 
     Attributes:
-        name: which head.
+        name: name of the head.
         fine: T1, grey, white, brain mask, cerebrospinal fluid nearby; at 1 mm (for scans).
         coarse: the same, smoothed as the preparation smooths, at 2 mm (for the model grid).
         fields: at 4 mm: distance to the lateral ventricles (mm, negative inside), direction to them (3), depth below
@@ -83,7 +83,7 @@ def _world(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def _lateral_ventricles(csf: NDArray[np.bool_], points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Fluid in the box of the lateral ventricles that hangs together (own rule on MNI coordinates)."""
+    """Connected fluid within the box of the lateral ventricles (own rule in MNI coordinates)."""
     x, y, z = (points[:, i].reshape(csf.shape) for i in range(3))
     box = (np.abs(x) > 1) & (np.abs(x) < 36) & (y > -52) & (y < 38) & (z > -2) & (z < 32)
     labels, count = ndimage.label(csf & box)
@@ -97,7 +97,7 @@ def _direction(distance: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _signed_distance(inside: NDArray[np.bool_], spacing: float) -> NDArray[np.float32]:
-    """Millimetres to the border, negative inside."""
+    """Signed distance to the border in mm, negative inside."""
     out = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
     return (out * spacing).astype(np.float32)
 
@@ -161,5 +161,5 @@ def _candidates(
 
 @lru_cache(maxsize=4)
 def load_anatomy(name: str = TEMPLATE) -> Anatomy:
-    """The head to paint in, by its name (see `neuroflamingo.painting.heads`)."""
+    """Load a head by its name (see `neuroflamingo.painting.heads`)."""
     return build_anatomy(name, *load_head(name))

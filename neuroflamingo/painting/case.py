@@ -1,4 +1,4 @@
-"""`paint_case`: one seed in, one scan with its truth and its text out."""
+"""`paint_case`: paint a scan with known findings and a report from a seed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """A painted case; scans are rendered when asked for.
+    """A painted case; scans are rendered on demand.
 
     Attributes:
-        blueprint: everything that was drawn.
-        anatomy: the head it is painted in.
+        blueprint: all random choices.
+        anatomy: the head that it is painted into.
     """
 
     blueprint: Blueprint
@@ -35,12 +35,12 @@ class Case:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """The truth, in report order."""
+        """True findings, in report order."""
         return self.blueprint.findings
 
     @property
     def text(self) -> str:
-        """A report of the truth; the wording depends on the seed."""
+        """Report of the true findings; the wording depends on the seed."""
         return render_report(self.findings, self.blueprint.seed).text
 
     @property
@@ -49,22 +49,22 @@ class Case:
         return f"case-{self.blueprint.seed:08d}"
 
     def scan(self, sampling: Sampling | None = None) -> Scan:
-        """The scan as a scanner would store it: own pose, resolution, orientation, contrast, bias field and noise."""
+        """Scan as stored by a scanner, with its own pose, resolution, orientation, contrast, bias field and noise."""
         voxels, affine = render_native(self.blueprint, self.anatomy, sampling)
         return Scan(voxels, affine, "T1w", Provenance(header={"painted": self.name}))
 
     def on_model_grid(self) -> Float32[np.ndarray, "channel x y z"]:
-        """The head as `prepare` would deliver it, with a drawn instead of a computed registration error."""
+        """Head as `prepare` would return it, with a drawn instead of a computed registration error."""
         return render_on_model_grid(self.blueprint, self.anatomy).volume[None]
 
 
 def paint_into_head(findings: Iterable[Finding], seed: int = 0, anatomy: str = "icbm2009a") -> tuple[Case, Scan]:
-    """The head itself with findings painted in: its own pose, shape and contrast, no bias, at 1 mm, 1 % noise.
+    """Paint findings into an otherwise unchanged head: its own pose, shape and contrast, no bias, at 1 mm, 1 % noise.
 
     Args:
-        findings: as for `paint_case`, focal ones; the truth holds what was measured.
-        seed: of the lesions' shapes and of the noise.
-        anatomy: which head.
+        findings: focal findings as for `paint_case`; the true findings hold the measured values.
+        seed: random seed of lesion shapes and noise.
+        anatomy: name of the head.
 
     Raises:
         ValueError: a finding has no room in its region.
@@ -78,12 +78,12 @@ def paint_case(seed: int, anatomy: str = "icbm2009a", findings: Iterable[Finding
     """Paint one case; the same seed gives the same case.
 
     Args:
-        anatomy: which head, see `neuroflamingo.painting.anatomy`.
-        findings: fixes what is painted (focal ones need class, side, region and size_mm); sizes are then met within
-            a quarter and the truth holds what was measured. None: drawn from the seed, 34 % of cases without any.
+        anatomy: name of the head, see `neuroflamingo.painting.heads`.
+        findings: findings to paint (focal ones need class, side, region and size_mm); sizes are met within a quarter,
+            and the true findings hold the measured values. None: drawn from the seed, 34 % of cases without any.
 
     Raises:
-        ValueError: a finding asked for has no room in its region.
+        ValueError: a requested finding does not fit into its region.
     """
     head = load_anatomy(anatomy)
     return Case(draw_blueprint(seed, head, None if findings is None else list(findings)), head)

@@ -1,4 +1,4 @@
-"""What a painted case is made of: findings, pose, warp, scanner; all drawn from one seed."""
+"""Blueprint of a painted case: findings, pose, warp and scanner, all drawn from one seed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Scanner:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Everything that rendering needs; a pure function of (seed, anatomy, findings asked for)."""
+    """All parameters of rendering; a pure function of (seed, anatomy, requested findings)."""
 
     seed: int
     findings: tuple[Finding, ...]
@@ -169,7 +169,7 @@ def _shape(
 def _draw_lesion(
     rng: np.random.Generator, anatomy: Anatomy, to_head: NDArray[np.float64], wanted: Finding, others: list[Lesion]
 ) -> tuple[Lesion, Finding] | None:
-    """One try at a lesion of the class, side and region asked for; None when it lands badly."""
+    """Try to place a lesion of the requested class, side and region; None if the position is unsuitable."""
     assert wanted.region is not None and wanted.side is not None
     region = FOCAL_REGIONS.index(wanted.region)
     places = anatomy.candidates[region, wanted.side]
@@ -207,7 +207,7 @@ def _draw_lesion(
 def _settle(
     lesion: Lesion, wanted: Finding, size: float, points: NDArray[np.float32], others: list[Lesion]
 ) -> tuple[Lesion, Finding] | None:
-    """Keep the lesion if most of it lies where the finding says and apart from the others."""
+    """Accept the lesion if most of it lies in the stated region and apart from the others."""
     region = FOCAL_REGIONS.index(wanted.region)  # type: ignore[arg-type]
     if (region_of(points) == region).mean() < 0.6:
         return None
@@ -236,10 +236,10 @@ def _draw_focal_wish(rng: np.random.Generator) -> Finding:
 
 
 def draw_wishes(rng: np.random.Generator, crowded: bool = False) -> list[Finding]:
-    """Findings a case should show: 34 % of cases none, otherwise 0 to 3 focal ones and the diffuse ones.
+    """Draw the findings of a case: none in 34 % of cases, otherwise 0 to 3 focal and the diffuse ones.
 
     Args:
-        crowded: 2 to 4 focal findings and each diffuse one in 35 %, for teaching an encoder, never for testing.
+        crowded: 2 to 4 focal findings and each diffuse one in 35 %, for training an encoder, never for testing.
     """
     if not crowded and rng.random() < NORMAL_SHARE:
         return []
@@ -262,7 +262,7 @@ def draw_wishes(rng: np.random.Generator, crowded: bool = False) -> list[Finding
 def _place(
     rng: np.random.Generator, anatomy: Anatomy, to_head: NDArray[np.float64], wishes: list[Finding], asked: bool
 ) -> tuple[list[Lesion], list[Finding]]:
-    """Lesions for the focal wishes and the finding each became, measured; a drawn wish without room is dropped."""
+    """Place the focal findings; returns lesions and measured findings, dropping drawn findings that do not fit."""
     lesions: list[Lesion] = []
     painted: list[Finding] = []
     for wish in wishes:
@@ -290,14 +290,14 @@ def _draw_atrophy(rng: np.random.Generator, findings: list[Finding]) -> dict[int
 def draw_blueprint(
     seed: int, anatomy: Anatomy, wishes: list[Finding] | None = None, crowded: bool = False, still: bool = False
 ) -> Blueprint:
-    """Draw a whole case; `wishes` fixes the findings (place, side and size are then as asked, or it fails).
+    """Draw a whole case; `wishes` fixes the findings (region, side and size are then as requested, or it fails).
 
     Args:
         crowded: many focal findings.
-        still: the head as it is: no pose, no warp, no wider ventricles or sulci, its own contrast, no bias, 1 % noise.
+        still: the unchanged head: no pose, warp, wider ventricles or sulci, its own contrast, no bias, 1 % noise.
 
     Raises:
-        ValueError: a finding asked for could not be placed.
+        ValueError: a requested finding could not be placed.
     """
     rng = np.random.default_rng(seed)
     asked = wishes is not None

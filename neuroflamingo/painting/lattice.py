@@ -1,4 +1,4 @@
-"""From a coarse lattice to voxels: linear interpolation as matrix products, along one axis after the other."""
+"""Linear interpolation from a coarse lattice to voxels, as matrix products along one axis after the other."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def hats(places: Float32[Tensor, " place"], nodes: int) -> Float32[Tensor, "place node"]:
-    """Weights of the nodes 0, 1, ... of a line at places along it: what linear interpolation gives each."""
+    """Linear interpolation weights of the nodes 0, 1, ... at positions along a line."""
     return (1.0 - (places[:, None] - torch.arange(nodes)).abs()).clamp(min=0.0)
 
 
 def grow(
     fields: Float32[Tensor, "field i j k"], *along: Float32[Tensor, "voxel node"]
 ) -> Float32[Tensor, "field x y z"]:
-    """Fields at nodes to fields at voxels, by the weights along each of the three axes (see `hats`)."""
+    """Interpolate fields from nodes to voxels, by the weights along each of the three axes (see `hats`)."""
     to_x, to_y, to_z = along
     return to_y @ (torch.einsum("xi,fijk->fxjk", to_x, fields) @ to_z.T)

@@ -30,10 +30,10 @@ class Lesion:
             for a wedge the first own axis points at the cortex.
         wedge: a cortical wedge rather than a rounded body.
         border: random lattice that makes the outline irregular, `[1, 1, 7, 7, 7]`.
-        roughness: how far the outline wanders, as a share of the radius.
+        roughness: irregularity of the outline, as a fraction of the radius.
         edge: softness of the border (own units).
         contrast: share of the tissue-to-fluid signal difference; 0.1 is barely visible.
-        push: how far tissue is displaced, as a share of the radius (0 for infarcts).
+        push: displacement of surrounding tissue, as a fraction of the radius (0 for infarcts).
     """
 
     kind: FindingClass
@@ -48,7 +48,7 @@ class Lesion:
 
     @property
     def reach_mm(self) -> float:
-        """Beyond this distance from the centre nothing changes."""
+        """Distance from the centre beyond which nothing changes, in mm."""
         largest = 1.0 / np.linalg.svd(self.shape, compute_uv=False).min()
         return float(largest * (2.6 if self.push else 1.8))
 
@@ -57,7 +57,7 @@ class Lesion:
         return (points - torch.from_numpy(self.centre)) @ torch.from_numpy(self.shape).T
 
     def level(self, own: Float32[Tensor, "point 3"]) -> Float32[Tensor, " point"]:
-        """Below 1 inside, above 1 outside."""
+        """Level function, below 1 inside and above 1 outside."""
         grid = (own / 2.0)[None, None, None]
         noise = torch.nn.functional.grid_sample(self.border, grid, padding_mode="border", align_corners=True)
         if self.wedge:
@@ -69,11 +69,11 @@ class Lesion:
         return radius + self.roughness * noise[0, 0, 0, 0]
 
     def inside(self, level: Float32[Tensor, " point"]) -> Float32[Tensor, " point"]:
-        """Share of each point that is lesion, 0 to 1."""
+        """Lesion fraction at each point, 0 to 1."""
         return torch.sigmoid((1.0 - level) / self.edge)
 
     def source(self, points: Float32[Tensor, "point 3"]) -> Float32[Tensor, "point 3"]:
-        """Where the tissue at each point was before the lesion displaced it (backward map)."""
+        """Position of the tissue at each point before the lesion displaced it (backward map)."""
         own = self.own_frame(points)
         share = self.push * torch.exp(-own.square().sum(1, keepdim=True) / (2.0 * 1.2**2))
         return points - share * (points - torch.from_numpy(self.centre))
@@ -82,10 +82,10 @@ class Lesion:
 def measure(
     lesion: Lesion, anatomy: Anatomy, to_head: NDArray[np.float64], samples: int = 28
 ) -> tuple[float, Float32[Tensor, "point 3"]]:
-    """Longest diameter in the patient's millimetres, and the lesion's points in MNI space.
+    """Longest diameter in mm in the patient's head, and the lesion's points in MNI space.
 
     Args:
-        to_head: `[3, 3]` linear part of MNI-to-head, so that the size is the patient's, not the template's.
+        to_head: `[3, 3]` linear part of the MNI-to-head affine, which gives sizes in the patient's space.
     """
     half = lesion.reach_mm / (2.6 if lesion.push else 1.8) * 1.5
     axis = torch.linspace(-half, half, samples)
@@ -103,7 +103,7 @@ def measure(
 
 
 def _fibonacci(count: int) -> NDArray[np.float64]:
-    """Directions spread evenly over the half sphere."""
+    """Evenly distributed directions on the half sphere."""
     k = np.arange(count) + 0.5
     z = k / count
     phi = np.pi * (1 + 5**0.5) * k

@@ -59,7 +59,7 @@ def _remap(t1: Tensor, scanner: Scanner) -> Tensor:
 
 
 def _displaced(blueprint: Blueprint, points: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the tissue now at each point came from (mm), and the severity of atrophy there."""
+    """Original position of the tissue at each point (mm), and the severity of atrophy there."""
     to_ventricle, toward, depth, outward = fields[0], fields[1:4], fields[4], fields[5:8]
     source = points.clone()
     for lesion in blueprint.lesions:
@@ -77,7 +77,7 @@ def _displaced(blueprint: Blueprint, points: Tensor, fields: Tensor) -> tuple[Te
 
 
 def _tissue(blueprint: Blueprint, maps: Tensor, atrophy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Signal of the healthy tissue, and shares of white and of any tissue."""
+    """Signal of healthy tissue, and fractions of white matter and of any tissue."""
     t1, grey, white, mask, near_fluid = maps
     threshold = 0.2 - 0.11 * atrophy
     widening = (blueprint.sulci + 1.1 * atrophy).clamp(max=1.0) * torch.sigmoid((near_fluid - threshold) / 0.04)
@@ -93,7 +93,7 @@ def _tissue(blueprint: Blueprint, maps: Tensor, atrophy: Tensor) -> tuple[Tensor
 def _paint_focal(
     lesion: Lesion, scanner: Scanner, level: Tensor, signal: Tensor, white: Tensor, tissue: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Signal with the lesion painted in, and the share of lesion, at points near it."""
+    """Signal with the lesion painted in, and the lesion fraction, at points near it."""
     fluid, grey, whitest = scanner.signal
     share = lesion.inside(level)
     reference = 0.5 * (grey + whitest)
@@ -114,7 +114,7 @@ def _paint_focal(
 
 
 def _white_matter_lesions(grade: int, distance: Tensor, noise: Tensor, white: Tensor) -> Tensor:
-    """Share of white matter lesion: caps and bands around the ventricles and scattered foci, more with the grade."""
+    """Fraction of white matter lesion: caps and bands around the ventricles, and scattered foci, by grade."""
     reach = WHITE_MATTER_REACH_MM[grade]
     near = torch.exp(-distance.clamp(min=0) / reach)
     foci = {1: 2.6, 2: 2.1, 3: 1.7}[grade]
@@ -126,12 +126,12 @@ def _white_matter_lesions(grade: int, distance: Tensor, noise: Tensor, white: Te
 
 @dataclass(frozen=True)
 class Slow:
-    """What varies slowly over the head, so that it may be computed on a coarse lattice; None: not needed for the case.
+    """Slowly varying fields over the head, computed on a coarse lattice; None: not needed for the case.
 
     Attributes:
         depth: below the brain's surface, mm, negative outside, `[1, point]`.
-        source: where the tissue now at each point came from, mm, `[3, point]`.
-        anatomical: the place before tissue was displaced, mm, `[3, point]`; lesions need it.
+        source: original position of the tissue at each point, mm, `[3, point]`.
+        anatomical: position before tissue was displaced, mm, `[3, point]`; lesions need it.
         atrophy: severity, 0 to 1, `[1, point]`.
         white_matter: at the source, distance from the ventricles (mm) and noise, `[2, point]`; their lesions need it.
     """
@@ -143,12 +143,12 @@ class Slow:
     white_matter: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Slow:
-        """Every part that is there, changed."""
+        """Apply a function to all fields that are not None."""
         return Slow(**{name: change(part) for name, part in vars(self).items() if part is not None})
 
 
 def slow_fields(blueprint: Blueprint, anatomy: Anatomy, points: Float32[Tensor, "point 3"]) -> Slow:
-    """What varies slowly, at points of template space (mm)."""
+    """Compute the slowly varying fields at points of template space (mm)."""
     anatomical = points + blueprint.warp(points).T
     fields = anatomy.fields(anatomical, slice(None) if blueprint.atrophy else WITHOUT_LOBES)
     source, atrophy = _displaced(blueprint, anatomical, fields)
@@ -206,7 +206,7 @@ def _near(coordinates: Float32[Tensor, "3 point"], lesion: Lesion) -> Bool[Tenso
 
 
 def _skull(scanner: Scanner, outside_mm: Tensor) -> Tensor:
-    """Fluid, dark bone and bright scalp around the brain, so that heads with skull are no surprise."""
+    """Fluid, dark bone and bright scalp around the brain, so that training includes heads with skull."""
     gap, bone, scalp = scanner.skull_mm
     fluid, _, white = scanner.signal
     shell = torch.where(outside_mm < gap, fluid, torch.where(outside_mm < gap + bone, 0.08, 0.9 * white))
@@ -226,7 +226,7 @@ def _grid_points() -> tuple[Tensor, Tensor]:
 
 
 def draw_misalignment(rng: np.random.Generator, amount: float = 1.0) -> NDArray[np.float64]:
-    """What affine alignment leaves over (about 1.5 degrees, 1.5 mm, 2 % of size): model grid to template, 4 x 4."""
+    """Draw a residual alignment error (about 1.5 degrees, 1.5 mm, 2 % of size): model grid to template, 4 x 4."""
     left = np.eye(4)
     left[:3, :3] = rotation(rng.normal(0, 1.3 * amount, 3)) @ np.diag(np.exp(rng.normal(0, 0.015 * amount, 3)))
     left[:3, 3] = rng.normal(0, 1.2 * amount, 3)
@@ -234,7 +234,7 @@ def draw_misalignment(rng: np.random.Generator, amount: float = 1.0) -> NDArray[
 
 
 def render_on_model_grid(blueprint: Blueprint, anatomy: Anatomy) -> OnGrid:
-    """The case as the preparation would deliver it (registration error drawn, not computed; some 20 times faster)."""
+    """Render a case as preprocessing would return it (registration error drawn, not computed; some 20 times faster)."""
     rng = np.random.default_rng([blueprint.seed, 1])
     left = draw_misalignment(rng)
     points, index = _grid_points()
@@ -251,7 +251,7 @@ def render_on_model_grid(blueprint: Blueprint, anatomy: Anatomy) -> OnGrid:
 
 
 def _centres_on_grid(blueprint: Blueprint, left: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Where the lesions' centres appear: the warp inverted by fixed-point iteration, then the misalignment."""
+    """Positions of lesion centres on the grid: the warp inverted by fixed-point iteration, then the misalignment."""
     if not blueprint.lesions:
         return np.zeros((0, 3), dtype=np.float32)
     wanted = torch.from_numpy(np.stack([lesion.centre for lesion in blueprint.lesions]))
@@ -263,6 +263,6 @@ def _centres_on_grid(blueprint: Blueprint, left: NDArray[np.float64]) -> NDArray
 
 
 def gain(scanner: Scanner, shape: tuple[int, ...], part: tuple[slice, ...] = (slice(None),) * 3) -> Tensor:
-    """The bias field over a grid, or over a part of it."""
+    """Bias field over a grid, or over a part of it."""
     along = (hats(torch.linspace(0, 3, n)[voxels], 4) for n, voxels in zip(shape, part, strict=True))
     return torch.exp(grow(scanner.bias[0], *along)[0])

@@ -1,4 +1,4 @@
-"""A painted case as a scanner would store it: its own grid, thick slices, bias, Rician noise, axis order and flips."""
+"""Painted cases as stored by a scanner: own grid, thick slices, bias, Rician noise, axis order and flips."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 LATTICE_MM = 4.0
 FAR_MM = -1000.0
-"""Stands at nodes too far from the head to be computed: as a depth, outside of everything."""
+"""Depth at nodes too far from the head to be computed: outside of everything."""
 CHUNK = 1_000_000
-"""Voxels that are painted at a time."""
+"""Number of voxels painted at a time."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a native scan is stored: spacing (mm), orientation code, tilt of the axes, oversampling of thick slices."""
+    """Sampling of a native scan: spacing (mm), orientation code, tilt of the axes, oversampling of thick slices."""
 
     spacing_mm: tuple[float, float, float]
     axes: tuple[int, int, int]
@@ -39,7 +39,7 @@ class Sampling:
 
 
 def draw_sampling(rng: np.random.Generator) -> Sampling:
-    """Two thirds nearly isotropic (1.0 to 1.5 mm), one third with thick slices (2.5 to 5 mm) along one axis."""
+    """Draw a sampling: two thirds nearly isotropic (1.0 to 1.5 mm), one third with thick slices (2.5 to 5 mm)."""
     spacing = np.full(3, rng.uniform(1.0, 1.5))
     oversample = np.ones(3, dtype=int)
     if rng.random() < 0.33:
@@ -76,7 +76,7 @@ def _native_grid(blueprint: Blueprint, sampling: Sampling) -> tuple[NDArray[np.f
 def render_native(
     blueprint: Blueprint, anatomy: Anatomy, sampling: Sampling | None = None
 ) -> tuple[Float32[np.ndarray, "x y z"], NDArray[np.float64]]:
-    """The scan as a scanner would store it: voxels (arbitrary units) and their affine to RAS world millimetres."""
+    """Render a scan as stored by a scanner: voxels (arbitrary units) and their affine to RAS world millimetres."""
     rng = np.random.default_rng([blueprint.seed, 2])
     sampling = sampling or draw_sampling(rng)
     affine, shape = _native_grid(blueprint, sampling)
@@ -92,7 +92,7 @@ def render_native(
 
 
 def _rician(signal: NDArray[np.float32], level: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """The magnitude of a complex signal with Gaussian noise in both parts, in the place of the signal."""
+    """Replace the signal, in place, by the magnitude of a complex signal with Gaussian noise in both parts."""
     noise = np.empty_like(signal)
     for add in (np.add, np.hypot):
         rng.standard_normal(out=noise, dtype=np.float32)
@@ -103,12 +103,12 @@ def _rician(signal: NDArray[np.float32], level: float, rng: np.random.Generator)
 
 @dataclass(frozen=True)
 class Lattice:
-    """What varies slowly, at nodes some 4 mm apart, from the outer face of the first voxel to that of the last.
+    """Slowly varying fields at nodes about 4 mm apart, from the outer face of the first voxel to that of the last.
 
     Attributes:
         slow: its parts are `[part, x, y, z]` nodes.
-        head: the voxels that can hold head, along each axis.
-        density: nodes a voxel, along each axis.
+        head: range of voxels that may contain the head, along each axis.
+        density: nodes per voxel, along each axis.
     """
 
     slow: Slow
@@ -116,7 +116,7 @@ class Lattice:
     density: tuple[float, ...]
 
     def along(self, axis: int, voxels: slice, shift: float) -> Float32[Tensor, "voxel node"]:
-        """Weights of the nodes at voxels' centres, or `shift` voxels beside them."""
+        """Weights of the nodes at voxel centres, or at an offset of `shift` voxels."""
         places = (torch.arange(voxels.start, voxels.stop) + (0.5 + shift)) * self.density[axis]
         return hats(places, self.slow.depth.shape[axis + 1])
 
@@ -165,7 +165,7 @@ def _add_signal(
 def _stored(
     voxels: NDArray[np.float32], affine: NDArray[np.float64], sampling: Sampling
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Permute and flip the voxel axes and the affine with them: the same place in the world."""
+    """Permute and flip the voxel axes, and the affine accordingly, so that world positions stay the same."""
     for axis, flip in enumerate(sampling.flips):
         if flip:
             affine = affine.copy()

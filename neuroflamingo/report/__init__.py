@@ -1,4 +1,4 @@
-"""The report: a value (`Report`), the pictures in it, and its forms as page, JSON and text."""
+"""The report (`Report`), its pictures, and its formats: HTML page, JSON and text."""
 
 import lazy_loader
 

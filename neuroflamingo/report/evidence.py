@@ -1,4 +1,4 @@
-"""From attention over encoder tokens to a place in the brain: the peak, how sharp it is, and a smooth map of it."""
+"""Localisation of attention over encoder tokens in the brain: the peak, its sharpness, and a smooth map."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 RADIUS_MM = 30.0
 FULL_COLOUR = 4.0
-"""Times the even share at which the overlay's colour is full, so that nearly even attention stays pale."""
+"""Multiple of the uniform share at which the overlay's colour saturates, so that nearly uniform attention is pale."""
 _TOKENS_KEPT = 8
 _LOCATED = (*FOCAL, FindingClass.ATROPHY)
 
 
 def words_of(boundaries: Sequence[int], start: int, end: int) -> Bool[np.ndarray, " text"]:
-    """Which generated tokens wrote the characters `start` to `end`.
+    """Generated tokens that cover the characters `start` to `end`.
 
     Args:
         boundaries: characters of text after 0, 1, 2 ... generated tokens (one more than there are tokens).
@@ -46,10 +46,10 @@ def attention_map(
     positions: Float[np.ndarray, "token 3"],
     points: Float[np.ndarray, "point 3"],
 ) -> Float[np.ndarray, " point"]:
-    """Smooth attention at `points` (mm) as a multiple of the even share: 1 everywhere if attention is even.
+    """Smooth attention at `points` (mm) as a multiple of the uniform share: 1 everywhere if attention is uniform.
 
-    A Gaussian kernel average of the tokens' shares with a width of 0.6 token spacings, so the picture shows no more
-    detail than the tokens have.
+    A Gaussian kernel average of the tokens' shares with a width of 0.6 token spacings, so that the picture shows no
+    more detail than the tokens have.
     """
     sigma = 0.6 * token_spacing(positions)
     ratio = weights * len(weights) / weights.sum()
@@ -68,10 +68,10 @@ def locate(
     scan: int,
     findings: Sequence[Finding],
 ) -> Evidence | None:
-    """The place one sentence's attention singled out; None if the tokens have no place or got no attention.
+    """Locate the peak of one sentence's attention; None if the tokens have no position or got no attention.
 
-    The peak is the highest point of the smooth map at the tokens, moved to the centre of mass of the attention above
-    the even share in its neighbourhood: finer than the tokens' grid where neighbours share the attention.
+    The peak is the maximum of the smooth map at the tokens, moved to the centre of mass of the attention above the
+    uniform share in its neighbourhood, which is finer than the token grid if neighbours share the attention.
     """
     total = weights.sum()
     placed = np.isfinite(positions).all(1)
@@ -103,7 +103,7 @@ def locate(
 
 
 def _matches(peak: np.ndarray, spacing: float, findings: Sequence[Finding]) -> bool | None:
-    """Does the stated side and region of any located finding lie within half a token of the peak?"""
+    """True if the stated side and region of any located finding lie within half a token of the peak."""
     located = [finding for finding in findings if finding.kind in _LOCATED and finding.region in FOCAL_REGIONS]
     if not located:
         return None

@@ -1,4 +1,4 @@
-"""The methods paragraph of a report, written from what was done, with its citations."""
+"""Methods paragraph of a report with citations, generated from the provenance record."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _SIMPLEITK = Citation(
 
 
 def methods_of(provenance: Provenance, encoder_citations: Sequence[Citation] = ()) -> Methods:
-    """What was done in words; every sentence follows from a field of the provenance record."""
+    """Describe the methods in words; every sentence follows from a field of the provenance record."""
     registered = any("regist" in step.name.lower() or "align" in step.name.lower() for step in provenance.geometry)
     citations = list(_ALWAYS)
     if any(record.header.get("format", "").startswith("DICOM") for record in provenance.inputs):

@@ -1,4 +1,4 @@
-"""`Report`: text, the findings parsed from it, where the model looked, and where everything came from."""
+"""`Report`: text, the findings parsed from it, attention evidence, and provenance."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from neuroflamingo.report.render import to_html, to_json, to_text
 
 
 class Report(ReportRecord):
-    """A machine-written report that can be checked: every sentence, number and file is traceable.
+    """A machine-generated report that can be verified: every sentence, number and file is traceable.
 
-    `text` is what the model wrote, unchanged; `sections`, `findings`, `impression_findings` and `statements` are parsed
-    from it. `findings` are those of the FINDINGS section. `pictures` are for the page and are left out of the JSON.
+    `text` is the model's output, unchanged; `sections`, `findings`, `impression_findings` and `statements` are parsed
+    from it. `findings` are those of the FINDINGS section. `pictures` are for the page and are omitted from the JSON.
     """
 
     def to_text(self) -> str:
-        """The report as plain text."""
+        """Render the report as plain text."""
         return to_text(self)
 
     def to_json(self) -> str:
-        """The report as JSON, see `json_schema`."""
+        """Render the report as JSON, see `json_schema`."""
         return to_json(self)
 
     def to_html(self) -> str:
-        """The report as one self-contained page."""
+        """Render the report as a self-contained HTML page."""
         return to_html(self)
 
 
 def json_schema() -> dict:
-    """The published schema of the JSON form (the same as report.schema.json in this folder)."""
+    """Published schema of the JSON format (the same as report.schema.json in this folder)."""
     schema = Report.model_json_schema(mode="serialization")
     schema["properties"].pop("pictures", None)
     schema.get("$defs", {}).pop("Picture", None)

@@ -21,7 +21,7 @@ _MARGIN_MM = 22.0
 
 
 def native_view(scan: Scan, prepared: Prepared) -> tuple[Canvas, Float[np.ndarray, "x y z"]]:
-    """The scan on an upright 2 mm grid of its own world around the brain, and the template's brain mask on that grid.
+    """Scan on an axis-aligned 2 mm grid of its own world space around the brain, and the template's brain mask there.
 
     Nothing is aligned here: a tilted head stays tilted. Only the display is resampled.
     """
@@ -50,7 +50,7 @@ def _sample(volume: np.ndarray, to_voxel: np.ndarray, shape: tuple[int, int, int
 
 
 def _window(values: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Grey values 0 to 1, bright as the brain is, not as the scalp or an artefact is."""
+    """Grey values 0 to 1, windowed by the brain rather than by scalp or artefacts."""
     inside = values[brain & (values != 0)]
     if not inside.size:
         return np.zeros_like(values)

@@ -1,4 +1,4 @@
-"""Slices as small pictures: radiological convention (patient's left on the right), marked on every picture."""
+"""Pictures of slices in radiological convention (patient's left on the right), labelled on every picture."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def canvas_of(values: Float[np.ndarray, "x y z"], affine: Float[np.ndarray, "4 4
 
 
 def picture_of_slices(canvas: Canvas, scan: int) -> tuple[Picture, ...]:
-    """The mosaic of what the encoder saw: six slices in each plane, spread over the brain."""
+    """Slices of the scan as seen by the encoder: six in each plane, spread over the brain."""
     pictures = []
     for plane in PLANES:
         axis = _AXIS[plane]
@@ -71,14 +71,14 @@ def picture_of_slices(canvas: Canvas, scan: int) -> tuple[Picture, ...]:
     return tuple(pictures)
 
 
-def picture_of_look(
+def picture_of_attention(
     canvas: Canvas,
     weights: Float[np.ndarray, " token"],
     positions: Float[np.ndarray, "token 3"],
     evidence: Evidence,
     statement: str,
 ) -> tuple[Picture, ...]:
-    """Three planes through the attention's peak with the smooth map of attention laid over them."""
+    """Three planes through the attention's peak, with the smooth attention map as an overlay."""
     placed = np.isfinite(positions).all(1)
     weights, positions = weights[placed], positions[placed]
     pictures = []
@@ -97,7 +97,7 @@ def picture_of_look(
 
 
 def picture_of_alignment(native: Canvas, outline: Float[np.ndarray, "x y z"], scan: int) -> tuple[Picture, ...]:
-    """Three planes of the scan as it came, with the outline of the template's brain where the alignment put it."""
+    """Three planes of the original scan, with the outline of the aligned template brain."""
     from scipy import ndimage
 
     pictures = []
@@ -126,7 +126,7 @@ def _plane(values: np.ndarray, plane: Plane, index: int) -> np.ndarray:
 
 
 def _heat(canvas: Canvas, plane: Plane, index: int, weights: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Attention on one slice in picture rows and columns, as a multiple of the even share."""
+    """Attention on one slice in picture rows and columns, as a multiple of the uniform share."""
     grid = np.moveaxis(np.indices(canvas.grey.shape, dtype=np.int32), 0, -1)
     voxels = np.take(grid, index, axis=_AXIS[plane])
     points = voxels.reshape(-1, 3) @ canvas.affine[:3, :3].T + canvas.affine[:3, 3]
@@ -170,7 +170,7 @@ def _resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _lay_over(rgb: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Colour what got more than the even share, fully at `FULL_COLOUR` times it, with a line at half of that excess."""
+    """Overlay attention above the uniform share, saturating at `FULL_COLOUR` times it, with a contour at half of it."""
     strength = np.clip((heat - 1) / (max(FULL_COLOUR, float(heat.max())) - 1), 0, 1)[..., None]
     colour = _COOL + (_HOT - _COOL) * strength
     alpha = 0.55 * strength**0.8

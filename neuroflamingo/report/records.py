@@ -1,4 +1,4 @@
-"""Records that a report is made of: sections, statements, evidence, citations, pictures, the generated text."""
+"""Records of a report: sections, statements, evidence, citations, pictures, the generated text."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class GeneratedText:
     """A generated text.
 
     Attributes:
-        text: what the model wrote, without special tokens and surrounding blanks.
-        boundaries: characters of `text` after 0, 1, 2 ... generated tokens.
-        looks: `[text, scan, token]`, where the position that wrote each generated token looked, for the asked scans;
-            None if the model cannot tell.
-        positions: `[token, 3]` world mm of the encoder's tokens, None if they have no place.
-        ended: whether the model ended the text itself.
-        new_tokens: how many tokens it wrote.
+        text: the model's output, without special tokens and surrounding blanks.
+        boundaries: number of characters of `text` after 0, 1, 2 ... generated tokens.
+        attention: `[text, scan, token]`, attention of the position that generated each token, for the scans of the
+            report; None if unavailable.
+        positions: `[token, 3]` positions of the encoder's tokens in world mm; None if they have none.
+        ended: the model ended the text itself.
+        new_tokens: number of generated tokens.
     """
 
     text: str
     boundaries: tuple[int, ...]
-    looks: Float[np.ndarray, "text scan token"] | None
+    attention: Float[np.ndarray, "text scan token"] | None
     positions: Float[np.ndarray, "token 3"] | None
     ended: bool
     new_tokens: int
@@ -55,13 +55,13 @@ class TokenWeight(Record):
 
 
 class Evidence(Record):
-    """Where the gated attention looked while one sentence was written.
+    """Gated attention while one sentence was generated.
 
-    `placed_share` is the attention on tokens that have a place (encoders may add summary tokens that have none); the
-    rest is about that part. `share_near_peak` is the share within `radius_mm` of the peak; `even_share` is what an even
-    spread would put there, so their ratio says how much the sentence singled a place out. `peak_matches` compares
-    the peak's side and region with those the sentence states, for focal findings only: None where nothing can be
-    compared. Attention shows where information was taken from; it does not prove why a word was written.
+    `placed_share` is the attention on tokens that have a position (summary tokens of encoders have none); the other
+    values refer to these tokens. `share_near_peak` is the share within `radius_mm` of the peak; `even_share` is the
+    share there of a uniform distribution, so that their ratio states how focused the attention is. `peak_matches`
+    compares the peak's side and region with those that the sentence states, for focal findings only: None if nothing
+    can be compared. Attention shows where information came from; it does not prove why a word was generated.
     """
 
     scan: int
@@ -97,7 +97,7 @@ class Sections(Record):
 
 
 class Parse(Record):
-    """How much of the text the closed grammar of findings understood."""
+    """Share of the text that the closed grammar of findings understood."""
 
     coverage: float
     unparsed: tuple[str, ...] = ()
@@ -136,7 +136,7 @@ class Picture:
 
 
 class ReportRecord(Record):
-    """What a report holds; see `Report`."""
+    """Contents of a report; see `Report`."""
 
     banner: str = BANNER
     title: str
@@ -153,5 +153,5 @@ class ReportRecord(Record):
 
     @property
     def geometry(self) -> tuple[GeometryEntry, ...]:
-        """The log of every reorientation, registration and resampling."""
+        """Log of all reorientations, registrations and resamplings."""
         return self.provenance.geometry

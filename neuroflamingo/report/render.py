@@ -1,4 +1,4 @@
-"""One report, three forms with the same content: text, JSON and one self-contained HTML page."""
+"""Rendering of a report in three formats with the same content: text, JSON and a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ GRADES = {1: "mild", 2: "moderate", 3: "severe"}
 
 
 def to_json(report: ReportRecord) -> str:
-    """The report as JSON (see report.schema.json); pictures are left out."""
+    """Render the report as JSON (see report.schema.json), without pictures."""
     return report.model_dump_json(indent=2) + "\n"
 
 
 def to_text(report: ReportRecord) -> str:
-    """The report as plain text of at most 100 columns where it can be."""
+    """Render the report as plain text, at most 100 columns wide if possible."""
     return _environment().get_template("report.txt.j2").render(**_context(report)).strip() + "\n"
 
 
 def to_html(report: ReportRecord) -> str:
-    """The page: no script, no outside request, everything escaped, styles pinned by their hash.
+    """Render the page: no scripts, no external requests, everything escaped, styles pinned by their hash.
 
-    If the pictures would take the page over 5 MB, the alignment pictures and then the last sentences' overlays are left
-    out, and the page says how many.
+    If pictures would make the page larger than 5 MB, the alignment pictures and then the overlays of the last sentences
+    are omitted, and the page states their number.
     """
     pictures = _within_limit(report.pictures)
     css = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ def _numbers(report: ReportRecord) -> dict[str, int]:
 
 
 def _links(report: ReportRecord) -> dict[str, str]:
-    """For each sentence the one whose overlay it leads to: its own, or that of the same finding stated elsewhere."""
+    """For each sentence, the sentence whose overlay it links to: itself, or one that states the same finding."""
     shown = [statement for statement in report.statements if statement.evidence]
     links = {statement.id: statement.id for statement in shown}
     for statement in report.statements:
@@ -124,7 +124,7 @@ def _pieces(report: ReportRecord, body: str) -> list[tuple[str, Statement | None
 
 
 def _listed(pieces: list[tuple[str, Statement | None]]) -> list[tuple[str, Statement | None]]:
-    """Numbered items (`1. ... 2. ...`) begin on lines of their own; only white space between sentences changes."""
+    """Put numbered items (`1. ... 2. ...`) on separate lines; only white space between sentences changes."""
     return [(words if statement else _ITEM.sub("\n", words), statement) for words, statement in pieces]
 
 
@@ -156,7 +156,7 @@ def describe(finding: Finding) -> str:
 
 
 def focus(evidence: Evidence) -> str:
-    """How sharp the attention is: `19 % within 30 mm (8.1 times the even share)`."""
+    """Sharpness of the attention: `19 % within 30 mm (8.1 times the even share)`."""
     times = evidence.share_near_peak / evidence.even_share if evidence.even_share else 0.0
     return (
         f"{100 * evidence.share_near_peak:.0f} % within {evidence.radius_mm:.0f} mm ({times:.1f} times the even share)"

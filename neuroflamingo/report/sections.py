@@ -1,4 +1,4 @@
-"""From the model's text to the report's parts: sections, sentences with their findings, and how much was understood."""
+"""Splitting of the model's text into sections and sentences with their findings, and the share understood."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEADING = re.compile(r"\b(TECHNIQUE|FINDINGS|IMPRESSION)\s*:\s*")
 
 
 def split_sections(text: str) -> Sections:
-    """The bodies of the three sections. A text without headings is all findings; repeated headings are joined."""
+    """Split a text into three sections. A text without headings is FINDINGS; repeated sections are joined."""
     headings = list(_HEADING.finditer(text))
     if not headings:
         return Sections(findings=text.strip())
@@ -30,7 +30,7 @@ def split_sections(text: str) -> Sections:
 
 
 def statements_of(parsed: ParsedReport) -> tuple[Statement, ...]:
-    """The parser's sentences as numbered statements."""
+    """Number the parser's sentences as statements."""
     return tuple(
         Statement(
             id=f"s{number}",

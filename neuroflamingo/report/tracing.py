@@ -1,4 +1,4 @@
-"""Ties sentences to places: which statements get an overlay, what it shows, and the pictures of a report."""
+"""Attention evidence of sentences: the statements that get an overlay, their peaks, and the pictures of a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from neuroflamingo.report.evidence import locate, words_of
 from neuroflamingo.report.native_overlay import native_view
-from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, picture_of_look, picture_of_slices
+from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, picture_of_attention, picture_of_slices
 from neuroflamingo.report.records import Evidence, Picture, Statement
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Shown(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """Where one statement's attention went, on the scan that got most of it."""
+    """Attention of one statement, on the scan that received most of it."""
 
     statement: str
     weights: Float[np.ndarray, " token"]
@@ -47,16 +47,16 @@ class Trace:
 
 
 def trace(statements: Sequence[Statement], written: GeneratedText) -> tuple[tuple[Statement, ...], tuple[Trace, ...]]:
-    """Give evidence to the sentences of FINDINGS that state findings (of IMPRESSION, where FINDINGS states none).
+    """Add evidence to the sentences of FINDINGS that state findings (of IMPRESSION, if FINDINGS states none).
 
-    A report without findings gets one overlay for its whole FINDINGS section, under the id `all`: there too the reader
-    should see where the model looked.
+    A report without findings gets one overlay for its whole FINDINGS section, with the id `all`, so that the reader can
+    see the model's attention there too.
     """
-    if written.looks is None or written.positions is None or not len(written.looks):
+    if written.attention is None or written.positions is None or not len(written.attention):
         return tuple(statements), ()
     traces = {}
     for statement in _worth_showing(statements, written.text):
-        found = _trace_one(statement, written.looks, written.positions, written.boundaries)
+        found = _trace_one(statement, written.attention, written.positions, written.boundaries)
         if found is not None:
             traces[statement.id] = (statement, found)
     out = [
@@ -72,7 +72,7 @@ def trace(statements: Sequence[Statement], written: GeneratedText) -> tuple[tupl
 
 
 def draw(taken: Sequence[Shown], traces: Sequence[Trace], written: GeneratedText) -> tuple[Picture, ...]:
-    """All pictures of a report; none for scans that are not volumes."""
+    """Draw all pictures of a report; none for scans that are not volumes."""
     pictures: list[Picture] = []
     canvases = {}
     for number, item in enumerate(taken):
@@ -85,7 +85,7 @@ def draw(taken: Sequence[Shown], traces: Sequence[Trace], written: GeneratedText
     for found in traces:
         if found.evidence.scan in canvases and written.positions is not None:
             canvas = canvases[found.evidence.scan]
-            pictures += picture_of_look(canvas, found.weights, written.positions, found.evidence, found.statement)
+            pictures += picture_of_attention(canvas, found.weights, written.positions, found.evidence, found.statement)
     return tuple(pictures)
 
 
@@ -102,12 +102,12 @@ def _worth_showing(statements: Sequence[Statement], text: str) -> list[Statement
 
 
 def _trace_one(
-    statement: Statement, looks: np.ndarray, positions: np.ndarray, boundaries: Sequence[int]
+    statement: Statement, attention: np.ndarray, positions: np.ndarray, boundaries: Sequence[int]
 ) -> Trace | None:
-    words = words_of(boundaries, statement.start, statement.end)[: len(looks)]
+    words = words_of(boundaries, statement.start, statement.end)[: len(attention)]
     if not words.any():
         return None
-    by_scan = looks[words].mean(0)
+    by_scan = attention[words].mean(0)
     scan = int(np.argmax(by_scan.sum(-1)))
     evidence = locate(by_scan[scan], positions, scan, statement.findings)
     return None if evidence is None else Trace(statement.id, by_scan[scan], evidence)

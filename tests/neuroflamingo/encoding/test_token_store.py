@@ -103,7 +103,7 @@ def test_damaged_prepared_scans_fail_alone(place: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-5])
     done = encode_into_store("prepared", "tokens", CHOICE, Preparation(), device="cpu")
     assert (done.done, done.failed) == (1, 2) and {one["exit_code"] for one in done.failures} == {65}
-    assert "does not say what it was made of" in str(done.failures) and "is damaged" in str(done.failures)
+    assert "does not state what it was made from" in str(done.failures) and "is damaged" in str(done.failures)
 
 
 def test_weights_are_part_of_the_address(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from neuroflamingo.provenance import (
 from neuroflamingo.report.evidence import locate
 from neuroflamingo.report.methods import methods_of
 from neuroflamingo.report.model import Report
-from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, picture_of_look, picture_of_slices
+from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, picture_of_attention, picture_of_slices
 from neuroflamingo.report.records import Parse, Sections, Statement
 from neuroflamingo_preprocessing.software import software
 
@@ -153,8 +153,8 @@ def make_report(head: np.ndarray, token_positions: np.ndarray, token_weights: np
         if pictures:
             shown = (
                 *picture_of_slices(canvas, 0),
-                *picture_of_look(canvas, token_weights, token_positions, first, "s1"),
-                *picture_of_look(canvas, token_weights, token_positions, second, "s2"),
+                *picture_of_attention(canvas, token_weights, token_positions, first, "s1"),
+                *picture_of_attention(canvas, token_weights, token_positions, second, "s2"),
                 *picture_of_alignment(canvas, (head > 0).astype(float), 0),
             )
         provenance = make_provenance(f"{title}.nii.gz")

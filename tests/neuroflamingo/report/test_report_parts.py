@@ -62,7 +62,7 @@ def test_a_normal_report_shows_where_it_looked_as_a_whole(token_positions: np.nd
 
 def test_the_scan_that_got_most_attention_is_drawn(token_positions: np.ndarray) -> None:
     text = written(TEXT, {}, token_positions)
-    two = np.concatenate([text.looks * 0.2, text.looks * 0.8], axis=1)
+    two = np.concatenate([text.attention * 0.2, text.attention * 0.8], axis=1)
     both = GeneratedText(TEXT, text.boundaries, two, token_positions, True, 9)
     _, traces = trace(statements_of(parse_report(TEXT)), both)
     assert traces and all(found.evidence.scan == 1 for found in traces)

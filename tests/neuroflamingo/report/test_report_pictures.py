@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from neuroflamingo.report.evidence import locate
-from neuroflamingo.report.pictures import PLANES, canvas_of, picture_of_look, picture_of_slices
+from neuroflamingo.report.pictures import PLANES, canvas_of, picture_of_attention, picture_of_slices
 from neuroflamingo.report.records import Picture
 
 
@@ -62,7 +62,7 @@ def test_every_picture_is_marked_and_described(head: np.ndarray, grid: np.ndarra
 def test_overlay_is_coloured_at_the_peak_only(head, grid, token_positions, token_weights, peak) -> None:
     evidence = locate(token_weights, token_positions, 0, ())
     assert evidence is not None
-    pictures = picture_of_look(canvas_of(head, grid), token_weights, token_positions, evidence, "s1")
+    pictures = picture_of_attention(canvas_of(head, grid), token_weights, token_positions, evidence, "s1")
     assert [picture.plane for picture in pictures] == list(PLANES)
     for picture in pictures:
         image = pixels(picture)[14:-14, 14:-14]
@@ -79,7 +79,7 @@ def test_even_attention_leaves_the_picture_grey(head, grid, token_positions) -> 
     even = np.full(len(token_positions), 1 / len(token_positions))
     evidence = locate(even, token_positions, 0, ())
     assert evidence is not None
-    for picture in picture_of_look(canvas_of(head, grid), even, token_positions, evidence, "s1"):
+    for picture in picture_of_attention(canvas_of(head, grid), even, token_positions, evidence, "s1"):
         image = pixels(picture)[14:-14, 14:-14]
         assert (image[..., 0] - image[..., 2] > 40).mean() < 0.002
 
