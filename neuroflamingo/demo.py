@@ -1,4 +1,4 @@
-"""`python -m neuroflamingo.demo`: two scans whose truth is known, the main job on both, report beside truth.
+"""`python -m neuroflamingo.demo`: write reports on two scans with known findings, and print both side by side.
 
 The scans are nilearn's MNI152 T1 head as it is, and the same head with one finding painted in. Both go through the
 command line exactly as a user's own scan would.
@@ -33,7 +33,7 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Example:
-    """A scan on disk and what is known about it."""
+    """A scan on disk and its known findings."""
 
     scan: Path
     what: str
@@ -41,7 +41,7 @@ class Example:
 
 
 def write_scans(folder: Path) -> list[Example]:
-    """Write the two scans (older ones of the same names are replaced) and give them with their truth."""
+    """Write the two scans, replacing older ones of the same names; returns them with their findings."""
     from nilearn.datasets import load_mni152_template
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def write_scans(folder: Path) -> list[Example]:
 
 
 def report(example: Example, folder: Path, device: str) -> dict:
-    """Run `neuroflamingo report` on a scan and give the JSON form of what it wrote."""
+    """Run `neuroflamingo report` on a scan and return the JSON report."""
     command = [sys.executable, "-m", "neuroflamingo", "report", str(example.scan), "--output", str(folder)]
     subprocess.run([*command, "--device", device, "--overwrite"], check=True, stdout=subprocess.DEVNULL)
     name = example.scan.name.removesuffix(".nii.gz")
@@ -67,7 +67,7 @@ def report(example: Example, folder: Path, device: str) -> dict:
 
 
 def beside(example: Example, written: dict) -> str:
-    """Report and truth as text for a terminal."""
+    """Format report and known findings for a terminal."""
     found = [Finding.model_validate(finding) for finding in written["findings"]]
     lines = [f"{example.scan.name}: {example.what}", ""]
     for paragraph in written["text"].splitlines():
@@ -82,7 +82,7 @@ def _gzipped(image: nib.Nifti1Image) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write, report, compare; gives the exit code of the first report that failed."""
+    """Write the scans, report on them and compare; returns the exit code of the first report that failed."""
     parser = argparse.ArgumentParser(prog="python -m neuroflamingo.demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", default="demo", type=Path, help="folder for scans and reports (default: demo)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -1,4 +1,4 @@
-"""The device to compute on."""
+"""Choice of the compute device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from neuroflamingo_preprocessing.errors import UsageError
 
 
 def pick_device(device: str) -> str:
-    """`auto` as the best device here, anything else after a check that it exists.
+    """Resolve `auto` to the best available device, and check that any other device exists.
 
     Raises:
         UsageError: no such device.

@@ -1,4 +1,4 @@
-"""What a report was made from and by: hashes, versions, settings, timings. One record travels with every report."""
+"""Provenance of a report: hashes, versions, settings and timings, in one record that accompanies every report."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ INTENDED_USE = "research use only, not for diagnosis; machine-generated, not rev
 
 
 DICOM = "<DICOM>"
-"""What stands for the name of a DICOM input."""
+"""Replacement for the names of DICOM inputs."""
 
 
 class InputRecord(Record):
-    """One input file: its name without folders, its hashes, and the header's facts that were used."""
+    """One input file: its name without folders, its hashes, and the header values that were used."""
 
     name: str
     role: Literal["scan", "example scan", "example report"]
@@ -62,7 +62,7 @@ class ModelRecord(Record):
 
 
 class GenerationRecord(Record):
-    """How the text was chosen. Temperature 0 is greedy, and then the seed has no effect."""
+    """Generation settings. Temperature 0 is greedy decoding, in which the seed has no effect."""
 
     strategy: Literal["greedy", "sampling"]
     seed: int
@@ -85,7 +85,7 @@ class DeviceRecord(Record):
 
 
 class QualityFlag(Record):
-    """One check with its threshold; `passed` False asks the reader to look, it does not stop the report."""
+    """One check with its threshold; a failed check asks for the reader's attention but does not stop the report."""
 
     name: str
     value: float
@@ -101,7 +101,7 @@ class OutputRecord(Record):
 
 
 class Provenance(Record):
-    """Everything needed to trace a report back to its inputs, and to make it again."""
+    """Complete record for tracing a report back to its inputs and reproducing it."""
 
     schema_version: str = SCHEMA_VERSION
     run_uuid: str
@@ -123,7 +123,7 @@ class Provenance(Record):
 
 
 class Stopwatch:
-    """Seconds and peak memory of the named stages of one run.
+    """Time and peak memory of the named stages of a run.
 
     Peak memory is the process's high-water mark at the end of each stage, so it never falls from stage to stage.
     """
@@ -146,7 +146,7 @@ class Stopwatch:
 
 
 def peak_memory_mb() -> float:
-    """The process's largest resident size so far, in MB (Linux counts in KiB, macOS in bytes; 0 where unknown)."""
+    """Peak resident memory of the process so far, in MB (0 if unknown)."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows has no such counter in the standard library
@@ -156,10 +156,10 @@ def peak_memory_mb() -> float:
 
 
 def redact(argument: str) -> str:
-    """An argument without folder names: they often hold user names, sites and subject identifiers.
+    """Remove folder names from an argument, since they often contain user names, sites and subject identifiers.
 
-    `SCAN=REPORT` pairs are redacted on both sides; options, prompts and plain names stay as they are, but for the names
-    of DICOM folders, archives and files, which are often called after the patient.
+    `SCAN=REPORT` pairs are redacted on both sides; options, prompts and plain names stay unchanged, except for the
+    names of DICOM folders, archives and files, which are often named after the patient.
     """
     argument = printable(argument)
     if "<image>" in argument or "\n" in argument:
@@ -177,6 +177,6 @@ def _last_part(text: str) -> str:
 
 
 def command_line(arguments: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The argument vector with absolute folders replaced by a token, beginning with the program's plain name."""
+    """Redacted argument vector that starts with the program's plain name."""
     vector = list(sys.argv if arguments is None else arguments)
     return (Path(vector[0]).name if vector else "python", *(redact(argument) for argument in vector[1:]))

@@ -15,7 +15,7 @@ REMOTE_CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code
 
 
 class Section(BaseModel):
-    """A frozen part of a config or recipe; an unknown key is an error."""
+    """A frozen section of a config or recipe; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,7 +77,7 @@ def _section_of(section: type[BaseModel], key: str) -> type[BaseModel] | None:
 
 
 def refuse_remote_code(values: Any, where: str) -> None:
-    """Refuse data that ask for code to be run, at any depth.
+    """Refuse data that request remote code, at any depth.
 
     Raises:
         ConfigError: names the key.

@@ -1,4 +1,4 @@
-"""Checkpoints: published ones, read strictly; the models in the package and the user's own, on any devices."""
+"""Checkpoints: strict loading of published ones, of embedded models and of the user's own, on any devices."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A model that is larger than a device: its layers spread over GPUs, the CPU's memory and the disk, by accelerate."""
+"""Device maps for models larger than a device: layers are spread over GPUs, CPU memory and disk, by accelerate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuroflamingo_preprocessing.errors import UsageError
 
 Places = Mapping[str, int | str]
 NO_SPLIT = ("FusedLayer", "PerceiverResampler")  # classes
-WHOLE = ("encoder", "perceiver")  # small, and always at work: never offloaded
+WHOLE = ("encoder", "perceiver")  # small and always in use: never offloaded
 
 
 def place_layers(
@@ -24,21 +24,20 @@ def place_layers(
     max_memory: Mapping[Any, int | str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, int | str]:
-    """Where each part of a saved model goes.
+    """Device of each part of a saved model.
 
-    A layer of the language model and the gated block before it stay together, so nothing is split inside a residual
-    connection; encoder and resampler are on the main device.
+    A decoder layer and the gated block before it stay together, so that no residual connection is split; encoder and
+    resampler are on the main device.
 
     Args:
-        folder: the model's.
-        device_map: `auto`: GPUs first, then the CPU's memory, then the disk, as far as each has room; or places by the
-            names of modules.
+        folder: folder of the model.
+        device_map: `auto`: GPUs first, then CPU memory, then disk, as space permits; or devices by module names.
         device: the main device.
-        max_memory: for `auto`, room by place, such as `{0: "20GiB", "cpu": "60GiB"}`; None: what is free.
-        dtype: in which the weights are read.
+        max_memory: for `auto`, maximum memory by device, such as `{0: "20GiB", "cpu": "60GiB"}`; None: all free memory.
+        dtype: dtype of the loaded weights.
 
     Raises:
-        UsageError: another word, or a map that splits a layer.
+        UsageError: an unknown device map, or one that splits a layer.
     """
     from accelerate import infer_auto_device_map
 
@@ -67,7 +66,7 @@ def _main(device: str) -> int | str:
 
 
 def _spelled_out(model: NeuroFlamingo, places: Places) -> dict[str, int | str]:
-    """A map by layers and by what lies beside them, so that single parts can be placed anew."""
+    """Expand a device map to layers and the modules beside them, so that single parts can be moved."""
     layers = model.config.decoder_layers
     count = sum(1 for _ in model.lang_encoder.get_submodule(str(layers)).children())
     parts = [f"lang_encoder.{layers}.{n}" for n in range(count)]
@@ -83,7 +82,7 @@ def _spelled_out(model: NeuroFlamingo, places: Places) -> dict[str, int | str]:
 
 
 def _place(name: str, places: Places) -> int | str:
-    """Of the nearest module above that has one."""
+    """Device of the nearest enclosing module that has one."""
     while name not in places:
         if not name:
             return "cpu"
@@ -105,10 +104,10 @@ def _refuse_split(model: NeuroFlamingo, places: Places) -> None:
 
 
 def check_offload(places: Places, folder: str | Path | None) -> dict[str, Any]:
-    """What transformers needs to read a model spread like this.
+    """Offload arguments of transformers for a device map.
 
     Raises:
-        UsageError: something goes to the disk, and no folder is given for it.
+        UsageError: parts are offloaded to disk, but no folder was given.
     """
     on_disk = [name for name, place in places.items() if place == "disk"]
     if on_disk and folder is None:

@@ -1,7 +1,7 @@
-"""Low-rank updates in Multimodal-GPT's files: paired, checked, and added to the weights they belong to.
+"""Low-rank updates (LoRA) in Multimodal-GPT's files: paired, checked, and merged into their weights.
 
-They are merged and not attached: the result is one plain model with the same logits, which needs no peft to run and
-can itself be given new adapters. `W + alpha / r * B A` is computed in float64 and rounded once.
+They are merged, not attached: the result is a plain model with the same logits, which runs without peft and can itself
+get new adapters. `W + alpha / r * B A` is computed in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LowRankUpdate:
 
 
 def lora_part(name: str) -> tuple[str, str] | None:
-    """`...to_q.lora_A.weight` to (`...to_q.weight`, `lora_A`); None for other names."""
+    """Split `...to_q.lora_A.weight` into (`...to_q.weight`, `lora_A`); None for other names."""
     parts = name.split(".")
     if len(parts) > 2 and parts[-1] == "weight" and parts[-2] in ("lora_A", "lora_B"):
         return ".".join([*parts[:-2], "weight"]), parts[-2]
@@ -67,13 +67,13 @@ def pair_updates(found: Mapping[tuple[str, str], Tensor], tuning: Mapping[str, A
 
 
 def merged(weight: Tensor, update: LowRankUpdate, *, input_first: bool) -> Tensor:
-    """The weight with its update, in the weight's type; `input_first` for GPT-2's transposed layers."""
+    """Merge an update into a weight, in the weight's dtype; `input_first` for GPT-2's transposed layers."""
     delta = update.delta().to(weight.device)
     return (weight.double() + (delta.T if input_first else delta)).to(weight.dtype)
 
 
 def input_first_names(model: torch.nn.Module) -> set[str]:
-    """Names of weights that are stored [in out], as transformers' Conv1D does."""
+    """Names of weights that are stored as [in out], as in transformers' Conv1D."""
     from transformers.pytorch_utils import Conv1D
 
     return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}

@@ -1,13 +1,13 @@
-"""Reads published OpenFlamingo weights, strictly: what is not understood is an error that names it.
+"""Strict loading of published OpenFlamingo weights; anything unexpected is an error that names it.
 
 Three layouts are read, flat or nested under `model_state_dict`: OpenFlamingo v2 (trained weights and input
 embeddings), v1 and Med-Flamingo (the same tensors under one or two more names), and Multimodal-GPT (low-rank updates
 for a v1 model). Sources: https://github.com/mlfoundations/open_flamingo, https://github.com/open-mmlab/Multimodal-GPT.
 
-Differs from upstream, which reads with `strict=False`: two names of one tensor must agree, no tensor is passed over
-unless it is on the list below, and nothing is written into the model before the whole file was checked.
+Differs from upstream, which loads with `strict=False`: two names of one tensor must agree, no tensor is skipped unless
+it is on the list below, and nothing is written into the model before the whole file has been checked.
 
-Left over without error (and listed in the report): the vision tower when it is not the model's encoder, buffers that
+Left over without error (and listed in the report): the vision tower if it is not the model's encoder, buffers that
 today's language models compute themselves, and the trainer's own entries (epoch, optimizer, schedule, tuning_config).
 Missing without error: frozen weights (language model, encoder); in a file of low-rank updates also the resampler or
 the gated blocks as a whole; rows of the embeddings after the special tokens (upstream cuts a table that the language
@@ -42,14 +42,14 @@ VISION, ENCODER = "vision_encoder.", "encoder."
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor.
+    """Outcome for every tensor.
 
     Attributes:
         loaded: names in the model that now hold the file's values; tied names count once each.
         merged: names of weights to which a low-rank update was added.
-        missing: names in the model for which the file has nothing: they keep their values.
-        left_over: names in the file, as they stand there, that were not needed.
-        notes: what a reader should know, one sentence each.
+        missing: names in the model that the file does not have; they keep their values.
+        left_over: names in the file that were not used.
+        notes: remarks for the user, one sentence each.
     """
 
     loaded: tuple[str, ...]
@@ -69,7 +69,7 @@ class LoadReport:
 
 @dataclass
 class _Plan:
-    """What will be written where, and what was noticed on the way."""
+    """Values to write and their targets, with notes."""
 
     names: ModelNames
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -81,13 +81,13 @@ class _Plan:
 
 
 def load_openflamingo(model: nn.Module, state_dict: Mapping[str, Any]) -> LoadReport:
-    """Write an OpenFlamingo, Med-Flamingo or Multimodal-GPT checkpoint into a model of the same shape.
+    """Load an OpenFlamingo, Med-Flamingo or Multimodal-GPT checkpoint into a model of the same shape.
 
     A Multimodal-GPT file holds updates only: load the v1 file first, then this one, once (loading it again would add
-    its updates a second time). They are merged into the weights; the logits are those of the attached adapters.
+    its updates a second time). They are merged into the weights; the logits equal those of the attached adapters.
 
     Args:
-        model: a `NeuroFlamingo`; changed in place, or not at all when an error is raised.
+        model: a `NeuroFlamingo`; modified in place, or not at all if an error is raised.
         state_dict: the checkpoint as its trainer saved it: names with tensors, or a dictionary with them under
             `model_state_dict`.
 
@@ -111,7 +111,7 @@ def load_openflamingo(model: nn.Module, state_dict: Mapping[str, Any]) -> LoadRe
 
 
 def _embedding_rows(model: nn.Module, names: ModelNames) -> dict[str, int]:
-    """How many rows of each embedding table are in use: those up to the special tokens, where the model knows these."""
+    """Number of rows in use of each embedding table: those up to the special tokens, if the model knows them."""
     config, text = getattr(model, "config", None), getattr(model, "lang_encoder", None)
     ids = [getattr(config, name, None) for name in ("image_token_id", "endofchunk_token_id")]
     known = [number for number in ids if isinstance(number, int)]
@@ -123,7 +123,7 @@ def _embedding_rows(model: nn.Module, names: ModelNames) -> dict[str, int]:
 
 
 def _sort(plan: _Plan, tensors: Mapping[str, Tensor], tuning: Mapping[str, Any] | None) -> None:
-    """Give every tensor of the file its place: a weight, an update, left over, or an error."""
+    """Classify every tensor of the file: a weight, an update, left over, or an error."""
     lora: dict[tuple[str, str], Tensor] = {}
     sources: dict[tuple[str, str], str] = {}
     vision: dict[str, Tensor] = {}
@@ -152,7 +152,7 @@ def _sort(plan: _Plan, tensors: Mapping[str, Tensor], tuning: Mapping[str, Any] 
 
 
 def _sort_vision(plan: _Plan, vision: Mapping[str, Tensor]) -> None:
-    """Load the vision tower if the model's encoder is that tower; else it is left over as a whole."""
+    """Load the vision tower if it is the model's encoder; otherwise it is left over as a whole."""
     if not vision:
         return
     tower = {key: plain_name(key).removeprefix(VISION) for key in vision}
@@ -174,7 +174,7 @@ def _sort_vision(plan: _Plan, vision: Mapping[str, Tensor]) -> None:
 
 
 def _agree(values: dict, sources: dict, place: Any, value: Tensor, key: str) -> None:
-    """Keep a value; a second one for the same place must be equal."""
+    """Keep a value; a second one for the same target must be equal."""
     if place in values and not (values[place].shape == value.shape and torch.equal(values[place], value)):
         raise ModelError(
             "two names of one tensor hold different values",
@@ -205,7 +205,7 @@ def _unknown(names: ModelNames, keys: list[str]) -> ModelError:
 
 
 def _check_complete(plan: _Plan, tensors: Mapping[str, Tensor]) -> None:
-    """The resampler and the gated blocks must be there, each as a whole."""
+    """Check that the resampler and the gated blocks are complete."""
     lacking = []
     for belongs in (lambda name: name.startswith("perceiver."), lambda name: GATED in name):
         group = [name for name in plan.names.tensors if belongs(name)]
@@ -255,7 +255,7 @@ def _check_shapes(plan: _Plan, input_first: set[str]) -> None:
 
 
 def _check_ties(plan: _Plan) -> None:
-    """Names that are one tensor in the model (a tied output head) must hold one value in the file."""
+    """Check that names of one tensor in the model (a tied output head) have the same value in the file."""
     for target, group in plan.names.tied().items():
         if target in plan.values:
             for other in group:
@@ -284,7 +284,7 @@ def _write(plan: _Plan, input_first: set[str]) -> LoadReport:
 
 
 def _parts(names: Iterable[str]) -> list[tuple[str, int]]:
-    """How many names belong to which part of the model."""
+    """Number of names per part of the model."""
 
     def part(name: str) -> str:
         top = name.split(".")[0]
@@ -294,7 +294,7 @@ def _parts(names: Iterable[str]) -> list[tuple[str, int]]:
 
 
 def _patterns(names: Iterable[str]) -> list[tuple[str, int]]:
-    """Names with their layer number starred, and how many each stands for."""
+    """Names with layer numbers replaced by `*`, and the number of names each stands for."""
     return sorted(Counter(re.sub(r"(?<=\.)\d+(?=\.)", "*", name, count=1) for name in names).items())
 
 

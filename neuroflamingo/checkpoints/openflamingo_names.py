@@ -1,7 +1,7 @@
-"""What the tensors of an OpenFlamingo checkpoint are called, and where they belong in a NeuroFlamingo model.
+"""Mapping of tensor names in OpenFlamingo checkpoints to names in a NeuroFlamingo model.
 
 Upstream registers the same tensor under several names, wraps modules for distributed training, and Multimodal-GPT
-puts peft's wrapper around the language model alone. All of that is undone here by rules on whole dotted segments
+wraps the language model alone with peft. All of that is undone here by rules on whole dotted segments
 (upstream replaces text anywhere in a name). Sources: https://github.com/mlfoundations/open_flamingo,
 https://github.com/open-mmlab/Multimodal-GPT.
 """
@@ -31,7 +31,7 @@ _CAUSAL_MASK = re.compile(r"lang_encoder\..*(?:attn|attention)\.(?:bias|masked_b
 
 @dataclass(frozen=True)
 class FileEntries:
-    """A checkpoint file taken apart: tensors under their names in the file, and what else lay beside them."""
+    """Contents of a checkpoint file: tensors by their names in the file, and all other entries."""
 
     tensors: dict[str, Tensor]
     tuning: Mapping[str, Any] | None
@@ -39,7 +39,7 @@ class FileEntries:
 
 
 def read_entries(state_dict: Mapping[str, Any]) -> FileEntries:
-    """Take a flat or nested (`model_state_dict`) checkpoint apart.
+    """Split a flat or nested (`model_state_dict`) checkpoint into tensors and other entries.
 
     Raises:
         ModelError: an entry is neither a tensor nor one that upstream's trainers write.
@@ -73,7 +73,7 @@ def read_entries(state_dict: Mapping[str, Any]) -> FileEntries:
 
 
 def plain_name(key: str) -> str:
-    """The name without the wrappers of distributed training, activation checkpointing and peft."""
+    """Remove the prefixes of distributed training, activation checkpointing and peft from a name."""
     parts = [part for part in key.split(".") if part not in _WRAPPERS]
     if parts[:3] == ["lang_encoder", "base_model", "model"]:
         parts = ["lang_encoder", *parts[3:]]
@@ -84,7 +84,7 @@ def plain_name(key: str) -> str:
 
 
 class ModelNames:
-    """The model's own names: where its decoder layers are, and which names are one tensor.
+    """Names in the model: its decoder layers, and names that share a tensor.
 
     Args:
         model: a model with `perceiver.*` and `lang_encoder.<layers>.N.gated_cross_attn_layer.*`.
@@ -108,7 +108,7 @@ class ModelNames:
         self.rotary = [value for name, value in model.named_buffers() if name.endswith("rotary_emb.inv_freq")]
 
     def resolve(self, name: str) -> str | None:
-        """The model's name for a checkpoint's plain name, or None where the model has no such tensor."""
+        """Name in the model for a checkpoint's plain name; None if the model has no such tensor."""
         alias = _ALIAS.fullmatch(name)
         if alias:
             family, layer, rest = alias.groups()
@@ -120,16 +120,16 @@ class ModelNames:
         return gated_layers(self.tensors)
 
     def tied(self) -> dict[str, tuple[str, ...]]:
-        """For each name that shares its tensor with others: all names of that tensor."""
+        """All names of a shared tensor, by each of its names."""
         groups: dict[int, list[str]] = {}
         for name, value in self.tensors.items():
             groups.setdefault(id(value), []).append(name)
         return {name: tuple(group) for group in groups.values() if len(group) > 1 for name in group}
 
     def is_recomputed(self, name: str, value: Tensor) -> bool:
-        """Whether a buffer of older transformers releases, saved then and computed today, may be left out.
+        """True for a buffer that older transformers releases saved and newer ones compute, so that it may be skipped.
 
-        Rotary frequencies must equal the model's, since another base would change every output.
+        Rotary frequencies must equal the model's, since a different base would change every output.
         """
         if _ROTARY.fullmatch(name):
             return any(mine.shape == value.shape and torch.allclose(mine.to(value), value) for mine in self.rotary)
@@ -138,14 +138,14 @@ class ModelNames:
 
 
 def gated_layers(names: Iterable[str]) -> list[int]:
-    """Numbers of the decoder layers with gated cross-attention, from either family of names."""
+    """Numbers of the decoder layers with gated cross-attention, from either naming scheme."""
     found = re.compile(r"lang_encoder\.(?:.+\.(\d+)\.gated_cross_attn_layer|gated_cross_attn_layers\.(\d+))\.")
     matches = [match for match in map(found.match, names) if match]
     return sorted({int(match.group(1) or match.group(2)) for match in matches})
 
 
 def listing(names: Iterable[str], limit: int = 8) -> str:
-    """Names for an error message: the first few, and how many more."""
+    """Format names for an error message: the first few, and the number of others."""
     ordered = list(names)
     more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
     return ", ".join(ordered[:limit]) + more

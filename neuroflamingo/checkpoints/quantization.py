@@ -1,4 +1,4 @@
-"""8- and 4-bit weights by bitsandbytes, where it is installed."""
+"""8-bit and 4-bit weights by bitsandbytes, if installed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from neuroflamingo_preprocessing.errors import ModelError, UsageError
 if TYPE_CHECKING:
     import torch
 
-# What stays in its own type: what NeuroFlamingo adds is small, trains, and is computed with apart from its forward.
-# Regular expressions on the beginning of a name, or its end.
+# Modules that are not quantised: those that NeuroFlamingo adds are small, train, and are used outside of their forward.
+# Regular expressions on the start or end of a name.
 KEPT = ("encoder", "perceiver", r".*\.gated_cross_attn_layer\.", "lm_head", "embed_out")
 
 
 def quantization(bits: Literal["8bit", "4bit"], dtype: torch.dtype | None = None) -> Any:
-    """The settings by which transformers quantises a language model while it reads it.
+    """Settings with which transformers quantises a language model while loading it.
 
     Args:
-        bits: `8bit` (LLM.int8) or `4bit` (NF4, its scales quantised too).
-        dtype: in which 4-bit weights are multiplied; None: bfloat16.
+        bits: `8bit` (LLM.int8) or `4bit` (NF4 with double quantisation).
+        dtype: compute dtype of 4-bit weights; None: bfloat16.
 
     Raises:
         ModelError: bitsandbytes is not installed (exit 69).
-        UsageError: another word.
+        UsageError: an unknown kind.
     """
     if bits not in ("8bit", "4bit"):
         raise UsageError("unknown kind of quantisation", expected="8bit or 4bit", seen=str(bits))

@@ -1,4 +1,4 @@
-"""Finds the recipes (`configs/*.yaml`), which lie in the wheel as package data and in a checkout at its top."""
+"""Lookup of built-in recipes (`configs/*.yaml`), which are package data in the wheel and at the top of a checkout."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 
 def list_configs() -> tuple[str, ...]:
-    """Names of all shipped recipes, without folder and suffix, sorted."""
+    """Sorted names of all built-in recipes, without folder and extension."""
     return tuple(sorted({path.stem for folder in CONFIG_FOLDERS for path in folder.glob("*.yaml")}))
 
 
 def find_config(name: str | Path) -> Path:
-    """The file of a recipe: the user's own file when there is one at that path, else the shipped recipe of that name.
+    """Find a recipe: the user's file if the path exists, otherwise the built-in recipe of that name.
 
     Args:
         name: a path to a YAML file, or a shipped recipe as `tiny-t1w`, `tiny-t1w.yaml` or `configs/tiny-t1w.yaml`;

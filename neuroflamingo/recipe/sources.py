@@ -1,7 +1,7 @@
-"""Where models and data of a recipe lie: a folder, or a hub, which is only reached when that is allowed.
+"""Sources of a recipe's models and data: a local folder, or a hub if downloads are allowed.
 
-What is here already (in the hub's own cache) is used without any network. Only data are downloaded: weights as
-safetensors, never pickles, and never code.
+Files in the hub's cache are used without network access. Only data are downloaded: weights as safetensors, never
+pickles, and never code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def local_folder(
     *,
     kind: Literal["model", "dataset"] = "model",
 ) -> Path:
-    """The folder on this machine that holds a model or a data set.
+    """Find the local folder of a model or dataset, downloading it if allowed.
 
     Args:
         source: a folder; else `OWNER/NAME` of a hub's model, or `hf://datasets/OWNER/NAME[@REVISION]`.
@@ -65,7 +65,7 @@ def local_folder(
 
 
 def is_here(source: str, revision: str | None = None) -> bool:
-    """Whether a model is a folder or in the hub's cache, without any network."""
+    """True if a model is a local folder or in the hub's cache; uses no network."""
     try:
         return (local_folder(source, revision) / "config.json").is_file()
     except (NotFoundError, ModelError):
@@ -73,7 +73,7 @@ def is_here(source: str, revision: str | None = None) -> bool:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Refuse a folder of a language model without safetensors.
+    """Refuse a language model folder without safetensors.
 
     Raises:
         ModelError: it has weights of another kind only, or none (exit 65).

@@ -15,6 +15,7 @@ WITH_EXAMPLES = (
     "neuroflamingo.model.gated_attention:GatedCrossAttentionBlock",
     "neuroflamingo.model.neuroflamingo:NeuroFlamingo",
     "neuroflamingo.model.resampler:PerceiverResampler",
+    "neuroflamingo.report.model:Report",
 )
 
 
