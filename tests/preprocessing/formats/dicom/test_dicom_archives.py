@@ -168,7 +168,7 @@ def test_hostile_archives(name: str, series: Path, tmp_path: Path, monkeypatch: 
 
 def test_caps(series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = pack(tmp_path / "a.zip", series)
-    monkeypatch.setattr(archive, "MAX_FILES", 5)
+    monkeypatch.setattr("neuroflamingo_preprocessing.formats.dicom.archive.MAX_FILES", 5)
     with pytest.raises(ScanError, match="too many members"):
         read_scan(archive)
     with pytest.raises(ScanError, match="too many files"):
