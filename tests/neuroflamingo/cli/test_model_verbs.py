@@ -61,7 +61,7 @@ class TestModels:
         assert run("models", "list") == 0
         text = capsys.readouterr().out
         assert "tiny-t1w (model)" in text and "hash unknown" in text and "no commercial use" in text
-        assert "here, to be converted" in text and "none released" in text
+        assert "downloaded, to be converted" in text and "none released" in text
         assert run("models", "list", "--json") == 0
         listed = json.loads(capsys.readouterr().out)
         rows = {row["name"]: row for row in listed["encoders"]}

@@ -81,7 +81,7 @@ def test_what_is_refused(place: Path, capsys) -> None:
         (2, "are prepared already", *common, *CHOSEN, "--tr", "2.0"),
         (66, "after the filters", *common, *CHOSEN, "--participant-label", "07"),
         (2, "float32 or float16", *common, *CHOSEN, "--dtype", "int8"),
-        (2, "one file", "encode", "ds", "-o", "a.zarr", "--nprocs", "2", *CHOSEN),
+        (2, "is a single file", "encode", "ds", "-o", "a.zarr", "--nprocs", "2", *CHOSEN),
         (2, "takes one input", "encode", "ds", "prepared", "-o", "tokens", *CHOSEN),
         (2, "--overwrite is for token files", *common, *CHOSEN, "--overwrite"),
         (65, "is no scan store of this version", "prepare", "ds", "-o", "tokens", "--atlas", "atlas.nii.gz", *CHOSEN),
