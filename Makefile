@@ -9,6 +9,7 @@ VENV ?= .venv
 DEMO ?= demo
 BENCH ?=
 TESTS ?= tests
+FLOOR ?= 85
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CORE := $(VENV)/.installed-core
@@ -66,7 +67,7 @@ docs: $(FULL)
 	@echo "The site is in $(abspath site): open index.html in any browser."
 
 coverage: $(FULL)
-	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html $(TESTS)
+	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html --cov-fail-under=$(FLOOR) $(TESTS)
 
 wheel: $(FULL)
 	@rm -rf build dist site htmlcov
