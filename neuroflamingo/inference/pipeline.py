@@ -92,6 +92,13 @@ def write_report(
         UsageError: numbers of `<image>` and scans differ, or an example's text holds special tokens.
         NotFoundError, ScanError: a scan cannot be read or prepared.
         ModelError: the model is unknown or does not fit.
+
+    Example:
+        >>> from neuroflamingo import write_report
+        >>> from neuroflamingo.painting import paint_case
+        >>> report = write_report(paint_case(11).scan(), pictures=False, max_new_tokens=8)
+        >>> report.text.startswith("TECHNIQUE")
+        True
     """
     checked_xform(xform)
     clock, tell = Stopwatch(), progress or (lambda stage: None)

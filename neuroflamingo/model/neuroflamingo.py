@@ -211,8 +211,7 @@ class NeuroFlamingo(TrainingState, Attribution, ScanGeneration, PretrainedMixin)
         if targets is not None:
             wanted = targets if label_positions is None else targets.at(label_positions)
             loss = weighted_loss(output.logits, wanted, total=total, label_smoothing=label_smoothing)
-            scans_unused = latents is None or not latents.requires_grad  # no scans, or empty slots only
-            if gradients_exchanged() and scans_unused:
+            if gradients_exchanged() and not (latents is not None and latents.requires_grad):  # no scan was encoded
                 loss = loss + zero_gradient_term(self._scan_parameters())
         logits = output.logits if label_positions is None else None
         result = NeuroFlamingoOutput(loss=loss, logits=logits, latents=latents)

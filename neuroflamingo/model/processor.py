@@ -40,6 +40,14 @@ class NeuroFlamingoProcessor:
     Args:
         tokenizer: a transformers tokenizer that has the special tokens.
         card: the encoder's card, from which preprocessing is derived; None: only ready tokens.
+
+    Example:
+        >>> import torch
+        >>> from neuroflamingo import load
+        >>> _, processor = load("tiny-t1w", device="cpu")
+        >>> inputs = processor(["<image>"], scan_tokens=[[torch.zeros(256, 192)]])
+        >>> list(inputs["scan_tokens"].shape)  # batch scan token width
+        [1, 1, 256, 192]
     """
 
     def __init__(self, tokenizer: Any, card: EncoderCard | None = None) -> None:

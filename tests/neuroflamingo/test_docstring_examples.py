@@ -10,10 +10,12 @@ import pytest
 OPTIONS = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
 WITH_EXAMPLES = (
     "neuroflamingo.findings.vocabulary:Finding",
+    "neuroflamingo.inference.pipeline:write_report",
     "neuroflamingo.model.config:NeuroFlamingoConfig",
     "neuroflamingo.model.fusion:FusedLayer",
     "neuroflamingo.model.gated_attention:GatedCrossAttentionBlock",
     "neuroflamingo.model.neuroflamingo:NeuroFlamingo",
+    "neuroflamingo.model.processor:NeuroFlamingoProcessor",
     "neuroflamingo.model.resampler:PerceiverResampler",
     "neuroflamingo.report.model:Report",
 )
