@@ -13,8 +13,8 @@ from neuroflamingo.encoding.encoder_choice import EncoderChoice
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 from neuroflamingo_preprocessing.inputs import Input
 from neuroflamingo_preprocessing.preparation_options import Preparation
-from neuroflamingo_preprocessing.stores.build import seen, seen_before
-from neuroflamingo_preprocessing.stores.jobs import PrepareJob, Task, digest_of
+from neuroflamingo_preprocessing.stores.build import fingerprint, known_keys
+from neuroflamingo_preprocessing.stores.jobs import PrepareJob, Task, input_digest
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def keys_of_scans(names: Sequence[str], store: ItemStore[Any], card: EncoderCard
             files.append(name)
         elif _is_key(key := name.removeprefix(STORE)) and key in store:
             keys[name] = key
-    known = seen_before(store) if files else {}
+    known = known_keys(store) if files else {}
     job, listed = _job(store, card), {}
     for name in files:
         key = known.get(_seen_now(name, job, listed))
@@ -80,7 +80,7 @@ def _job(store: ItemStore[Any], card: EncoderCard) -> Job:
 
 def _seen_now(name: str, job: Job, listed: dict[Path, list[str]]) -> str:
     try:
-        return seen(Task(Input(Path(name)), Path(name).name, ""), job, listed)
+        return fingerprint(Task(Input(Path(name)), Path(name).name, ""), job, listed)
     except OSError:
         return ""  # not here any more
 
@@ -95,7 +95,7 @@ def _by_content(files: Sequence[str], store: ItemStore[Any], card: EncoderCard) 
     keys: dict[str, str] = {}
     for name in files:
         path = Path(name)
-        found = made_of.get(digest_of(path, card.scan.modality), []) if path.exists() else []
+        found = made_of.get(input_digest(path, card.scan.modality), []) if path.exists() else []
         if len(found) > 1:
             raise ModelError(
                 f"{path.name} is in the store {store.path.name} {len(found)} times, prepared in several ways",

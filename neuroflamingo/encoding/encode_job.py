@@ -15,7 +15,7 @@ from neuroflamingo_preprocessing.errors import ModelError
 from neuroflamingo_preprocessing.files import sha256_of_text
 from neuroflamingo_preprocessing.preparation import prepare_for_encoder
 from neuroflamingo_preprocessing.stores.items import ItemStore, StoredItem, item_key
-from neuroflamingo_preprocessing.stores.jobs import Job, Task, _common
+from neuroflamingo_preprocessing.stores.jobs import Job, Task, joint_record
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class EncodeJob(Job):
     device: str
     dtype: str
 
-    def opened(self) -> ItemStore[Any]:
+    def open_store(self) -> ItemStore[Any]:
         """Open the token store."""
         return TokenStore(self.store)
 
@@ -86,7 +86,7 @@ class EncodeJob(Job):
         windows = [
             tokens_of(encoder, tensor, said, place, self.dtype) for tensor, said in self._prepared(task, made_of)
         ]
-        about = _common([one.about for one in windows], made_of)
+        about = joint_record([one.about for one in windows], made_of)
         return store.put(key, windows, about), about
 
     def _prepared(
@@ -94,7 +94,7 @@ class EncodeJob(Job):
     ) -> Iterator[tuple[NDArray[np.float32], Mapping[str, Any]]]:
         """Yield prepared tensors with their metadata."""
         if task.item is None:
-            for one in prepare_for_encoder(task.path, self.card.scan, self.hashed(task, made_of)):
+            for one in prepare_for_encoder(task.path, self.card.scan, self.with_series_hash(task, made_of)):
                 yield one.tensor, one.about
             return
         item = ScanStore(task.path)[task.item]

@@ -13,12 +13,12 @@ from neuroflamingo.device import pick_device
 from neuroflamingo.encoding.encode_job import EncodeJob, load_with_identity
 from neuroflamingo_encoders.tokens.store import DTYPES, TokenStore
 from neuroflamingo_preprocessing.bids.entities import entities_of
-from neuroflamingo_preprocessing.bids.filters import wanted_labels
+from neuroflamingo_preprocessing.bids.filters import label_filters
 from neuroflamingo_preprocessing.errors import NotFoundError, UsageError
 from neuroflamingo_preprocessing.files import printable, sha256_of_text
 from neuroflamingo_preprocessing.inputs import Input
 from neuroflamingo_preprocessing.preparation_options import Preparation
-from neuroflamingo_preprocessing.stores.build import StoreOptions, Summary, _checked, _of_files, _run
+from neuroflamingo_preprocessing.stores.build import StoreOptions, Summary, checked_options, file_tasks, run_job
 from neuroflamingo_preprocessing.stores.jobs import Job, Task
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
@@ -54,7 +54,7 @@ def encode_into_store(
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}", expected=" or ".join(DTYPES), seen=dtype)
-    spread, preparation, began = _checked(options), preparation or Preparation(), time.perf_counter()
+    spread, preparation, began = checked_options(options), preparation or Preparation(), time.perf_counter()
     if spread.scheduler is None:
         pick_device(device)
     prepared = Path(source).is_dir() and ScanStore.is_at(source)
@@ -66,8 +66,8 @@ def encode_into_store(
     _, weights, origin = load_with_identity(choice)
     store = TokenStore.create(output, card=card, weights=weights, origin=origin, dtype=dtype)
     job = EncodeJob(store.path.absolute(), card, preparation, _everywhere(choice), weights, device, dtype)
-    tasks = _of_items(Path(source).absolute(), scans, job) if prepared else _of_files(scans, job)
-    return _run(store, job, tasks, Summary(card.name, len(scans), notes=notes), spread, began)
+    tasks = _of_items(Path(source).absolute(), scans, job) if prepared else file_tasks(scans, job)
+    return run_job(store, job, tasks, Summary(card.name, len(scans), notes=notes), spread, began)
 
 
 def _everywhere(choice: EncoderChoice) -> EncoderChoice:
@@ -97,13 +97,17 @@ def _items(
         raise UsageError(
             "a filter file is for BIDS datasets, not for a store", hint="use --participant-label and the like"
         )
-    wanted = wanted_labels(spread.filters)
+    conditions = label_filters(spread.filters)
     named = [(key, str(store[key].about.get("name") or key[:12])) for key in store]
-    kept = [(key, name) for key, name in named if all(want.holds(entities_of(Path(name))) for want in wanted)]
+    kept = [
+        (key, name)
+        for key, name in named
+        if all(condition.matches(entities_of(Path(name))) for condition in conditions)
+    ]
     if not kept:
         raise NotFoundError(
             f"there are no prepared scans in {store.path.name}" + " after the filters" * bool(named),
-            expected="; ".join(map(str, wanted)) or "at least one",
+            expected="; ".join(map(str, conditions)) or "at least one",
             seen=f"{len(named)} items",
             hint="check the labels" if named else "run `neuroflamingo prepare` first",
         )

@@ -1,4 +1,4 @@
-"""Arrays: ready ones as an encoder takes them, and parcel series as measured (`.npy`, `.npz`, tables, CIFTI)."""
+"""`read_array`: read prepared arrays and measured parcel series (`.npy`, `.npz`, text tables, CIFTI)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageEr
 from neuroflamingo_preprocessing.functional.cifti import is_cifti, is_dense, read_cifti
 from neuroflamingo_preprocessing.functional.cifti_dense import DenseAtlas, parcellated
 from neuroflamingo_preprocessing.functional.parcel_series import target_seconds
-from neuroflamingo_preprocessing.functional.parcel_tables import MAX_TABLE_BYTES, Rows, Table, laid_out, read_table
+from neuroflamingo_preprocessing.functional.parcel_tables import MAX_TABLE_BYTES, Rows, Table, oriented, read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,16 +35,16 @@ BROKEN_ZIP: Any = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
 
 @dataclass(frozen=True)
 class ReadyArray:
-    """A prepared scan that came as an array.
+    """Prepared scan from an array file.
 
     Attributes:
         tensor: float32, the axes of the spec.
-        sha256, bytes: of the file.
-        repetition_time: seconds between frames, None where there are none.
-        warnings: what was odd but usable.
-        kind: what the file is.
-        rows: of a parcel series: what a line of the file was, `frames` or `parcels`; None for other arrays.
-        names: of the parcels in their order, where the file gives them.
+        sha256, bytes: hash and size of the file.
+        repetition_time: in seconds; None where there are no frames, or it is not known.
+        warnings: oddities that do not make the file unusable.
+        kind: kind of file.
+        rows: whether the lines of a parcel series were `frames` or `parcels`; None for other arrays.
+        names: parcel names in order, where the file has them.
     """
 
     tensor: NDArray[np.float32]
@@ -57,7 +57,7 @@ class ReadyArray:
     names: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """The rows of a parcel series as plain data, for the record; empty for other arrays."""
+        """Number and order of the parcels as plain data; empty for other arrays."""
         if self.rows is None:
             return {}
         order = list(self.names) or "as in the file, which does not name them"
@@ -65,7 +65,7 @@ class ReadyArray:
 
 
 def is_array_file(path: str | Path) -> bool:
-    """Whether the ending is one of an array or a parcel series."""
+    """True for the file name of an array or a parcel series."""
     return Path(path).suffix.lower() in ENDINGS or is_cifti(path)
 
 
@@ -77,25 +77,24 @@ def read_array(
     rows: Rows | None = None,
     atlas: DenseAtlas | None = None,
 ) -> ReadyArray:
-    """Read an array; its shape must be the one that the encoder declares.
+    """Read an array of the shape that the encoder declares.
 
-    `.npy`: the array, without the channel axis if that is 1. `.npz`: the same under `data` (or its only array), and
-    `repetition_time` in seconds. `.tsv`, `.csv`: a parcel series, with or without names of the parcels.
-    `.ptseries.nii`: CIFTI, with names and repetition time. A parcel series may have a line for each frame or for each
-    parcel: the one that fits the encoder's number of parcels is taken. Nothing is cut, padded or resampled here, and
-    no pickle is read.
+    `.npy`: the array; a channel axis of size 1 may be missing. `.npz`: the same under `data` (or its only array), and
+    `repetition_time` in seconds. `.tsv`, `.csv`: a parcel series, with or without parcel names. `.ptseries.nii`: CIFTI,
+    with names and repetition time. A parcel series may have a line for each frame or for each parcel, whichever fits
+    the encoder's number of parcels. Nothing is cropped, padded or resampled here, and pickles are not read.
 
     Args:
         path: the file.
         spec: `card.scan` of the encoder.
-        repetition_time: seconds between frames; where the encoder asks for one, here or in the file.
-        atlas: the parcellation of a dense CIFTI series (`.dtseries.nii`).
-        rows: what the lines (of an array: the first axis) of a parcel series are, where both fit.
+        repetition_time: in seconds; needed where the encoder asks for one and the file does not state it.
+        rows: whether the lines (of an array: the first axis) of a parcel series are frames or parcels, if both fit.
+        atlas: parcellation for a dense CIFTI series (`.dtseries.nii`).
 
     Raises:
         NotFoundError: no such file.
         ScanError: a pickle, damaged, not numbers, another shape, another repetition time (exit 65).
-        UsageError: a repetition time is asked for and was not given.
+        UsageError: the encoder asks for a repetition time and none is known.
     """
     path = Path(path)
     if not path.is_file():
@@ -109,7 +108,7 @@ def read_array(
         )
     raw = path.read_bytes()
     try:
-        found = _parse(raw, path, spec, atlas)
+        table = _parse(raw, path, spec, atlas)
     except (ValueError, OSError, EOFError, LookupError, csv.Error, *BROKEN_ZIP) as error:
         raise ScanError(
             f"{path.name} cannot be read as an array",
@@ -118,17 +117,17 @@ def read_array(
             hint="save it again with numpy.save, or as a table",
         ) from error
     series = [axis.name for axis in spec.axes] == ["parcel", "time"]
-    if series and found.values.ndim == 2:
-        found = laid_out(found, spec.axes[0], spec.axes[1], path.name, rows)
+    if series and table.values.ndim == 2:
+        table = oriented(table, spec.axes[0], spec.axes[1], path.name, rows)
     elif rows is not None:
-        raise UsageError("lines are frames or parcels in a parcel series only", seen=spec.describe(), hint="no --rows")
-    tensor = _fitted(found.values, spec, path.name)
-    seconds, warnings = _check_time(found.seconds if repetition_time is None else repetition_time, spec, path.name)
-    said = found.seconds
-    if repetition_time is not None and said is not None and abs(said - repetition_time) > SAME_SECONDS:
-        warnings = (*warnings, f"the file says {said:g} s between frames; {repetition_time:g} s is taken, as asked")
-    made = ReadyArray(tensor, hashlib.sha256(raw).hexdigest(), len(raw), seconds, warnings, found.kind)
-    return replace(made, rows=found.rows, names=found.names) if series else made
+        raise UsageError("--rows is for parcel series only", seen=spec.describe(), hint="leave out --rows")
+    tensor = _fitted(table.values, spec, path.name)
+    seconds, warnings = _check_time(table.seconds if repetition_time is None else repetition_time, spec, path.name)
+    stated = table.seconds
+    if repetition_time is not None and stated is not None and abs(stated - repetition_time) > SAME_SECONDS:
+        warnings = (*warnings, f"the file says {stated:g} s between frames; {repetition_time:g} s is used, as asked")
+    made = ReadyArray(tensor, hashlib.sha256(raw).hexdigest(), len(raw), seconds, warnings, table.kind)
+    return replace(made, rows=table.rows, names=table.names) if series else made
 
 
 def _parse(raw: bytes, path: Path, spec: ScanSpec, atlas: DenseAtlas | None) -> Table:
@@ -155,13 +154,13 @@ def _parse(raw: bytes, path: Path, spec: ScanSpec, atlas: DenseAtlas | None) -> 
 
 
 def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """As much as the directory says and no more: reading to the end would unpack a stream that lies about its size."""
+    """Bytes of an entry, up to its size in the directory: reading to the end would unpack a stream that lies."""
     with archive.open(entry) as stream:
         return stream.read(entry.file_size)
 
 
 def _array(raw: bytes) -> NDArray[Any]:
-    """One `.npy`, whose header is believed only as far as its bytes go."""
+    """Array of a `.npy` file, whose header is trusted only as far as its bytes go."""
     stream = io.BytesIO(raw)
     check_npy_header(stream, len(raw))
     stream.seek(0)
@@ -169,17 +168,21 @@ def _array(raw: bytes) -> NDArray[Any]:
 
 
 def check_npy_header(stream: IO[bytes], most: int) -> None:
-    """Read the header of a `.npy` stream, and refuse what cannot be an array of at most so many bytes.
+    """Check the header of a `.npy` stream before anything is allocated on its word.
+
+    Args:
+        stream: at its start.
+        most: largest size of the array in bytes.
 
     Raises:
-        ValueError: no such header, a pickle, or a size that is larger.
+        ValueError: not such a header, a pickle, or a larger array.
     """
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, _, dtype = read(stream)
     except (MemoryError, RecursionError, tokenize.TokenError) as error:  # Python's parser, of nested brackets
-        raise ValueError("its header is no plain declaration of an array") from error
+        raise ValueError("its header is not a plain declaration of an array") from error
     if dtype.hasobject:
         raise ValueError("it holds a pickle")
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -188,7 +191,7 @@ def check_npy_header(stream: IO[bytes], most: int) -> None:
 
 
 def _fitted(values: NDArray[Any], spec: ScanSpec, name: str) -> NDArray[np.float32]:
-    """float32 with the spec's axes, or a refusal that says which way it would have fitted."""
+    """Array as float32 with the spec's axes; the error for another shape says if the axes are in reverse order."""
     if values.dtype.kind not in "fiu":
         raise ScanError(f"{name} holds no numbers", expected="floating-point or whole numbers", seen=str(values.dtype))
     channel = next((i for i, axis in enumerate(spec.axes) if axis.name == "channel" and axis.size == 1), None)
@@ -198,10 +201,10 @@ def _fitted(values: NDArray[Any], spec: ScanSpec, name: str) -> NDArray[np.float
     if not spec.accepts(fitting.shape):
         turned = spec.accepts(values.shape[::-1])
         raise ScanError(
-            f"{name} has another shape than the encoder takes",
+            f"{name} does not have the shape that the encoder takes",
             expected=spec.describe(),
             seen=f"{values.ndim} axes {list(values.shape)}",
-            hint="turn it round: the axes are in the reverse order" if turned else "prepare it as the card says",
+            hint="transpose it: the axes are in reverse order" if turned else "prepare it as the card says",
         )
     with np.errstate(over="ignore"):
         tensor = np.ascontiguousarray(fitting, dtype=np.float32)
@@ -217,14 +220,14 @@ def _fitted(values: NDArray[Any], spec: ScanSpec, name: str) -> NDArray[np.float
 
 
 def _check_time(seconds: float | None, spec: ScanSpec, name: str) -> tuple[float | None, tuple[str, ...]]:
-    """A ready array is not resampled: what a card would resample is refused."""
+    """Check the repetition time; a prepared array is not resampled, so what a card would resample is refused."""
     wanted = spec.repetition_time
     if wanted is None:
         return seconds, ()
     if seconds is not None and not (np.isfinite(seconds) and seconds > 0):
         raise UsageError(f"a repetition time of {seconds} s", expected="seconds above 0")
-    said: list[str] = []
+    warnings: list[str] = []
     policy = "as_is" if wanted.policy == "as_is" else "refuse"
     as_it_is = spec.model_copy(update={"repetition_time": wanted.model_copy(update={"policy": policy})})
-    target_seconds(seconds, as_it_is, name, said)
-    return seconds, tuple(said)
+    target_seconds(seconds, as_it_is, name, warnings)
+    return seconds, tuple(warnings)

@@ -1,4 +1,4 @@
-"""Where caches and crash files go: one environment variable moves them all."""
+"""Folder of caches and crash reports; one environment variable moves it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VARIABLE = "NEUROFLAMINGO_HOME"
 
 
 def home_folder() -> Path:
-    """`$NEUROFLAMINGO_HOME`, else the user's cache folder. The folder is not created by asking."""
+    """Path of `$NEUROFLAMINGO_HOME`, else of a folder in the user's cache; it is not created."""
     chosen = os.environ.get(VARIABLE)
     if chosen:
         return Path(chosen).expanduser()

@@ -13,13 +13,13 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError
 from neuroflamingo_preprocessing.files import printable
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input, refuse_series, shown_name
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
-from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform, refuse_form
+from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform, refuse_xform
 from neuroflamingo_preprocessing.functional.denoised_run import denoise_run
 from neuroflamingo_preprocessing.functional.denoising import Denoising
 from neuroflamingo_preprocessing.functional.denoising_plan import plan_denoising
 from neuroflamingo_preprocessing.functional.parcel_series import target_seconds
 from neuroflamingo_preprocessing.functional.prepare_run import TO_GRID, prepare_run
-from neuroflamingo_preprocessing.functional.run_quality import look_at_run
+from neuroflamingo_preprocessing.functional.run_quality import assess_run
 from neuroflamingo_preprocessing.read import is_run, read_run, read_scan
 from neuroflamingo_preprocessing.spec import InputCard, Step
 from neuroflamingo_preprocessing.structural.prepare_volume import GEOMETRIC_STEPS, prepare
@@ -124,7 +124,7 @@ def check_scan(
     found = ScanCheck(printable(shown_name(path)))
     try:
         if is_dicom_input(path):
-            refuse_form(shown_name(path), wanted, "DICOM")
+            refuse_xform(shown_name(path), wanted, "DICOM")
             _check_dicom(path, (card, volume_card), (repetition_time, series, cleaning), found)
         else:
             refuse_series(path, series)
@@ -208,7 +208,7 @@ def _check_run(run: Run, card: InputCard | None, cleaning: Denoising | None, fou
         return
     if card is not None:
         _refuse_unfit(run, card, found)
-    quality, said = look_at_run(run)
+    quality, said = assess_run(run)
     found.quality = _figures(quality)
     found.warnings += said
 

@@ -1,4 +1,4 @@
-"""The typed errors of all three packages: each says what, what was expected, what was seen and one thing to try."""
+"""Typed errors of all three packages: each says what happened, what was expected, what was seen and what to try."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from difflib import get_close_matches
 
 
 class NeuroFlamingoError(Exception):
-    """Base of every error meant for a user.
+    """Base class of errors meant for users.
 
     Args:
-        what: what happened, naming the file or key.
+        what: what happened, with the name of the file or key.
         expected: what would have been right.
         seen: what was found instead.
         hint: one thing to try.
@@ -39,37 +39,37 @@ class NeuroFlamingoError(Exception):
 
 
 class UsageError(NeuroFlamingoError):
-    """The call itself is wrong: numbers of `<image>` tokens and scans differ, options contradict each other."""
+    """Wrong call: numbers of `<image>` tokens and scans differ, or options contradict each other."""
 
     exit_code = 2
 
 
 class ScanError(NeuroFlamingoError):
-    """A scan cannot be used: not a NIfTI file, impossible header, empty or broken voxels."""
+    """Unusable scan: not a NIfTI file, an impossible header, empty or damaged voxels."""
 
     exit_code = 65
 
 
 class NotFoundError(NeuroFlamingoError):
-    """An input file or folder does not exist."""
+    """Missing input file or folder."""
 
     exit_code = 66
 
 
 class ModelError(NeuroFlamingoError):
-    """A model, encoder or weight file is unknown, unavailable (exit 69) or does not fit (exit 65)."""
+    """Unknown or unavailable model, encoder or weight file (exit 69), or one that does not fit (exit 65)."""
 
     exit_code = 69
 
 
 class OutputError(NeuroFlamingoError):
-    """An output cannot be created (exit 73) or written (exit 74)."""
+    """Output that cannot be created (exit 73) or written (exit 74)."""
 
     exit_code = 73
 
 
 class ConfigError(NeuroFlamingoError):
-    """A configuration has unknown keys or values that do not fit."""
+    """Configuration with unknown keys or invalid values."""
 
     exit_code = 78
 
@@ -81,26 +81,26 @@ def not_readable(what: object, error: OSError) -> ScanError:
 
 
 def nearest(words: str | Iterable[str], known: Collection[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
-    """The known names that misspelled ones may stand for, the likeliest first.
+    """Known names closest to misspelled ones, the likeliest first.
 
     Args:
-        words: one or several.
-        known: names that would have been right.
-        count: how many at most for each word.
-        cutoff: likeness from 0 to 1 below which a name is not near.
+        words: one or several misspelled names.
+        known: valid names.
+        count: maximum number for each word.
+        cutoff: similarity, from 0 to 1, below which a name is left out.
     """
     words = [words] if isinstance(words, str) else words
     return list(dict.fromkeys(near for word in words for near in get_close_matches(word, known, count, cutoff)))
 
 
 def did_you_mean(words: str | Iterable[str], known: Collection[str], count: int = 3, cutoff: float = 0.5) -> str:
-    """The `nearest` names as a question for a hint; empty where none is near."""
+    """Hint with the `nearest` names, as a question; empty if none is near."""
     near = nearest(words, known, count, cutoff)
     return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def is_out_of_memory(failure: BaseException) -> bool:
-    """Python's, a GPU's, or torch's on the CPU, which is a plain RuntimeError."""
+    """True for Python's and the GPU's out-of-memory errors, and for torch's on the CPU, a plain RuntimeError."""
     if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
         return True
     return isinstance(failure, RuntimeError) and "can't allocate memory" in str(failure)

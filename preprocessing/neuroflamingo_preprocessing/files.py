@@ -1,4 +1,4 @@
-"""Files: written whole or not at all (a killed run leaves no half), JSON read within limits, hashes."""
+"""Files: atomic writing (a killed process leaves no partial file), reading of JSON within limits, hashes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Any
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, OutputError, ScanError
 
 MAX_JSON_BYTES = 2**24
-"""More than any honest sidecar, card or state has."""
+"""Largest JSON file that is read; sidecars, cards and states are far smaller."""
 TEMPORARY_PREFIX = ".neuroflamingo-"
-"""How names begin of what is being written; the machine and the process follow."""
+"""Prefix of temporary names; the host name and the process id follow, so that leftovers can be told from live files."""
 _TEMPORARY_SUFFIX = ".tmp"
 
 
 def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False) -> Path:
-    """Write `data` to `path` through a temporary file in the same folder: write, flush, fsync, rename, fsync folder.
+    """Write `data` to `path` through a temporary file in the same folder: write, fsync, rename, fsync the folder.
 
-    Without `overwrite` the last step is a hard link, which fails if the file has appeared in the meantime, so two
-    runs cannot silently replace each other's output.
+    Without `overwrite`, a hard link takes the place of the rename: it fails if the file has appeared in the meantime,
+    so that two processes cannot silently replace each other's output.
 
     Raises:
         OutputError: exit 73 if the file exists or cannot be created, exit 74 if writing fails (disk full, I/O error).
@@ -47,10 +47,10 @@ def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False
 
 
 def move_atomic(draft: str | Path, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Give a finished file in the same folder its name, as `write_bytes_atomic` does.
+    """Move a finished draft in the same folder to its final name, as `write_bytes_atomic` does.
 
     Raises:
-        OutputError: see there.
+        OutputError: see `write_bytes_atomic`.
     """
     target = Path(path)
     _refuse_unfit(target, overwrite)
@@ -62,17 +62,17 @@ def move_atomic(draft: str | Path, path: str | Path, *, overwrite: bool = False)
 
 
 def write_text_atomic(path: str | Path, text: str, *, overwrite: bool = False) -> Path:
-    """`write_bytes_atomic` for UTF-8 text; lone surrogates (from odd file names) become question marks."""
+    """Write UTF-8 text as `write_bytes_atomic` does; lone surrogates (from odd file names) become question marks."""
     return write_bytes_atomic(path, text.encode("utf-8", errors="replace"), overwrite=overwrite)
 
 
 def check_writable(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Refuse an output that could not be written BEFORE the long work starts, by creating and removing a trial file.
+    """Check BEFORE the long work starts that an output can be written, by creating and removing a trial file.
 
-    Permission bits alone do not tell (read-only mounts, access lists, the superuser), so a file is really made.
+    Permission bits alone do not tell (read-only mounts, access lists, the superuser).
 
     Raises:
-        OutputError: exit 73.
+        OutputError: it cannot be created (exit 73).
     """
     target = Path(path)
     _refuse_unfit(target, overwrite)
@@ -115,12 +115,12 @@ def not_created(target: Path, error: OSError) -> OutputError:
         f"{target} cannot be created",
         expected=f"a writable folder {target.parent}",
         seen=error.strerror or str(error),
-        hint="choose another place with -o",
+        hint="choose another folder with -o",
     )
 
 
 def _settle(temporary: Path, target: Path, overwrite: bool) -> None:
-    """Bytes to the disk, then the name, then the folder's entry to the disk."""
+    """Sync the bytes, give the file its name, sync the folder: in any other order a crash can leave an empty file."""
     with open(temporary, "r+b") as stream:
         os.fsync(stream.fileno())
     os.chmod(temporary, _mode_for(target))
@@ -132,7 +132,7 @@ def _settle(temporary: Path, target: Path, overwrite: bool) -> None:
 
 
 def _mode_for(target: Path) -> int:
-    """Permission bits of the file to be replaced, else what the process's umask gives (mkstemp alone gives 0600)."""
+    """Permission bits of the file to be replaced, else those of the umask (mkstemp alone gives 0600)."""
     try:
         return stat.S_IMODE(os.stat(target).st_mode)
     except OSError:
@@ -167,10 +167,10 @@ def fsync_folder(folder: Path) -> None:
 
 
 def make_draft_file(target: str | Path) -> Path:
-    """A new empty file beside `target`, to be written and then moved, or removed by whoever made it.
+    """Create an empty draft beside `target`, for the caller to write and move, or to remove.
 
     Raises:
-        OutputError: it cannot be made (exit 73).
+        OutputError: it cannot be created (exit 73).
     """
     target = Path(target)
     try:
@@ -182,16 +182,16 @@ def make_draft_file(target: str | Path) -> Path:
 
 
 def make_draft_folder(target: str | Path) -> Path:
-    """A new folder beside `target`, to be filled and then settled, or removed by whoever made it.
+    """Create a draft folder beside `target`, for the caller to fill and rename, or to remove.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     return Path(tempfile.mkdtemp(prefix=_prefix(), suffix=_TEMPORARY_SUFFIX, dir=Path(target).parent))
 
 
 def fsync_tree(folder: Path) -> None:
-    """All files and folders of a draft to the disk, and the permissions that the umask gives."""
+    """Sync all files and folders of a draft to the disk, and set the permissions that the umask gives."""
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_file():
             with path.open("r+b") as stream:
@@ -203,7 +203,13 @@ def fsync_tree(folder: Path) -> None:
 
 
 def sweep_drafts(folder: Path) -> int:
-    """Remove what processes of this machine left in a folder when they died; gives how many."""
+    """Remove drafts in a folder whose processes on this host are dead.
+
+    Drafts of other hosts stay: on a shared file system their processes cannot be asked after.
+
+    Returns:
+        Number of drafts removed.
+    """
     swept, ours = 0, f"{TEMPORARY_PREFIX}{socket.gethostname()}-"
     for draft in folder.glob(f"{ours}*"):
         pid = draft.name.removeprefix(ours).partition("-")[0]
@@ -237,12 +243,12 @@ def sha256_of(path: str | Path) -> str:
 
 
 def sha256_of_text(text: str) -> str:
-    """SHA-256 of a text in UTF-8."""
+    """SHA-256 of a text in UTF-8, in hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()
 
 
 def printable(text: str) -> str:
-    """Text that UTF-8 can hold: bytes of a file name that are no text become question marks."""
+    """Text that UTF-8 can encode: undecodable bytes of a file name become question marks."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
@@ -251,13 +257,13 @@ def load_json(file: Path, *, most: int = MAX_JSON_BYTES, links: bool = True, kin
 
     Args:
         file: UTF-8, with or without a byte order mark.
-        most: bytes that it may have.
-        links: follow a symbolic link.
-        kind: what has to be in it.
+        most: largest size in bytes.
+        links: follow symbolic links.
+        kind: expected type of the content.
 
     Raises:
-        ValueError: too large, a link, not UTF-8, not JSON, nested too deeply, or of another kind.
-        OSError: it is not there, or cannot be read.
+        ValueError: too large, a link, not UTF-8, not JSON, nested too deeply, or of another type.
+        OSError: missing, or it cannot be read.
     """
     size = file.stat().st_size
     if size > most or (file.is_symlink() and not links):
@@ -280,7 +286,7 @@ def read_json(
     error: type[NeuroFlamingoError] = ScanError,
     **limits: Any,
 ) -> Any:
-    """Read a user's JSON file: `load_json` with its `limits`, and a typed error that says what was expected."""
+    """Read a user's JSON file with `load_json` (which takes `limits`), and raise a typed error on any fault."""
     try:
         return load_json(file, **limits)
     except (OSError, ValueError) as failure:

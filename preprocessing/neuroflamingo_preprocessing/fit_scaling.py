@@ -1,4 +1,4 @@
-"""`fit_scaling`: the robust scaling of a training set, for encoders of parcels that divide by one."""
+"""`fit_scaling`: fit the robust scaling of a training set, for parcel encoders that normalise by one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FittedScaling:
-    """What `fit_scaling` wrote.
+    """Result of `fit_scaling`.
 
     Attributes:
         path: the file, for `--scaling`.
-        runs, frames, parcels: how many it comes from.
-        failures: runs that are not in it, with their errors.
+        runs, frames, parcels: numbers of runs, frames and parcels it was fitted on.
+        failures: names of runs that could not be used, with their errors.
     """
 
     path: Path
@@ -39,7 +39,7 @@ def fit_scaling(
     source: str | Path,
     output: str | Path,
     card: InputCard,
-    how: Preparation,
+    preparation: Preparation,
     *,
     filters: Mapping[str, tuple[str, ...]] | None = None,
     overwrite: bool = False,
@@ -47,20 +47,20 @@ def fit_scaling(
 ) -> FittedScaling:
     """Fit centre and spread of each parcel over all runs of an input, and write them.
 
-    Runs go the way that `prepare` takes them, up to the normalisation: parcel means, cleaning, repetition time.
+    Runs are prepared as for the encoder, up to the normalisation: parcel means, denoising, repetition time.
 
     Args:
-        source: runs, or parcel series with `how.raw`: a file, a folder, a BIDS dataset or a manifest.
-        output: a JSON file.
-        card: of an encoder of parcels that scales robustly.
-        how: see `Preparation`; with the atlas.
+        source: runs, or parcel series with `preparation.raw`: a file, a folder, a BIDS dataset or a manifest.
+        output: path of a JSON file.
+        card: card of a parcel encoder with robust scaling.
+        preparation: options, the atlas among them; see `Preparation`.
         filters: see `find_inputs`.
         overwrite: replace an existing file.
-        progress: called with (part, done, all).
+        progress: called with (stage, done, total).
 
     Raises:
-        UsageError: the encoder has no use for a scaling.
-        NeuroFlamingoError: no run could be read (the first one's error), or the file cannot be written (73).
+        UsageError: the encoder does not use a scaling.
+        NeuroFlamingoError: no run could be read (the error of the first one), or the file cannot be written (73).
     """
     step = check_series_spec(card.scan) if card.scan.modality == "parcels" else None
     if step is None or not step.name.startswith("robust"):
@@ -68,19 +68,21 @@ def fit_scaling(
             f"'{card.name}' does not scale by a training set",
             expected="an encoder of parcels whose card names robust_fixed or robust_as_published",
             seen=card.scan.describe() + (f", {step.name}" if step else ""),
-            hint="leave --scaling out for it",
+            hint="leave out --scaling for it",
         )
     check_writable(output, overwrite=overwrite)  # before hours of reading, not after
     inputs = find_inputs(source, card.scan, filters)
-    how.check_tables([one.confounds for one in inputs], card.scan)
+    preparation.check_tables([scan.confounds for scan in inputs], card.scan)
     parts, failures = [], []
-    for number, one in enumerate(inputs, start=1):
-        at = how.at(one.repetition_time, one.series, one.confounds)
+    for number, scan in enumerate(inputs, start=1):
+        at = preparation.at(scan.repetition_time, scan.series, scan.confounds)
         try:
-            got = measured_series(one.path, card.scan, at)
-            parts.append(at_repetition_time(got.series, got.seconds, card.scan, got.name, got.times)[0])
+            measured = measured_series(scan.path, card.scan, at)
+            parts.append(
+                at_repetition_time(measured.series, measured.seconds, card.scan, measured.name, measured.times)[0]
+            )
         except NeuroFlamingoError as error:
-            failures.append((printable(one.name), error))
+            failures.append((printable(scan.name), error))
         if progress:
             progress("runs", number, len(inputs))
     if not parts:

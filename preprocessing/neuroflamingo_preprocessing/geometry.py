@@ -1,4 +1,4 @@
-"""Places and axes: canonical orientation, corners, blocks, and the log in which every change of geometry is entered."""
+"""Geometry of volumes: canonical orientation, corners, block means, and the entries of the geometry log."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Affine = Float64[np.ndarray, "4 4"]
 
 @dataclass(frozen=True)
 class GeometryStep:
-    """One change of geometry; the log of them goes into every report.
+    """One change of geometry: an entry of the log that goes into every report.
 
     Attributes:
-        name: what was done.
+        name: name of the change.
         before, after: voxel-to-world affine (RAS mm) before and after, as nested tuples.
-        interpolation: `none` where voxels only changed places.
+        interpolation: `none` where voxels are only permuted or cropped.
         reason: why it was done.
         shape_before, shape_after: numbers of voxels.
     """
@@ -61,14 +61,19 @@ def orientation_codes(affine: Affine) -> str:
 
 
 def _nearest_axes(affine: Affine) -> list[tuple[int, int]]:
-    """For each voxel axis its nearest world axis and sign; a one-to-one assignment even for 45 degree obliques."""
+    """Nearest world axis and sign of each voxel axis.
+
+    One-to-one even near 45 degrees, where two voxel axes may have the same nearest world axis: an assignment decides.
+    """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     nearness = np.abs(directions)
     world, voxel = nearness.argmax(axis=0), np.arange(3)
     _, second, first = np.sort(nearness, axis=0)
     clear = len(set(world)) == 3 and (first - second).min() > 1e-6
     if not clear:
-        from scipy.optimize import linear_sum_assignment  # a third of a second, and hardly a scan needs it
+        from scipy.optimize import (
+            linear_sum_assignment,  # importing it takes a third of a second, and hardly any scan needs it
+        )
 
         world, voxel = linear_sum_assignment(-nearness)
     pairs = {int(v): (int(w), 1 if directions[w, v] >= 0 else -1) for w, v in zip(world, voxel, strict=True)}
@@ -78,10 +83,10 @@ def _nearest_axes(affine: Affine) -> list[tuple[int, int]]:
 def to_canonical(voxels: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], Affine]:
     """Permute and flip the voxel axes so that they run nearest to right, anterior, superior.
 
-    No interpolation: each voxel keeps its value and its place in the world.
+    No interpolation: each voxel keeps its value and its world position.
 
     Returns:
-        A view of the voxels and the affine that belongs to it.
+        A view of the voxels, and its affine.
     """
     axes = _nearest_axes(affine)
     order = [next(v for v in range(3) if axes[v][0] == world) for world in range(3)]
@@ -98,18 +103,18 @@ def to_canonical(voxels: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], Af
 
 
 def corners(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """The eight outer corners of a volume in voxel coordinates, `[8, 3]`."""
+    """Outer corners of a volume in voxel coordinates, `[8, 3]`."""
     ends = [(-0.5, n - 0.5) for n in shape]
     return np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def apply(affine: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float64]:
-    """Points `[n, 3]` through a 4 x 4 affine."""
+    """Apply a 4 x 4 affine to points `[n, 3]`."""
     return points @ affine[:3, :3].T + affine[:3, 3]
 
 
 def block_mean(voxels: NDArray[Any], affine: Affine, factors: tuple[int, int, int]) -> tuple[NDArray[Any], Affine]:
-    """Average blocks of voxels, the cheapest filter against aliasing; left-over voxels at upper ends are cut off."""
+    """Average blocks of voxels, the cheapest anti-aliasing filter; voxels left over at the upper ends are cut off."""
     if factors == (1, 1, 1):
         return voxels, affine
     shape = [n // f for n, f in zip(voxels.shape, factors, strict=True)]

@@ -1,4 +1,4 @@
-"""Which scans an input names: one file, a folder, a BIDS dataset, or a manifest."""
+"""`find_inputs`: find the scans in a folder, a BIDS dataset or a manifest."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo_preprocessing.bids.entities import DESCRIPTION, dataset_root, entities_of, plain_label
-from neuroflamingo_preprocessing.bids.filters import Wanted, read_filter_file, wanted_labels
+from neuroflamingo_preprocessing.bids.filters import EntityFilter, label_filters, read_filter_file
 from neuroflamingo_preprocessing.bids.index import bids_index
-from neuroflamingo_preprocessing.bids.selection import is_run, one_of_each
+from neuroflamingo_preprocessing.bids.selection import is_run, select_versions
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, did_you_mean
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr")
 MANIFESTS = (".jsonl", ".csv", ".parquet")
 COLUMNS = ("scan", "path", "repetition_time", "series", "confounds")
-"""Of a manifest."""
+"""Columns of a manifest that are read."""
 SUFFIX_OF = {"volume4d": "bold", "parcels": "bold"}
 
 
@@ -36,10 +36,11 @@ class Input:
     Attributes:
         path: the file.
         entities: BIDS entities of its name, such as `{"sub": "01", "task": "rest"}`.
-        repetition_time: said by a manifest.
-        series: of a DICOM input, said by a manifest.
-        number: of a DICOM input among those found, from 1: its folder may be called after the patient.
-        confounds: table of this run, said by a manifest.
+        repetition_time: in seconds, if the manifest has it.
+        series: number of a DICOM series, if the manifest has it.
+        number: position among the DICOM inputs, from 1; it stands for the name, since folders are often called after
+            patients.
+        confounds: confound table of this run, if the manifest has it.
     """
 
     path: Path
@@ -51,7 +52,7 @@ class Input:
 
     @property
     def name(self) -> str:
-        """What messages and records call it: the file's name, or `DICOM input 3`."""
+        """Name in messages and records: the file's name, or `DICOM input 3`."""
         return self.path.name if self.number is None else f"DICOM input {self.number}"
 
 
@@ -63,122 +64,128 @@ def find_inputs(
     filter_file: str | Path | None = None,
     notes: list[str] | None = None,
 ) -> list[Input]:
-    """All scans of an input, sorted by path.
+    """Find all scans of an input, sorted by path.
 
-    In a BIDS dataset (a folder with `dataset_description.json`, or a folder of a subject in one) the images of the kind
-    that the encoder takes are meant: `T1w` for a T1-weighted encoder, `bold` for one of runs; one version of each scan,
-    see `one_of_each`; no phase images, nothing that `.bidsignore` names. `derivatives` and `sourcedata` are left out,
-    unless the input is one of them. In another folder every NIfTI and MGH file and every zarr scan is meant; where
-    there is none, every DICOM examination and zip archive.
+    In a BIDS dataset (a folder with `dataset_description.json`, or a subject's folder in one) these are the images of
+    the encoder's kind: `T1w` for a T1-weighted encoder, `bold` for one of runs; one version of each scan, see
+    `select_versions`; no phase images, and nothing that `.bidsignore` names. `derivatives` and `sourcedata` are left
+    out, unless the input is one of them. In any other folder these are all NIfTI and MGH files and zarr scans, or, if
+    there are none, all DICOM examinations and zip archives.
 
     Args:
         source: a file, a folder, or a manifest: `.jsonl`, `.csv` or `.parquet` with `scan` (relative to the manifest)
-            and, if wanted, `repetition_time`, `series` (of a DICOM folder or archive) and `confounds` (a table of that
-            run, relative to the manifest); or training data, of which all scans are taken, each once.
+            and optionally `repetition_time`, `series` (of a DICOM folder or archive) and `confounds` (a table for that
+            run, relative to the manifest); or training data, all scans of which are taken, each once.
         spec: `card.scan` of the encoder.
-        filters: entity to the labels wanted, with or without the entity's name: `{"sub": ("01", "sub-02")}`.
-        filter_file: of a BIDS dataset; see `read_filter_file`. It narrows down what the filters leave.
-        notes: what was chosen or left out is added here, in words for the user.
+        filters: entity to labels, with or without the entity's name: `{"sub": ("01", "sub-02")}`.
+        filter_file: for a BIDS dataset, see `read_filter_file`; applied after the filters.
+        notes: extended in place by what was chosen or left out, in words for the user.
 
     Raises:
-        NotFoundError: nothing there; what was looked for and the nearest labels are named; or a table of confounds
-            that a manifest names is not there (exit 66).
-        ScanError: a manifest that cannot be read; all of its faults in one message (exit 65).
+        NotFoundError: no scans, with the nearest labels; or no confound table where the manifest names one (exit 66).
+        ScanError: a manifest that cannot be read; all faults in one message (exit 65).
         UsageError: scans between which the user has to choose (exit 2).
         ConfigError: a filter file with faults (exit 78).
     """
     source, notes = Path(source), [] if notes is None else notes
-    wanted = wanted_labels(filters)
+    conditions = label_filters(filters)
     root = dataset_root(source) if source.is_dir() and not is_zarr(source) else None
     if root is not None and _is_part(source, root):
-        return _in_dataset(source, root, spec, wanted, filter_file, notes)
+        return _in_dataset(source, root, spec, conditions, filter_file, notes)
     if filter_file is not None:
         raise UsageError(
-            f"{source.name} is no BIDS dataset, so a filter file says nothing about it",
+            f"{source.name} is not a BIDS dataset, so a filter file does not apply to it",
             expected=f"a folder with {DESCRIPTION}",
-            hint="name the dataset's own folder, or leave --bids-filter-file out",
+            hint="name the dataset's own folder, or leave out --bids-filter-file",
         )
     if is_zarr(source):
-        found = [Input(source, entities_of(source))]
+        scans = [Input(source, entities_of(source))]
     elif source.is_dir():
-        found = _in_folder(source, notes)
+        scans = _in_folder(source, notes)
     elif not source.is_file():
         raise NotFoundError(
             f"there is no input {source}", expected="a scan, a folder or a manifest", hint="check the path"
         )
     elif source.suffix.lower() in MANIFESTS and not _is_parcel_table(source, spec):
-        found = _in_manifest(source)
+        scans = _in_manifest(source)
     else:
-        found = [Input(source, entities_of(source))]
-    found = _numbered(found)
-    kept = [one for one in found if all(want.holds(one.entities) for want in wanted)]
-    entities = [one.entities for one in found]
+        scans = [Input(source, entities_of(source))]
+    scans = _numbered(scans)
+    kept = [scan for scan in scans if all(condition.matches(scan.entities) for condition in conditions)]
+    entities = [scan.entities for scan in scans]
     if not kept:
-        raise _nothing(source, "files *.nii or *.nii.gz, or DICOM", entities, wanted, notes)
-    notes += [f"no scan has {words}" for want in wanted if (words := _missing(want, entities))]
+        raise _nothing(source, "files *.nii or *.nii.gz, or DICOM", entities, conditions, notes)
+    notes += [f"no scan has {words}" for condition in conditions if (words := _missing(condition, entities))]
     return kept
 
 
-def _numbered(found: list[Input]) -> list[Input]:
-    """DICOM inputs get numbers for names."""
-    dicom = {id(one): number for number, one in enumerate((o for o in found if is_dicom_input(o.path)), start=1)}
-    return [replace(one, number=dicom.get(id(one))) for one in found]
+def _numbered(scans: list[Input]) -> list[Input]:
+    """Number the DICOM inputs; the numbers stand for their names."""
+    dicom = {id(scan): number for number, scan in enumerate((o for o in scans if is_dicom_input(o.path)), start=1)}
+    return [replace(scan, number=dicom.get(id(scan))) for scan in scans]
 
 
 def _is_part(folder: Path, root: Path) -> bool:
-    """Whether a folder is a dataset, or a subject's in one; its `derivatives` without a description are neither."""
+    """True for a dataset's root or a subject's folder in it, not for `derivatives` without a description."""
     below = folder.absolute().relative_to(root).parts
     return not below or below[0].startswith("sub-")
 
 
 def _in_dataset(
-    source: Path, root: Path, spec: ScanSpec, wanted: list[Wanted], filter_file: str | Path | None, notes: list[str]
+    source: Path,
+    root: Path,
+    spec: ScanSpec,
+    conditions: list[EntityFilter],
+    filter_file: str | Path | None,
+    notes: list[str],
 ) -> list[Input]:
     suffix = _suffix(spec)
     chosen = [] if filter_file is None else read_filter_file(filter_file, suffix)
     index = bids_index(root)
     below = source.absolute().relative_to(root).as_posix()
-    own = next((want for want in chosen if want.entity == "suffix"), Wanted("suffix", frozenset({suffix})))
+    own = next(
+        (condition for condition in chosen if condition.entity == "suffix"), EntityFilter("suffix", frozenset({suffix}))
+    )
     rows = [
         row
         for row in index.files()
-        if own.holds(row)
+        if own.matches(row)
         and str(row["ext"]).lower() in SCANS
         and (below == "." or str(row["path"]).startswith(f"{below}/"))
     ]
     _say_left_out(index, notes)
-    kept = [row for row in rows if all(want.holds(row) for want in (*wanted, *chosen))]
-    if not any(want.entity == "part" for want in chosen):
+    kept = [row for row in rows if all(condition.matches(row) for condition in (*conditions, *chosen))]
+    if not any(condition.entity == "part" for condition in chosen):
         whole = [row for row in kept if row.get("part", "mag") == "mag"]
         if len(whole) < len(kept):
             notes.append(f"{len(kept) - len(whole)} images of phase, real or imaginary part are left out")
         kept = whole
     if not kept:
         expected = f"files *_{suffix}.nii or .nii.gz of a BIDS dataset"
-        raise _nothing(source, expected, rows, [*wanted, *chosen], notes, bids=True)
-    notes += [f"no scan has {words}" for want in wanted if (words := _missing(want, rows))]
+        raise _nothing(source, expected, rows, [*conditions, *chosen], notes, bids=True)
+    notes += [f"no scan has {words}" for condition in conditions if (words := _missing(condition, rows))]
     if is_run(spec) and not any("space" in row for row in kept) and (root / "derivatives").is_dir():
-        notes.append("no run names its space; preprocessed ones may be in a derivative, an input of its own")
-    return [Input(root / row["path"], entities_of(Path(row["path"]))) for row in one_of_each(kept, spec, notes)]
+        notes.append("no file name states a space; preprocessed runs may be in a derivative: give its folder as input")
+    return [Input(root / row["path"], entities_of(Path(row["path"]))) for row in select_versions(kept, spec, notes)]
 
 
 def _say_left_out(index: BidsIndex, notes: list[str]) -> None:
-    if index.odd:  # without their names: where names are free, they are often a patient's
-        notes.append(f"{index.odd} files are left out: they, or their subjects' folders, are not named as BIDS says")
+    if index.misnamed:  # without their names: where names are free, they are often a patient's
+        notes.append(f"{index.misnamed} files are left out: they, or their subjects' folders, do not have BIDS names")
     if index.ignored:
-        notes.append(f"{index.ignored} files are left out, as .bidsignore says")
+        notes.append(f"{index.ignored} files are left out: .bidsignore names them")
     if index.loops:
-        notes.append(f"{index.loops} folders are not entered: links lead back to them")
+        notes.append(f"{index.loops} folders are skipped: links lead back to them")
 
 
 def _in_folder(folder: Path, notes: list[str]) -> list[Input]:
     files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(SCANS) and not p.name.startswith("."))
-    found = [Input(p, entities_of(p)) for p in files if not p.is_dir() or is_zarr(p)]
-    if not found:
+    scans = [Input(p, entities_of(p)) for p in files if not p.is_dir() or is_zarr(p)]
+    if not scans:
         return _dicom_in(folder)
     if any(p.is_dir() for p in folder.glob("sub-*")):
-        notes.append(f"there are sub- folders but no {DESCRIPTION}: all NIfTI files are taken, of whatever kind")
-    return found
+        notes.append(f"there are sub- folders but no {DESCRIPTION}: all NIfTI files are used, of any kind")
+    return scans
 
 
 def _dicom_in(folder: Path) -> list[Input]:
@@ -186,7 +193,7 @@ def _dicom_in(folder: Path) -> list[Input]:
 
 
 def _is_parcel_table(file: Path, spec: ScanSpec) -> bool:
-    """For encoders of parcels a `.csv` is a parcel series, unless its first line names the scans of a manifest."""
+    """True for a `.csv` parcel series; for parcel encoders only a header with `scan` or `path` makes it a manifest."""
     if spec.modality != "parcels" or file.suffix.lower() != ".csv":
         return False
     with file.open("rb") as stream:
@@ -199,34 +206,34 @@ def _suffix(spec: ScanSpec) -> str:
 
 
 def _in_manifest(manifest: Path) -> list[Input]:
-    faults, gone, found = [], [], []
+    faults, gone, scans = [], [], []
     for number, row in _single(records(manifest, COLUMNS, ragged=True)):
-        one = row if isinstance(row, str) else _of_row(row, manifest.parent)
-        if isinstance(one, str):
-            faults.append(f"line {number}: {one}")
+        scan = row if isinstance(row, str) else _of_row(row, manifest.parent)
+        if isinstance(scan, str):
+            faults.append(f"line {number}: {scan}")
             continue
-        found.append(one)
-        if one.confounds is not None and not os.path.isfile(one.confounds):
+        scans.append(scan)
+        if scan.confounds is not None and not os.path.isfile(scan.confounds):
             gone.append(f"line {number}: there is no file {row['confounds']}")  # type: ignore[index]
     if faults:
         raise ScanError(
             f"{manifest.name} has {len(faults + gone)} fault{'s' * (len(faults + gone) > 1)}",
-            expected="a line a scan, with `scan` relative to the manifest, and `repetition_time` if it is needed",
+            expected="one line per scan, with `scan` relative to the manifest, and `repetition_time` where needed",
             seen=_first_of(faults + gone),
             hint="correct or remove these lines",
         )
     if gone:
         raise NotFoundError(
-            f"{manifest.name} names {len(gone)} table{'s' * (len(gone) > 1)} of confounds that are not there",
-            expected="tables of confounds (.tsv), relative to the manifest",
+            f"{manifest.name} names {len(gone)} confound table{'s' * (len(gone) > 1)} that do not exist",
+            expected="confound tables (.tsv), relative to the manifest",
             seen=_first_of(gone),
             hint="correct these lines, or leave their `confounds` empty",
         )
-    return found
+    return scans
 
 
 def _single(rows: Iterable[tuple[int, Mapping[str, Any] | str]]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """A line a scan also of training data, whose samples (`kind`) have any number of `scans`, some in several lines."""
+    """One row per scan, also for training data, whose samples have a list of `scans` and may share some of them."""
     seen: set[str] = set()
     for number, row in rows:
         if isinstance(row, str) or row.get("scan") or ("scans" not in row and row.get("kind") != "text"):
@@ -234,7 +241,7 @@ def _single(rows: Iterable[tuple[int, Mapping[str, Any] | str]]) -> Iterator[tup
             continue
         names = row.get("scans") or ()
         if not isinstance(names, list | tuple):
-            yield number, "`scans` is no list"
+            yield number, "`scans` is not a list"
             continue
         for name in map(str, names):
             if name not in seen and not name.startswith("store:"):
@@ -243,7 +250,7 @@ def _single(rows: Iterable[tuple[int, Mapping[str, Any] | str]]) -> Iterator[tup
 
 
 def _of_row(row: Mapping[str, Any], folder: Path) -> Input | str:
-    """The scan of a manifest's line, or what is wrong with the line."""
+    """Scan of a manifest's row, or the fault of the row in words."""
     name, seconds, series, table = (
         None if value == "" else value
         for value in (row.get("scan") or row.get("path"), *map(row.get, ("repetition_time", "series", "confounds")))
@@ -251,9 +258,9 @@ def _of_row(row: Mapping[str, Any], folder: Path) -> Input | str:
     try:
         seconds = None if seconds is None else float(seconds)
     except (TypeError, ValueError, OverflowError):
-        return f"the repetition_time {str(seconds)[:40]!r} is no number"
+        return f"the repetition_time {str(seconds)[:40]!r} is not a number"
     if series is not None and not str(series).isdecimal():
-        return f"the series {str(series)[:40]!r} is no number"
+        return f"the series {str(series)[:40]!r} is not a number"
     if not name:
         return "no `scan`"
     path = folder / str(name)
@@ -270,39 +277,41 @@ def _first_of(lines: list[str]) -> str:
 def _nothing(
     source: Path,
     expected: str,
-    found: Sequence[Mapping[str, Any]],
-    wanted: list[Wanted],
+    scans: Sequence[Mapping[str, Any]],
+    conditions: list[EntityFilter],
     notes: list[str],
     *,
     bids: bool = False,
 ) -> NotFoundError:
-    """What was looked for, what is there, and the nearest labels; the notes say what was left out before."""
-    if not found:
+    """Error for an input without scans: what was looked for, what is there, and the nearest labels."""
+    if not scans:
         return NotFoundError(
             f"there are no scans in {source.name}",
             expected=expected,
             seen="; ".join(("none", *notes)),
-            hint="name the folder that holds them; a BIDS derivative is an input of its own"
+            hint="name the folder that holds them; give a BIDS derivative by its own folder"
             if bids
             else "check the path",
         )
-    missing = [words for want in wanted if (words := _missing(want, found))]
+    missing = [words for condition in conditions if (words := _missing(condition, scans))]
     seen = " without " + "; ".join(missing) if missing else ", none with all of these"
     return NotFoundError(
         f"no scan of {source.name} is left after the filters",
-        expected="; ".join(map(str, wanted)) or expected,
-        seen="; ".join((f"{len(found)} scans{seen}", *notes)),
+        expected="; ".join(map(str, conditions)) or expected,
+        seen="; ".join((f"{len(scans)} scans{seen}", *notes)),
         hint="check the labels: both 01 and sub-01 are understood",
     )
 
 
-def _missing(want: Wanted, found: Sequence[Mapping[str, Any]]) -> str | None:
-    """Labels that no scan has, with those that are near; None if none of them is missing."""
-    if any(want.holds(one) for one in found) and not want.labels:
+def _missing(condition: EntityFilter, scans: Sequence[Mapping[str, Any]]) -> str | None:
+    """Labels that no scan has, with the nearest ones; None if none is missing."""
+    if any(condition.matches(scan) for scan in scans) and not condition.labels:
         return None
-    there = sorted({plain_label(want.entity, one[want.entity]) for one in found if want.entity in one})
-    missing = sorted(want.labels - set(there))
+    there = sorted(
+        {plain_label(condition.entity, scan[condition.entity]) for scan in scans if condition.entity in scan}
+    )
+    missing = sorted(condition.labels - set(there))
     if not missing:
-        return None if any(want.holds(one) for one in found) else str(want)
+        return None if any(condition.matches(scan) for scan in scans) else str(condition)
     near = did_you_mean(missing, there, 2)
-    return f"{want.entity}-{', '.join(missing)}" + (f" ({near})" if near else "")
+    return f"{condition.entity}-{', '.join(missing)}" + (f" ({near})" if near else "")

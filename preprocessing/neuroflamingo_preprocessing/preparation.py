@@ -22,7 +22,7 @@ from neuroflamingo_preprocessing.functional.denoising_plan import plan_denoising
 from neuroflamingo_preprocessing.functional.parcel_series import prepare_series, target_seconds
 from neuroflamingo_preprocessing.functional.parcellation import parcel_series
 from neuroflamingo_preprocessing.functional.prepare_run import prepare_run
-from neuroflamingo_preprocessing.functional.run_quality import FrameWatch, look_at_series
+from neuroflamingo_preprocessing.functional.run_quality import FrameWatch, assess_series
 from neuroflamingo_preprocessing.read import read_run, read_scan
 from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import ScanSpec
@@ -165,7 +165,7 @@ def _series_of_run(path: Path, spec: ScanSpec, how: Preparation) -> MeasuredSeri
     series, log, odd = parcel_series(run, how.atlas, may_resample=how.may_resample, watch=watch)
     series = plan.clean(series[:, plan.first : plan.stop])
     told = denoise_run(run, plan)
-    quality, said = look_at_series(series, watch, told)
+    quality, said = assess_series(series, watch, told)
     about = _about(path, run.provenance, log, (*told.provenance.warnings, *odd, *said, *plan.against(spec)))
     about["repetition_time_s"] = run.repetition_time
     about["quality"] = quality.as_dict()

@@ -1,4 +1,4 @@
-"""One dispatcher over file formats: `read_scan` for volumes, `read_run` for runs."""
+"""`read_scan` and `read_run`: read a volume or a run of any supported file format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input, re
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
 from neuroflamingo_preprocessing.formats.nifti.read_nifti import modality_of, read_nifti, to_float
 from neuroflamingo_preprocessing.formats.nifti.run import Run, nifti_sizes, read_nifti_run
-from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform, refuse_form
+from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform, refuse_xform
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
 from neuroflamingo_preprocessing.formats.zarr.read_zarr import read_zarr, zarr_sizes
 from neuroflamingo_preprocessing.scan import Scan
@@ -22,24 +22,34 @@ def read_scan(
     """Read one volume: NIfTI-1 or -2 (`.nii`, `.nii.gz`), FreeSurfer's MGH (`.mgh`, `.mgz`), a zarr folder, or DICOM.
 
     Any byte order and orientation. Voxels are read once in their stored type and scaled once to float32. The affine of
-    a NIfTI header is the sform where its code is above 0, else the qform; both are compared, and warnings say what was
-    odd. DICOM is a folder, a zip archive or one enhanced file; see `dicom.open_dicom`.
+    a NIfTI header is the sform if its code is above 0, else the qform; the two are compared, and a difference gives a
+    warning or an error. DICOM is a folder, a zip archive or one enhanced file; see `read_dicom.open_dicom`.
 
     Args:
-        path: of the scan; for zarr see `zarr_scan`.
-        series: of a DICOM input; None: its one T1-weighted volume.
+        path: file or folder of the scan; for zarr see `read_zarr`.
+        series: number of a DICOM series; None: the only T1-weighted volume.
         xform: `sform` or `qform` uses that one, even where the other puts left on the other side (with a warning).
-        series_sha256: of a DICOM series that was hashed before, see `Examination.digest`: it is not hashed again.
+        series_sha256: hash of the DICOM series if it is known, see `Examination.digest`; it is not hashed again.
 
     Raises:
-        UsageError: no such `xform`.
         NotFoundError: no such file (exit 66).
-        UsageError: a series of a file that is no DICOM, or one that is not there.
+        UsageError: no such `xform`; a series of a file that is not DICOM, or a series that does not exist.
         ScanError: not a NIfTI file, truncated, or a header or voxels that cannot be a whole head (exit 65).
+
+    Example:
+        >>> import nibabel, numpy as np
+        >>> voxels = np.random.default_rng(0).integers(0, 1000, (64, 64, 48), dtype=np.int16)
+        >>> image = nibabel.Nifti1Image(voxels, np.diag([-3.0, 3.0, 4.0, 1.0]))
+        >>> image.to_filename("sub-01_T1w.nii.gz")
+        >>> scan = read_scan("sub-01_T1w.nii.gz")
+        >>> scan.voxels.dtype, scan.modality, scan.spacing
+        (dtype('float32'), 'T1w', (3.0, 3.0, 4.0))
+        >>> scan.provenance.header["orientation"]
+        'LAS'
     """
     path, xform = Path(path), checked_xform(xform)
     if is_dicom_input(path):
-        refuse_form(shown_name(path), xform, "DICOM")
+        refuse_xform(shown_name(path), xform, "DICOM")
         with open_dicom(path) as examination:
             return examination.scan(series, series_sha256)
     refuse_series(path, series)
@@ -48,8 +58,8 @@ def read_scan(
         raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint=hint)
     if is_zarr(path):
         stored, checked, provenance = read_zarr(path, xform)
-        voxels, odd = to_float(stored, checked, path.name)
-        provenance = replace(provenance, warnings=(*provenance.warnings, *odd))
+        voxels, warnings = to_float(stored, checked, path.name)
+        provenance = replace(provenance, warnings=(*provenance.warnings, *warnings))
         return Scan(voxels, checked.affine, modality_of(path.name), provenance, space=checked.code)
     if not path.is_file():
         raise ScanError(
@@ -69,22 +79,29 @@ def read_run(
     xform: Xform = "auto",
     series_sha256: str | None = None,
 ) -> Run:
-    """Read the header of a 4D NIfTI or MGH file, and what its sidecar says of time; voxels are read by `Run.blocks`.
+    """Open a 4D NIfTI or MGH file: header and repetition time are read here, voxels by `Run.blocks`.
 
-    A DICOM folder or zip archive is converted first: its one fMRI run, or the series of that number.
+    A DICOM folder or zip archive is converted first: its only fMRI run, or the series of that number.
 
-    The repetition time is the one given here, else the sidecars' (`NAME.json` beside the file, and in a BIDS dataset
-    all that apply; see `read_sidecar`), else the header's. Where sidecar and header differ the run is refused, unless
-    the time is given here. `xform`, `series_sha256`: see `read_scan`.
+    The repetition time is the one given here, else that of the sidecars (`NAME.json` beside the file, and in a BIDS
+    dataset all that apply; see `read_sidecar`), else that of the header. A run whose sidecar and header differ is
+    refused, unless the time is given here.
+
+    Args:
+        path: file or folder of the run.
+        repetition_time: in seconds.
+        series: number of a DICOM series; None: the only fMRI run.
+        xform, series_sha256: see `read_scan`.
 
     Raises:
         NotFoundError: no such file (exit 66).
         UsageError: no such `xform`.
-        ScanError: no NIfTI file, no time series, an untrustworthy header, two different repetition times (exit 65).
+        ScanError: not a NIfTI file, not a time series, an untrustworthy header, contradicting repetition times (exit
+            65).
     """
     path, xform = Path(path), checked_xform(xform)
     if is_dicom_input(path):
-        refuse_form(shown_name(path), xform, "DICOM")
+        refuse_xform(shown_name(path), xform, "DICOM")
         with open_dicom(path) as examination:
             return examination.run(series, repetition_time, series_sha256)
     refuse_series(path, series)
@@ -101,15 +118,15 @@ def read_run(
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a scan claims more than one volume; see `claimed_sizes`."""
+    """True if the header of a scan claims more than one volume; see `claimed_sizes`."""
     return any(n > 1 for n in claimed_sizes(path)[3:])
 
 
 def claimed_sizes(path: str | Path) -> tuple[int, ...]:
-    """The sizes that a header claims, x, y and z first; nothing else of it is looked at, and nothing believed.
+    """Sizes that a header claims, x, y and z first, unchecked.
 
     Raises:
-        NotFoundError, ScanError: no file, or not one of a scan.
+        NotFoundError, ScanError: no such file, or not a scan.
     """
     path = Path(path)
     if is_zarr(path):

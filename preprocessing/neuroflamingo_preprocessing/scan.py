@@ -1,4 +1,4 @@
-"""`Scan`: voxels with their place in the world, and where they came from."""
+"""`Scan`: voxels, their position in world space, and their provenance."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ScanModality = Literal["T1w", "T2w", "FLAIR", "bold", "dwi", "unknown"]
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was read, for the report. No folder and no free text of the header: both may name the patient.
+    """Provenance of a scan, without folders and free text of the header: both may name the patient.
 
     Attributes:
         file: file name without its folder; None for a scan made in memory.
-        sha256: hash of the file as it lies on disk.
+        sha256: hash of the file on disk.
         header_sha256: hash of the header's bytes.
-        header: the facts that were used: format, sizes, stored type, units, codes and source of the affine.
-        warnings: what was odd but usable.
+        header: the header fields that were used: format, sizes, stored type, units, codes and source of the affine.
+        warnings: oddities that do not make the scan unusable.
     """
 
     file: str | None = None
@@ -36,12 +36,12 @@ class Provenance:
 
 @dataclass(frozen=True)
 class NativeSpace:
-    """Where a scan's voxels lie as they were stored: what a map needs to go back there.
+    """Voxel grid of a scan as stored, to which maps are resampled back.
 
     Attributes:
-        shape: voxels along the stored axes.
+        shape: number of voxels along the stored axes.
         affine: stored voxel index to world, RAS+ millimetres.
-        code: NIfTI's name of that world: 1 scanner, 2 aligned, 3 Talairach, 4 MNI152, 5 another template.
+        code: NIfTI code of the world space: 1 scanner, 2 aligned, 3 Talairach, 4 MNI152, 5 another template.
     """
 
     shape: tuple[int, int, int]
@@ -54,12 +54,20 @@ class Scan:
     """One volume as stored, in its own orientation.
 
     Attributes:
-        voxels: float32 `[x, y, z]`, finite, in the file's own units after its scaling.
+        voxels: float32 `[x, y, z]`, finite, in the file's units after its scaling.
         affine: voxel index to world, RAS+ millimetres.
-        modality: what the file's name says by the BIDS suffix, or a DICOM header by its technique; else `unknown`.
-        provenance: see there.
-        geometry: what reading did to the geometry (DICOM only).
-        space: NIfTI's name of the world that the affine leads to; 1 is the scanner's.
+        modality: from the BIDS suffix of the file name, or the technique in a DICOM header; else `unknown`.
+        provenance: see `Provenance`.
+        geometry: changes of geometry made on reading (DICOM only).
+        space: NIfTI code of the world space; 1 is the scanner's.
+
+    Example:
+        >>> import numpy as np
+        >>> scan = Scan(np.zeros((64, 64, 30), np.float32), np.diag([3.0, 3.0, 5.0, 1.0]))
+        >>> scan.spacing
+        (3.0, 3.0, 5.0)
+        >>> scan.native.shape
+        (64, 64, 30)
     """
 
     voxels: Float32[np.ndarray, "x y z"]
@@ -71,7 +79,7 @@ class Scan:
 
     @property
     def native(self) -> NativeSpace:
-        """Its own voxels' place."""
+        """Voxel grid as stored."""
         x, y, z = self.voxels.shape
         return NativeSpace((x, y, z), self.affine, self.space)
 

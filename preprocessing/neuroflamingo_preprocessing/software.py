@@ -1,4 +1,4 @@
-"""Versions of the software that touches numbers, for provenance."""
+"""Versions of the software that affects results, for provenance."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "sci
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, no unknown keys."""
+    """Base class of records: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SoftwareRecord(Record):
-    """This package, Python and the libraries that touch numbers, with their versions."""
+    """Versions of this package, Python and the libraries that affect results; `cuda` only where torch is loaded."""
 
     name: str = "neuroflamingo"
     version: str
@@ -32,13 +32,13 @@ class SoftwareRecord(Record):
 
 
 def utc_now() -> str:
-    """The time now, in UTC, to the second (ISO 8601)."""
+    """Current time in UTC, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def software() -> SoftwareRecord:
-    """Versions of this package, Python and the libraries that touch numbers."""
-    found = {name: installed for name in LIBRARIES if (installed := installed_version(name))}
+    """Collect the versions installed, without importing any library."""
+    libraries = {name: installed for name in LIBRARIES if (installed := installed_version(name))}
     torch = sys.modules.get("torch")
     return SoftwareRecord(
         version=installed_version("neuroflamingo") or "not installed",
@@ -46,12 +46,12 @@ def software() -> SoftwareRecord:
         python=platform.python_version(),
         platform=platform.platform(),
         cuda=torch.version.cuda if torch is not None else None,
-        libraries=found,
+        libraries=libraries,
     )
 
 
 def installed_version(distribution: str) -> str | None:
-    """Version of an installed package; None if it is not there."""
+    """Version of an installed distribution, None if it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -59,7 +59,7 @@ def installed_version(distribution: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, read without starting git; None for an installed wheel."""
+    """Commit of the checkout that this package runs from, read without starting git; None for an installed wheel."""
     root = Path(__file__).resolve().parents[2]
     try:
         head = (root / ".git" / "HEAD").read_text().strip()

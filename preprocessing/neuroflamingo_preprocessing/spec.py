@@ -1,4 +1,4 @@
-"""What an encoder asks of a scan, as plain data: preprocessing is derived from it, no spacing is said twice."""
+"""`ScanSpec`: the input that an encoder declares, as plain data, from which preprocessing is derived."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Constant = float | int | str | bool
 
 
 class Declared(BaseModel):
-    """Base of all declarations: frozen, no unknown keys, and identified by a digest of its canonical JSON."""
+    """Base class of declarations: frozen, without unknown keys, identified by a digest of their canonical JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the declaration: changes with any constant, never with the order of keys or the machine."""
+        """SHA-256 of the declaration; it depends on every constant, but not on the order of keys or the machine."""
         return digest_of_plain(self._digested())
 
     def _digested(self) -> dict[str, Any]:
@@ -61,12 +61,12 @@ Constants = Annotated[
 
 
 class Step(Declared):
-    """One named step from a scan to a tensor, with every constant it uses.
+    """One named preprocessing step, with every constant it uses.
 
     Attributes:
-        name: what `preparing` calls the step; an unknown name is refused when a scan is prepared.
+        name: name of the step; an unknown one is refused when a scan is prepared.
         constants: name to value; given and serialised as a mapping, kept as sorted pairs so that steps are hashable.
-        scope: over what the step's statistics are taken; `training_set` needs stored statistics among the constants.
+        scope: data over which the step takes statistics; `training_set` needs stored statistics among the constants.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Step(Declared):
 
     @classmethod
     def named(cls, name: str, **constants: Constant) -> Step:
-        """A step over one sample, in short: `Step.named("gaussian_antialias", fwhm_mm=3.0)`."""
+        """Shorthand for a step over one sample: `Step.named("gaussian_antialias", fwhm_mm=3.0)`."""
         return cls(name=name, constants=tuple(sorted(constants.items())))
 
     def __getitem__(self, name: str) -> Constant:
@@ -92,7 +92,7 @@ class Step(Declared):
 
 
 class Axis(Declared):
-    """One axis of the prepared tensor: a fixed size, or a range with an optional multiple."""
+    """One axis of the prepared tensor: a fixed size, or a range of sizes, optionally in multiples of a number."""
 
     name: AxisName
     size: PositiveInt | None = None
@@ -107,7 +107,7 @@ class Axis(Declared):
         return self
 
     def accepts(self, size: int) -> bool:
-        """Whether a tensor axis of this size fits."""
+        """True if a tensor axis of this size fits."""
         if self.size is not None:
             return size == self.size
         return (
@@ -117,7 +117,7 @@ class Axis(Declared):
         )
 
     def describe(self) -> str:
-        """The axis in words, for error messages: `x=56`, `time=1..200`, `x=a multiple of 16`."""
+        """Axis in words, for error messages: `x=56`, `time=1..200`, `x=1..any in multiples of 16`."""
         if self.size is not None:
             return f"{self.name}={self.size}"
         bounds = f"{self.minimum or 1}..{self.maximum or 'any'}"
@@ -125,7 +125,7 @@ class Axis(Declared):
 
 
 class RepetitionTime(Declared):
-    """The time between frames that an fMRI encoder was trained on, and what to do with other ones."""
+    """Repetition time that an fMRI encoder was trained on, in seconds, and what to do with runs of another one."""
 
     seconds: float = Field(gt=0)
     tolerance: float = Field(default=0.0, ge=0)
@@ -133,7 +133,7 @@ class RepetitionTime(Declared):
 
 
 class Parcellation(Declared):
-    """Which parcels the rows of a parcel series are, in which order; the hash is that of the label file."""
+    """Parcellation of a parcel series: name, row order, and the hash of the label file where it is known."""
 
     identifier: str
     row_order: str
@@ -141,21 +141,33 @@ class Parcellation(Declared):
 
 
 class ScanSpec(Declared):
-    """The scan an encoder takes: what it is, the tensor's axes, the grid in world space, and the steps that lead there.
+    """Input of an encoder: modality, axes of the tensor, grid in world space, and preprocessing steps.
 
     Attributes:
         modality: kind of input.
-        axes: the tensor's axes after `batch scan`, in order, for instance channel, x, y, z.
+        axes: axes of the tensor after `batch scan`, in order, for instance channel, x, y, z.
         channels: meaning of each channel, for instance `("T1w",)`.
         orientation: of the voxel axes; `LAS` is how FSL stores MNI152, and published loaders take runs as stored.
         spacing_mm, origin_mm: voxel size, and world position of the centre of voxel (0, 0, 0), in millimetres of
             the template space; both None where there is no grid.
         template: name of the template space.
         repetition_time, parcellation: for time series and parcels.
-        filtering: whether the encoder's runs were filtered in time: `none` if they were not, `any` if it makes no
-            difference, None where it is not known. Not known is not part of a card's digest.
-        steps: from the scan to the tensor, in the order in which they are done.
+        filtering: temporal filtering of the encoder's training runs: `none`, `any` if it makes no difference, None if
+            it is not known. None is left out of the card's digest.
+        steps: preprocessing steps, in the order in which they are applied.
         fill: value outside the field of view and outside the mask.
+
+    Example:
+        >>> axes = [Axis(name="channel", size=1), *(Axis(name=name, size=64) for name in ("x", "y", "z"))]
+        >>> spec = ScanSpec(modality="volume3d", axes=axes, channels=["T1w"], orientation="RAS",
+        ...                 spacing_mm=(3, 3, 3), origin_mm=(-96, -132, -78), template="MNI152",
+        ...                 steps=[Step.named("affine_alignment"), Step.named("linear_resampling")])
+        >>> spec.describe()
+        'volume3d (channel=1, x=64, y=64, z=64)'
+        >>> spec.accepts((1, 64, 64, 64)), spec.accepts((64, 64, 64))
+        (True, False)
+        >>> spec.grid_affine[:3, 3].tolist()
+        [-96.0, -132.0, -78.0]
     """
 
     modality: Modality
@@ -190,7 +202,7 @@ class ScanSpec(Declared):
     @model_serializer(mode="wrap")
     def _without_unknown(self, handler: Any) -> dict[str, Any]:
         plain = handler(self)
-        if plain.get("filtering") is None:  # cards that saved models name keep their digest
+        if plain.get("filtering") is None:  # so that cards older than this field keep their digest
             plain.pop("filtering", None)
         return plain
 
@@ -204,7 +216,7 @@ class ScanSpec(Declared):
                 "this encoder declares no fixed grid",
                 expected="axes x, y and z with a size",
                 seen=self.describe(),
-                hint="give ready tensors instead of a scan file",
+                hint="give prepared tensors instead of a scan file",
                 exit_code=65,
             )
         return x, y, z
@@ -217,7 +229,7 @@ class ScanSpec(Declared):
                 "this encoder declares no grid in world space",
                 expected="spacing_mm and origin_mm in its card",
                 seen=self.describe(),
-                hint="give ready tensors instead of a scan file",
+                hint="give prepared tensors instead of a scan file",
                 exit_code=65,
             )
         affine = np.diag([*self.spacing_mm, 1.0])
@@ -227,11 +239,11 @@ class ScanSpec(Declared):
         return affine
 
     def step(self, name: str) -> Step | None:
-        """The step of that name, or None if this encoder does not ask for it."""
+        """Step of that name, None if this encoder does not ask for it."""
         return next((step for step in self.steps if step.name == name), None)
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor of this shape, `batch scan` left out, is what the encoder takes."""
+        """True if the encoder takes a tensor of this shape, given without `batch scan`."""
         return len(shape) == len(self.axes) and all(a.accepts(n) for a, n in zip(self.axes, shape, strict=True))
 
     def describe(self) -> str:
@@ -240,19 +252,19 @@ class ScanSpec(Declared):
 
 
 class InputCard(Protocol):
-    """What preparation knows of an encoder: the name, the input and the digest of its card."""
+    """Part of an encoder's card that preprocessing needs: name, input and digest."""
 
     @property
     def name(self) -> str:
-        """As the registry calls it."""
+        """Name in the registry."""
         ...
 
     @property
     def scan(self) -> ScanSpec:
-        """The input."""
+        """Input of the encoder."""
         ...
 
     @property
     def digest(self) -> str:
-        """Of the whole card."""
+        """SHA-256 of the whole card."""
         ...

@@ -125,7 +125,7 @@ def test_manifests_of_training_data_give_each_scan_once(dataset: Path) -> None:
     (dataset / "bad.jsonl").write_text("\n".join(map(json.dumps, bad)))
     with pytest.raises(ScanError, match="has 3 faults") as caught:
         find_inputs(dataset / "bad.jsonl", BOLD)
-    for words in ("line 1: there is no file gone.nii", "line 2: `scans` is no list", "line 3: no `scan`"):
+    for words in ("line 1: there is no file gone.nii", "line 2: `scans` is not a list", "line 3: no `scan`"):
         assert words in str(caught.value)
 
 

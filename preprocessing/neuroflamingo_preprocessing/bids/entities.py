@@ -1,4 +1,4 @@
-"""File names as BIDS makes them, the dataset that a file lies in, and which labels are numbers."""
+"""BIDS entities: parsing of file names, normalisation of labels, and the root of a dataset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NUMBERS = frozenset({"run", "echo", "flip", "inv", "split", "chunk"})
 
 @dataclass(frozen=True)
 class BidsName:
-    """A name of entities, a suffix and an ending: `sub-01_task-rest_bold.nii.gz`."""
+    """BIDS file name: entities, suffix and extension, as in `sub-01_task-rest_bold.nii.gz`."""
 
     entities: Mapping[str, str]
     suffix: str
@@ -22,7 +22,7 @@ class BidsName:
 
 
 def parse_name(name: str) -> BidsName | None:
-    """The parts of a BIDS file name; None if it is none: another separator, an entity twice, letters beyond ASCII."""
+    """Parse a BIDS file name; None for any other name (another separator, a repeated entity, non-ASCII letters)."""
     stem, dot, extension = name.partition(".")
     *pairs, suffix = stem.split("_")
     found = [re.fullmatch(r"([A-Za-z0-9]+)-([A-Za-z0-9+]+)", pair) for pair in pairs]
@@ -33,7 +33,7 @@ def parse_name(name: str) -> BidsName | None:
 
 
 def entities_of(path: Path) -> dict[str, str]:
-    """What looks like BIDS entities in any file name, in order; repeated ones keep the first value."""
+    """Entities in any file name, in order, BIDS name or not; the first value of a repeated one counts."""
     found: dict[str, str] = {}
     for key, value in re.findall(r"(?:^|_)([A-Za-z]+)-([A-Za-z0-9+]+)(?=_|\.)", path.name):
         found.setdefault(key, value)
@@ -41,15 +41,15 @@ def entities_of(path: Path) -> dict[str, str]:
 
 
 def dataset_root(path: Path) -> Path | None:
-    """The nearest folder at or above a path that holds `dataset_description.json`; links are not resolved.
+    """Nearest folder at or above a path that holds `dataset_description.json`, without resolving links.
 
-    A derivative has a description of its own: it is a dataset, not a part of the one that it lies in.
+    A derivative has a description of its own, so it is a dataset rather than a part of the one around it.
     """
-    place = path.absolute()
-    return next((folder for folder in (place, *place.parents) if (folder / DESCRIPTION).is_file()), None)
+    start = path.absolute()
+    return next((folder for folder in (start, *start.parents) if (folder / DESCRIPTION).is_file()), None)
 
 
 def plain_label(entity: str, value: object) -> str:
-    """A label as it is compared: `sub-01` is `01`, and `01` of an entity that counts is `1`."""
+    """Normalise a label for comparison: `sub-01` to `01`, and `01` to `1` for entities that count."""
     text = str(value).strip().removeprefix(f"{entity}-")
     return str(int(text)) if entity in NUMBERS and text.isascii() and text.isdigit() else text

@@ -1,4 +1,4 @@
-"""Which files of a dataset are wanted: labels from the command line, and filter files as fMRIPrep reads them."""
+"""Filters on BIDS entities: labels from the command line, and fMRIPrep filter files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError, did_y
 from neuroflamingo_preprocessing.files import read_json
 
 KINDS = ("t1w", "t2w", "flair", "bold", "sbref", "fmap", "roi", "dwi", "asl", "pet")
-"""Sections of a filter file: those of fMRIPrep and its kin. A section is the suffix in small letters."""
+"""Sections of a filter file, as in fMRIPrep and related tools: suffixes in lower case."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What one entity has to be: one of some labels, absent, anything, or what a regular expression finds."""
+class EntityFilter:
+    """Condition on one entity: one of several labels, absent, any label, or a match of a regular expression."""
 
     entity: str
     labels: frozenset[str] = frozenset()
@@ -28,8 +28,8 @@ class Wanted:
     anything: bool = False
     patterns: tuple[re.Pattern[str], ...] = ()
 
-    def holds(self, entities: Mapping[str, Any]) -> bool:
-        """Whether a file with these entities is wanted."""
+    def matches(self, entities: Mapping[str, Any]) -> bool:
+        """True if a file with these entities meets the condition."""
         value = entities.get(self.entity)
         if value is None:
             return self.absent
@@ -46,23 +46,23 @@ class Wanted:
         return f"{self.entity}: {', '.join(words)}"
 
 
-def wanted_labels(filters: Mapping[str, Iterable[str]] | None) -> list[Wanted]:
-    """Labels by entity, `{"sub": ("01", "sub-02")}`; an entity without labels is not looked at."""
+def label_filters(filters: Mapping[str, Iterable[str]] | None) -> list[EntityFilter]:
+    """Build filters from labels by entity, `{"sub": ("01", "sub-02")}`; an entity without labels is no condition."""
     given = {entity: list(labels) for entity, labels in (filters or {}).items()}
     return [
-        Wanted(entity, frozenset(plain_label(entity, label) for label in labels))
+        EntityFilter(entity, frozenset(plain_label(entity, label) for label in labels))
         for entity, labels in given.items()
         if labels
     ]
 
 
-def read_filter_file(path: str | Path, suffix: str) -> list[Wanted]:
-    """The section of a filter file that is meant for files of a suffix: `t1w` for `T1w`, `bold` for `bold`.
+def read_filter_file(path: str | Path, suffix: str) -> list[EntityFilter]:
+    """Read the section of a filter file for a suffix: `t1w` for `T1w`, `bold` for `bold`.
 
-    As in fMRIPrep: `{"t1w": {"session": ["01", "02"], "acquisition": null}, "bold": {"task": "rest", "run": 1}}`. An
-    entity has its long name or the one in file names; a value is a label, a number, null (the entity is absent), "*"
-    (it is there) or a list of these; `"regex_search": true` makes labels regular expressions that are searched for.
-    Differs from pybids: that is then so for the section's own values only, not for the suffix that is added to them.
+    As in fMRIPrep: `{"t1w": {"session": ["01", "02"], "acquisition": null}, "bold": {"task": "rest", "run": 1}}`.
+    Entities have their long or short name; a value is a label, a number, null (the entity is absent), "*" (it is
+    present) or a list of these; `"regex_search": true` makes the labels regular expressions. Differs from pybids: this
+    then holds for the section's own values only, not for the suffix that is added to them.
 
     Raises:
         NotFoundError: no such file (exit 66).
@@ -71,7 +71,7 @@ def read_filter_file(path: str | Path, suffix: str) -> list[Wanted]:
     path = Path(path)
     sections = _read(path)
     faults: list[str] = []
-    found: dict[str, list[Wanted]] = {}
+    found: dict[str, list[EntityFilter]] = {}
     for kind, section in sections.items():
         if kind not in KINDS:
             faults.append(f"there is no kind '{kind}'" + _near(kind, KINDS))
@@ -96,10 +96,10 @@ def _read(path: Path) -> dict[str, Any]:
     return read_json(path, expected=expected, error=ConfigError)
 
 
-def _section(kind: str, section: Mapping[str, Any], faults: list[str]) -> list[Wanted]:
+def _section(kind: str, section: Mapping[str, Any], faults: list[str]) -> list[EntityFilter]:
     regex = section.get("regex_search", False)
     if not isinstance(regex, bool):
-        faults.append(f"{kind}: regex_search is true or false, not {regex!r}")
+        faults.append(f"{kind}: regex_search must be true or false, not {regex!r}")
     names, wanted = entity_names(), []
     for key, value in section.items():
         if key == "regex_search":
@@ -117,24 +117,24 @@ def _section(kind: str, section: Mapping[str, Any], faults: list[str]) -> list[W
         try:
             wanted.append(_wanted(names[key], values, regex is True))
         except re.error as error:
-            faults.append(f"{kind}: {key} is no regular expression ({error})")
+            faults.append(f"{kind}: {key} is not a regular expression ({error})")
     return wanted
 
 
-def _wanted(entity: str, values: list[str | int | None], regex: bool) -> Wanted:
+def _wanted(entity: str, values: list[str | int | None], regex: bool) -> EntityFilter:
     absent, anything = None in values, "*" in values
     labels = [value for value in values if value is not None and value != "*"]
     if regex:
         patterns = tuple(re.compile(str(label)) for label in labels)
-        return Wanted(entity, absent=absent, anything=anything, patterns=patterns)
+        return EntityFilter(entity, absent=absent, anything=anything, patterns=patterns)
     if entity == "ext":  # "nii.gz" and ".nii.gz"
         labels = [f".{str(label).lstrip('.')}" for label in labels]
-    return Wanted(entity, frozenset(plain_label(entity, label) for label in labels), absent, anything)
+    return EntityFilter(entity, frozenset(plain_label(entity, label) for label in labels), absent, anything)
 
 
 @lru_cache
 def entity_names() -> dict[str, str]:
-    """Every way to call an entity, to the one in file names: `session` and `ses` to `ses`; from the BIDS schema."""
+    """Long and short names of entities to the short one, `session` and `ses` to `ses`, from the BIDS schema."""
     from bids2table import get_arrow_schema
 
     names = {}

@@ -1,8 +1,8 @@
-"""The files of a BIDS dataset as an Arrow table, kept as parquet and read again while no folder has changed.
+"""`bids_index`: the files of a BIDS dataset as an Arrow table, cached as parquet until a folder changes.
 
-Folders are walked here; names are read by bids2table, with the BIDS schema. Its own `index_dataset` (2.3.1)
-gives an empty table for a dataset whose folder has a dot in its name (`ds000117-1.0.5`) or brackets anywhere above it,
-follows a link to a folder above forty times, and takes longer (tests/benchmarks/bids_index.py).
+Folders are walked here; bids2table parses the names with the BIDS schema. Its own `index_dataset` (2.3.1) gives an
+empty table for a dataset whose folder has a dot in its name (`ds000117-1.0.5`) or brackets anywhere in its path,
+follows a link to a parent folder forty times, and takes longer (tests/benchmarks/bids_index.py).
 """
 
 from __future__ import annotations
@@ -31,40 +31,41 @@ if TYPE_CHECKING:
 VERSION = 1
 IGNORED = ".bidsignore"
 DEEPEST = 12
-"""Levels of folders; BIDS needs three. Links that fan out would otherwise never end."""
+"""Maximum depth of folders; BIDS needs three. Without a limit, links that fan out would never end."""
 SETTLED_NS = 2 * 10**9
-"""A folder that changed so shortly before it was read may have changed again within its clock's tick (FAT: 2 s)."""
+"""An index is not cached if a folder changed within this time before it was read: it may have changed again within the
+same tick of the file system's clock (FAT: 2 s), which its time stamp would not show."""
 Stamps = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class BidsIndex:
-    """The data files of a dataset.
+    """Data files of a dataset.
 
     Attributes:
-        table: a row a file: a column for each entity that is there, `datatype`, `suffix`, `ext`, and `path` below the
-            dataset's root.
-        odd: how many images are left out because they have no BIDS names, or lie in another subject's folder.
-        ignored: how many files `.bidsignore` leaves out.
-        loops: how many folders were not entered because a link leads back to them.
+        table: a row for each file: a column for each entity that occurs, `datatype`, `suffix`, `ext`, and `path`
+            relative to the root of the dataset.
+        misnamed: number of images left out because they have no BIDS name, or lie in another subject's folder.
+        ignored: number of files that `.bidsignore` leaves out.
+        loops: number of folders skipped because a link leads back to them.
     """
 
     table: pyarrow.Table
-    odd: int = 0
+    misnamed: int = 0
     ignored: int = 0
     loops: int = 0
 
     def files(self) -> list[dict[str, Any]]:
-        """Rows as mappings, without the entities that a file lacks."""
+        """Rows as dictionaries, without the entities that a file lacks."""
         return [{key: value for key, value in row.items() if value is not None} for row in self.table.to_pylist()]
 
 
 def bids_index(root: str | Path) -> BidsIndex:
-    """Index a dataset, or read the index of an earlier run if no folder of the dataset has changed since.
+    """Index a dataset, or read the cached index if no folder of the dataset has changed since.
 
-    Only names are looked at, so a scan of git-annex whose content is not there is in the index too. JSON sidecars are
-    not, nor is anything outside the `sub-` folders (`derivatives`, `sourcedata`, `code`). The index is kept in the
-    cache folder, never in the dataset; where that cannot be written, the dataset is read each time.
+    Only names are read, so git-annex scans whose content is missing are included. JSON sidecars are not, nor is
+    anything outside the `sub-` folders (`derivatives`, `sourcedata`, `code`). The index is kept in the cache folder,
+    never in the dataset; if that cannot be written, the dataset is indexed each time.
 
     Raises:
         ScanError: a folder that cannot be read (exit 74).
@@ -78,10 +79,10 @@ def _fresh(root: Path, kept: Path) -> BidsIndex:
     began = time.time_ns()
     walk = _Walk(root)
     files, ignored = _without_ignored(root, sorted(walk.files))
-    good, odd = [], []
+    good, misnamed = [], []
     for file in files:
-        (good if _belongs(file) else odd).append(file)
-    images = [file for file in odd if file.lower().endswith((".nii", ".nii.gz"))]
+        (good if _belongs(file) else misnamed).append(file)
+    images = [file for file in misnamed if file.lower().endswith((".nii", ".nii.gz"))]
     index = BidsIndex(_table(good), len(images), ignored, walk.loops)
     stamps = walk.stamps | {IGNORED: _stamp(root / IGNORED)}
     if max(max(stamp) for stamp in stamps.values()) < began - SETTLED_NS:
@@ -90,7 +91,7 @@ def _fresh(root: Path, kept: Path) -> BidsIndex:
 
 
 class _Walk:
-    """All files below the `sub-` folders of a dataset, and when each folder last changed."""
+    """All files below the `sub-` folders of a dataset, and the time stamps of all folders."""
 
     def __init__(self, root: Path) -> None:
         self.files: list[str] = []
@@ -100,7 +101,7 @@ class _Walk:
         while todo:
             folder, above = todo.pop()
             try:
-                status = os.stat(f"{root}/{folder}")  # before it is listed: a change in between makes the stamp old
+                status = os.stat(f"{root}/{folder}")  # before it is listed: a change in between then shows
                 here = (status.st_dev, status.st_ino)
                 if here in above or len(above) > DEEPEST:
                     self.loops += 1
@@ -116,7 +117,7 @@ class _Walk:
                 ) from error
 
     def _look(self, root: Path, folder: str) -> list[str]:
-        """The folders in a folder; its files are noted."""
+        """List a folder: gives its subfolders, and adds its files to `files`."""
         folders = []
         with os.scandir(f"{root}/{folder}") as entries:
             for entry in entries:
@@ -134,7 +135,7 @@ class _Walk:
 
 
 def _without_ignored(root: Path, files: list[str]) -> tuple[list[str], int]:
-    """Files that `.bidsignore`, which is written like `.gitignore`, does not name."""
+    """Files that `.bidsignore` (same syntax as `.gitignore`) does not name, and the number of those it does."""
     place = root / IGNORED
     if not place.is_file():
         return files, 0
@@ -151,7 +152,7 @@ def _without_ignored(root: Path, files: list[str]) -> tuple[list[str], int]:
 
 
 def _belongs(file: str) -> bool:
-    """Whether a file has a BIDS name that says the subject of its folder; sidecars and the like may lack entities."""
+    """True if a file has a BIDS name with the subject of its folder."""
     subject, _, name = file.partition("/")[0], *file.rpartition("/")[1:]
     parsed = parse_name(name)
     return parsed is not None and f"sub-{parsed.entities.get('sub')}" == subject and "." in name and _is_text(file)
@@ -186,7 +187,7 @@ def _table(files: list[str]) -> pyarrow.Table:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """bids2table logs labels that BIDS does not know, one by one; they are kept as `extra_entities`."""
+    """Silence bids2table, which logs every label that BIDS does not know; they are kept as `extra_entities`."""
     logger = logging.getLogger("bids2table")
     before, logger.disabled = logger.disabled, True
     try:
@@ -213,7 +214,7 @@ def _keep(index: BidsIndex, stamps: Stamps, place: Path) -> None:
     about = {
         "made_with": _made_with(),
         "stamps": stamps,
-        "odd": index.odd,
+        "odd": index.misnamed,
         "ignored": index.ignored,
         "loops": index.loops,
     }
@@ -226,7 +227,7 @@ def _keep(index: BidsIndex, stamps: Stamps, place: Path) -> None:
 
 
 def _kept(place: Path, root: Path) -> BidsIndex | None:
-    """The index of an earlier run, if it still holds."""
+    """Cached index, if it still holds."""
     if not place.is_file():
         return None
     from pyarrow import ArrowException, parquet

@@ -1,4 +1,4 @@
-"""One version of each scan: derivatives hold a run in several spaces and resolutions, scanners give several echoes."""
+"""`select_versions`: choose one version of each scan among spaces, resolutions and echoes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 VERSION = ("space", "res", "den", "desc")
-"""Entities that tell versions of one scan apart, not scans."""
+"""Entities that distinguish versions of one scan, not scans."""
 APART = {*VERSION, "echo", "ext", "path"}
 MNI_SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
-"""The best first: encoders of runs were trained on FSL's MNI152, the 6th generation."""
+"""In order of preference: encoders of runs were trained on FSL's MNI152, the 6th generation."""
 PREPROCESSED = {"preproc": 0, None: 1}
 
 
-def one_of_each(rows: Sequence[Row], spec: ScanSpec, notes: list[str]) -> list[Row]:
-    """The version of each scan that an encoder is to take; what was chosen is added to the notes.
+def select_versions(rows: Sequence[Row], spec: ScanSpec, notes: list[str]) -> list[Row]:
+    """Choose the version of each scan that an encoder takes.
 
-    For encoders of runs MNI152 space goes first (6th generation, 2009c, others), then `desc-preproc`, then the
-    encoder's own resolution. For volumes the scan's own space goes first: they are aligned here. A combined series
-    goes before its echoes.
+    For encoders of runs MNI152 space is preferred (6th generation, 2009c, others), then `desc-preproc`, then the
+    encoder's own resolution. For volumes the native space is preferred: they are aligned here. Combined echoes are
+    preferred to single ones.
+
+    Args:
+        rows: files with their entities, as `BidsIndex.files` gives them.
+        spec: `card.scan` of the encoder.
+        notes: extended in place by what was chosen.
 
     Raises:
         UsageError: versions between which only the user can choose, such as the echoes of a run.
@@ -38,7 +43,7 @@ def one_of_each(rows: Sequence[Row], spec: ScanSpec, notes: list[str]) -> list[R
     if several:
         counts = Counter(_version(row) or "the one in its own space" for row in several).most_common()
         taken = ", ".join(f"{version} for {count}" for version, count in counts)
-        notes.append(f"{len(several)} scans are there in several versions; taken: {taken}")
+        notes.append(f"{len(several)} scans exist in several versions; used: {taken}")
     spaces = Counter(str(row.get("space", "none named")) for row in chosen.values())
     if len(spaces) > 1 and is_run(spec):
         found = ", ".join(f"{space} ({count})" for space, count in spaces.most_common())
@@ -47,7 +52,7 @@ def one_of_each(rows: Sequence[Row], spec: ScanSpec, notes: list[str]) -> list[R
 
 
 def is_run(spec: ScanSpec) -> bool:
-    """Whether an encoder takes fMRI runs, or parcel series of them."""
+    """True for an encoder of fMRI runs, or of parcel series of runs."""
     return spec.modality in ("volume4d", "parcels")
 
 
@@ -70,7 +75,7 @@ def _best(versions: list[Row], spec: ScanSpec) -> Row:
         equal = [row for rank, _, row in ranked if rank == ranked[0][0]]
         raise UsageError(
             f"{equal[0]['path'].rpartition('/')[2]} is one of {len(equal)} versions of a scan",
-            expected="one that goes before the others: MNI152 space, desc-preproc, the encoder's resolution",
+            expected="one version preferred to the others: MNI152 space, desc-preproc, the encoder's resolution",
             seen=", ".join(_version(row) for row in equal),
             hint=f'choose with --bids-filter-file: {{"{equal[0]["suffix"].lower()}": {{"desc": "..."}}}}',
         )
@@ -78,7 +83,7 @@ def _best(versions: list[Row], spec: ScanSpec) -> Row:
 
 
 def _rank(row: Row, spec: ScanSpec) -> tuple[Any, ...]:
-    """Smaller is better; equal ranks cannot be told apart."""
+    """Rank of a version, smaller is better; versions of equal rank are left to the user."""
     space, description = row.get("space"), row.get("desc")
     other = 2 if space == "MNI" or str(space).startswith("MNI152") else None
     mni = MNI_SPACES.index(space) if space in MNI_SPACES else other
@@ -90,7 +95,7 @@ def _rank(row: Row, spec: ScanSpec) -> tuple[Any, ...]:
 
 
 def _distance(label: Any, spec: ScanSpec) -> tuple[float, float]:
-    """How far a resolution's label is from the encoder's millimetres; those without one lie behind the right one."""
+    """Distance of a `res` label from the encoder's voxel size in mm; no label ranks behind the exact one only."""
     if label is None or not str(label).isdigit():
         return (0.5, 0.0 if label is None else 1.0)
     wanted = spec.spacing_mm[0] if spec.spacing_mm else 2.0

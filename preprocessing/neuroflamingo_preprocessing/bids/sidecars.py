@@ -1,4 +1,4 @@
-"""What the JSON sidecars of a BIDS dataset say of a file, by the inheritance principle, and which of them said it."""
+"""JSON sidecars of BIDS files, by the inheritance principle, with the source of each value."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.files import read_json
 
 SAME_SECONDS = 0.005
-"""Two statements of a repetition time may differ by so much: headers are often rounded to milliseconds."""
+"""Tolerance in seconds between two statements of a repetition time: headers are often rounded to milliseconds."""
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """Metadata of one file.
+    """Sidecar metadata of one scan.
 
     Attributes:
-        values: key to value; of several files the nearest to the scan wins, key by key.
-        said_by: key to the name of the file that said it.
+        values: key to value; for each key the file nearest to the scan wins.
+        said_by: key to the name of the file it comes from.
     """
 
     values: Mapping[str, Any]
-    said_by: Mapping[str, str]
+    sources: Mapping[str, str]
 
 
 def read_sidecar(path: str | Path, listed: dict[Path, list[str]] | None = None) -> Sidecar:
-    """All that applies to a scan, from the dataset's root down; outside a dataset `NAME.json` beside the scan.
+    """Read all sidecars that apply to a scan, from the dataset's root down; outside a dataset `NAME.json` beside it.
 
-    A file applies if it lies at the scan's level or above, has the scan's suffix, and no entity that the scan lacks or
-    has with another label (BIDS 1.10, "The Inheritance Principle"). Links are not resolved: a scan of git-annex
-    belongs where its link lies.
+    A sidecar applies if it lies at the scan's level or above, has the scan's suffix, and has no entity that the scan
+    lacks or has with another label (BIDS 1.10, "The Inheritance Principle"). Links are not resolved: a git-annex scan
+    belongs where its link is.
 
     Args:
         path: the scan.
         listed: see `sidecar_files`.
 
     Raises:
-        ScanError: two that apply at one level, which BIDS forbids; one that cannot be read.
+        ScanError: two sidecars at one level, which BIDS forbids; one that cannot be read.
     """
     values: dict[str, Any] = {}
-    said_by: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for file in sidecar_files(path, listed):
-        said = _read(file)
-        values |= said
-        said_by |= dict.fromkeys(said, file.name)
-    return Sidecar(values, said_by)
+        metadata = _read(file)
+        values |= metadata
+        sources |= dict.fromkeys(metadata, file.name)
+    return Sidecar(values, sources)
 
 
 def sidecar_files(path: str | Path, listed: dict[Path, list[str]] | None = None) -> list[Path]:
-    """The sidecars that apply to a scan, the farthest first.
+    """Find the sidecars that apply to a scan, the farthest first.
 
     Args:
         path: the scan.
-        listed: JSON files of the folders that were looked at; hand one mapping on to look at each folder once.
+        listed: cache of the JSON files in each folder; pass one mapping for many scans to list each folder once.
 
     Raises:
-        ScanError: two that apply at one level.
+        ScanError: two sidecars at one level.
     """
     path = Path(path).absolute()
     listed = {} if listed is None else listed
@@ -82,7 +82,7 @@ def _at_level(folder: Path, name: BidsName, scan: str, listed: dict[Path, list[s
                 listed[folder] = sorted(e.name for e in entries if e.name.endswith(".json"))
         except OSError as error:
             raise ScanError(
-                f"the sidecars of {scan} cannot be looked for", seen=str(error.strerror), exit_code=74
+                f"the sidecars of {scan} cannot be listed", seen=str(error.strerror), exit_code=74
             ) from error
     fitting = [file for file in listed[folder] if _applies(parse_name(file), name)]
     if len(fitting) > 1:
@@ -103,5 +103,5 @@ def _applies(sidecar: BidsName | None, scan: BidsName) -> bool:
 
 def _read(file: Path) -> dict[str, Any]:
     hint = "correct or remove it, or give --tr"
-    said = read_json(file, expected="a BIDS sidecar: JSON", hint=hint, kind=object)
-    return said if isinstance(said, dict) else {}
+    metadata = read_json(file, expected="a BIDS sidecar: JSON", hint=hint, kind=object)
+    return metadata if isinstance(metadata, dict) else {}

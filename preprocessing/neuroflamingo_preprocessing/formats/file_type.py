@@ -1,4 +1,4 @@
-"""What a file is that is no NIfTI file: by its first bytes, so that the message can say what to do."""
+"""File types that are mistaken for NIfTI, recognised by their first bytes, so that messages can say what to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KNOWN: tuple[tuple[int, bytes, str, str], ...] = (
 
 
 def name_content(head: bytes) -> tuple[str, str]:
-    """What the first bytes of a file look like, and one thing to try. No text of the file is repeated.
+    """Name the file type that the first bytes suggest, and one thing to try; no text of the file is repeated.
 
     Args:
         head: some 350 bytes, decompressed.

@@ -1,4 +1,4 @@
-"""CIFTI parcel series (`.ptseries.nii`): values, names of the parcels and repetition time from the file's own axes."""
+"""CIFTI parcel series (`.ptseries.nii`): values, parcel names and repetition time."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ ENDINGS = (".ptseries.nii", ".dtseries.nii")
 
 
 def is_cifti(path: str | Path) -> bool:
-    """Whether the ending is one of a CIFTI time series."""
+    """True for the file name of a CIFTI time series, parcellated or dense."""
     return Path(path).name.lower().endswith(ENDINGS)
 
 
 def is_dense(path: str | Path) -> bool:
-    """Whether the ending is that of a dense series."""
+    """True for the file name of a dense CIFTI time series."""
     return Path(path).name.lower().endswith(ENDINGS[1])
 
 
 def read_cifti(raw: bytes, name: str) -> Table:
-    """A parcel series, `[parcel, frame]`, whichever way the file has it.
+    """Read a parcel series as `[parcel, frame]`, whichever axis comes first in the file.
 
     Args:
-        raw: the file.
+        raw: bytes of the file.
         name: for messages.
 
     Raises:
-        ScanError: no CIFTI-2 file, damaged, a dense series or another kind, an axis of time that is none.
+        ScanError: not a CIFTI-2 file, damaged, a dense series or another kind, a time axis without seconds.
     """
     check_cifti_header(raw, name)
     axes, values = axes_and_values(raw, name)
@@ -42,11 +42,11 @@ def read_cifti(raw: bytes, name: str) -> Table:
     kinds = [type(axis) for axis in axes]
     if BrainModelAxis in kinds:
         raise ScanError(
-            f"{name} is a dense series: it has values at points of the cortex, not of parcels",
+            f"{name} is a dense series: it has values for grayordinates, not for parcels",
             expected="a parcel series, .ptseries.nii",
             seen="an axis of "
             + ", ".join(str(len(axis)) for axis in axes if isinstance(axis, BrainModelAxis))
-            + " points",
+            + " grayordinates",
             hint="give the parcellation's label file too: --atlas FILE.dlabel.nii",
         )
     if sorted(kinds, key=str) != sorted([ParcelsAxis, SeriesAxis], key=str):
@@ -61,7 +61,11 @@ def read_cifti(raw: bytes, name: str) -> Table:
 
 
 def check_cifti_header(raw: bytes, name: str) -> None:
-    """Refuse what is no NIfTI-2 header of a CIFTI file whose bytes are all there, before its XML is read."""
+    """Check the NIfTI-2 header of a CIFTI file, and that the file is complete, before its XML is parsed.
+
+    Raises:
+        ScanError: another header, or bytes missing.
+    """
     from nibabel.nifti2 import Nifti2Header
 
     sizes = {int.from_bytes(raw[:4], order) for order in ("little", "big")}
@@ -80,10 +84,10 @@ def check_cifti_header(raw: bytes, name: str) -> None:
 
 
 def axes_and_values(raw: bytes, name: str) -> tuple[list[Any], np.ndarray[Any, Any]]:
-    """Both axes and the values of a CIFTI file whose header was checked.
+    """Axes and values of a CIFTI file, after `check_cifti_header`.
 
     Raises:
-        ScanError: its XML is damaged, or describes other values.
+        ScanError: damaged XML, or axes that do not fit the values.
     """
     from nibabel.cifti2.cifti2 import Cifti2Image
 
@@ -101,10 +105,10 @@ def axes_and_values(raw: bytes, name: str) -> tuple[list[Any], np.ndarray[Any, A
 
 
 def seconds_of(series: Any, name: str) -> float:
-    """Seconds between frames.
+    """Repetition time in seconds of a CIFTI series axis.
 
     Raises:
-        ScanError: another unit, or no time above 0.
+        ScanError: another unit, or a time that is not above 0.
     """
     if series.unit != "SECOND" or not (np.isfinite(series.step) and series.step > 0):
         raise unusable(name, f"a step of {series.step:g} {series.unit.lower()}")
@@ -112,9 +116,9 @@ def seconds_of(series: Any, name: str) -> float:
 
 
 def unusable(name: str, seen: str) -> ScanError:
-    """The error for a file that is no such series, or a damaged one."""
+    """Error for a file that is not a CIFTI series, or is damaged."""
     return ScanError(
-        f"{name} is no CIFTI parcel series that can be used",
+        f"{name} is not a usable CIFTI parcel series",
         expected="CIFTI-2: one axis of parcels, one of seconds, real numbers",
         seen=seen,
         hint=DAMAGED,

@@ -1,4 +1,4 @@
-"""Dense CIFTI series (`.dtseries.nii`) to parcel series, by a dense label file (`.dlabel.nii`) of the same points."""
+"""Parcellation of dense CIFTI series (`.dtseries.nii`) with a dense label file (`.dlabel.nii`)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 ENDING = ".dlabel.nii"
 MOST_EMPTY = 0.1
-"""A series that misses more than this share of the parcels is not one of the parcellation's brain."""
+"""A series that lacks more than this share of the parcels does not fit the parcellation."""
 
 
 @dataclass(frozen=True)
 class DenseAtlas:
-    """Parcels as labels of points of the cortex and voxels below it; 0 is no parcel.
+    """Parcellation of grayordinates (cortical vertices and subcortical voxels); label 0 is no parcel.
 
     Attributes:
-        labels: structure and vertex, or structure and voxel, to its label.
-        values: the labels that occur, ascending: the order of the rows of a parcel series.
-        names: of the labels, in that order.
-        name, sha256: of the file.
+        labels: (structure, vertex) or (structure, i, j, k) to label.
+        values: the labels that occur, ascending: the row order of a parcel series.
+        names: names of the labels, in that order.
+        name, sha256: name and hash of the file.
     """
 
     labels: dict[tuple[Any, ...], int]
@@ -43,18 +43,18 @@ class DenseAtlas:
 
 
 def is_dense_atlas(path: str | Path) -> bool:
-    """Whether the ending is that of a dense label file."""
+    """True for the file name of a dense label file."""
     return Path(path).name.lower().endswith(ENDING)
 
 
 def read_dense_atlas(
     path: str | Path, parcellation: Parcellation | None = None, parcels: int | None = None
 ) -> DenseAtlas:
-    """Read a `.dlabel.nii` file with one map; see `read_atlas` for the arguments.
+    """Read a `.dlabel.nii` file with one map; arguments as in `read_atlas`.
 
     Raises:
         NotFoundError: no such file.
-        ScanError: another kind of file, another number of parcels, or another file than the card names.
+        ScanError: another kind of file, another number of parcels, or not the file that the card names.
     """
     from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis
 
@@ -75,16 +75,18 @@ def read_dense_atlas(
             f"{path.name} is not the parcellation that the encoder takes",
             expected=f"{parcels} parcels" + (f", SHA-256 {wanted}" if wanted else ""),
             seen=f"{len(values)} parcels, SHA-256 {digest}",
-            hint="take the atlas file that the encoder's card names",
+            hint="use the atlas file that the encoder's card names",
         )
-    said = axes[0].label[0]
-    names = printable([str(said[int(value)][0]) if int(value) in said else str(value) for value in values])
+    label_names = axes[0].label[0]
+    names = printable(
+        [str(label_names[int(value)][0]) if int(value) in label_names else str(value) for value in values]
+    )
     points = dict(zip(_points(axes[1]), labels.tolist(), strict=True))
     return DenseAtlas(points, values.astype(np.int32), names, path.name, digest)
 
 
 def _points(axis: Any) -> list[tuple[Any, ...]]:
-    """What each row is: its structure with its vertex, or with its voxel."""
+    """Grayordinates of an axis: structure and vertex, or structure and voxel."""
     surface = axis.surface_mask
     return [
         (name, int(vertex)) if on_surface else (name, *map(int, voxel))
@@ -93,10 +95,10 @@ def _points(axis: Any) -> list[tuple[Any, ...]]:
 
 
 def parcellated(raw: bytes, name: str, atlas: DenseAtlas) -> Table:
-    """The mean of a dense series over each parcel, `[parcel, frame]`; a parcel without points is 0.
+    """Mean of a dense series over each parcel, `[parcel, frame]`; 0 for a parcel without grayordinates.
 
     Raises:
-        ScanError: no dense series, or one that misses more than a tenth of the parcels.
+        ScanError: not a dense series, or one that lacks more than a tenth of the parcels.
     """
     from nibabel.cifti2.cifti2_axes import BrainModelAxis, SeriesAxis
 
@@ -110,10 +112,10 @@ def parcellated(raw: bytes, name: str, atlas: DenseAtlas) -> Table:
     empty = int((means.voxels == 0).sum())
     if empty > MOST_EMPTY * len(atlas.values):
         raise ScanError(
-            f"{name} does not hold the points of {atlas.name}",
-            expected=f"points of at least {1 - MOST_EMPTY:.0%} of its {len(atlas.values)} parcels",
-            seen=f"{empty} parcels without a point",
-            hint="take a label file of the same surface mesh (fsLR 32k, 164k, ...)",
+            f"{name} does not hold the grayordinates of {atlas.name}",
+            expected=f"grayordinates of at least {1 - MOST_EMPTY:.0%} of its {len(atlas.values)} parcels",
+            seen=f"{empty} parcels without any",
+            hint="use a label file for the same surface mesh (fsLR 32k, 164k, ...)",
         )
     series = means(np.asfortranarray(values.T.astype(np.float32))[:, None, None, :])
     return Table(series, seconds, kind="CIFTI dense series, parcellated", rows="parcels", names=atlas.names)

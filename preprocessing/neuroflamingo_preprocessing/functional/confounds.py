@@ -1,4 +1,4 @@
-"""Confound tables of runs, as fMRIPrep writes them: reading, choice of columns by name, framewise displacement."""
+"""fMRIPrep confound tables: reading, selection of columns, framewise displacement."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 MAX_TABLE_BYTES = 2**27
 ENDINGS = ("_desc-confounds_timeseries.tsv", "_desc-confounds_regressors.tsv")
-"""Since fMRIPrep 20.2, and before."""
+"""File names since fMRIPrep 20.2, and before."""
 RIGID = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 HEAD_RADIUS_MM = 50.0
 STEADY = "non_steady_state_outlier*"
 COMPONENTS = 5
-"""Of CompCor: the number of Behzadi et al. 2007 and of XCP-D."""
+"""Number of CompCor components, as in Behzadi et al. 2007 and in XCP-D."""
 
 
 def _expanded(names: Sequence[str]) -> tuple[str, ...]:
-    """With derivatives, squares and squared derivatives, under fMRIPrep's names."""
+    """Columns with their derivatives, squares and squared derivatives, under fMRIPrep's names."""
     return tuple(n + more for n in names for more in ("", "_derivative1", "_power2", "_derivative1_power2"))
 
 
@@ -48,18 +48,18 @@ SETS: dict[str, tuple[str, ...]] = {
     "gsr": ("global_signal",),
     "cosine": ("cosine*",),
 }
-"""Names of the field (Ciric et al. 2017; 24p: Friston et al. 1996) to fMRIPrep's columns; see also `acompcor`."""
+"""Strategies (Ciric et al. 2017; 24p: Friston et al. 1996) as columns of fMRIPrep; see `choose` for CompCor."""
 
 
 @dataclass(frozen=True)
 class Confounds:
-    """A table with a line for each frame of a run.
+    """Confound table: a row for each frame of a run.
 
     Attributes:
-        names: of the columns.
+        names: column names.
         values: `[frame, column]`, NaN where the table says `n/a`.
-        file, sha256: of the table.
-        components: what the JSON beside it says of CompCor's columns; empty without one.
+        file, sha256: name and hash of the table.
+        components: metadata of CompCor's columns from the JSON beside the table; empty without one.
     """
 
     names: tuple[str, ...]
@@ -69,21 +69,21 @@ class Confounds:
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def columns(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """`[frame, name]`."""
+        """Values of the named columns, `[frame, name]`."""
         return self.values[:, [self.names.index(name) for name in names]]
 
     def non_steady(self) -> NDArray[np.intp]:
-        """Frames before the magnetisation was steady, as fMRIPrep marked them."""
+        """Indices of the non-steady-state frames that fMRIPrep marked."""
         marked = [name for name in self.names if fnmatchcase(name, STEADY)]
         return np.flatnonzero((self.columns(marked) > 0).any(axis=1))
 
 
 def find_confounds(run: Path) -> Path:
-    """The confound table that fMRIPrep put beside a run: all of its entities are the run's.
+    """Find the confound table that fMRIPrep wrote beside a run: all of its entities are the run's.
 
     Raises:
-        NotFoundError: there is none (exit 66).
-        ScanError: more than one fits equally well (exit 65).
+        NotFoundError: no such table (exit 66).
+        ScanError: several tables fit equally well (exit 65).
     """
     mine = entities_of(run)
     fitting: list[tuple[int, Path]] = []
@@ -94,7 +94,7 @@ def find_confounds(run: Path) -> Path:
     if not fitting:
         raise NotFoundError(
             f"there are no confounds beside {shown_name(run)}",
-            expected=f"a file *{ENDINGS[0]} with entities of the run",
+            expected=f"a file *{ENDINGS[0]} with the run's entities",
             hint="--confounds FILE.tsv",
         )
     most = max(count for count, _ in fitting)
@@ -110,15 +110,15 @@ def find_confounds(run: Path) -> Path:
 
 
 def read_confounds(path: str | Path, frames: int | None = None) -> Confounds:
-    """Read a tab-separated table with a line of names; `n/a` and empty cells are NaN.
+    """Read a tab-separated confound table with a header row; `n/a` and empty cells are NaN.
 
     Args:
         path: the file.
-        frames: of the run; the table must have as many lines.
+        frames: number of frames of the run, which must be the number of rows; None: not checked.
 
     Raises:
         NotFoundError: no such file (exit 66).
-        ScanError: no table of numbers, a name twice, another number of lines (exit 65).
+        ScanError: not a table of numbers, a duplicate name, another number of rows (exit 65).
     """
     path = Path(path)
     if not path.is_file():
@@ -136,13 +136,13 @@ def read_confounds(path: str | Path, frames: int | None = None) -> Confounds:
     except (UnicodeDecodeError, ValueError, IndexError) as error:
         raise _no_table(path, str(error)[:200]) from error
     if len(set(names)) < len(names):
-        raise _no_table(path, f"the name '{next(n for n in names if names.count(n) > 1)}' twice")
+        raise _no_table(path, f"duplicate column '{next(n for n in names if names.count(n) > 1)}'")
     if frames is not None and len(values) != frames:
         raise ScanError(
             f"{path.name} does not belong to this run",
-            expected=f"{frames} lines of values, one for each frame",
+            expected=f"{frames} rows of values, one for each frame",
             seen=f"{len(values)}",
-            hint="give the table of this run, with all of its frames: frames are left out later",
+            hint="give the complete table of this run: frames are left out later",
         )
     return Confounds(names, values, path.name, hashlib.sha256(raw).hexdigest(), _components(path))
 
@@ -154,15 +154,15 @@ def _number(word: str) -> float:
 
 def _no_table(path: Path, seen: str) -> ScanError:
     return ScanError(
-        f"{path.name} is no table of confounds",
-        expected="a line of names, then a line of numbers (or n/a) for each frame, separated by tabs",
+        f"{path.name} is not a confound table",
+        expected="a header row, then a row of numbers (or n/a) for each frame, separated by tabs",
         seen=seen,
         hint="give fMRIPrep's desc-confounds_timeseries.tsv, or a table like it",
     )
 
 
 def component_file(path: Path) -> Path:
-    """The JSON that describes a table's columns."""
+    """Path of the JSON file that describes the columns of a table."""
     return path.with_suffix(".json")
 
 
@@ -170,23 +170,27 @@ def _components(path: Path) -> dict[str, Mapping[str, Any]]:
     file = component_file(path)
     if not file.is_file():
         return {}
-    said = read_json(file, expected="the JSON that fMRIPrep writes beside the confounds", hint="correct or remove it")
-    return {name: about for name, about in said.items() if isinstance(about, dict)}
+    expected = "the JSON file that fMRIPrep writes beside the confounds"
+    columns = read_json(file, expected=expected, hint="correct or remove it")
+    return {name: metadata for name, metadata in columns.items() if isinstance(metadata, dict)}
 
 
 def choose(confounds: Confounds, strategy: Sequence[str], filtered: bool = False) -> tuple[str, ...]:
-    """The columns that sets, names and patterns mean, each once, in that order.
+    """Select confound columns by strategies, names and patterns; each column once, in that order.
 
-    `6p`, `12p`, `24p` (rigid parameters and their expansions), `2p` (white matter and CSF), `8p`, `9p`, `36p`, `gsr`
-    (global signal), `cosine`, `acompcor` (the first five components of white matter and CSF together) and `tcompcor`;
-    CompCor takes the cosines with it, since fMRIPrep computes components after taking them out, unless the run is
-    high-pass filtered here. Other words are columns, or patterns such as `motion_outlier*`.
+    Strategies are `6p`, `12p`, `24p` (rigid-body motion parameters and their expansions), `2p` (white matter and CSF),
+    `8p`, `9p`, `36p`, `gsr` (global signal), `cosine`, `acompcor` (the first five components of white matter and CSF
+    combined) and `tcompcor`. CompCor brings the cosines along, since fMRIPrep computes the components after high-pass
+    filtering, unless the run is high-pass filtered here. Other words are column names, or patterns such as
+    `motion_outlier*`.
 
     Args:
-        filtered: whether a high-pass filter is applied here.
+        confounds: the table.
+        strategy: words of `--confound-strategy`.
+        filtered: whether the run is high-pass filtered here.
 
     Raises:
-        ScanError: columns that the table does not have; the nearest names are told (exit 65).
+        ScanError: columns that the table lacks, with the nearest names (exit 65).
     """
     wanted: list[str] = []
     for word in strategy:
@@ -202,7 +206,7 @@ def choose(confounds: Confounds, strategy: Sequence[str], filtered: bool = False
             f"{confounds.file} lacks columns of '{' '.join(strategy)}'",
             expected=", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else ""),
             seen=f"{len(confounds.names)} columns" + (f", the nearest are {', '.join(near[:6])}" if near else ""),
-            hint=f"choose others: {', '.join(SETS)}, acompcor, tcompcor, or columns by name",
+            hint=f"choose from {', '.join(SETS)}, acompcor, tcompcor, or name columns",
         )
     return tuple(dict.fromkeys(wanted))
 
@@ -222,12 +226,13 @@ def _meant(confounds: Confounds, word: str, filtered: bool) -> tuple[str, ...]:
 
 
 def regressors(confounds: Confounds, names: Sequence[str]) -> NDArray[np.float64]:
-    """`[frame, name]`, finite: `n/a` in the first line, where derivatives have it, takes the second line's value.
+    """Regressors `[frame, name]`, all finite.
 
-    nilearn's `load_confounds` does the same.
+    `n/a` in the first row, where derivatives have it, takes the value of the second row, as in nilearn's
+    `load_confounds`.
 
     Raises:
-        ScanError: other values that are no numbers (exit 65).
+        ScanError: other values that are not finite (exit 65).
     """
     values = confounds.columns(names)
     if len(values) > 1:
@@ -237,43 +242,54 @@ def regressors(confounds: Confounds, names: Sequence[str]) -> NDArray[np.float64
         column = int(np.flatnonzero(bad)[0])
         row = int(np.flatnonzero(~np.isfinite(values[:, column]))[0])
         raise ScanError(
-            f"{confounds.file} has values that are no numbers",
-            expected="n/a in the first line of values at most",
+            f"{confounds.file} has values that are not numbers",
+            expected="n/a in the first row of values at most",
             seen=f"{names[column]} in line {row + 2}"
             + (f", and {int(bad.sum()) - 1} more columns" * bool(bad.sum() > 1)),
-            hint="leave these columns out: --confound-strategy",
+            hint="leave out these columns: --confound-strategy",
         )
     return values
 
 
 def framewise_displacement(confounds: Confounds) -> Float64[np.ndarray, " frame"] | None:
-    """Millimetres that the head moved since the frame before; 0 for the first one.
+    """Framewise displacement in mm; 0 for the first frame.
 
-    The sum of the absolute changes of the six rigid parameters, rotations (radians) as arcs on a sphere of 50 mm:
-    Power et al. 2012, NeuroImage 59:2142. Without these columns the table's own `framewise_displacement`; else None.
+    The sum of the absolute changes of the six rigid-body parameters, with rotations (radians) as arcs on a sphere of
+    50 mm radius: Power et al. 2012, NeuroImage 59:2142. Without these columns the table's own
+    `framewise_displacement` is used.
+
+    Returns:
+        `[frame]`, or None if the table has neither.
+
+    Raises:
+        ScanError: motion parameters that are not finite (exit 65).
     """
     if set(RIGID) <= set(confounds.names):
         moved = np.abs(np.diff(confounds.columns(RIGID), axis=0))
-        found = moved[:, :3].sum(axis=1) + HEAD_RADIUS_MM * moved[:, 3:].sum(axis=1)
-        found = np.concatenate([[0.0], found])
+        displacement = moved[:, :3].sum(axis=1) + HEAD_RADIUS_MM * moved[:, 3:].sum(axis=1)
+        displacement = np.concatenate([[0.0], displacement])
     elif "framewise_displacement" in confounds.names:
-        found = confounds.columns(["framewise_displacement"])[:, 0]
-        found[0] = np.nan_to_num(found[0])
+        displacement = confounds.columns(["framewise_displacement"])[:, 0]
+        displacement[0] = np.nan_to_num(displacement[0])
     else:
         return None
-    if not np.isfinite(found).all():
+    if not np.isfinite(displacement).all():
         raise ScanError(
-            f"{confounds.file} has rigid parameters that are no numbers",
-            expected="numbers in all lines",
-            seen=f"framewise displacement unknown from frame {int(np.flatnonzero(~np.isfinite(found))[0])} on",
+            f"{confounds.file} has motion parameters that are not numbers",
+            expected="numbers in all rows",
+            seen=f"framewise displacement unknown from frame {int(np.flatnonzero(~np.isfinite(displacement))[0])} on",
             hint="give another table",
         )
-    return found
+    return displacement
 
 
 def parse_strategy(text: str | None) -> tuple[str, ...]:
-    """Words of `--confound-strategy`: separated by commas, `+` or spaces; `none` is no column."""
+    """Split the words of `--confound-strategy` at commas, `+` or spaces.
+
+    Raises:
+        UsageError: `none` together with other words.
+    """
     words = tuple(re.split(r"[,+\s]+", text.strip())) if text and text.strip() else ()
     if "none" in words and len(words) > 1:
-        raise UsageError("--confound-strategy says none and more", expected="none alone", seen=str(text))
+        raise UsageError("--confound-strategy has 'none' and other words", expected="none alone", seen=str(text))
     return words

@@ -1,4 +1,4 @@
-"""`denoise_run`: a run whose blocks come as a plan of cleaning leaves them."""
+"""`denoise_run`: a run whose blocks are read already denoised."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.functional.run_quality import FrameWatch
 
 CHUNK_BYTES = 2**24
-"""Of float64 signals that are cleaned at once: nilearn holds several copies."""
+"""Float64 signals denoised at a time: nilearn holds several copies of them."""
 
 
 @dataclass(frozen=True)
 class DenoisedRun(Run):
-    """A run whose blocks come cleaned. `blocks` may be read once where values change, and holds the run meanwhile."""
+    """Run whose blocks are denoised as they are read.
+
+    Where values change, not only frames, the whole run is held in memory while `blocks` is read.
+    """
 
     plan: DenoisingPlan | None = None
 
     def blocks(
         self, frames: int | None = None, watch: FrameWatch | None = None
     ) -> Iterator[tuple[int, Float32[np.ndarray, "x y z frame"]]]:
-        """See `Run.blocks`; frames are counted as they are left, `watch` sees them as stored."""
+        """Read blocks as `Run.blocks` does; frame numbers count the frames kept, `watch` sees all frames as stored."""
         assert self.plan is not None
         pieces = _inside(super().blocks(frames, watch), self.plan.first, self.plan.stop)
         if not self.plan.changes_values:
@@ -40,14 +43,14 @@ class DenoisedRun(Run):
         _denoise_in_place(held, self.plan)
         held.reverse()
         done = 0
-        while held and done < self.frames:  # what was given out is let go: the run and its result share the memory
+        while held and done < self.frames:  # each block is released once yielded: run and result share the memory
             block = held.pop()[..., : self.frames - done]
             yield done, block
             done += block.shape[-1]
 
 
 def denoise_run(run: Run, plan: DenoisingPlan) -> Run:
-    """The run with the frames, values and motion that a plan leaves."""
+    """Apply a denoising plan to a run: frames kept, denoised values, and the displacement of the frames kept."""
     provenance = replace(run.provenance, warnings=(*run.provenance.warnings, *plan.warnings))
     changed = {"provenance": provenance, "displacement": plan.displacement}
     if not plan.wanted:
@@ -59,7 +62,10 @@ def denoise_run(run: Run, plan: DenoisingPlan) -> Run:
 def _inside(
     blocks: Iterator[tuple[int, NDArray[np.float32]]], first: int, stop: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Blocks cut to a range of frames, counted from its start; the file is read to its end, where it is checked."""
+    """Cut blocks to a range of frames and count from its start.
+
+    Blocks behind the range are still read: the checksum of a gzip file is at its end.
+    """
     for start, block in blocks:
         low, high = max(first - start, 0), min(stop - start, block.shape[-1])
         if low < high:
@@ -69,6 +75,7 @@ def _inside(
 def _left(
     pieces: Iterator[tuple[int, NDArray[np.float32]]], plan: DenoisingPlan
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Blocks of the frames that a plan keeps."""
     done = 0
     for start, block in pieces:
         here = plan.kept[(plan.kept >= start) & (plan.kept < start + block.shape[-1])] - start
@@ -79,7 +86,7 @@ def _left(
 
 
 def _denoise_in_place(held: list[NDArray[np.float32]], plan: DenoisingPlan) -> None:
-    """Clean all voxels that are not always 0, some at a time; frames that are left move to the front."""
+    """Denoise every voxel that is not constantly 0, chunk by chunk, and move the frames kept to the front."""
     flat = [block.reshape(-1, block.shape[-1], order="F") for block in held]
     voxels, count = flat[0].shape[0], max(1, CHUNK_BYTES // (8 * (plan.stop - plan.first)))
     for low in range(0, voxels, count):
@@ -88,10 +95,10 @@ def _denoise_in_place(held: list[NDArray[np.float32]], plan: DenoisingPlan) -> N
         seen = signals.any(axis=1)
         if not seen.any():
             continue
-        cleaned = np.zeros((len(signals), len(plan.kept)), np.float32)
-        cleaned[seen] = plan.clean(signals[seen])
+        denoised = np.zeros((len(signals), len(plan.kept)), np.float32)
+        denoised[seen] = plan.clean(signals[seen])
         done = 0
         for each in part:
-            here = cleaned[:, done : done + each.shape[1]]
+            here = denoised[:, done : done + each.shape[1]]
             each[:, : here.shape[1]] = here
             done += each.shape[1]

@@ -1,4 +1,4 @@
-"""`plan_denoising`: what is done to the frames of one run, decided before; regression and filters are nilearn's."""
+"""`plan_denoising`: frames to keep, confounds and filters for one run, decided before any voxel is read."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.spec import ScanSpec
 
 LEAST_LEFT = 10
-"""Frames that must be left, and degrees of freedom after all regressors and filters."""
+"""Smallest number of frames kept, and of degrees of freedom left after regression and filtering."""
 LOST_WARN, LOST_REFUSE = 0.2, 0.5
-"""Shares of scrubbed frames. Above a fifth a run is excluded by the stringent rule of Parkes et al. 2018 (NeuroImage
-171:415); a run that mostly moved is refused here."""
+"""Shares of scrubbed frames that give a warning, and that are refused. The stringent criterion of Parkes et al. 2018
+(NeuroImage 171:415) excludes a run above a fifth; a run that moved in most frames is refused here."""
 
 
 @dataclass(frozen=True)
 class DenoisingPlan:
-    """What is done to the frames of one run.
+    """Denoising of one run.
 
     Attributes:
-        wanted: by the user.
-        kept: numbers of the frames that are left, counted from `first`.
-        first, stop: the range of frames that is read.
-        seconds: between frames; None where that is not known.
-        columns: confounds that are regressed out.
-        regressors: their values over the range, `[frame, column]`; None for none.
+        wanted: the options of the user.
+        kept: indices of the frames kept, counted from `first`.
+        first, stop: range of frames that is read; `stop` is excluded.
+        seconds: repetition time; None where it is not known.
+        columns: names of the confounds that are regressed out.
+        regressors: their values over the range, `[frame, column]`; None without confounds.
         displacement: framewise displacement over the range in mm; None where it is not known.
-        warnings, about: what was odd, and the record, as plain data.
+        warnings: for the user.
+        about: the record of it all, as plain data.
     """
 
     wanted: Denoising
@@ -61,20 +62,26 @@ class DenoisingPlan:
 
     @property
     def changes_values(self) -> bool:
-        """Whether more is done than leaving frames out."""
+        """True if signals change, beyond frames being left out."""
         return self.regressors is not None or self.wanted.filters or self.wanted.detrend
 
     @property
     def times(self) -> Float64[np.ndarray, " frame"] | None:
-        """Seconds of each frame that is left, from the first one; None where they are evenly spaced."""
+        """Time of each frame kept, in seconds from the first one; None where they are evenly spaced."""
         if self.seconds is None or (np.diff(self.kept) == 1).all():
             return None
         return (self.kept - self.kept[0]) * self.seconds
 
     def clean(self, signals: NDArray[np.floating[Any]]) -> Float32[np.ndarray, "signal frame"]:
-        """Signals `[signal, frame]` over the range to those over the frames that are left, by `nilearn.signal.clean`.
+        """Denoise signals with `nilearn.signal.clean`.
 
-        The mean over time of each signal stays what it was: encoders of volumes read the anatomy in it.
+        The temporal mean of each signal is kept: encoders of volumes read the anatomy in it.
+
+        Args:
+            signals: `[signal, frame]` over the range `first` to `stop`.
+
+        Returns:
+            `[signal, frame]` over the frames kept.
         """
         if not self.changes_values:
             return signals[:, self.kept].astype(np.float32)
@@ -98,18 +105,18 @@ class DenoisingPlan:
         return cleaned.T.astype(np.float32)
 
     def words(self) -> list[str]:
-        """The steps, for people."""
+        """Steps in plain words, one line each."""
         if not self.wanted:
             return []
-        said = [
+        steps = [
             f"frames {self.first} to {self.stop - 1}" + f", {len(self.kept)} of them left" * (self.times is not None)
         ]
-        said += ["detrend"] if self.wanted.detrend else []
-        said += [f"filter: {self.wanted.band} left"] if self.wanted.filters else []
-        return said + ([f"regress out {len(self.columns)} confounds"] if self.columns else [])
+        steps += ["detrend"] if self.wanted.detrend else []
+        steps += [f"filter: {self.wanted.band} left"] if self.wanted.filters else []
+        return steps + ([f"regress out {len(self.columns)} confounds"] if self.columns else [])
 
     def against(self, spec: ScanSpec) -> list[str]:
-        """Warnings where this is not what the encoder's card says of its runs."""
+        """Warn about a filter that the encoder's card does not declare for its training runs."""
         if not self.wanted.filters or spec.filtering == "any":
             return []
         says = "says that runs are not filtered" if spec.filtering == "none" else "does not say that runs were filtered"
@@ -117,28 +124,28 @@ class DenoisingPlan:
 
 
 def plan_denoising(wanted: Denoising, path: Path, name: str, frames: int, seconds: float | None) -> DenoisingPlan:
-    """Read the confounds of a run and decide what is done to its frames.
+    """Read the confounds of a run and plan its denoising.
 
-    Without confounds asked for, those that fMRIPrep put beside the run are used for framewise displacement only.
+    Where no confounds are asked for, a table that fMRIPrep wrote beside the run serves for framewise displacement only.
 
     Args:
-        wanted: by the user.
-        path, name: of the run.
-        frames: in the file.
-        seconds: between frames.
+        wanted: the options of the user.
+        path, name: file of the run, and its name in messages.
+        frames: number of frames in the file.
+        seconds: repetition time.
 
     Raises:
         NotFoundError, ScanError: no table, or one that does not fit; too few frames or degrees of freedom left.
-        UsageError: a filter without a repetition time, or above half its frequency.
+        UsageError: a filter without a repetition time, or with a cut-off above the Nyquist frequency.
     """
-    said: list[str] = []
+    warnings: list[str] = []
     table = wanted.table(path)
-    confounds = _beside(path, frames, said) if table is None else read_confounds(table, frames)
-    first, stop, unsteady = _range(wanted, confounds, frames, name, said)
+    confounds = _beside(path, frames, warnings) if table is None else read_confounds(table, frames)
+    first, stop, unsteady = _range(wanted, confounds, frames, name, warnings)
     moved = None if confounds is None else framewise_displacement(confounds)
     displacement = None if moved is None else moved[first:stop]
-    kept, scrubbed = _kept(wanted, displacement, stop - first, name, said)
-    columns, values = _columns(wanted, confounds, slice(first, stop), kept, said) if table else ((), None)
+    kept, scrubbed = _kept(wanted, displacement, stop - first, name, warnings)
+    columns, values = _columns(wanted, confounds, slice(first, stop), kept, warnings) if table else ((), None)
     _check_filter(wanted, seconds, name)
     _check_freedom(wanted, len(kept), len(columns), seconds, name)
     about: dict[str, Any] = {"frames": {"stored": frames, "first": first, "after_last": stop, "left": len(kept)}}
@@ -154,25 +161,25 @@ def plan_denoising(wanted: Denoising, path: Path, name: str, frames: int, second
     if values is not None or wanted.filters or wanted.detrend:
         about["software"] = f"nilearn {version('nilearn')}, signal.clean; means over time are kept"
     return DenoisingPlan(
-        wanted, kept, first, stop, seconds, columns, values, displacement, tuple(said), about if wanted else {}
+        wanted, kept, first, stop, seconds, columns, values, displacement, tuple(warnings), about if wanted else {}
     )
 
 
-def _beside(path: Path, frames: int, said: list[str]) -> Confounds | None:
-    """A table that nobody asked for: what is wrong with it is told, not refused."""
+def _beside(path: Path, frames: int, warnings: list[str]) -> Confounds | None:
+    """Confounds beside a run that the user did not ask for: a fault gives a warning, not an error."""
     try:
         return read_confounds(find_confounds(path), frames)
     except NotFoundError:
         return None
     except NeuroFlamingoError as error:
-        said.append(f"no framewise displacement: {error.what}" + (f" (seen: {error.seen})" if error.seen else ""))
+        warnings.append(f"no framewise displacement: {error.what}" + (f" (seen: {error.seen})" if error.seen else ""))
         return None
 
 
 def _range(
-    wanted: Denoising, confounds: Confounds | None, frames: int, name: str, said: list[str]
+    wanted: Denoising, confounds: Confounds | None, frames: int, name: str, warnings: list[str]
 ) -> tuple[int, int, int]:
-    """First frame, the one after the last, and how many fMRIPrep marked at the beginning."""
+    """First frame, the one after the last, and the number of non-steady-state frames that fMRIPrep marked."""
     start, stop = wanted.frames or (0, None)
     stop = frames if stop is None else stop
     unsteady = 0
@@ -180,7 +187,7 @@ def _range(
         marked = confounds.non_steady()
         unsteady = int(marked.max()) + 1 if len(marked) else 0
         if unsteady > max(wanted.drop_first, start):
-            said.append(f"the first {unsteady} frames are left out: fMRIPrep marks them as not steady")
+            warnings.append(f"the first {unsteady} frames are left out: fMRIPrep marks them as non-steady-state")
     first = max(wanted.drop_first, unsteady, start)
     if stop > frames or stop - first < min(LEAST_LEFT, frames):
         raise ScanError(
@@ -194,9 +201,9 @@ def _range(
 
 
 def _kept(
-    wanted: Denoising, displacement: NDArray[np.float64] | None, count: int, name: str, said: list[str]
+    wanted: Denoising, displacement: NDArray[np.float64] | None, count: int, name: str, warnings: list[str]
 ) -> tuple[NDArray[np.intp], int]:
-    """Numbers of the frames within the range that are left, and how many were scrubbed."""
+    """Indices of the frames kept within the range, and the number of scrubbed frames."""
     if wanted.scrub_fd is None:
         return np.arange(count), 0
     if displacement is None:
@@ -204,7 +211,7 @@ def _kept(
             f"the motion of {name} is not known",
             expected="trans_x ... rot_z, or framewise_displacement, among the confounds",
             seen="neither",
-            hint="leave --scrub-fd out, or give fMRIPrep's confounds",
+            hint="leave out --scrub-fd, or give fMRIPrep's confounds",
         )
     kept = np.flatnonzero(displacement <= wanted.scrub_fd)
     lost = count - len(kept)
@@ -213,20 +220,20 @@ def _kept(
             f"too little of {name} is left",
             expected=f"at least {1 - LOST_REFUSE:.0%} of the frames, and {LEAST_LEFT}, within {wanted.scrub_fd:g} mm",
             seen=f"{len(kept)} of {count}",
-            hint="leave this run out, or take a larger --scrub-fd",
+            hint="exclude this run, or raise --scrub-fd",
         )
     if lost:
         words = (
             f"{lost} of {count} frames ({lost / count:.0%}) moved by more than {wanted.scrub_fd:g} mm and are left out"
         )
-        said.append(words + ": much motion" * (lost > LOST_WARN * count))
+        warnings.append(words + ": much motion" * (lost > LOST_WARN * count))
     return kept, lost
 
 
 def _columns(
-    wanted: Denoising, confounds: Confounds | None, part: slice, kept: NDArray[np.intp], said: list[str]
+    wanted: Denoising, confounds: Confounds | None, part: slice, kept: NDArray[np.intp], warnings: list[str]
 ) -> tuple[tuple[str, ...], NDArray[np.float64] | None]:
-    """Names and values over the range; columns that are constant there carry nothing and are told."""
+    """Names and values of the confounds over the range, without constant columns, which give a warning."""
     if confounds is None or wanted.strategy in ((), NONE):
         return (), None
     names = choose(confounds, wanted.strategy, filtered=wanted.high_pass is not None)
@@ -235,7 +242,7 @@ def _columns(
     flat = spread <= 1e-12 * np.abs(values[kept]).max(axis=0)
     if flat.any():
         gone = [name for name, constant in zip(names, flat, strict=True) if constant]
-        said.append(
+        warnings.append(
             f"{len(gone)} confounds are constant and are not used: {', '.join(gone[:5])}" + ", ..." * (len(gone) > 5)
         )
     left = tuple(name for name, constant in zip(names, flat, strict=True) if not constant)
@@ -252,15 +259,18 @@ def _check_filter(wanted: Denoising, seconds: float | None, name: str) -> None:
     highest = 0.5 / seconds
     if max(wanted.high_pass or 0, wanted.low_pass or 0) >= highest:
         raise UsageError(
-            f"{name} has no such frequencies",
-            expected=f"--high-pass and --low-pass below {highest:.4g} Hz, half of one frame in {seconds:g} s",
+            f"{name} has no signal at these frequencies",
+            expected=f"--high-pass and --low-pass below {highest:.4g} Hz, the Nyquist frequency at {seconds:g} s",
             seen=wanted.band,
-            hint="take a lower frequency, or leave the filter out",
+            hint="give a lower cut-off, or leave out the filter",
         )
 
 
 def _check_freedom(wanted: Denoising, frames: int, columns: int, seconds: float | None, name: str) -> None:
-    """Refuse to regress and filter until nothing is left."""
+    """Refuse regression and filtering that leave too few degrees of freedom.
+
+    A filter leaves the share of the frequencies that it passes; each confound and the trend take one degree.
+    """
     share = 1.0
     if wanted.filters and seconds is not None:
         highest = 0.5 / seconds
@@ -269,7 +279,7 @@ def _check_freedom(wanted: Denoising, frames: int, columns: int, seconds: float 
     if (columns or wanted.filters) and left < LEAST_LEFT:
         raise ScanError(
             f"{name} is too short for so many confounds",
-            expected=f"{LEAST_LEFT} degrees of freedom left, or more",
+            expected=f"at least {LEAST_LEFT} degrees of freedom left",
             seen=f"{frames} frames, of which the filter leaves {share:.0%}, and {columns} confounds",
             hint="choose fewer confounds or a wider filter",
         )

@@ -1,4 +1,4 @@
-"""Parcel series as encoders take them: repetition time, normalisation with each card's constants, windows."""
+"""`prepare_series`: prepare a parcel series for an encoder (repetition time, normalisation, windows)."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.spec import ScanSpec, Step
 
 LEAST_FRAMES = 10
-"""A run shorter than this has no statistics worth the name."""
+"""Shortest run: fewer frames give no usable statistics."""
 PARCELS_AT_ONCE = 32
 FLAT = 1e-6
-"""Parcels whose spread is below this share of the median parcel's are constant."""
+"""A parcel is constant if its spread is at most this share of the median parcel's."""
 
 Series = Float32[np.ndarray, "parcel frame"]
 Times = Float64[np.ndarray, " frame"] | None
 Line = tuple[Float64[np.ndarray, "parcel 1"], Float64[np.ndarray, "parcel 1"]]
-"""Gain and offset of each parcel: every normalisation here is a straight line."""
+"""Gain and offset of each parcel: every normalisation here is linear."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """One piece of a run, as long as the encoder takes.
+    """Window of a run, of the length that the encoder takes.
 
     Attributes:
         tensor: float32, the axes of the card.
-        first_frame: of the run (after a change of repetition time), from 0.
-        frames: how many of them are data; the others are padding.
+        first_frame: index in the run (after resampling in time), from 0.
+        frames: number of frames with data; the others are padding.
     """
 
     tensor: NDArray[np.float32]
@@ -52,8 +52,8 @@ class RobustScaling:
     """Centre and spread of each parcel over a training set: what `robust_fixed` divides by.
 
     Attributes:
-        median, spread: of each parcel's values less its mean over its run; spread is the inter-quartile range.
-        runs, frames: how many they come from.
+        median, spread: median and inter-quartile range of each parcel, after its mean in each run is subtracted.
+        runs, frames: numbers of runs and frames they were fitted on.
     """
 
     median: NDArray[np.float64]
@@ -63,7 +63,10 @@ class RobustScaling:
 
     @classmethod
     def fit(cls, series: Iterable[Series]) -> RobustScaling:
-        """Over all frames of all runs; values that are exactly 0 (parcels without data) are left out.
+        """Fit over all frames of all runs; values that are exactly 0 (parcels without data) are left out.
+
+        Args:
+            series: parcel series `[parcel, frame]`, one for each run.
 
         Raises:
             UsageError: no series, or series of different atlases.
@@ -75,27 +78,27 @@ class RobustScaling:
                 expected="at least one parcel series, all of one atlas",
                 seen=", ".join(str(len(part)) for part in parts[:5]) or "none",
             )
-        found = []
-        for first in range(0, len(parts[0]), PARCELS_AT_ONCE):  # thousands of runs fit the memory once only
+        quartiles = []
+        for first in range(0, len(parts[0]), PARCELS_AT_ONCE):  # thousands of runs fit in memory only once
             some = [part[first : first + PARCELS_AT_ONCE].astype(np.float64) for part in parts]
             pooled = np.concatenate([each - each.mean(axis=1, keepdims=True) for each in some], axis=1)
-            found.append(_quartiles(pooled))
-        low, middle, high = (np.concatenate(each) for each in zip(*found, strict=True))
+            quartiles.append(_quartiles(pooled))
+        low, middle, high = (np.concatenate(each) for each in zip(*quartiles, strict=True))
         return cls(middle, high - low, len(parts), sum(part.shape[1] for part in parts))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write it as JSON."""
+        """Write the scaling as JSON."""
         plain = {"median": self.median.tolist(), "spread": self.spread.tolist()}
         plain |= {"format": "neuroflamingo-robust-scaling", "runs": self.runs, "frames": self.frames}
         write_text_atomic(path, json.dumps(plain) + "\n", overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> RobustScaling:
-        """Read what `save` wrote.
+        """Read a scaling that `save` wrote.
 
         Raises:
             NotFoundError: no such file.
-            ScanError: something else (exit 65).
+            ScanError: not a scaling (exit 65).
         """
         path = Path(path)
         if not path.is_file():
@@ -104,11 +107,11 @@ class RobustScaling:
             plain = load_json(path)
             median, spread = (np.array(plain[key], dtype=np.float64) for key in ("median", "spread"))
             if median.ndim != 1 or median.shape != spread.shape or not np.isfinite([median, spread]).all():
-                raise ValueError("median and spread are no finite numbers of one count")
+                raise ValueError("median and spread are not finite numbers of equal length")
             return cls(median, spread, int(plain["runs"]), int(plain["frames"]))
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise ScanError(
-                f"{path.name} is no scaling", expected="JSON that RobustScaling.save wrote", seen=repr(error)[:200]
+                f"{path.name} is not a scaling", expected="JSON that RobustScaling.save wrote", seen=repr(error)[:200]
             ) from error
 
 
@@ -120,24 +123,24 @@ def prepare_series(
     scaling: RobustScaling | None = None,
     times: Times = None,
 ) -> tuple[Iterator[Window], list[str]]:
-    """Parcel means to the windows that an encoder takes, and warnings.
+    """Prepare a parcel series for an encoder: the windows, and warnings.
 
-    Repetition time as declared, then the normalisation that the card's steps name (its statistics are those of the
-    whole run), then windows one after the other; what is left at the end is dropped, and a run shorter than one window
-    is padded with each parcel's mean.
+    The series is resampled to the declared repetition time, normalised as the card's steps say (with statistics of the
+    whole run) and cut into consecutive windows. Frames left at the end are dropped; a run shorter than one window is
+    padded with each parcel's mean.
 
     Args:
         series: `[parcel, frame]`, finite.
-        seconds: between frames.
+        seconds: repetition time.
         spec: `card.scan` of the encoder.
-        name: for messages.
+        name: name of the run, for messages.
         scaling: fitted on a training set, for `robust_fixed`; None: the run's own quartiles.
-        times: seconds of each frame from the first, where frames in between were left out.
+        times: time of each frame in seconds from the first, where frames in between were left out.
 
     Raises:
-        ScanError: another number of parcels, too few frames, another repetition time where that is refused (exit 65).
-        UsageError: the repetition time is needed and not known; a scaling that the card has no use for.
-        ModelError: the card names a step that is not known (exit 65).
+        ScanError: another number of parcels, too few frames, a repetition time that the card refuses (exit 65).
+        UsageError: the repetition time is needed and not known; a scaling that the card does not use.
+        ModelError: an unknown step in the card (exit 65).
     """
     series, warnings = at_repetition_time(series, seconds, spec, name, times)
     time = next(axis for axis in spec.axes if axis.name == "time")
@@ -160,7 +163,7 @@ def prepare_series(
 def at_repetition_time(
     series: Series, seconds: float | None, spec: ScanSpec, name: str, times: Times = None
 ) -> tuple[Series, list[str]]:
-    """A parcel series with the frames that the card asks for, before any normalisation, and warnings.
+    """Resample a parcel series to the card's repetition time, before any normalisation; also gives warnings.
 
     Raises:
         ScanError, UsageError, ModelError: see `prepare_series`.
@@ -185,11 +188,17 @@ def at_repetition_time(
 
 
 def target_seconds(seconds: float | None, spec: ScanSpec, name: str, warnings: list[str]) -> float | None:
-    """The repetition time to resample to; None where the frames stay as they are.
+    """Repetition time to resample to, in seconds; None where no resampling is needed.
+
+    Args:
+        seconds: repetition time of the run.
+        spec: `card.scan` of the encoder.
+        name: name of the run, for messages.
+        warnings: extended in place.
 
     Raises:
         UsageError: the encoder asks for a repetition time and none is known.
-        ScanError: it is another one, and the card says to refuse that.
+        ScanError: another repetition time, and the card says to refuse it.
     """
     wanted = spec.repetition_time
     if wanted is None:
@@ -198,7 +207,7 @@ def target_seconds(seconds: float | None, spec: ScanSpec, name: str, warnings: l
         raise UsageError(
             f"the repetition time of {name} is not known",
             expected=f"{wanted.seconds} s within {wanted.tolerance} s, else {wanted.policy.replace('_', ' ')}",
-            hint=f"--tr {wanted.seconds}, if that is so",
+            hint=f"--tr {wanted.seconds}, if that is the repetition time of the run",
         )
     if abs(seconds - wanted.seconds) <= wanted.tolerance:
         return None
@@ -219,12 +228,12 @@ def target_seconds(seconds: float | None, spec: ScanSpec, name: str, warnings: l
 def resample_in_time(
     values: NDArray[np.float32], seconds: float, target: float, times: Times = None
 ) -> NDArray[np.float32]:
-    """Linear interpolation along the last axis; the first frame stays where it is, nothing is extrapolated.
+    """Interpolate linearly along the last axis; the first frame stays in place, nothing is extrapolated.
 
     Args:
         values: `[..., frame]`.
-        seconds, target: between frames, as they are and as they shall be.
-        times: seconds of each frame from the first, where they are not evenly spaced.
+        seconds, target: repetition time before and after.
+        times: time of each frame in seconds from the first, where they are not evenly spaced.
     """
     before, share = interpolation(values.shape[-1], seconds, target, times)
     after = np.minimum(before + 1, values.shape[-1] - 1)
@@ -239,7 +248,7 @@ def resample_in_time(
 def interpolation(
     frames: int, seconds: float, target: float, times: Times = None
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """For each frame of a resampled run the frame before it, and its share of the way to the next one."""
+    """For each resampled frame, the index of the source frame before it, and the weight (0 to 1) of the next one."""
     here = np.arange(frames) * seconds if times is None else times
     at = np.arange(math.floor(here[-1] / target + 1e-9) + 1) * target
     before = np.clip(np.searchsorted(here, at + 1e-9 * seconds, side="right") - 1, 0, max(frames - 2, 0))
@@ -249,15 +258,15 @@ def interpolation(
 
 
 def check_series_spec(spec: ScanSpec) -> Step | None:
-    """The normalisation that a card of parcel series names, None if it names none.
+    """Normalisation step of a card of parcel series, None if it names none.
 
     Raises:
-        ModelError: other steps than this version knows (exit 65).
+        ModelError: steps that this version does not know (exit 65).
     """
     steps = [step for step in spec.steps if step.name != "parcel_mean"]
     if len(steps) > 1 or any(step.name not in NORMALISATIONS for step in steps):
         raise ModelError(
-            "this encoder asks for steps that cannot be done",
+            "this encoder asks for unknown steps",
             expected=f"parcel_mean, then at most one of {', '.join(NORMALISATIONS)}",
             seen=", ".join(step.name for step in spec.steps),
             hint="correct the steps in the encoder's card",
@@ -267,6 +276,7 @@ def check_series_spec(spec: ScanSpec) -> Step | None:
 
 
 def _padded(series: Series, length: int, warnings: list[str]) -> Series:
+    """Pad a short series to one window with each parcel's mean."""
     missing = length - series.shape[1]
     if missing <= 0:
         return series
@@ -276,10 +286,10 @@ def _padded(series: Series, length: int, warnings: list[str]) -> Series:
 
 
 def _line(series: Series, spec: ScanSpec, name: str, scaling: RobustScaling | None, warnings: list[str]) -> Line:
-    """Gain and offset of the card's normalisation for this run."""
+    """Gain and offset of the card's normalisation for this run; both 0 for constant parcels."""
     step = check_series_spec(spec)
     if scaling is not None and (step is None or not step.name.startswith("robust")):
-        raise UsageError("this encoder's normalisation takes no scaling", hint="leave --scaling out")
+        raise UsageError("this encoder's normalisation takes no scaling", hint="leave out --scaling")
     if step is None:
         return np.ones((len(series), 1)), np.zeros((len(series), 1))
     if scaling is not None and len(scaling.median) != len(series):
@@ -307,16 +317,17 @@ def _quartiles(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
 
 
 def _flat(spread: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Constant parcels, against the spread of the median parcel: series have no common unit."""
     known = spread[spread > 0]
     return spread <= FLAT * (np.median(known) if len(known) else 1.0)
 
 
 Factors: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]"
-"""Gain and offset of each parcel, and which parcels are flat."""
+"""Gain and offset of each parcel, and a mask of the constant parcels."""
 
 
 def _robust(series: NDArray[np.float64], step: Step, scaling: RobustScaling | None) -> Factors:
-    """BrainLM's scaler as meant: less the run's own mean, less the median, divided by the inter-quartile range."""
+    """BrainLM's scaler as intended: subtract the run's mean and the median, divide by the inter-quartile range."""
     mean, median, spread = _robust_parts(series, scaling)
     flat = _flat(spread)
     gain = _gain(step) / np.where(flat, 1.0, spread)
@@ -324,7 +335,7 @@ def _robust(series: NDArray[np.float64], step: Step, scaling: RobustScaling | No
 
 
 def _robust_as_published(series: NDArray[np.float64], step: Step, scaling: RobustScaling | None) -> Factors:
-    """As the published line computes it: less the quotient of median and range, so that nothing is divided."""
+    """BrainLM's scaler as its published code computes it: the median alone is divided by the range, not the series."""
     mean, median, spread = _robust_parts(series, scaling)
     flat = _flat(spread)
     gain = np.full_like(mean, _gain(step))

@@ -1,4 +1,4 @@
-"""Parcel series in tables: numbers with or without names, a line for each frame or for each parcel."""
+"""Parcel series in text tables: numbers with or without names, a line for each frame or for each parcel."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ MAX_NAME = 80
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers of a file before it is known what they are.
+    """Numbers of a file, before frames and parcels are told apart.
 
     Attributes:
-        values: as the file has them; of a parcel series later `[parcel, frame]`.
-        seconds: between frames, if the file says it.
-        kind: what the file is.
-        rows: what its lines are, if that is known.
-        names: of the parcels in their order, if the file gives them.
-        columns, lines: names over the columns, and at the lines' beginnings; empty if there are none.
+        values: as stored; `[parcel, frame]` after `oriented`.
+        seconds: repetition time, if the file states it.
+        kind: kind of file.
+        rows: whether its lines are frames or parcels, if known.
+        names: parcel names in order, if the file has them.
+        columns, lines: names in the header, and in the first column; empty if there are none.
     """
 
     values: NDArray[Any]
@@ -44,10 +44,10 @@ class Table:
 
 
 def read_table(raw: bytes, separator: str) -> Table:
-    """Numbers with a line of names, a column of names, both or neither; `n/a` among numbers is refused like any word.
+    """Read numbers with a header, a column of names, both or neither; `n/a` among numbers is refused like any word.
 
     Raises:
-        ValueError: too large, no text, lines of different lengths, words among the numbers.
+        ValueError: too large, not text, lines of different lengths, words among the numbers.
     """
     cells = raw.count(separator.encode()) + raw.count(b"\n")
     if cells > MAX_TABLE_CELLS:
@@ -71,25 +71,26 @@ def read_table(raw: bytes, separator: str) -> Table:
     if len(widths) != 1:
         raise ValueError("no lines of numbers" if not rows else f"lines of {min(widths)} to {max(widths)} columns")
     if lines and len(lines) != len(rows):
-        raise ValueError(f"words at the beginning of {len(lines)} of {len(rows)} lines")
+        raise ValueError(f"names in the first column of {len(lines)} of {len(rows)} lines")
     if lines and len(columns) > len(rows[0]):
-        columns = columns[1:]  # the corner
+        columns = columns[1:]  # the header of the column of names
     if columns and len(columns) != len(rows[0]):
         raise ValueError(f"{len(columns)} names over {len(rows[0])} columns of numbers")
     return Table(np.stack(rows), columns=printable(columns), lines=printable(lines))
 
 
 def _is_header(words: list[str]) -> bool:
+    """True for names, or for column numbers; the first cell does not count, it may head a column of names."""
     return not any(_is_number(word) for word in words[1:] or words) or _counted(words)
 
 
 def printable(names: list[str]) -> tuple[str, ...]:
-    """Names as the record keeps them: short, and without what is no plain character."""
+    """Names as records keep them: cut to 80 characters, without control characters."""
     return tuple("".join(c for c in name if c.isprintable())[:MAX_NAME] for name in names)
 
 
 def _counted(cells: list[str]) -> bool:
-    """Whether a line only counts its columns, from 0 or 1: numbers of parcels, not values of a frame."""
+    """True for a line that numbers its columns from 0 or 1: a header, not the values of a frame."""
     return len(cells) > 2 and cells in ([str(n + first) for n in range(len(cells))] for first in (0, 1))
 
 
@@ -101,32 +102,39 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def laid_out(table: Table, parcels: Axis, time: Axis, name: str, said: Rows | None) -> Table:
-    """The same as `[parcel, frame]`: as it is said, else as the encoder's number of parcels fits.
+def oriented(table: Table, parcels: Axis, time: Axis, name: str, stated_rows: Rows | None) -> Table:
+    """Orient a table as `[parcel, frame]`: as stated, else as it fits the encoder's number of parcels.
+
+    A shape that fits neither way is left for the caller to refuse.
+
+    Args:
+        table: as read.
+        parcels, time: axes of the encoder.
+        name: name of the file, for messages.
+        stated_rows: `--rows` of the user.
 
     Raises:
-        ScanError: both ways fit, or the file says another way than the user; a shape that fits neither way is left as
-            it is, for the caller to refuse.
+        ScanError: both ways fit, or the file contradicts the user.
     """
     lines, columns = table.values.shape
     ways: dict[Rows, bool] = {
         "frames": parcels.accepts(columns) and time.accepts(lines),
         "parcels": parcels.accepts(lines) and time.accepts(columns),
     }
-    if table.rows is not None and said not in (None, table.rows):
+    if table.rows is not None and stated_rows not in (None, table.rows):
         raise ScanError(
-            f"{name} says itself what its lines are",
+            f"{name} states itself what its lines are",
             expected=f"--rows {table.rows}, or none",
-            seen=f"--rows {said}",
-            hint="leave --rows out",
+            seen=f"--rows {stated_rows}",
+            hint="leave out --rows",
         )
-    rows = table.rows or said
+    rows = table.rows or stated_rows
     if rows is None and all(ways.values()):
         raise ScanError(
-            f"{name}: lines and columns may both be the parcels",
+            f"{name}: either the lines or the columns may be the parcels",
             expected="a table that fits the encoder one way only",
             seen=f"{lines} lines of {columns} numbers",
-            hint="say what the lines are: --rows frames, or --rows parcels",
+            hint="say which: --rows frames, or --rows parcels",
         )
     if rows is None:
         fitting = [way for way, fits in ways.items() if fits]

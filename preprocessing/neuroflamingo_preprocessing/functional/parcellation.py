@@ -1,4 +1,4 @@
-"""Parcel series: the mean of a run over each label of an atlas, frame by frame."""
+"""`parcel_series`: the mean of a run over each label of an atlas, frame by frame."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 SAME_PLACE_MM = 1e-3
 MOST_EMPTY = 0.1
-"""A run that misses more than this share of the parcels does not show the atlas's brain."""
+"""Largest share of parcels without data: a run that lacks more does not cover the atlas."""
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """A label image: 0 is background, every other whole number is a parcel.
+    """Label image: 0 is background, every other whole number is a parcel.
 
     Attributes:
         labels: `[x, y, z]` as stored.
         affine: voxel index to world, RAS mm.
-        values: the labels that occur, ascending: the order of the rows of a parcel series.
-        name, sha256: of the file.
+        values: the labels that occur, ascending: the row order of a parcel series.
+        name, sha256: name and hash of the file.
     """
 
     labels: NDArray[np.int32]
@@ -48,20 +48,20 @@ def read_atlas(path: str | Path, parcellation: Parcellation | None = None, parce
 
     Args:
         path: a `.nii` or `.nii.gz` file.
-        parcellation: what the encoder's card asks for; its hash is compared where it is known.
-        parcels: how many there must be.
+        parcellation: the one that the encoder's card names; its hash is compared where the card has it.
+        parcels: expected number of parcels.
 
     Raises:
-        NotFoundError, ScanError: see `read_scan`; values that are no labels; another number of parcels, or another
-            file than the card names (exit 65).
+        NotFoundError, ScanError: see `read_scan`; values that are not labels; another number of parcels, or not the
+            file that the card names (exit 65).
     """
     scan = read_scan(path)
     name = scan.provenance.file or "the atlas"
     labels = np.rint(scan.voxels)
     if np.abs(labels - scan.voxels).max() > 1e-3 or labels.min() < 0 or labels.max() >= 2**24:
         raise ScanError(
-            f"{name} is no label image",
-            expected="whole numbers from 0 on",
+            f"{name} is not a label image",
+            expected="whole numbers, 0 or above",
             seen=f"values from {scan.voxels.min():g} to {scan.voxels.max():g}",
             hint="give the atlas's label file, not its template or its probability maps",
         )
@@ -74,14 +74,14 @@ def read_atlas(path: str | Path, parcellation: Parcellation | None = None, parce
             f"{name} has another number of parcels than the encoder takes",
             expected=f"{parcels} of {parcellation.identifier}" if parcellation else f"{parcels}",
             seen=f"{len(values)}" + (f"; {_listed(missing)} missing" if 0 < len(missing) < 20 else ""),
-            hint="take the atlas file that the encoder's card names",
+            hint="use the atlas file that the encoder's card names",
         )
     if parcellation and parcellation.sha256 not in (None, scan.provenance.sha256):
         raise ScanError(
             f"{name} is not the file that the encoder was trained with",
             expected=f"{parcellation.identifier}, SHA-256 {parcellation.sha256}",
             seen=f"SHA-256 {scan.provenance.sha256}",
-            hint="take the atlas file that the encoder's card names",
+            hint="use the atlas file that the encoder's card names",
         )
     return Atlas(labels, scan.affine, values, name, scan.provenance.sha256)
 
@@ -91,28 +91,28 @@ def _listed(labels: list[int]) -> str:
 
 
 class ParcelMeans:
-    """Means over parcels of voxels that lie as the labels do: one gather and one sorted reduction a frame.
+    """Parcel means of blocks on the lattice of the labels: one gather and one sorted reduction a frame.
 
-    Sums are kept in double precision. Voxels that are NaN are left out; a parcel without any voxel has mean 0, as
-    published encoders have it.
+    Sums are in double precision. NaN voxels are left out; a parcel without voxels has mean 0, as published encoders
+    expect it.
 
     Args:
         labels: `[x, y, z]`, 0 where there is no parcel.
-        values: the labels wanted, ascending; their order is that of the rows.
+        values: labels of the rows, ascending.
     """
 
     def __init__(self, labels: NDArray[np.int32], values: NDArray[np.int32]) -> None:
         flat = labels.ravel(order="F")
         inside = np.flatnonzero(np.isin(flat, values))
         self._order = inside[np.argsort(flat[inside], kind="stable")]
-        found = flat[self._order]
-        starts, ends = np.searchsorted(found, values), np.searchsorted(found, values, side="right")
+        sorted_labels = flat[self._order]
+        starts, ends = np.searchsorted(sorted_labels, values), np.searchsorted(sorted_labels, values, side="right")
         self.voxels = ends - starts
         self._filled = self.voxels > 0
         self._starts = starts[self._filled]
 
     def __call__(self, block: Float32[np.ndarray, "x y z frame"]) -> Float32[np.ndarray, "parcel frame"]:
-        """Means of each frame of a block."""
+        """Parcel means of each frame of a block."""
         frames = block.reshape(-1, block.shape[-1], order="F")
         means = np.zeros((len(self.voxels), frames.shape[1]))
         if not self._filled.any():
@@ -134,17 +134,20 @@ class ParcelMeans:
 def parcel_series(
     run: Run, atlas: Atlas, *, may_resample: bool = True, watch: FrameWatch | None = None
 ) -> tuple[Float32[np.ndarray, "parcel frame"], list[GeometryStep], list[str]]:
-    """Parcel means of every frame, the change of geometry that it took, and warnings.
+    """Extract the parcel means of every frame; also gives the geometry log and warnings.
 
-    Labels on another lattice are taken to the run's by nearest neighbour; the run itself is never interpolated.
+    Labels on another lattice are resampled to the run's by nearest neighbour; the run itself is never interpolated.
 
     Args:
         run, atlas: as read.
-        may_resample: whether labels may be taken to another lattice.
-        watch: is shown the run's blocks as they are stored.
+        may_resample: False refuses labels on another lattice.
+        watch: sees the run's blocks as they are stored.
+
+    Returns:
+        float32 `[parcel, frame]`, changes of geometry, warnings.
 
     Raises:
-        ScanError: the run does not lie where the atlas lies, or its file is damaged (exit 65).
+        ScanError: the run does not cover the atlas, or its file is damaged (exit 65).
         UsageError: the lattices differ and `may_resample` is false.
     """
     labels, log = _on_lattice_of(run, atlas, may_resample)
@@ -155,7 +158,7 @@ def parcel_series(
     empty = atlas.values[(means.voxels == 0) | ~series.any(axis=1)]
     if len(empty) > MOST_EMPTY * len(atlas.values):
         raise ScanError(
-            f"{run.name} does not show the brain of {atlas.name}",
+            f"{run.name} does not cover the parcels of {atlas.name}",
             expected=f"a run in the atlas's space, with data in at least {1 - MOST_EMPTY:.0%} of its parcels",
             seen=f"{len(empty)} of {len(atlas.values)} parcels without data",
             hint="register the run to the atlas's space first (fMRIPrep: --output-spaces MNI152NLin6Asym:res-2)",
@@ -166,15 +169,15 @@ def parcel_series(
 
 
 def _on_lattice_of(run: Run, atlas: Atlas, may_resample: bool) -> tuple[NDArray[np.int32], list[GeometryStep]]:
-    """The labels at each of the run's voxels."""
+    """Labels at each of the run's voxels, and the geometry log."""
     if atlas.labels.shape == run.shape and np.abs(atlas.affine - run.affine).max() < SAME_PLACE_MM:
         return atlas.labels, []
     if not may_resample:
         raise UsageError(
-            f"{run.name} and {atlas.name} lie on two lattices, and resampling is forbidden",
+            f"{run.name} and {atlas.name} lie on different lattices, and --no-resample forbids resampling",
             expected=f"{run.shape} voxels of {np.round(run.affine[:3], 2).tolist()}",
             seen=f"{atlas.labels.shape} voxels of {np.round(atlas.affine[:3], 2).tolist()}",
-            hint="leave --no-resample out: labels are then taken to the run by nearest neighbour",
+            hint="leave out --no-resample: labels are then resampled to the run by nearest neighbour",
         )
     step = GeometryStep(
         name="labels to the run",
@@ -191,7 +194,12 @@ def _on_lattice_of(run: Run, atlas: Atlas, may_resample: bool) -> tuple[NDArray[
 def nearest(
     labels: NDArray[np.int32], affine: Affine, shape: tuple[int, int, int], target: Affine
 ) -> NDArray[np.int32]:
-    """Labels at the nearest voxel, 0 outside."""
+    """Resample labels to another grid by nearest neighbour, 0 outside.
+
+    Args:
+        labels, affine: `[x, y, z]`, and voxel index to world mm.
+        shape, target: shape and affine of the new grid.
+    """
     from scipy.ndimage import affine_transform
 
     to_voxel = np.linalg.inv(affine) @ target

@@ -1,4 +1,4 @@
-"""`prepare_run`: a 4D run to the windows that an encoder of volumes over time declares, with a geometry log."""
+"""`prepare_run`: prepare a 4D run for an encoder of volumes over time, with a geometry log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from neuroflamingo_preprocessing.functional.run_quality import (
     temporal_snr,
     turned,
 )
-from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes
+from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, apply, as_rows, orientation_codes
 from neuroflamingo_preprocessing.structural.volume_quality import brain_on_grid
 
 if TYPE_CHECKING:
@@ -32,19 +32,21 @@ if TYPE_CHECKING:
 TO_GRID = "to_grid"
 INTENSITIES = ("clip_negative", "zscore_foreground", "symmetric_int8")
 WHOLE_VOXELS = 1e-3
-"""A run lies on the grid's lattice if its voxels are off by no more than this share of a voxel."""
+"""Largest offset, in voxels, at which a run still lies on the grid's lattice."""
 COVERAGE_REFUSE, COVERAGE_WARN = 0.7, 0.9
+"""Shares of the template brain with signal below which a run is refused, or gives a warning."""
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run as an encoder takes it.
+    """Run prepared for an encoder.
 
     Attributes:
-        volumes: float32 `[x, y, z, frame]` on the grid, normalised.
+        volumes: float32 `[x, y, z, frame]` on the encoder's grid, normalised.
         affine: grid index to world, RAS mm.
         geometry: every change of geometry, in order.
-        quality, warnings: see there.
+        quality: see `RunQuality`.
+        warnings: from reading, then from preparing.
     """
 
     volumes: Float32[np.ndarray, "x y z frame"]
@@ -62,7 +64,7 @@ class PreparedRun:
         return next(axis.size for axis in self._spec.axes if axis.name == "time") or self.volumes.shape[-1]
 
     def windows(self) -> Iterator[Window]:
-        """Windows one after the other, each with the axes of the card: views, for a copy would be the run again."""
+        """Consecutive windows with the card's axes; views, since copies would double the memory of the run."""
         axes = {"x": 0, "y": 1, "z": 2, "time": 3, "channel": 4}
         order = [axes[axis.name] for axis in self._spec.axes]
         for first in range(0, len(self) * self._length, self._length):
@@ -97,10 +99,10 @@ class _Foreground:
 
 
 def check_run_spec(spec: ScanSpec) -> None:
-    """Refuse a declaration that `prepare_run` cannot follow.
+    """Check that `prepare_run` can do what a spec asks for.
 
     Raises:
-        ModelError: no 4D input of one channel, no grid, unknown steps (exit 65).
+        ModelError: not a 4D input of one channel, no grid, unknown steps (exit 65).
     """
     names = [step.name for step in spec.steps]
     known = names.count(TO_GRID) == 1 and set(names) <= {TO_GRID, *INTENSITIES}
@@ -109,7 +111,7 @@ def check_run_spec(spec: ScanSpec) -> None:
             "this encoder's input cannot be prepared from a run",
             expected=f"a 4D volume on a grid in space, steps {TO_GRID} and any of {', '.join(INTENSITIES)}",
             seen=f"{spec.describe()}, steps {', '.join(names) or 'none'}",
-            hint="correct the card, or give ready arrays",
+            hint="correct the card, or give prepared arrays",
             exit_code=65,
         )
 
@@ -117,8 +119,13 @@ def check_run_spec(spec: ScanSpec) -> None:
 def prepare_run(run: Run, spec: ScanSpec, *, may_resample: bool = True) -> PreparedRun:
     """Bring a run in MNI space to the grid, the repetition time and the intensities that an encoder declares.
 
-    Runs on the grid's own lattice are cut and padded, voxel by voxel; others are interpolated linearly, once.
-    Statistics of a step before `to_grid` are over the run as stored, those of a later one over the grid.
+    Runs on the grid's own lattice are cropped and padded without interpolation; others are interpolated linearly, once.
+    Steps before `to_grid` take their statistics from the run as stored, later ones from the grid.
+
+    Args:
+        run: as `read_run` gives it, denoised or not.
+        spec: `card.scan` of the encoder.
+        may_resample: False refuses interpolation in space and time.
 
     Raises:
         ScanError: damaged, too short, not in the grid's space, constant, another repetition time (exit 65).
@@ -137,7 +144,7 @@ def prepare_run(run: Run, spec: ScanSpec, *, may_resample: bool = True) -> Prepa
             f"{run.name} would have to be resampled {'in space' if not placed.copies else 'in time'}",
             expected="a run on the encoder's lattice and at its repetition time",
             seen=f"affine {np.round(run.affine[:3], 3).tolist()}, {run.repetition_time} s",
-            hint="leave --no-resample out",
+            hint="leave out --no-resample",
         )
     before = names[: names.index(TO_GRID)]
     volumes, stored, quality = _read(run, spec, placed, before, target, warnings)
@@ -158,12 +165,12 @@ def _check_length(run: Run, length: int, target: float | None) -> None:
             f"{run.name} is too short",
             expected=f"at least {length} frames" + (f" of {target:g} s" if target else ""),
             seen=f"{frames}",
-            hint="volumes cannot be made up: give a longer run",
+            hint="give a longer run: missing volumes are not made up",
         )
 
 
 class _Placement:
-    """Where the grid's voxels lie in the run's, and how they get there."""
+    """Mapping of the run's voxels onto the grid: a copy where the lattices coincide, else linear interpolation."""
 
     def __init__(self, run: Run, spec: ScanSpec) -> None:
         self.run, self.spec = run, spec
@@ -177,11 +184,11 @@ class _Placement:
         self._start = np.round(shift).astype(int)[self._order]
 
     def fill(self, block: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Write a block `[x, y, z, frame]` of the run into the grid's, which is 0 before."""
+        """Write a block `[x, y, z, frame]` of the run into a block of zeros on the grid."""
         if self.copies:
             self._copy(block, out)
             return
-        import torch
+        import torch  # here, since most runs are on the grid's lattice and never need it
 
         shape, size = torch.tensor(self.shape), torch.tensor(block.shape[:3], dtype=torch.float64)
         index = torch.stack(torch.meshgrid(*(torch.arange(int(n)) for n in shape), indexing="ij"), -1).double()
@@ -192,6 +199,7 @@ class _Placement:
         out[...] = sampled[0].permute(1, 2, 3, 0).numpy()
 
     def _copy(self, block: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        # Both sides are basic slices, so no voxel is copied twice: index arrays would gather into a temporary.
         source = block.transpose(*self._order, 3)
         here, there = [], []
         for axis in range(3):
@@ -207,22 +215,25 @@ class _Placement:
         out[tuple(here)] = source[tuple(there)]
 
     def log(self) -> GeometryStep:
-        """The entry of the geometry log."""
+        """Entry for the geometry log."""
         turned = orientation_codes(self.run.affine) != orientation_codes(self.spec.grid_affine)
-        how = "cut, padded" + (" and turned" if turned else "") if self.copies else "linear"
+        method = "cut, padded" + (" and turned" if turned else "") if self.copies else "linear"
         return GeometryStep(
             name="to the grid",
             before=as_rows(self.run.affine),
             after=as_rows(self.spec.grid_affine),
             interpolation="none" if self.copies else "linear",
-            reason=f"to the encoder's grid in MNI space ({how})",
+            reason=f"to the encoder's grid in MNI space ({method})",
             shape_before=self.run.shape,
             shape_after=self.shape,
         )
 
 
 class _Frames:
-    """The result, frame by frame: as they come, or between those that come where the repetition time changes."""
+    """Frames of the result, resampled in time as they arrive where the repetition time changes.
+
+    Only the last frame of the block before is kept, so that the run is never held beside its result.
+    """
 
     def __init__(self, run: Run, shape: tuple[int, int, int], target: float | None) -> None:
         count, self._between = run.frames, None
@@ -233,13 +244,13 @@ class _Frames:
         self._last: NDArray[np.float32] | None = None
 
     def room(self, first: int, count: int) -> NDArray[np.float32]:
-        """Where frames are put, 0 before: in the result itself if they stay as they are."""
+        """Zeros to fill with frames: part of the result itself if the repetition time stays the same."""
         if self._between is None:
             return self.volumes[..., first : first + count]
         return np.zeros((count, *self.volumes.shape[2::-1]), np.float32).T
 
     def put(self, first: int, here: NDArray[np.float32]) -> None:
-        """Frames that were filled in."""
+        """Take frames that were filled in, and interpolate between them."""
         if self._between is None:
             return
         before, share = self._between
@@ -255,10 +266,11 @@ class _Frames:
 def _read(
     run: Run, spec: ScanSpec, placed: _Placement, before: list[str], target: float | None, warnings: list[str]
 ) -> tuple[NDArray[np.float32], _Foreground, RunQuality]:
-    """All frames on the grid, statistics of the run as stored, and how good the run is."""
+    """Frames on the grid, foreground statistics of the run as stored, and quality, in one pass."""
+    brain = _brain(spec, run.name)
     frames, stored = _Frames(run, placed.shape, target), _Foreground()
     total, squares = np.zeros(placed.shape), np.zeros(placed.shape)
-    watch, dvars, brain = FrameWatch(), Dvars(), brain_on_grid(spec)
+    watch, dvars = FrameWatch(), Dvars()
     for first, block in run.blocks(watch=watch):
         np.nan_to_num(block, copy=False)
         if "clip_negative" in before:
@@ -279,13 +291,28 @@ def _read(
     signal = (mean > SIGNAL * bright) & (bright > 0)
     shown = brain & signal
     tsnr = temporal_snr(mean, squares / run.frames, shown)
-    quality, said = summarise(watch, dvars, run, tsnr, float(shown.sum() / brain.sum()))
-    lies = turned(signal, spec.grid_affine)
-    warnings += said + ([lies] if lies else [])
+    quality, quality_warnings = summarise(watch, dvars, run, tsnr, float(shown.sum() / brain.sum()))
+    turn_warning = turned(signal, spec.grid_affine)
+    warnings += quality_warnings + ([turn_warning] if turn_warning else [])
     return frames.volumes, stored, quality
 
 
+def _brain(spec: ScanSpec, name: str) -> NDArray[np.bool_]:
+    """Template brain on the encoder's grid; refuses a grid that misses it, as the grid of a shrunk trial card may."""
+    brain = brain_on_grid(spec)
+    if brain.any():
+        return brain
+    low, high = np.sort([apply(spec.grid_affine, np.array(index)) for index in ((0, 0, 0), spec.grid_shape)], axis=0)
+    raise ScanError(
+        f"{name} cannot be prepared: the encoder's grid does not reach the brain",
+        expected="a grid that covers the template brain in MNI space",
+        seen=", ".join(f"{axis} {a:g} to {b:g} mm" for axis, a, b in zip("xyz", low, high, strict=True)),
+        hint="use the full-size encoder: a trial size (tiny=True) keeps the spacing, not the field of view",
+    )
+
+
 def _judge(run: Run, quality: RunQuality, warnings: list[str]) -> None:
+    """Refuse a run that does not show the template brain; warn where it shows part of it."""
     coverage = quality.coverage or 0.0
     if coverage < COVERAGE_REFUSE:
         raise ScanError(
@@ -297,16 +324,18 @@ def _judge(run: Run, quality: RunQuality, warnings: list[str]) -> None:
     if coverage < COVERAGE_WARN:
         warnings.append(f"{1 - coverage:.0%} of the template brain shows no signal")
     if run.provenance.header.get("sform") != "MNI152" and "space-MNI" not in run.name:
-        warnings.append("neither the header nor the name says that the run lies in MNI space; it is taken to")
+        warnings.append("neither the header nor the name says that the run is in MNI space; this is assumed")
 
 
 def normalise(
     volumes: Float32[np.ndarray, "x y z frame"], names: list[str], what: str, stored: _Foreground | None = None
 ) -> None:
-    """The named intensity steps, in order and in place; other names are passed over.
+    """Apply the named intensity steps in order and in place; other names are skipped.
 
     Args:
-        what: the run, for messages.
+        volumes: `[x, y, z, frame]`.
+        names: names of steps.
+        what: name of the run, for messages.
         stored: statistics of the run as stored; None: those of `volumes`.
 
     Raises:
@@ -322,13 +351,13 @@ def normalise(
 
 
 def _zscore(volumes: NDArray[np.float32], stored: _Foreground | None, what: str) -> None:
-    """Voxels that are not 0 by one mean and one standard deviation; all others to the lowest value among those."""
+    """Z-score the non-zero voxels by one mean and standard deviation; set all others to the lowest of the results."""
     seen = stored or _Foreground()
     if stored is None:
         for frame in range(volumes.shape[-1]):
             seen.add(volumes[..., frame])
     if not seen.count or seen.spread == 0:
-        raise ScanError(f"{what} is constant", expected="a signal that differs", seen="one value in all voxels")
+        raise ScanError(f"{what} is constant", expected="a signal that varies", seen="one value in all voxels")
     for frame in range(volumes.shape[-1]):
         here = volumes[..., frame]
         empty = here == 0
@@ -338,7 +367,7 @@ def _zscore(volumes: NDArray[np.float32], stored: _Foreground | None, what: str)
 
 
 def _quantise(volumes: NDArray[np.float32]) -> None:
-    """To 255 levels around 0 and back, as a run stored in signed bytes with one scale."""
+    """Round to 255 levels around 0, as if the run had been stored as signed bytes with one scale."""
     scale = np.float32(max(abs(float(volumes.min())), abs(float(volumes.max()))) / 127)
     if scale > 0:
         for frame in range(volumes.shape[-1]):

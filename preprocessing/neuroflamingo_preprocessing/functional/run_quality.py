@@ -1,4 +1,4 @@
-"""How good a run is: frames without a picture, noise, spikes, motion, and whether the head lies as the header says."""
+"""Quality of fMRI runs: empty and repeated frames, tSNR, DVARS, motion, and orientation against the template."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.geometry import Affine
 
 STILL = 1e-6
-"""Frames whose voxels differ by no more than this share of their spread are one frame stored twice."""
+"""Frames whose voxels differ by no more than this share of their standard deviation are one frame stored twice."""
 SPARSE = 97
-"""Every so manieth voxel is looked at before all are."""
+"""Step between the voxels that are compared first: most frames differ there already."""
 SIGNAL = 0.2
 """Brain is where the mean volume exceeds this share of its 95th percentile."""
 FAR_OUT = 3.0
-"""A spike lies this many inter-quartile ranges above the third quartile of DVARS (Tukey's far-out values; FSL's
-fsl_motion_outliers takes 1.5, which marks frames in every run), and above `SPIKE_FACTOR` times their median."""
+"""A spike is this many inter-quartile ranges above the third quartile of DVARS (Tukey's far-out values; FSL's
+fsl_motion_outliers takes 1.5, which marks frames in every run), and above `SPIKE_FACTOR` times the median."""
 SPIKE_FACTOR = 1.5
 MOVED_MM, MOVED_SHARE, JUMP_MM = 0.5, 0.2, 5.0
-"""A frame moved if its framewise displacement exceeds 0.5 mm (Power et al. 2012). Told: more than a fifth of such
-frames, or one of more than 5 mm (the shares of Parkes et al. 2018)."""
+"""A frame moved if its framewise displacement exceeds 0.5 mm (Power et al. 2012). More than a fifth of such frames, or
+one above 5 mm, gives a warning (the thresholds of Parkes et al. 2018)."""
 TURNED_MARGIN = 0.03
-"""Told: the signal overlaps the brain better by this much of Dice's coefficient if the head is turned. The template's
-own brain has 0.99 as it lies, and 0.87 or less turned."""
+"""Gain in the Dice coefficient of signal and template brain, with the head turned, that gives a warning. The template's
+own brain has 0.99 upright, and at most 0.87 turned."""
 LEAST_FRAMES_FOR_SPIKES = 8
 
 
 @dataclass(frozen=True)
 class RunQuality:
-    """How far a run can be trusted; what is not known is None.
+    """Quality measures of a run; None where one is not known.
 
     Attributes:
         coverage: share of the template brain that shows signal.
-        tsnr: median over voxels (or parcels) with signal of the mean over time divided by the standard deviation.
+        tsnr: median over voxels (or parcels) with signal of the temporal mean divided by the standard deviation.
         dvars: median over frames of the root mean square change over those voxels, in percent of their mean.
-        spikes: frames whose DVARS is far out.
-        empty, repeated: frames with one value in all voxels; frames that are the one before stored again.
+        spikes: number of frames with outlying DVARS.
+        empty, repeated: number of frames with one value in all voxels; of frames identical to the one before.
         fd_mean, fd_max: framewise displacement in mm, see `confounds.framewise_displacement`.
-        fd_moved: share of frames that moved by more than 0.5 mm.
+        fd_moved: share of frames with a framewise displacement above 0.5 mm.
     """
 
     coverage: float | None = None
@@ -62,13 +62,19 @@ class RunQuality:
     fd_moved: float | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """What is known, as plain data."""
+        """Known measures as plain data."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass
 class FrameWatch:
-    """Looks at the frames of a run as they are read: values that are no numbers, constant and repeated frames."""
+    """Check of the frames of a run as they are read: NaN, constant and repeated frames.
+
+    Attributes:
+        lost: number of voxel values that are NaN.
+        empty, repeated: indices of frames with one value in all voxels, and of frames identical to the one before.
+        frames: number of frames seen.
+    """
 
     lost: int = 0
     empty: list[int] = field(default_factory=list)
@@ -77,7 +83,12 @@ class FrameWatch:
     _before: NDArray[np.float32] | None = None
 
     def add(self, first: int, block: Float32[np.ndarray, "x y z frame"]) -> None:
-        """The next block."""
+        """Check the next block.
+
+        Args:
+            first: index of its first frame.
+            block: voxels as stored.
+        """
         for index in range(block.shape[-1]):
             frame = block[..., index].reshape(-1, order="F")
             there = frame
@@ -93,17 +104,18 @@ class FrameWatch:
         self.frames = first + block.shape[-1]
 
     def words(self) -> list[str]:
-        """Warnings."""
-        said = [f"{self.lost} voxels are no numbers and count as background"] if self.lost else []
-        pairs = (self.empty, "hold one value in all voxels"), (self.repeated, "are the frame before stored again")
-        return said + [
-            f"{len(found)} of {self.frames} frames {words}, the first is number {found[0]}"
-            for found, words in pairs
-            if found
+        """Warnings about the frames seen."""
+        warnings = [f"{self.lost} voxels are not numbers and count as background"] if self.lost else []
+        pairs = (self.empty, "hold one value in all voxels"), (self.repeated, "repeat the frame before")
+        return warnings + [
+            f"{len(numbers)} of {self.frames} frames {fault}, the first is number {numbers[0]}"
+            for numbers, fault in pairs
+            if numbers
         ]
 
 
 def _same(frame: NDArray[np.float32], before: NDArray[np.float32]) -> bool:
+    """True for a repeated frame; a sparse sample of voxels settles nearly all frames without a look at the rest."""
     few, earlier = frame[::SPARSE], before[::SPARSE]
     if np.nanmax(np.abs(few - earlier), initial=0) > STILL * np.nanmax(np.abs(few), initial=0):
         return False
@@ -119,7 +131,7 @@ class Dvars:
         self._level = self._count = 0.0
 
     def add(self, values: Float32[np.ndarray, " voxel"]) -> None:
-        """The voxels of the next frame."""
+        """Add the voxels of the next frame."""
         if self._before is not None:
             change = values - self._before
             self._changes.append(float(np.sqrt(np.mean(np.square(change, dtype=np.float64)))))
@@ -128,13 +140,13 @@ class Dvars:
         self._count += 1
 
     def percent(self) -> Float64[np.ndarray, " frame"]:
-        """One value for each frame but the first; empty where the voxels have no positive mean."""
+        """DVARS of each frame but the first, in percent; empty where the mean of the voxels is not positive."""
         level = self._level / self._count if self._count else 0.0
         return 100 * np.array(self._changes) / level if level > 0 else np.zeros(0)
 
 
 def spikes(dvars: Sequence[float] | NDArray[np.float64]) -> NDArray[np.intp]:
-    """Frames whose DVARS is far out; none in runs of a few frames."""
+    """Indices of the frames with outlying DVARS; none in runs of a few frames."""
     if len(dvars) < LEAST_FRAMES_FOR_SPIKES:
         return np.zeros(0, np.intp)
     low, middle, high = np.percentile(dvars, (25, 50, 75))
@@ -144,17 +156,17 @@ def spikes(dvars: Sequence[float] | NDArray[np.float64]) -> NDArray[np.intp]:
 def summarise(
     watch: FrameWatch, dvars: Dvars, run: Run, tsnr: float | None, coverage: float | None = None
 ) -> tuple[RunQuality, list[str]]:
-    """All figures of a run, and warnings."""
+    """Quality measures of a run, and warnings."""
     changes = dvars.percent()
     sudden = spikes(changes)
     words = watch.words()
     if len(sudden):
-        words.append(f"{len(sudden)} frames change suddenly (DVARS far out), the first is number {sudden[0]}")
+        words.append(f"{len(sudden)} frames change suddenly (outlying DVARS), the first is number {sudden[0]}")
     moved: dict[str, Any] = {}
     if run.displacement is not None and len(run.displacement):
         moved = {"fd_mean": float(run.displacement.mean()), "fd_max": float(run.displacement.max())}
         moved["fd_moved"] = float((run.displacement > MOVED_MM).mean())
-        words += _about_motion(moved)
+        words += _motion_warnings(moved)
     quality = RunQuality(
         coverage,
         tsnr,
@@ -167,28 +179,29 @@ def summarise(
     return quality, words
 
 
-def _about_motion(moved: dict[str, float]) -> list[str]:
+def _motion_warnings(moved: dict[str, float]) -> list[str]:
     if moved["fd_moved"] <= MOVED_SHARE and moved["fd_max"] <= JUMP_MM:
         return []
     return [
-        f"the head moved much: framewise displacement above {MOVED_MM:g} mm in {moved['fd_moved']:.0%} of the frames, "
+        f"the head moved a lot: framewise displacement above {MOVED_MM:g} mm in {moved['fd_moved']:.0%} of the frames, "
         f"at most {moved['fd_max']:.2g} mm"
     ]
 
 
 def temporal_snr(mean: NDArray[np.float64], squares: NDArray[np.float64], inside: NDArray[np.bool_]) -> float:
-    """Median over voxels that change; 0 if none do.
+    """Median temporal SNR over the voxels that change; 0 if none do.
 
     Args:
-        mean, squares: of each voxel, and of its square, over time.
+        mean, squares: temporal mean of each voxel, and of its square.
+        inside: voxels to use.
     """
     spread = np.sqrt(np.maximum(squares - mean**2, 0))
     moving = inside & (spread > 0)
     return float(np.median(mean[moving] / spread[moving])) if moving.any() else 0.0
 
 
-def look_at_run(run: Run) -> tuple[RunQuality, list[str]]:
-    """One pass over a run in its own space: frames, tSNR and DVARS where the first block is bright."""
+def assess_run(run: Run) -> tuple[RunQuality, list[str]]:
+    """Quality of a run in its own space, in one pass; DVARS over the voxels that are bright in the first block."""
     watch, dvars = FrameWatch(), Dvars()
     total, squares = np.zeros(run.shape), np.zeros(run.shape)
     bright = np.zeros(run.shape, bool)
@@ -208,10 +221,10 @@ def look_at_run(run: Run) -> tuple[RunQuality, list[str]]:
     return summarise(watch, dvars, run, temporal_snr(mean, squares / run.frames, inside))
 
 
-def look_at_series(
+def assess_series(
     series: Float32[np.ndarray, "parcel frame"], watch: FrameWatch, run: Run
 ) -> tuple[RunQuality, list[str]]:
-    """The figures of a run of which only parcel means were kept: tSNR and DVARS are those of parcels."""
+    """Quality of a run of which only parcel means were kept: tSNR and DVARS are those of the parcels."""
     dvars = Dvars()
     for frame in series.T:
         dvars.add(np.ascontiguousarray(frame))
@@ -221,16 +234,19 @@ def look_at_series(
 
 
 def turned(shown: NDArray[np.bool_], affine: Affine) -> str | None:
-    """Words of warning if a run's signal overlaps the template brain better with the head turned by quarter turns.
+    """Warning if the signal overlaps the template brain better with the head turned by quarter turns or flipped.
 
-    The template is symmetric, so that a swap of left and right cannot be seen: it counts as no turn.
+    The template is symmetric, so a swap of left and right cannot be seen here and is not among the candidates.
 
     Args:
-        shown: `[x, y, z]`, where there is signal.
-        affine: of that grid, RAS mm.
+        shown: `[x, y, z]`, true where there is signal.
+        affine: voxel index of that grid to world, RAS mm.
+
+    Returns:
+        The warning, None where the head lies as the header says.
     """
     template = load_template()
-    step = max(1, round(min(shown.shape) / 24))
+    step = max(1, round(min(shown.shape) / 24))  # some 24 voxels along the shortest axis decide as well as all
     index = np.moveaxis(np.indices(shown.shape), 0, -1)[::step, ::step, ::step].reshape(-1, 3)
     seen = shown[::step, ::step, ::step].reshape(-1)
     world = index @ affine[:3, :3].T + affine[:3, 3]
@@ -253,12 +269,13 @@ def turned(shown: NDArray[np.bool_], affine: Affine) -> str | None:
     if best[0] <= straight + TURNED_MARGIN:
         return None
     return (
-        f"the head seems to lie turned against what the header says ({best[1]}; overlap with the brain {best[0]:.2f} "
+        f"the head seems to be turned against its header ({best[1]}; overlap with the brain {best[0]:.2f} "
         f"instead of {straight:.2f}): left and right may be wrong too"
     )
 
 
 def _turn(order: tuple[int, ...], signs: tuple[int, ...]) -> str:
+    """Axis permutation and flips in words, for the warning."""
     names = ("left-right", "front-back", "up-down")
     flips = [names[axis] for axis in range(3) if signs[axis] < 0]
     words = [f"{names[order[axis]]} as {names[axis]}" for axis in range(3) if order[axis] != axis]

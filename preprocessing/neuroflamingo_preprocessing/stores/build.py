@@ -1,4 +1,4 @@
-"""`prepare_into_store`, `encode_into_store`: every scan of an input to a store; run again, they do what is missing."""
+"""`prepare_into_store`: prepare all scans of an input into a store; running it again resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neuroflamingo_preprocessing.formats.dicom.archive import folder_state, is_d
 from neuroflamingo_preprocessing.inputs import Input, find_inputs
 from neuroflamingo_preprocessing.stores.item_index import INDEX, write_index
 from neuroflamingo_preprocessing.stores.jobs import Job, JobResult, PrepareJob, Task, work
-from neuroflamingo_preprocessing.stores.pool import _work_in_pool
+from neuroflamingo_preprocessing.stores.pool import work_in_pool
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 if TYPE_CHECKING:
@@ -32,15 +32,15 @@ Filters = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Which scans of an input a run takes, and where they are worked on.
+    """Options of a run into a store: which scans, and where they are processed.
 
     Attributes:
         filters, filter_file: see `find_inputs`.
-        part: (number from 1, how many): this share of the scans only, for job arrays.
-        processes: workers; a worker that dies costs the scans that it alone cannot do.
-        scheduler: None: a pool on this machine; `local`, or the address of a Dask scheduler.
-        verify: read every item that is there, and make those with other bytes again.
-        progress: called with (part, done, all).
+        part: (number from 1, count): process this share of the scans only, for job arrays.
+        processes: number of workers; a worker that dies costs only the scan that kills it.
+        scheduler: None for a pool on this machine; `local`, or the address of a Dask scheduler.
+        verify: read every item in the store, and make damaged ones again.
+        progress: called with (stage, done, total).
     """
 
     filters: Filters | None = None
@@ -52,11 +52,11 @@ class StoreOptions:
     progress: Callable[[str, int, int], None] | None = None
 
     def find(self, source: str | Path, card: InputCard, notes: list[str]) -> list[Input]:
-        """The scans of an input that are wanted, in all parts; see `find_inputs`."""
+        """Find the scans of an input that pass the filters, for all parts; see `find_inputs`."""
         return find_inputs(source, card.scan, self.filters, filter_file=self.filter_file, notes=notes)
 
     def share(self, scans: list[Any]) -> list[Any]:
-        """Every n-th scan from the k-th on.
+        """Scans of this part: every n-th from the k-th on.
 
         Raises:
             UsageError: no such part.
@@ -75,7 +75,7 @@ class StoreOptions:
 
 @dataclass
 class Summary:
-    """What a run did, as `summary.json` keeps it."""
+    """Summary of a run, as written to `summary.json`."""
 
     encoder: str
     scans: int
@@ -87,38 +87,38 @@ class Summary:
     failures: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, made: JobResult) -> None:
-        """Count one scan."""
-        setattr(self, made.status, getattr(self, made.status) + 1)
-        if made.status == "failed":
-            self.failures.append({"file": made.file, "error": made.error, "exit_code": made.exit_code})
+    def add(self, result: JobResult) -> None:
+        """Count the result of one scan."""
+        setattr(self, result.status, getattr(self, result.status) + 1)
+        if result.status == "failed":
+            self.failures.append({"file": result.file, "error": result.error, "exit_code": result.exit_code})
 
 
 def prepare_into_store(
-    source: str | Path, output: str | Path, card: InputCard, how: Preparation, **options: Any
+    source: str | Path, output: str | Path, card: InputCard, preparation: Preparation, **options: Any
 ) -> Summary:
     """Prepare all scans of an input as an encoder's card says, each into one item of a `ScanStore`.
 
     Args:
         source: a scan, a folder, a BIDS dataset or a manifest; see `find_inputs`.
-        output: the store's folder; an existing store for the same input of the encoder is gone on with.
-        card: of the encoder.
-        how: see `Preparation`.
-        options: see `StoreOptions`: which of the scans, and where.
+        output: folder of the store; an existing store of the same spec is resumed.
+        card: card of the encoder.
+        preparation: see `Preparation`.
+        options: see `StoreOptions`.
 
     Raises:
-        NeuroFlamingoError: no scans, a bad manifest, a folder that cannot be written, a scheduler that is not there.
+        NeuroFlamingoError: no scans, a faulty manifest, an output that cannot be written, an unreachable scheduler.
     """
-    spread, began = _checked(options), time.perf_counter()
+    spread, began = checked_options(options), time.perf_counter()
     notes: list[str] = []
     inputs = spread.share(spread.find(source, card, notes))
-    how.check_tables([one.confounds for one in inputs], card.scan)
+    preparation.check_tables([one.confounds for one in inputs], card.scan)
     store = ScanStore.create(output, encoder=card.name, card_digest=card.digest, spec_digest=card.scan.digest)
-    job = PrepareJob(store.path.absolute(), card, how)
-    return _run(store, job, _of_files(inputs, job), Summary(card.name, len(inputs), notes=notes), spread, began)
+    job = PrepareJob(store.path.absolute(), card, preparation)
+    return run_job(store, job, file_tasks(inputs, job), Summary(card.name, len(inputs), notes=notes), spread, began)
 
 
-def _checked(options: Mapping[str, Any]) -> StoreOptions:
+def checked_options(options: Mapping[str, Any]) -> StoreOptions:
     from neuroflamingo_preprocessing.stores.dask_cluster import check_scheduler
 
     spread = StoreOptions(**options)
@@ -126,7 +126,7 @@ def _checked(options: Mapping[str, Any]) -> StoreOptions:
     return spread
 
 
-def _run(
+def run_job(
     store: ItemStore[Any],
     job: Job,
     scans: Iterable[Task | JobResult],
@@ -134,24 +134,24 @@ def _run(
     spread: StoreOptions,
     began: float,
 ) -> Summary:
-    """Do what is missing, keep the log, and end with the summary and the index."""
+    """Process the scans that are missing in a store, keep the log, and write the summary and the index."""
     store.sweep()
-    known, tasks = seen_before(store), []
+    known, tasks = known_keys(store), []
     scans = list(scans)
-    keys = {known.get(one.seen) for one in scans if isinstance(one, Task)} if spread.part else set(store)
+    keys = {known.get(one.fingerprint) for one in scans if isinstance(one, Task)} if spread.part else set(store)
     summary.dropped = len(drop_damaged(store, sorted(filter(None, keys)), thorough=spread.verify))
     for one in scans:
         if isinstance(one, JobResult):
             _note(summary, one, store, spread)
-        elif (key := known.get(one.seen)) is not None and key in store:
+        elif (key := known.get(one.fingerprint)) is not None and key in store:
             _note(summary, JobResult(one.name, "present", key), store, spread)
         else:
             tasks.append(one)
-    for task, made in work_all(job, tasks, spread.processes, spread.scheduler):
-        if made.key is not None:
-            _append(store, SEEN, {"seen": task.seen, "key": made.key})
-        _note(summary, made, store, spread)
-    store.sweep()  # what workers left that died on the way
+    for task, result in work_all(job, tasks, spread.processes, spread.scheduler):
+        if result.key is not None:
+            _append(store, SEEN, {"seen": task.fingerprint, "key": result.key})
+        _note(summary, result, store, spread)
+    store.sweep()  # drafts of workers that died
     if summary.done or summary.dropped or not (store.path / INDEX).is_file():
         write_index(store)
     summary.seconds = round(time.perf_counter() - began, 3)
@@ -161,7 +161,16 @@ def _run(
 
 
 def drop_damaged(store: ItemStore[Any], keys: Iterable[str], *, thorough: bool) -> list[str]:
-    """Take those out that are damaged, each with a line in the log; gives their keys."""
+    """Remove the damaged items among the given keys, with a line in the log for each.
+
+    Args:
+        store: the store.
+        keys: items to check.
+        thorough: read and hash the files, not only compare their sizes.
+
+    Returns:
+        Keys of the items removed.
+    """
     faults = [(key, fault) for key in keys if key in store and (fault := store.fault(key, thorough=thorough))]
     for key, fault in faults:
         _append(store, LOG, {"status": "dropped", "key": key, "error": fault})
@@ -169,37 +178,39 @@ def drop_damaged(store: ItemStore[Any], keys: Iterable[str], *, thorough: bool) 
     return [key for key, _ in faults]
 
 
-def _of_files(inputs: list[Input], job: Job) -> Iterator[Task | JobResult]:
+def file_tasks(inputs: list[Input], job: Job) -> Iterator[Task | JobResult]:
+    """Tasks for the scans of an input; a scan that cannot even be looked at gives a failed result instead."""
     listed: dict[Path, list[str]] = {}
     for one in inputs:
         name = printable(one.name)
         try:
             table = one.confounds and one.confounds.absolute()
             task = Task(replace(one, path=one.path.absolute(), confounds=table), name, "")
-            yield replace(task, seen=seen(task, job, listed))
-        except NeuroFlamingoError as error:  # no confounds beside it, or two sidecars at one level, say
+            yield replace(task, fingerprint=fingerprint(task, job, listed))
+        except NeuroFlamingoError as error:  # no confounds beside it, or two sidecars at one level
             yield JobResult(name, "failed", error=" ".join(str(error).split()), exit_code=error.exit_code)
-        except OSError as error:  # a link of git-annex whose file was not fetched, say
-            words = (
-                f"{name} is not here ({error.strerror}); if it is a link of git-annex or DataLad, get its file first"
-            )
+        except OSError as error:  # a git-annex link whose content was not fetched
+            words = f"{name} is missing ({error.strerror}); if it is a git-annex or DataLad link, get its content first"
             yield JobResult(name, "failed", error=words, exit_code=66)
 
 
-def seen(task: Task, job: Job, listed: dict[Path, list[str]]) -> str:
-    """Hash of a file's place, size and time, of its sidecars' times, and of what would be done to it."""
-    path, how = task.path, job.for_scan(task)
+def fingerprint(task: Task, job: Job, listed: dict[Path, list[str]]) -> str:
+    """Hash of a file's path, size and modification time, of its sidecars' times, and of the preparation.
+
+    It recognises files that are already in the store without reading them.
+    """
+    path, preparation = task.path, job.for_scan(task)
     stat = path.stat()
     words: list[Any] = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
     words += [folder_state(path)] if path.is_dir() else []
-    words += [how.series] if how.series is not None else []
+    words += [preparation.series] if preparation.series is not None else []
     if is_run(job.card.scan) and not is_dicom_input(path):
         words += [[file.name, file.stat().st_mtime_ns] for file in sidecar_files(path, listed)]
-    return sha256_of_text(json.dumps([words, job.key("", how.changes(path))]))
+    return sha256_of_text(json.dumps([words, job.key("", preparation.changes(path))]))
 
 
-def seen_before(store: ItemStore[Any]) -> dict[str, str]:
-    """Files that were hashed before, by path, size and time: no name of a folder is kept, only the hash of it all."""
+def known_keys(store: ItemStore[Any]) -> dict[str, str]:
+    """Fingerprints of the inputs of earlier runs, with the keys of their items; paths are kept as hashes only."""
     known = {}
     path = store.path / SEEN
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
@@ -207,12 +218,12 @@ def seen_before(store: ItemStore[Any]) -> dict[str, str]:
             row = json.loads(line)
             known[row["seen"]] = str(row["key"])
         except (ValueError, KeyError, TypeError):
-            continue  # a line that a killed process left half written: that file is hashed again
+            continue  # half a line from a killed process: that input is hashed again
     return known
 
 
 def _append(store: ItemStore[Any], name: str, row: Mapping[str, Any]) -> None:
-    """A line to a log.
+    """Append a line to a log; `O_APPEND` keeps the lines of several processes whole.
 
     Raises:
         OutputError: it cannot be written (exit 74).
@@ -224,10 +235,10 @@ def _append(store: ItemStore[Any], name: str, row: Mapping[str, Any]) -> None:
         raise store.not_written(error) from error
 
 
-def _note(summary: Summary, made: JobResult, store: ItemStore[Any], spread: StoreOptions) -> None:
-    summary.add(made)
-    if made.status != "present":
-        _append(store, LOG, {key: value for key, value in asdict(made).items() if value not in (None, ())})
+def _note(summary: Summary, result: JobResult, store: ItemStore[Any], spread: StoreOptions) -> None:
+    summary.add(result)
+    if result.status != "present":
+        _append(store, LOG, {key: value for key, value in asdict(result).items() if value not in (None, ())})
     if spread.progress:
         spread.progress("scans", summary.done + summary.present + summary.failed, summary.scans)
 
@@ -235,14 +246,14 @@ def _note(summary: Summary, made: JobResult, store: ItemStore[Any], spread: Stor
 def work_all(
     job: Job, tasks: Sequence[Task], processes: int = 1, scheduler: str | None = None
 ) -> Iterator[tuple[Task, JobResult]]:
-    """Results as they come; the same tasks give the same items wherever they are worked on.
+    """Process tasks here, in a pool or on a cluster, and yield results as they come; the items do not depend on where.
 
-    A worker that dies costs its own scans only: those that were under way are tried again, each alone.
+    When a worker dies, the scans that were being processed are tried again, each alone, to find the one that kills it.
 
     Args:
-        job: what all tasks have in common.
-        tasks: the scans.
-        processes: of the pool, or of the local cluster; 1 without a scheduler works in this process.
+        job: settings common to all tasks.
+        tasks: one for each scan.
+        processes: number of workers; 1 without a scheduler works in this process.
         scheduler: None, `local`, or the address of a Dask scheduler.
     """
     if not tasks:
@@ -253,4 +264,4 @@ def work_all(
         return work_on_cluster(job, tasks, scheduler, processes)
     if processes <= 1:
         return ((task, work(job, task)) for task in tasks)
-    return _work_in_pool(job, tasks, processes)
+    return work_in_pool(job, tasks, processes)

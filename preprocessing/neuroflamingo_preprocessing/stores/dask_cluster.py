@@ -1,7 +1,7 @@
-"""A run into a store on a Dask cluster: one that is made here for the run, or any whose scheduler has an address.
+"""Runs into a store on a Dask cluster, either a local one started for the run or any with a scheduler's address.
 
-Workers need this package and must see the inputs and the store under the same paths. Dask gives the tasks of a worker
-that is lost to another one; an item that was committed before is found there, not made again.
+Workers need this package and must see the inputs and the store under the same paths. Dask reassigns the tasks of a lost
+worker; items that it committed are found in the store and not made again.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 from uuid import uuid4
 
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, UsageError
-from neuroflamingo_preprocessing.stores.jobs import TRY_AGAIN, Job, JobResult, Task, lost, one_thread, work
+from neuroflamingo_preprocessing.stores.jobs import TRY_AGAIN, Job, JobResult, Task, lost_result, use_one_thread, work
 
 CONNECT_S = 10.0
 UNDER_WAY = 2000
-"""Tasks that a scheduler knows at a time: enough to let a cluster grow, little enough for it to hold."""
+"""Tasks submitted to a scheduler at a time: enough for the cluster to scale up, few enough for its memory."""
 RETRIES = 2
-"""Of a task that raises what is no error of its scan, such as a lack of memory on one machine."""
+"""Retries of a task whose failure is not an error of its scan, such as lack of memory on one machine."""
 FAILURES = 1
-"""Workers that a scan of a local cluster may lose beside others, before it is tried alone; Dask's own value is 3."""
+"""Workers of a local cluster that may die on a scan before it is tried alone; Dask's default is 3."""
 ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://[^\s/]+")
 LOCAL = "local"
 
 
 def check_scheduler(scheduler: str | None) -> None:
-    """Refuse what is no scheduler, before the long work.
+    """Check a scheduler option before the long work.
 
     Raises:
         UsageError: neither `local` nor an address.
@@ -41,7 +41,7 @@ def check_scheduler(scheduler: str | None) -> None:
         return
     if scheduler != LOCAL and not ADDRESS.fullmatch(scheduler):
         raise UsageError(
-            f"--scheduler {scheduler} is no address",
+            f"--scheduler {scheduler} is not an address",
             expected="tcp://HOST:PORT, or local",
             seen=scheduler,
             hint="a Dask scheduler prints its address when it starts",
@@ -60,10 +60,10 @@ def check_scheduler(scheduler: str | None) -> None:
 def work_on_cluster(
     job: Job, tasks: Sequence[Task], scheduler: str, processes: int
 ) -> Iterator[tuple[Task, JobResult]]:
-    """As `work_all`, on a cluster.
+    """Process tasks on a cluster; see `work_all`.
 
     Raises:
-        NeuroFlamingoError: the scheduler does not answer, or went away (exit 75).
+        NeuroFlamingoError: the scheduler does not answer, or the connection is lost (exit 75).
     """
     from distributed import CancelledError as Cancelled
     from distributed.comm.core import CommClosedError
@@ -74,10 +74,10 @@ def work_on_cluster(
             yield from _spread(client, job, tasks)
         except (Cancelled, CancelledError, CommClosedError) as error:
             raise NeuroFlamingoError(
-                f"the scheduler {scheduler} went away",
-                expected="that it stays until all scans are done",
+                f"the connection to the scheduler {scheduler} was lost",
+                expected="a scheduler that runs until all scans are done",
                 seen=type(error).__name__,
-                hint="start it again, then give the same command: what was done stays",
+                hint="start it again and repeat the command: it resumes where it stopped",
                 exit_code=TRY_AGAIN,
             ) from error
 
@@ -103,7 +103,7 @@ def _spread(client: Any, job: Job, tasks: Sequence[Task]) -> Iterator[tuple[Task
             results.add(send(*pair))
         fault = future.exception() if future.status == "error" else None
         if isinstance(fault, KilledWorker):
-            suspects.append(task)  # perhaps it only lay beside one that kills workers
+            suspects.append(task)  # perhaps it only shared the worker with the scan that kills it
         elif isinstance(fault, ImportError):
             raise _not_installed(fault) from fault
         else:
@@ -113,7 +113,7 @@ def _spread(client: Any, job: Job, tasks: Sequence[Task]) -> Iterator[tuple[Task
         try:
             yield task, send(number, task, "-alone").result()
         except KilledWorker:
-            yield task, lost(task)
+            yield task, lost_result(task)
 
 
 def _not_installed(fault: ImportError) -> ModelError:
@@ -121,7 +121,7 @@ def _not_installed(fault: ImportError) -> ModelError:
         "a worker cannot import what it needs",
         expected="the workers' environment to be that of this command",
         seen=str(fault),
-        hint="install neuroflamingo in it, in this version",
+        hint="install this version of neuroflamingo in it",
     )
 
 
@@ -130,12 +130,12 @@ def _same(job: Job) -> Job:
 
 
 def _work_there(job: Job, task: Task) -> JobResult:
-    one_thread()
+    use_one_thread()
     return work(job, task)
 
 
 async def _answers(address: str) -> None:
-    """Shake hands once: a client waits for ever for what takes a connection and then says nothing."""
+    """Complete one handshake: a client would wait forever for a server that accepts connections and never replies."""
     from distributed.comm.core import connect
     from distributed.security import Security
 
@@ -146,7 +146,7 @@ async def _answers(address: str) -> None:
 
 @contextmanager
 def _client(scheduler: str, processes: int) -> Iterator[Any]:
-    """A client of a scheduler, which is closed in the end, and so is a cluster that was made for it."""
+    """Client of a scheduler; closed at the end, together with a local cluster started for it."""
     from dask import config
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
@@ -173,7 +173,7 @@ def _client(scheduler: str, processes: int) -> Iterator[Any]:
                 f"the scheduler {scheduler} does not answer",
                 expected=f"a Dask scheduler within {CONNECT_S:g} s",
                 seen=f"{type(error).__name__}: {error}"[:200],
-                hint="check the address and that it is running; its versions of dask and Python should be those here",
+                hint="check the address and that it is running, with the same versions of dask and Python as here",
                 exit_code=TRY_AGAIN,
             ) from error
         yield stack.enter_context(client)

@@ -1,4 +1,4 @@
-"""Prepared scans for training: a map-style dataset over a store, and a sampler that resumes at the very sample."""
+"""Prepared scans for training: a map-style dataset over a store, and a sampler that resumes exactly."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 
 class ScanDataset(Dataset[dict[str, Any]]):
-    """All windows of all items of a store; workers open their own files, so it can be handed to a `DataLoader`.
+    """Dataset of all windows of all items of a store; safe for the workers of a `DataLoader`, which open files anew.
 
-    An element is `{"scan": float32 [axes of the card], "key": str, "window": int}`; of a `TokenStore` it has
+    An element is `{"scan": float32 [axes of the card], "key": str, "window": int}`; for a `TokenStore` it has
     `scan_tokens` `[token, width]` and `token_mask` `[token]` instead of `scan`.
 
     Args:
         store: a scan store, its folder, or a token store.
-        transform: applied to each tensor of numbers.
-        crop: sizes of a random crop along x, y and z, which reads the chunks that it needs only; None: everything.
-        seed: of the crops; a crop depends on it, on the epoch and on the number of the element, on nothing else.
+        transform: applied to each floating-point tensor.
+        crop: sizes of a random crop along x, y and z; only the chunks it touches are read. None: no crop.
+        seed: seed of the crops, which depend on it, the epoch and the index of the element, and nothing else.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ScanDataset(Dataset[dict[str, Any]]):
         assert self.crop is not None
         if missing or any(size > shape[axis] for size, axis in zip(self.crop, axes, strict=True)):
             raise UsageError(
-                "these scans cannot be cropped so",
+                "these scans are too small for this crop",
                 expected="axes x, y and z, at least as long as the crop",
                 seen=f"{dict(zip(names, shape, strict=True))}, crop {self.crop}",
             )
@@ -76,19 +76,19 @@ class ScanDataset(Dataset[dict[str, Any]]):
 
 
 class CounterSampler(Sampler[int]):
-    """Shuffled indices whose state is (seed, epoch, index): kept with a checkpoint, it goes on at the next sample.
+    """Sampler of shuffled indices whose state is (seed, epoch, index), to resume from a checkpoint at the next sample.
 
     Args:
-        length: of the dataset.
-        seed: of the shuffling.
-        shuffle: False gives them in order.
-        rank, world: this process's share of each epoch; all shares are of one length, the rest of an epoch is left out.
+        length: length of the dataset.
+        seed: seed of the shuffling.
+        shuffle: False keeps the order of the dataset.
+        rank, world: this process and the number of processes; all get equally many samples, the remainder is dropped.
     """
 
     def __init__(self, length: int, seed: int = 0, *, shuffle: bool = True, rank: int = 0, world: int = 1) -> None:
         if not (length > 0 and 0 <= rank < world and length >= world):
             raise UsageError(
-                "a sampler of these sizes cannot be",
+                "invalid sizes for a sampler",
                 expected="at least one sample for each process, rank below world",
                 seen=f"length {length}, rank {rank}, world {world}",
             )
@@ -99,7 +99,7 @@ class CounterSampler(Sampler[int]):
         return self.length // self.world
 
     def __iter__(self) -> Iterator[int]:
-        """The rest of the epoch; at its end the next one begins."""
+        """Yield the rest of the epoch, then move on to the next one."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length) if self.shuffle else None
         while self.index < len(self):
             place = self.index * self.world + self.rank
@@ -112,11 +112,11 @@ class CounterSampler(Sampler[int]):
         return {"seed": self.seed, "epoch": self.epoch, "index": self.index}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where `state_dict` was called.
+        """Resume from a `state_dict`.
 
         Raises:
-            UsageError: a state of another sampler.
+            UsageError: not a state of this sampler.
         """
         if set(state) != {"seed", "epoch", "index"} or not 0 <= state["index"] <= len(self):
-            raise UsageError("this is no state of the sampler", expected="seed, epoch, index", seen=str(dict(state)))
+            raise UsageError("this is not a state of the sampler", expected="seed, epoch, index", seen=str(dict(state)))
         self.seed, self.epoch, self.index = (int(state[name]) for name in ("seed", "epoch", "index"))

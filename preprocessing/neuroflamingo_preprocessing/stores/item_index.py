@@ -1,7 +1,7 @@
-"""The parquet index of a store: one row an item, made from the items, for pandas and the like.
+"""The parquet index of a store: one row per item, for pandas and other tools.
 
-Commit markers say what is there; the index only says it again. One that is missing, damaged, of another version or out
-of step with the markers is made anew: rows of items that are still there are kept, the others are read.
+The commit markers are authoritative, the index only repeats what the items say. An index that is missing, damaged, of
+another version or out of step with the markers is rebuilt: rows of items that still exist are kept, new items are read.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ MAX_BYTES = 2**32
 
 
 def read_index(store: ItemStore[Any]) -> pyarrow.Table:
-    """The index of a store, in step with its commit markers; it is written again if it was not.
+    """Read the index of a store, rebuilt if it is out of step with the commit markers.
 
     | column | |
     | --- | --- |
-    | key | the item's address |
-    | name, input_sha256 | of the input file; no folder |
-    | sub, ses, task, run, entities | of its name; all of them as one text |
-    | shape, dtype, windows | of the main array; windows is its first length |
-    | bytes | on disk |
-    | warnings | how many |
-    | quality_... | each figure of the preparation |
+    | key | key of the item |
+    | name, input_sha256 | name (without folder) and hash of the input file |
+    | sub, ses, task, run, entities | BIDS entities of the name; all of them as one text |
+    | shape, dtype, windows | of the main array; windows is the length of its first axis |
+    | bytes | size on disk |
+    | warnings | number of warnings |
+    | quality_... | each quality measure of the preparation |
 
-    Items whose description is damaged are left out: the next run names and drops them.
+    Items whose metadata are damaged are left out: the next run reports and drops them.
     """
     table, in_step = _made(store)
     if not in_step:
-        with contextlib.suppress(OutputError):  # a store that may only be read: the table is right all the same
+        with contextlib.suppress(OutputError):  # a read-only store: the table is right all the same
             _write(store.path / INDEX, table)
     return table
 
 
 def write_index(store: ItemStore[Any]) -> Path:
-    """Bring the index in step with the items, as the last step of a run.
+    """Bring the index in step with the items, at the end of a run.
 
     Raises:
         OutputError: it cannot be written (exit 74).
@@ -62,7 +62,7 @@ def write_index(store: ItemStore[Any]) -> Path:
 
 
 def _made(store: ItemStore[Any]) -> tuple[pyarrow.Table, bool]:
-    """The index as the items say it, and whether the file says the same."""
+    """Index built from the items, and whether the file on disk is equal to it."""
     keys = list(store)
     table = _read(store.path / INDEX)
     if table is not None and table.column("key").to_pylist() == keys:
@@ -77,7 +77,7 @@ def _made(store: ItemStore[Any]) -> tuple[pyarrow.Table, bool]:
 
 
 def _row(store: ItemStore[Any], item: StoredItem) -> dict[str, Any]:
-    """Only what the item's own files say; nothing is loaded by zarr."""
+    """Row of an item, from its JSON files alone: zarr would open every array."""
     about = item.about
     name = str(about.get("name") or "")
     entities = entities_of(Path(name))
@@ -117,7 +117,7 @@ def _write(path: Path, table: pyarrow.Table) -> None:
 
 
 def _read(path: Path) -> pyarrow.Table | None:
-    """None: missing, damaged, a link, or of another version."""
+    """Index on disk; None if it is missing, damaged, a link, or of another version."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,15 +1,16 @@
-"""`ItemStore`: what scan stores and token stores have in common. Items are whole or not there, whatever dies.
+"""`ItemStore`: base class of scan stores and token stores, whose items are either complete or absent after any crash.
 
     STORE/store.json               format, version, and what all items have in common
-    STORE/items/ab/abcdef.../      one input file's item
+    STORE/items/ab/abcdef.../      the item of one input file
         NAME/                      zarr v3 arrays
-        about.json                 where it came from, geometry log, warnings
+        about.json                 provenance, geometry log, warnings
         commit.json                size and SHA-256 of each file above; written last
-    STORE/index.parquet            one row an item; made from the items, never believed over them
+    STORE/index.parquet            one row per item; built from the items, which take precedence
     STORE/log.jsonl, summary.json  what the runs did
 
-An item's address is the hash of what it was made of. It is written under a temporary name, synced to the disk and
-renamed. Readers see committed items only.
+The key of an item is the hash of what it was made of. An item is written under a temporary name, synced to the disk and
+renamed; readers see only items with a commit marker. So there are no locks: two processes that make the same item write
+equal drafts under different names, and the rename of the second one fails on the folder that is already there.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = 1
-"""Of the files and of the numbers in them: raised when either changes; what is older then does not count."""
+"""Version of the files and of the numbers in them, raised when either changes; items of older versions are not used."""
 MAX_WINDOWS = 2**16
 
 
@@ -53,9 +54,9 @@ class StoredItem:
     """One item of a store.
 
     Attributes:
-        key: its address, 64 hexadecimal digits.
-        about: name and hash of the input, geometry log, warnings, windows.
-        folder: where it lies.
+        key: 64 hexadecimal digits, see `item_key`.
+        about: metadata: name and hash of the input, geometry log, warnings, windows.
+        folder: folder of the item.
     """
 
     key: str
@@ -67,10 +68,10 @@ class StoredItem:
     MADE_BY: ClassVar[str] = "neuroflamingo prepare"
 
     def open(self, name: str | None = None) -> Any:
-        """An array of the item, by default the main one, as a zarr array: slices read the chunks that they need.
+        """Open an array of the item, by default the main one, as a zarr array; slices read only the chunks they need.
 
         Raises:
-            ScanError: it is not what this program writes, or claims more than its bytes can hold (exit 65).
+            ScanError: not as this program writes arrays, or claims more than its bytes can hold (exit 65).
         """
         import zarr
 
@@ -87,7 +88,7 @@ class StoredItem:
         """Shape of the main array and names of its axes, window first.
 
         Raises:
-            ScanError: it is not what this program writes, or claims more than its bytes can hold (exit 65).
+            ScanError: see `open`.
         """
         try:
             check_claims(self.folder / self.MAIN, self.MAIN, self.KINDS[self.MAIN])
@@ -100,14 +101,18 @@ class StoredItem:
         return array.shape, tuple(map(str, array.metadata.dimension_names or ()))
 
     def _layout(self, name: str | None) -> Layout | None:
-        """None: for zarr to read."""
+        """Layout for the fast reader; None where the array is left to zarr."""
         layout = read_layout(self.folder / (name or self.MAIN))
         if layout is None or str(layout.dtype) not in self.KINDS[name or self.MAIN] or layout.shape[0] > MAX_WINDOWS:
             return None
         return layout
 
     def read(self, part: Any = ..., name: str | None = None) -> NDArray[Any]:
-        """An array `[window, ...]`, or a part of it; every chunk carries a checksum.
+        """Read an array `[window, ...]`, or a part of it; the checksum of every chunk is verified.
+
+        Args:
+            part: index as numpy takes it.
+            name: name of the array; None: the main one.
 
         Raises:
             ScanError: damaged (exit 65).
@@ -120,7 +125,7 @@ class StoredItem:
             raise self._damaged(error) from error
 
     def element(self, part: Any) -> dict[str, NDArray[Any]]:
-        """What a dataset gives for one window, or a part of it."""
+        """Element of a dataset: the arrays of one window, or a part of it."""
         return {self.MAIN: self.read(part)}
 
     def _damaged(self, error: Exception) -> ScanError:
@@ -128,19 +133,19 @@ class StoredItem:
             f"the item {self.key[:12]} of the store is damaged",
             expected="the bytes that were written",
             seen=f"{type(error).__name__}: {error}"[:200],
-            hint=f"run `{self.MADE_BY}` with --verify: it names, drops and makes damaged items again",
+            hint=f"run `{self.MADE_BY}` with --verify: it reports damaged items and makes them again",
         )
 
 
-def item_key(input_sha256: str, made_for: str, how: Mapping[str, Any]) -> str:
-    """The address of an item: what it is made of, not where that lies.
+def item_key(input_sha256: str, made_for: str, options: Mapping[str, Any]) -> str:
+    """Key of an item: a hash of what it is made of, independent of paths.
 
     Args:
-        input_sha256: of the input file.
+        input_sha256: hash of the input file.
         made_for: digest of `card.scan` for prepared scans, of the card for tokens.
-        how: everything else that changes the result (repetition time, hash of an atlas, hash of weights, ...).
+        options: everything else that changes the result (repetition time, hash of an atlas, hash of weights, ...).
     """
-    parts = {"input": input_sha256, "spec": made_for, "how": dict(how), "schema": SCHEMA}
+    parts = {"input": input_sha256, "spec": made_for, "how": dict(options), "schema": SCHEMA}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -148,20 +153,20 @@ ItemT = TypeVar("ItemT", bound=StoredItem)
 
 
 class ItemStore(Generic[ItemT]):
-    """A folder of items; see the module. Any number of processes may read and write one store.
+    """Folder of items, which any number of processes may read and write at the same time; see the module.
 
     Args:
-        path: the folder.
+        path: folder of the store.
 
     Raises:
         NotFoundError: no such folder.
-        ModelError: no store, or one of another version (exit 65).
+        ModelError: not a store, or one of another version (exit 65).
     """
 
     FORMAT: ClassVar[str]
     NOUN: ClassVar[str]
     SAME: ClassVar[tuple[str, ...]]
-    """Entries of `store.json` in which all items agree: a run with others is refused."""
+    """Entries of `store.json` that all items share: a run with other values is refused."""
     ITEM: ClassVar[type[StoredItem]] = StoredItem
 
     def __init__(self, path: str | Path) -> None:
@@ -172,7 +177,7 @@ class ItemStore(Generic[ItemT]):
         self.head = read_stored(self.path / "store.json", self.path)
         if self.head.get("format") != self.FORMAT or self.head.get("schema") != SCHEMA:
             raise ModelError(
-                f"{self.path} is no {self.NOUN} of this version",
+                f"{self.path} is not a {self.NOUN} of this version",
                 expected=f"{self.FORMAT}, schema {SCHEMA}",
                 seen=f"{self.head.get('format')}, schema {self.head.get('schema')}",
                 exit_code=65,
@@ -180,17 +185,17 @@ class ItemStore(Generic[ItemT]):
 
     @classmethod
     def is_at(cls, path: str | Path) -> bool:
-        """Whether a folder says that it is a store of this kind, of whatever version."""
+        """True for a store of this kind, of any version."""
         file = Path(path) / "store.json"
         return file.is_file() and read_stored(file, file.parent).get("format") == cls.FORMAT
 
     @classmethod
     def _create(cls, path: str | Path, about: Mapping[str, Any]) -> Self:
-        """A new store, or the one that is there if its items agree in `SAME`.
+        """Create a store, or open an existing one that agrees in `SAME`.
 
         Raises:
-            OutputError: the folder holds something else, or cannot be made (exit 73), or written (74).
-            ModelError: it is a store for something else (exit 65).
+            OutputError: the folder holds something else, or cannot be created (exit 73) or written (74).
+            ModelError: a store for something else (exit 65).
         """
         path = Path(path)
         head = {"format": cls.FORMAT, "schema": SCHEMA, **about}
@@ -199,7 +204,7 @@ class ItemStore(Generic[ItemT]):
             others = sorted(p.name for p in path.iterdir() if not p.name.startswith(TEMPORARY_PREFIX))
         except OSError as error:
             raise not_created(path, error) from error
-        if others and not (path / "store.json").exists():  # asked last: another process may be making the store
+        if others and not (path / "store.json").exists():  # checked last: another process may be creating it
             raise OutputError(
                 f"{path} holds something else",
                 expected=f"a new folder, or a {cls.NOUN}",
@@ -210,26 +215,26 @@ class ItemStore(Generic[ItemT]):
             try:
                 write_text_atomic(path / "store.json", json.dumps(head, indent=1) + "\n")
             except OutputError:
-                if not (path / "store.json").exists():  # else another process was quicker
+                if not (path / "store.json").exists():  # else another process created it in the meantime
                     raise
         store = cls(path)
         if any(store.head.get(name) != head[name] for name in cls.SAME):
             raise ModelError(
                 f"{path} is a {cls.NOUN} for something else",
-                expected=cls._said(head),
-                seen=cls._said(store.head),
+                expected=cls._identity(head),
+                seen=cls._identity(store.head),
                 hint="choose another folder with -o",
                 exit_code=65,
             )
         return store
 
     @classmethod
-    def _said(cls, head: Mapping[str, Any]) -> str:
+    def _identity(cls, head: Mapping[str, Any]) -> str:
         return ", ".join([str(head.get("encoder")), *(f"{name} {str(head.get(name))[:12]}" for name in cls.SAME)])
 
     def _folder(self, key: str) -> Path:
         if len(key) != 64 or set(key) - set("0123456789abcdef"):
-            raise NotFoundError(f"{key[:80]!r} is no key of a store", expected="64 hexadecimal digits")
+            raise NotFoundError(f"{key[:80]!r} is not a key of a store", expected="64 hexadecimal digits")
         return self.path / "items" / key[:2] / key
 
     def __contains__(self, key: str) -> bool:
@@ -244,11 +249,11 @@ class ItemStore(Generic[ItemT]):
         return sum(1 for _ in self)
 
     def __getitem__(self, key: str) -> ItemT:
-        """An item, by its key.
+        """Item of a key.
 
         Raises:
             NotFoundError: no such item was committed.
-            ModelError: what describes it is damaged (exit 65).
+            ModelError: its metadata are damaged (exit 65).
         """
         folder = self._folder(key)
         if key not in self:
@@ -256,28 +261,28 @@ class ItemStore(Generic[ItemT]):
         return self.ITEM(key, read_stored(folder / "about.json", self.path), folder)  # type: ignore[return-value]
 
     def peek(self, key: str) -> ItemT:
-        """An item without what is said about it, for loops that want its numbers only; it is not even looked for."""
+        """Item without its metadata, for loops that read arrays only; its existence is not checked."""
         return self.ITEM(key, {}, self._folder(key))  # type: ignore[return-value]
 
     def fault(self, key: str, *, thorough: bool = False) -> str | None:
-        """What is wrong with a committed item: files that are missing or of another size, or (thorough) content."""
+        """Fault of a committed item in words: missing files, other sizes, or (thorough) content; None if sound."""
         folder = self._folder(key)
         try:
             promised = read_stored(folder / "commit.json", self.path)["files"]
-            for name, said in promised.items():
+            for name, promise in promised.items():
                 file = folder / name
                 if file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
                     return f"{name} points elsewhere"
-                if not file.is_file() or file.stat().st_size != said["bytes"]:
+                if not file.is_file() or file.stat().st_size != promise["bytes"]:
                     return f"{name} is missing or of another size"
-                if thorough and sha256_of(file) != said["sha256"]:
+                if thorough and sha256_of(file) != promise["sha256"]:
                     return f"{name} has other bytes than were written"
         except (ModelError, KeyError, TypeError, AttributeError, OSError, ValueError) as error:
             return f"commit.json cannot be read ({type(error).__name__})"
         return None
 
     def drop(self, key: str) -> None:
-        """Take an item out; it is no longer seen before its first file goes.
+        """Remove an item; it is renamed first, so that no reader sees it half deleted.
 
         Raises:
             OutputError: it cannot be moved (exit 74).
@@ -286,19 +291,19 @@ class ItemStore(Generic[ItemT]):
         try:
             if folder.exists():
                 aside = make_draft_folder(folder)
-                with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                with contextlib.suppress(FileNotFoundError):  # another process removed it first
                     folder.rename(aside / key)
                 shutil.rmtree(aside)
         except OSError as error:
             raise self.not_written(error) from error
 
     def _put(self, key: str, about: Mapping[str, Any], write: Callable[[Path], None]) -> bool:
-        """Write an item; False if it was there already, or another process was quicker.
+        """Write an item; False if it existed already, or another process wrote it in the meantime.
 
         Args:
             key: see `item_key`.
-            about: plain data.
-            write: puts the arrays into the folder that it is given.
+            about: metadata, plain data.
+            write: writes the arrays into the folder that it is given.
 
         Raises:
             OutputError: it cannot be written (exit 74); nothing of it is left.
@@ -314,9 +319,9 @@ class ItemStore(Generic[ItemT]):
             _describe(draft, about)
             fsync_tree(draft)
             try:
-                draft.rename(folder)
+                draft.rename(folder)  # the commit: the marker is in the draft, and a folder is renamed atomically
             except OSError:
-                if key in self:
+                if key in self:  # a rename onto a folder that is not empty fails: another process committed the item
                     return False
                 raise
             fsync_folder(folder.parent)
@@ -328,32 +333,32 @@ class ItemStore(Generic[ItemT]):
                 shutil.rmtree(draft, ignore_errors=True)
 
     def sweep(self) -> int:
-        """Remove drafts that processes of this machine left when they died; gives how many."""
+        """Remove drafts of dead processes of this host, and count them."""
         return sum(sweep_drafts(folder) for folder in (self.path, *(self.path / "items").glob("??")))
 
     def not_written(self, error: OSError) -> OutputError:
-        """The error for a write that failed."""
+        """Error for a write that failed."""
         return OutputError(
             f"writing into the store {self.path.name} failed",
             seen=error.strerror or str(error),
-            hint="free some space; then run the same command again: it goes on where it stopped",
+            hint="free some space; then run the same command again: it resumes where it stopped",
             exit_code=74,
         )
 
 
 def _describe(draft: Path, about: Mapping[str, Any]) -> None:
-    """What the item is, then what was written of it, the marker last."""
+    """Write the metadata of a draft, then the commit marker, which lists all other files and therefore comes last."""
     (draft / "about.json").write_text(json.dumps(dict(about), ensure_ascii=False) + "\n", encoding="utf-8")
     files = sorted(p.relative_to(draft).as_posix() for p in draft.rglob("*") if p.is_file())
-    said = {n: {"bytes": (draft / n).stat().st_size, "sha256": sha256_of(draft / n)} for n in files}
-    (draft / "commit.json").write_text(json.dumps({"schema": SCHEMA, "files": said}) + "\n", encoding="utf-8")
+    promised = {n: {"bytes": (draft / n).stat().st_size, "sha256": sha256_of(draft / n)} for n in files}
+    (draft / "commit.json").write_text(json.dumps({"schema": SCHEMA, "files": promised}) + "\n", encoding="utf-8")
 
 
 def read_stored(file: Path, store: Path) -> dict[str, Any]:
-    """Read a small file of a store.
+    """Read a small JSON file of a store.
 
     Raises:
-        ModelError: no mapping in JSON, too large, or a link (exit 65).
+        ModelError: not a JSON mapping, too large, or a link (exit 65).
     """
     name = f"{file.name} in the store {store.name}"
     return read_json(file, expected="JSON that this program wrote", name=name, error=ModelError, links=False)

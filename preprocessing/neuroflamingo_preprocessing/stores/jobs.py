@@ -1,4 +1,4 @@
-"""What is done to one scan of a run into a store, wherever that happens: in this process, a pool's, or a cluster's."""
+"""`Job`: process one scan of a run into a store, in this process, in a pool or on a cluster."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ Status = Literal["done", "present", "failed"]
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of one scan.
+    """Result of one scan.
 
     Attributes:
-        file: its name, without the folder.
+        file: name of the scan, without its folder.
         status: `done` now, `present` from an earlier run, or `failed`.
-        key: its address in the store; None if it failed.
-        seconds: spent on it.
-        warnings: what was odd but usable.
-        error: what was wrong, as the message says it.
-        exit_code: of the error.
-        cleaning: what was done to a run's frames, see `DenoisingPlan.about`.
+        key: key of the item in the store; None if it failed.
+        seconds: time spent on it.
+        warnings: oddities that do not make the scan unusable.
+        error: message of the error.
+        exit_code: exit code of the error.
+        cleaning: denoising of a run, see `DenoisingPlan.about`.
     """
 
     file: str
@@ -57,33 +57,33 @@ class JobResult:
 
 @dataclass(frozen=True)
 class Task:
-    """One scan.
+    """One scan to process.
 
     Attributes:
-        scan: its file, absolute; for an item of a scan store, the store.
-        name: what messages call it.
-        seen: hash of all by which it was recognised before its bytes were read.
-        item: its key, if it is an item of a scan store.
+        scan: file of the scan, absolute; for an item of a scan store, the store.
+        name: name in messages.
+        fingerprint: hash by which an unchanged input is recognised without reading its bytes.
+        item: key of the item, for an item of a scan store.
     """
 
     scan: Input
     name: str
-    seen: str
+    fingerprint: str
     item: str | None = None
 
     @property
     def path(self) -> Path:
-        """Of the file, or the store."""
+        """Path of the file or the store."""
         return self.scan.path
 
 
 @dataclass(frozen=True)
 class Job(ABC):
-    """What all scans of a run have in common; sent to each worker once.
+    """Settings common to all scans of a run; sent to each worker once.
 
     Attributes:
-        store: the folder that items go into, absolute.
-        card: of the encoder.
+        store: folder of the store, absolute.
+        card: card of the encoder.
         how: see `Preparation`.
     """
 
@@ -92,37 +92,37 @@ class Job(ABC):
     how: Preparation
 
     def for_scan(self, task: Task) -> Preparation:
-        """The preparation of one scan."""
+        """Preparation of one scan."""
         return self.how.at(task.scan.repetition_time, task.scan.series, task.scan.confounds)
 
-    def hashed(self, task: Task, made_of: Mapping[str, Any]) -> Preparation:
-        """The same, with what was hashed for the key: a DICOM series of thousands of files is hashed once."""
+    def with_series_hash(self, task: Task, made_of: Mapping[str, Any]) -> Preparation:
+        """Preparation with the hash already taken for the key: a DICOM series of thousands of files is hashed once."""
         return replace(self.for_scan(task), series_sha256=made_of["input_sha256"])
 
     @abstractmethod
-    def opened(self) -> ItemStore[Any]:
-        """The store."""
+    def open_store(self) -> ItemStore[Any]:
+        """Open the store."""
 
     @abstractmethod
     def key(self, input_sha256: str, changes: Mapping[str, Any]) -> str:
-        """The address of the item of an input that is prepared with these changes."""
+        """Key of the item for an input and the options that change its tensors."""
 
     def origin(self, task: Task) -> tuple[str, dict[str, Any]]:
-        """Hash of the input, and all of its preparation that changes the tensors."""
+        """Hash of the input, and the options of its preparation that change the tensors."""
         how = self.for_scan(task)
-        changes = how.changes(task.path) | said_beside(task.path, self.card.scan, how)
-        return digest_of(task.path, self.card.scan.modality, how.series), changes
+        changes = how.changes(task.path) | sidecar_changes(task.path, self.card.scan, how)
+        return input_digest(task.path, self.card.scan.modality, how.series), changes
 
     @abstractmethod
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
-        """Make and write the item, which keeps `made_of`; whether it was new, and what it says of itself."""
+        """Make and write the item, with `made_of` in its metadata; gives whether it was new, and the metadata."""
 
 
 @dataclass(frozen=True)
 class PrepareJob(Job):
-    """Scans to prepared tensors."""
+    """Preparation of scans into a scan store."""
 
-    def opened(self) -> ScanStore:
+    def open_store(self) -> ScanStore:
         """Open the scan store."""
         return ScanStore(self.store)
 
@@ -132,33 +132,33 @@ class PrepareJob(Job):
 
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
         """Prepare one input and store its tensors."""
-        windows = list(prepare_for_encoder(task.path, self.card.scan, self.hashed(task, made_of)))
-        about = _common([one.about for one in windows], made_of)
+        windows = list(prepare_for_encoder(task.path, self.card.scan, self.with_series_hash(task, made_of)))
+        about = joint_record([one.about for one in windows], made_of)
         axes = [axis.name for axis in self.card.scan.axes]
         return store.put(key, [one.tensor for one in windows], axes, about), about
 
 
-def _common(said: list[Mapping[str, Any]], made_of: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said of all windows of a scan, and of each of them."""
-    about = {k: v for k, v in said[0].items() if k != "window"}
-    about["windows"] = [one["window"] for one in said if "window" in one]
+def joint_record(records: list[Mapping[str, Any]], made_of: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of an item: those that all windows of a scan share, and the position of each window."""
+    about = {k: v for k, v in records[0].items() if k != "window"}
+    about["windows"] = [record["window"] for record in records if "window" in record]
     return about | {"made_of": dict(made_of)}
 
 
-def said_beside(path: Path, spec: ScanSpec, how: Preparation) -> dict[str, Any]:
-    """What a run's sidecars say that changes its tensors: the repetition time, if the user gave none.
+def sidecar_changes(path: Path, spec: ScanSpec, how: Preparation) -> dict[str, Any]:
+    """Part of a run's sidecars that changes its tensors: the repetition time, if the user gave none.
 
     Raises:
         ScanError: sidecars that cannot be read, or two that apply at one level.
     """
     if how.repetition_time is not None or not is_run(spec) or is_dicom_input(path):
         return {}
-    said = read_sidecar(path).values.get("RepetitionTime")
-    return {} if said is None else {"sidecar_repetition_time": said}
+    seconds = read_sidecar(path).values.get("RepetitionTime")
+    return {} if seconds is None else {"sidecar_repetition_time": seconds}
 
 
-def digest_of(path: Path, modality: str, series: int | None = None) -> str:
-    """The hash of the input's bytes: of a DICOM input those of the series that is meant, of zarr those of all files."""
+def input_digest(path: Path, modality: str, series: int | None = None) -> str:
+    """SHA-256 of an input: of the file, of the chosen series for DICOM, of all files for zarr."""
     if not is_dicom_input(path):
         return fingerprint(path)[0] if path.is_dir() else sha256_of(path)
 
@@ -167,10 +167,10 @@ def digest_of(path: Path, modality: str, series: int | None = None) -> str:
 
 
 def work(job: Job, task: Task) -> JobResult:
-    """Hash, make and store one scan, in whatever process; expected failures are told, not raised."""
+    """Process one scan in any process: hash, prepare, store. Expected errors give a failed result, not an exception."""
     began = time.perf_counter()
     try:
-        store = job.opened()
+        store = job.open_store()
         digest, changes = job.origin(task)
         key = job.key(digest, changes)
         if key in store and store.fault(key) is None:
@@ -190,21 +190,21 @@ def work(job: Job, task: Task) -> JobResult:
         return JobResult(task.name, "failed", seconds=time.perf_counter() - began, error=words, exit_code=74)
 
 
-LOST = "its worker died, alone with it too: most likely it needs more memory than there is"
+LOST = "its worker died, also when it was tried alone: most likely it needs more memory than there is"
 
 
 TRY_AGAIN = 75
 
 
-def lost(task: Task) -> JobResult:
-    """What is said of a scan that kills its worker."""
+def lost_result(task: Task) -> JobResult:
+    """Failed result of a scan that kills its worker."""
     return JobResult(task.name, "failed", error=f"{task.name}: {LOST}", exit_code=TRY_AGAIN)
 
 
-def one_thread() -> None:
-    """Workers stand beside each other: one thread each, in libraries that are loaded later too.
+def use_one_thread() -> None:
+    """Limit this worker to one thread, also in libraries that are loaded later: workers share the cores.
 
-    torch is not loaded for this: preparing does without it, and it takes longer than a head.
+    torch is limited only if it is loaded already: importing it takes longer than preparing a scan.
     """
     from threadpoolctl import threadpool_limits
 

@@ -1,4 +1,4 @@
-"""Where the scans of a run are worked on: in this process, in a pool of processes, or on a Dask cluster."""
+"""Processing of the scans of a run in a pool of processes that survives the death of a worker."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from neuroflamingo_preprocessing.stores.jobs import Job, JobResult, Task, lost, one_thread, work
+from neuroflamingo_preprocessing.stores.jobs import Job, JobResult, Task, lost_result, use_one_thread, work
 
 _JOB: Job | None = None
-"""Of a worker process of the pool."""
+"""Job of this worker process, set when it starts."""
 
 
-def _work_in_pool(job: Job, tasks: Sequence[Task], processes: int) -> Iterator[tuple[Task, JobResult]]:
+def work_in_pool(job: Job, tasks: Sequence[Task], processes: int) -> Iterator[tuple[Task, JobResult]]:
+    """Process tasks in a pool; after a worker dies, the tasks that were under way are tried again, each alone.
+
+    A dead worker breaks the whole pool, and nobody knows which task killed it, so a new pool takes the rest.
+    """
     suspects: list[Task] = []
     rest = list(reversed(tasks))
     while rest:
@@ -25,8 +29,8 @@ def _work_in_pool(job: Job, tasks: Sequence[Task], processes: int) -> Iterator[t
                         under_way[pool.submit(_work_there, rest[-1])] = rest[-1]
                         del rest[-1]
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                        made = future.result()
-                        yield under_way.pop(future), made
+                        result = future.result()
+                        yield under_way.pop(future), result
             except BrokenProcessPool:
                 suspects += under_way.values()
     for task in suspects:
@@ -34,7 +38,7 @@ def _work_in_pool(job: Job, tasks: Sequence[Task], processes: int) -> Iterator[t
             try:
                 yield task, pool.submit(_work_there, task).result()
             except BrokenProcessPool:
-                yield task, lost(task)
+                yield task, lost_result(task)
 
 
 def _pool(job: Job, processes: int) -> ProcessPoolExecutor:
@@ -44,7 +48,7 @@ def _pool(job: Job, processes: int) -> ProcessPoolExecutor:
 def _begin(job: Job) -> None:
     global _JOB
     _JOB = job
-    one_thread()
+    use_one_thread()
 
 
 def _work_there(task: Task) -> JobResult:

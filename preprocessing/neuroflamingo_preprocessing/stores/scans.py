@@ -1,4 +1,4 @@
-"""`ScanStore`: prepared scans on disk, addressed by what they were made of. How items are kept: `item_store`."""
+"""`ScanStore`: prepared scans on disk, keyed by what they were made of; see `items` for the layout."""
 
 from __future__ import annotations
 
@@ -24,22 +24,35 @@ SPACE_AXES = ("x", "y", "z")
 
 
 class StoredScan(StoredItem):
-    """A prepared scan: `tensor` `[window, axes of the card]`, a shard for each window."""
+    """Prepared scan: an array `tensor` `[window, axes of the card]`, one shard per window."""
 
     def element(self, part: Any) -> dict[str, NDArray[Any]]:
-        """`scan`: the tensor of one window, or a part of it."""
+        """Element of a dataset: `scan`, the tensor of one window, or a part of it."""
         return {"scan": self.read(part)}
 
 
 class ScanStore(ItemStore[StoredScan]):
-    """A folder of prepared scans. Any number of processes may read and write one store.
+    """Folder of prepared scans, which any number of processes may read and write at the same time.
 
     Args:
-        path: the folder.
+        path: folder of the store.
 
     Raises:
         NotFoundError: no such folder.
-        ModelError: no store, or one of another version (exit 65).
+        ModelError: not a store, or one of another version (exit 65).
+
+    Example:
+        >>> import numpy as np
+        >>> from neuroflamingo_preprocessing.stores.items import item_key
+        >>> store = ScanStore.create("store", encoder="mine", card_digest="0" * 64, spec_digest="1" * 64)
+        >>> key = item_key("2" * 64, "1" * 64, {})
+        >>> tensor = np.ones((1, 8, 8, 8), np.float32)
+        >>> store.put(key, [tensor], ["channel", "x", "y", "z"], {"name": "sub-01_T1w.nii.gz"})
+        True
+        >>> key in store, len(store), store[key].about["name"]
+        (True, 1, 'sub-01_T1w.nii.gz')
+        >>> store[key].read((0, 0, slice(2), 0)).shape
+        (2, 8)
     """
 
     FORMAT: ClassVar[str] = "neuroflamingo-scan-store"
@@ -49,11 +62,16 @@ class ScanStore(ItemStore[StoredScan]):
 
     @classmethod
     def create(cls, path: str | Path, *, encoder: str, card_digest: str, spec_digest: str) -> ScanStore:
-        """A new store, or the one that is there if it is for the same input of an encoder.
+        """Create a store, or open an existing one for the same spec.
+
+        Args:
+            path: folder of the store.
+            encoder: name of the encoder, for people.
+            card_digest, spec_digest: digests of its card and of `card.scan`.
 
         Raises:
-            OutputError: the folder holds something else, or cannot be made (exit 73).
-            ModelError: it is a store for another preparation (exit 65).
+            OutputError: the folder holds something else, or cannot be created (exit 73).
+            ModelError: a store for another preparation (exit 65).
         """
         return cls._create(path, {"encoder": encoder, "card": card_digest, "spec": spec_digest})
 
@@ -76,13 +94,13 @@ class ScanStore(ItemStore[StoredScan]):
     def put(
         self, key: str, windows: Sequence[NDArray[np.float32]], axes: Sequence[str], about: Mapping[str, Any]
     ) -> bool:
-        """Write an item; False if it was there already, or another process was quicker.
+        """Write an item; False if it existed already, or another process wrote it in the meantime.
 
         Args:
             key: see `item_key`.
-            windows: tensors of one shape, the axes of the card.
-            axes: their names.
-            about: plain data.
+            windows: tensors of one shape, with the axes of the card.
+            axes: names of these axes.
+            about: metadata, plain data.
 
         Raises:
             OutputError: it cannot be written (exit 74); nothing of it is left.
@@ -90,12 +108,12 @@ class ScanStore(ItemStore[StoredScan]):
         return self._put(key, about, lambda draft: _write_tensor(draft / "tensor", windows, axes))
 
     def index(self) -> pyarrow.Table:
-        """One row an item: key, name, BIDS entities, shape, dtype, windows, quality, warnings; see `read_index`."""
+        """Table with one row per item (key, name, BIDS entities, shape, quality, ...); see `read_index`."""
         return read_index(self)
 
 
 def _write_tensor(path: Path, windows: Sequence[NDArray[np.float32]], axes: Sequence[str]) -> None:
-    """One shard a window; 64 voxels along each axis of space and all of the others in a chunk; zstd 1, crc32c."""
+    """Write each window as a shard; chunks of 64 voxels along spatial axes, of full length along others, zstd 1."""
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -111,7 +129,7 @@ def _write_tensor(path: Path, windows: Sequence[NDArray[np.float32]], axes: Sequ
         compressors=(ZstdCodec(level=1), Crc32cCodec()),
         dimension_names=("window", *axes),
         zarr_format=3,
-        config={"write_empty_chunks": True},  # so that a shard that is missing is a loss, not a volume of zeros
+        config={"write_empty_chunks": True},  # so that a missing shard is an error, not a volume of zeros
     )
     for index, window in enumerate(windows):
         array[index] = window

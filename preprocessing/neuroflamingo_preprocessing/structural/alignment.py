@@ -31,13 +31,13 @@ GOOD_POSE = 0.7  # the same of another pose, in the brain and the ring
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where the scan lies in the template.
+    """Result of an affine alignment.
 
     Attributes:
-        scan_to_template: scan world millimetres to template world millimetres, both RAS, `[4, 4]`.
-        correlation: of scan and template inside the brain, at 4 mm.
-        starts: number of starting poses that were tried.
-        turned: whether the best start was turned by 90 degrees or more from what the header says.
+        scan_to_template: scan world mm to template world mm, both RAS, `[4, 4]`.
+        correlation: correlation of scan and template inside the brain, at 4 mm.
+        starts: number of starting poses tried.
+        turned: true if the best start is turned by 90 degrees or more against the header.
     """
 
     scan_to_template: Affine
@@ -47,20 +47,20 @@ class Alignment:
 
 
 def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
-    """Find the 12-parameter affine that brings a head onto the template. Never mirrors: the determinant is positive.
+    """Find the 12-parameter affine that aligns a head with the template. It never mirrors: the determinant is positive.
 
-    A similarity transform at 4 mm with blur, then an affine without, each by gradient descent on the correlation
-    inside the template brain, its rim left out: with the rim, fluid and bone of a head with skull are taken for the
-    edge of the brain, and the head is shrunk by a sixth. Other poses are tried only if the first ends poorly.
-    One thread and a fixed seed: the result depends neither on the number of cores nor on the run.
+    A similarity transform at 4 mm with blur is followed by an affine without blur, each by gradient descent on the
+    correlation inside the template brain without its rim: with the rim, fluid and bone of a head with skull pass for
+    the edge of the brain, and the head is shrunk by a sixth. Other starting poses are tried only if the header's own
+    ends in a poor correlation. One thread and a fixed seed make the result independent of cores and runs.
 
     Args:
-        voxels: canonical orientation is not needed but saves nothing; any grid of at least 4 voxels an axis.
-        affine: voxel to world, RAS mm.
+        voxels: `[x, y, z]` in any orientation, at least 4 voxels along each axis.
+        affine: voxel index to world, RAS mm.
     """
     template = _fixed()
     moving, moving_affine = _shrink(voxels, affine)
-    # ITK calls its world LPS, but nothing in a registration depends on it: both images are given in RAS.
+    # ITK's world is LPS by convention, but nothing in a registration depends on it: both images are given in RAS.
     coarse = _image(_blur(moving, moving_affine), moving_affine)
     fine = _image(moving, moving_affine)
     centre = _head_centre(moving, moving_affine)
@@ -73,12 +73,16 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
         ends.append((*_refine(start, fine), turned))
         tried += poses
     correlation, transform, turned = max(ends, key=lambda end: end[0])
-    # ITK's sums differ in the last bits with the number of cores; a tenth of a micrometre does not.
+    # ITK's sums differ in the last bits with the number of cores; rounded to a tenth of a micrometre they do not.
     return Alignment(np.round(np.linalg.inv(_matrix(transform)), DECIMALS), correlation, tried, turned)
 
 
 def _other_pose(coarse: sitk.Image, centre: NDArray[np.float64]) -> tuple[sitk.Similarity3DTransform, bool, int]:
-    """The best of all starting poses, whether it is turned by 90 degrees or more, and how many were tried."""
+    """Best of the starting poses, whether it is turned by 90 degrees or more, and the number tried.
+
+    Judged by the coarse stage alone, in the brain and a ring around it: the outline of the head tells poses apart
+    where the inside of the brain does not. A pose has to win by a margin, so that ties fall to the milder turn.
+    """
     template = _fixed()
     best: tuple[float, sitk.Similarity3DTransform, bool] | None = None
     tried = 0
@@ -95,7 +99,7 @@ def _other_pose(coarse: sitk.Image, centre: NDArray[np.float64]) -> tuple[sitk.S
 
 
 def _similarity(head_centre: NDArray[np.float64], turn: NDArray[np.float64]) -> sitk.Similarity3DTransform:
-    """Template to scan: turned about the template brain's centre, which goes to the head's."""
+    """Template-to-scan start: a rotation about the centre of the template brain, moved to the head's centre."""
     import SimpleITK as sitk
 
     centre = _fixed().centre
@@ -107,7 +111,7 @@ def _similarity(head_centre: NDArray[np.float64], turn: NDArray[np.float64]) -> 
 
 
 def _refine(start: sitk.Similarity3DTransform, fine: sitk.Image) -> tuple[float, sitk.AffineTransform]:
-    """The affine that a similarity transform leads to, and its correlation."""
+    """Refine a similarity transform to an affine at 4 mm; gives the correlation and the affine."""
     import SimpleITK as sitk
 
     transform = sitk.AffineTransform(3)
@@ -121,7 +125,7 @@ def _refine(start: sitk.Similarity3DTransform, fine: sitk.Image) -> tuple[float,
 
 @dataclass(frozen=True)
 class _Fixed:
-    """The template, its brain without the rim and its brain with the ring, at 4 mm; the brain's centre."""
+    """Template at 4 mm (blurred and not), masks of the brain without rim and with ring, and the brain's centre."""
 
     coarse: Any
     fine: Any
@@ -149,7 +153,7 @@ def _fixed() -> _Fixed:
 
 
 def _shrink(voxels: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], Affine]:
-    """Average blocks down to about 4 mm."""
+    """Average blocks to voxels of about 4 mm."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     x, y, z = (min(max(1, round(LEVEL_MM / s)), n) for s, n in zip(spacing, voxels.shape, strict=True))
     return block_mean(voxels, affine, (x, y, z))
@@ -175,19 +179,24 @@ def _image(voxels: NDArray[Any], affine: Affine) -> sitk.Image:
 
 
 def _head_centre(voxels: NDArray[Any], affine: Affine) -> NDArray[np.float64]:
-    """Centre of mass of the bright voxels of the head, the neck left out, in world mm."""
+    """Centre of mass of the bright voxels of the head without the neck, in world mm."""
     bright = voxels > voxels.mean()
     world = apply(affine, np.argwhere(bright))
     height = world[:, 2]
     voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
-    # The crown is where 20 ml of the head lie above: single bright voxels of noise do not count.
+    # The crown is the height above which 20 ml of the head lie: single bright voxels of noise do not count.
     above = min(len(height) - 1, int(20_000 / voxel_mm3))
     crown = np.partition(height, len(height) - 1 - above)[len(height) - 1 - above]
     return world[height > crown - HEAD_MM].mean(axis=0)
 
 
 def _starts() -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Starting poses as rotation and offset in mm: the header's own first, tilts, then all ways to turn a cube."""
+    """Starting poses as rotation and offset in mm, likeliest first.
+
+    The header's own, then shifts (the head's centre is wrong where neck or shoulders are in view), then tilts, then
+    the 23 other rotations of a cube (a wrong header turns a head by quarter turns). No reflections: they would swap
+    left and right, which the symmetric template could not tell.
+    """
     none = np.zeros(3)
     starts = [(np.eye(3), none)]
     starts += [(np.eye(3), np.array([0.0, y, z])) for y, z in ((0, -40), (0, 40), (-40, 0), (40, 0))]
@@ -218,7 +227,7 @@ def _descend(
     learning_rate: float,
     smallest_step: float,
 ) -> float:
-    """Improve the transform in place; gives the correlation reached, -1 if the images do not overlap."""
+    """Optimise the transform in place; gives the correlation, -1 if the images do not overlap."""
     import SimpleITK as sitk
 
     method = sitk.ImageRegistrationMethod()
@@ -244,7 +253,7 @@ def _descend(
 
 
 def _matrix(transform: sitk.AffineTransform) -> Affine:
-    """A centred ITK transform as one 4 x 4 matrix, template world to scan world."""
+    """Centred ITK transform as one 4 x 4 matrix, template world to scan world."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
     centre = np.asarray(transform.GetCenter())

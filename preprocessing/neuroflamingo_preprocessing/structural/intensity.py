@@ -1,4 +1,4 @@
-"""Intensity normalisation against the template: what remains different is the patient, not the scanner."""
+"""`match_to_template`: remove bias field, gain and contrast of the scanner, so that only the patient differs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 POLYNOMIAL_ORDER = 3
 REWEIGHTINGS = 2
-FIT_EVERY = 3  # every third brain voxel carries the fit: 23 unknowns need no more
+FIT_EVERY = 3  # fit to every third brain voxel: 23 unknowns need no more
 
 
 @lru_cache(maxsize=1)
@@ -32,10 +32,10 @@ def _regressors() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.
 
 
 def _robust_fit(design: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Least squares with outliers (lesions) down-weighted twice; a whisper of ridge keeps it solvable.
+    """Least squares with outliers (lesions) down-weighted twice, and a slight ridge to keep it solvable.
 
-    In double precision: the normal matrix of a cubic is so ill-conditioned that in single precision the number of
-    threads of the linear algebra library shows in the third digit of the result.
+    In double precision: the normal matrix of a cubic polynomial is so ill-conditioned that in single precision the
+    number of BLAS threads changes the third digit of the result.
     """
     rows, targets = design[::FIT_EVERY].astype(np.float64), values[::FIT_EVERY].astype(np.float64)
     weights = np.ones_like(targets)
@@ -56,14 +56,14 @@ def match_to_template(
 ) -> Float32[np.ndarray, "x y z"]:
     """Remove bias field, gain and tissue contrast of the scanner, so that a healthy head looks like the template.
 
-    Inside the brain the scan is first fitted by `template * cubic polynomial`, which gives the gain field it is
-    divided by, then by `a * template + b * grey + c * white + d`; what is left over, in units of the scan's own tissue
-    contrast, is added to the template. Both fits are linear and down-weight outliers, so lesions stay (differs
-    from N4: a few milliseconds, and the template's own contrast).
+    Inside the brain the scan is first fitted by `template * cubic polynomial`, which gives the gain field it is divided
+    by, then by `a * template + b * grey + c * white + d`; the residual, in units of the scan's contrast, is added
+    to the template. Both fits are linear and down-weight outliers, so lesions stay (differs from N4, which takes far
+    longer and keeps the scanner's contrast).
 
     Args:
         volume: aligned scan on the model grid, any units, `[56, 64, 56]`.
-        template: the cached one by default.
+        template: by default the one of `load_template`.
 
     Returns:
         float32 `[56, 64, 56]`, 0 outside the template brain, clipped to -1..3 (template white matter is about 0.8).

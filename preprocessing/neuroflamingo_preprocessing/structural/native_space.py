@@ -1,4 +1,4 @@
-"""Back to the scan's own voxels: maps on an encoder's grid, resampled to where the scan was stored, and written."""
+"""Native space: resample maps from an encoder's grid to the scan's own voxels, and save them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["nearest", "linear"]
 QFORM_SHEAR = 1e-4
-"""A qform is a rotation and voxel sizes: an affine with more shear than this is written as an sform alone."""
+"""A qform holds a rotation and voxel sizes: an affine with more shear than this is written as an sform alone."""
 
 
 def native_to_grid(prepared: Prepared) -> Affine:
-    """Voxel index of the scan as stored to index of the encoder's grid, `[4, 4]`."""
+    """Affine from voxel indices of the scan as stored to indices of the encoder's grid, `[4, 4]`."""
     return np.linalg.inv(prepared.affine) @ prepared.scan_to_template @ prepared.native.affine
 
 
@@ -35,23 +35,23 @@ def to_native(
     interpolation: Interpolation | None = None,
     fill: float = 0.0,
 ) -> Shaped[np.ndarray, "x y z"]:
-    """A map on the encoder's grid (attention, a mask, labels) at each voxel of the scan as it was stored.
+    """Resample a map (attention, a mask, labels) from the encoder's grid to the voxels of the scan as stored.
 
-    One interpolation straight from the grid: masks and whole numbers by the nearest voxel, keeping their type, other
-    numbers linearly as float32.
+    One interpolation: nearest neighbour for masks and integers, which keep their type, linear for other numbers, as
+    float32.
 
     Args:
-        prepared: as `prepare` gave it, with the map's grid.
-        values: one value a voxel of the grid, `prepared.tensor.shape[1:]`.
-        interpolation: another one than the type of the values asks for. A mask taken linearly as float32 and cut at
-            0.5 has a smoother edge.
-        fill: for voxels outside the grid.
+        prepared: result of `prepare`, on the grid of the map.
+        values: one value for each voxel of the grid, `prepared.tensor.shape[1:]`.
+        interpolation: overrides the choice by type. A mask resampled linearly as float32 and cut at 0.5 has a smoother
+            edge.
+        fill: value of voxels outside the grid.
 
     Returns:
-        The shape, the orientation and the place of the scan's file.
+        The map, with the shape, orientation and position of the scan's file.
 
     Raises:
-        UsageError: a map of another shape, or of no numbers.
+        UsageError: a map of another shape, or not of numbers.
     """
     from scipy.ndimage import affine_transform
 
@@ -64,13 +64,13 @@ def to_native(
             seen=f"{values.dtype} of shape {list(values.shape)}",
             hint="give one value for each voxel of the prepared tensor, without its channel axis",
         )
-    how = interpolation or ("linear" if values.dtype.kind == "f" else "nearest")
-    dtype = values.dtype if how == "nearest" else np.dtype(np.float32)
+    method = interpolation or ("linear" if values.dtype.kind == "f" else "nearest")
+    dtype = values.dtype if method == "nearest" else np.dtype(np.float32)
     source = values.astype(np.uint8) if dtype.kind == "b" else values.astype(dtype, copy=False)
     matrix = native_to_grid(prepared)
     offset: Any = matrix[:3, 3]
     out = np.empty(prepared.native.shape, source.dtype)
-    order = 0 if how == "nearest" else 1
+    order = 0 if method == "nearest" else 1
     affine_transform(
         source,
         matrix[:3, :3],
@@ -93,9 +93,9 @@ def save_native(
     interpolation: Interpolation | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """`to_native`, written as a NIfTI file with the scan's own affine, so that it lies over the scan in any viewer.
+    """Resample a map with `to_native` and save it as NIfTI with the scan's affine, to overlay it in any viewer.
 
-    Nothing but the numbers and their place is in the header.
+    The header holds the type, sizes and affine, and nothing of the scan's own header.
 
     Args:
         path: ends in `.nii` or `.nii.gz`.
@@ -106,7 +106,7 @@ def save_native(
     """
     path = Path(path)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise UsageError(f"{path.name} is no name for a NIfTI file", expected="an ending .nii or .nii.gz")
+        raise UsageError(f"{path.name} is not a name for a NIfTI file", expected="the extension .nii or .nii.gz")
     raw = nifti_bytes(
         to_native(prepared, values, interpolation=interpolation), prepared.native.affine, prepared.native.code
     )
@@ -116,10 +116,12 @@ def save_native(
 
 
 def nifti_bytes(values: NDArray[Any], affine: Affine, code: int) -> bytes:
-    """A NIfTI-1 file; the affine is its sform and, where a qform can hold it, its qform too.
+    """Bytes of a NIfTI-1 file; the affine is written as sform and, where a qform can hold it, as qform.
 
     Args:
-        code: NIfTI's name of the world: 1 scanner, 4 MNI152, ...
+        values: `[x, y, z]`.
+        affine: voxel index to world, RAS mm.
+        code: NIfTI code of the world space: 1 scanner, 4 MNI152, ...
     """
     from nibabel.nifti1 import Nifti1Image
 

@@ -1,4 +1,4 @@
-"""`prepare`: a scan to the tensor that an encoder's card asks for, with a log of every change of geometry."""
+"""`prepare`: prepare a volume for an encoder, with a log of every change of geometry."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ THICK_MM = 6.0
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan as an encoder takes it.
+    """Volume prepared for an encoder.
 
     Attributes:
-        tensor: float32 `[channel, x, y, z]`; `torch.from_numpy` takes it as it is.
+        tensor: float32 `[channel, x, y, z]`, ready for `torch.from_numpy`.
         affine: grid index to template world, RAS mm.
         geometry: every change of geometry, in order.
         scan_to_template: scan world mm to template world mm, `[4, 4]`; its inverse takes findings back to the scan.
-        quality: see there.
-        warnings: those of reading, then those of preparing.
-        timings: seconds by part.
-        native: the scan's own voxels; `to_native` takes maps on the grid back there.
+        quality: see `Quality`.
+        warnings: from reading, then from preparing.
+        timings: seconds by stage.
+        native: voxel grid of the scan; `to_native` resamples maps on the encoder's grid to it.
     """
 
     tensor: Float32[np.ndarray, "channel x y z"]
@@ -63,27 +63,27 @@ class Prepared:
 def prepare(scan: Scan, spec: ScanSpec) -> Prepared:
     """Bring a scan to the grid, the template space and the intensities that an encoder declares.
 
-    Canonical orientation (no interpolation), affine alignment, one Gaussian against aliasing and one linear
-    interpolation straight onto the encoder's grid, then the declared intensity steps.
+    Canonical orientation (no interpolation), affine alignment, one anti-aliasing Gaussian and one linear interpolation
+    straight onto the encoder's grid, then the declared intensity steps.
 
     Args:
         scan: as `read_scan` gives it.
         spec: `card.scan` of the encoder.
 
     Raises:
-        ScanError: the scan cannot be aligned, or shows too little of the brain (exit 65).
-        ModelError: the card asks for a step or a grid that this version does not know (exit 65).
+        ScanError: the scan cannot be aligned, or too little of the brain is in view (exit 65).
+        ModelError: the card asks for an unknown step or grid (exit 65).
     """
     check_spec(spec)
     clock = _Clock()
-    warnings = [*scan.provenance.warnings, *_look_at(scan, spec)]
+    warnings = [*scan.provenance.warnings, *_modality_warnings(scan, spec)]
     voxels, affine = to_canonical(scan.voxels, scan.affine)
     log = [*scan.geometry, *_log_reorientation(scan, voxels, affine)]
     scan_to_template, correlation = np.eye(4), None
     if spec.step("affine_alignment"):
-        found = align(voxels, affine)
-        judge_alignment(found, scan, warnings)
-        scan_to_template, correlation = found.scan_to_template, found.correlation
+        alignment = align(voxels, affine)
+        judge_alignment(alignment, scan, warnings)
+        scan_to_template, correlation = alignment.scan_to_template, alignment.correlation
         log.append(_log_alignment(voxels.shape, affine, scan_to_template))
     clock.lap("alignment")
     in_template = scan_to_template @ affine
@@ -110,6 +110,8 @@ def prepare(scan: Scan, spec: ScanSpec) -> Prepared:
 
 
 class _Clock:
+    """Seconds of each stage."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
@@ -120,17 +122,17 @@ class _Clock:
 
 
 def check_spec(spec: ScanSpec) -> None:
-    """Refuse a declaration that `prepare` cannot follow.
+    """Check that `prepare` can do what a spec asks for.
 
     Raises:
-        ModelError: several channels or no 3D volume, unknown steps, another grid than the steps need (exit 65).
+        ModelError: several channels or no 3D volume, unknown steps, not the grid that the steps need (exit 65).
     """
     if spec.modality != "volume3d" or len(spec.channels) != 1:
         raise ModelError(
             "this encoder's input cannot be prepared from one scan file",
             expected="a 3D volume of one channel",
             seen=spec.describe(),
-            hint="give ready tensors (or ready tokens) instead",
+            hint="give prepared tensors (or tokens) instead",
             exit_code=65,
         )
     names = [step.name for step in spec.steps]
@@ -139,7 +141,7 @@ def check_spec(spec: ScanSpec) -> None:
     wrong = order != [name for name in GEOMETRIC_STEPS if name in order] or names[: len(order)] != order
     if unknown or wrong:
         raise ModelError(
-            "this encoder asks for steps that cannot be done" + (": " + ", ".join(unknown) if unknown else ""),
+            "this encoder asks for unknown or misplaced steps" + (": " + ", ".join(unknown) if unknown else ""),
             expected=f"{', '.join(GEOMETRIC_STEPS)}, in this order, then any of {', '.join(INTENSITY_STEPS)}",
             seen=", ".join(names),
             hint="correct the steps in the encoder's card",
@@ -147,7 +149,7 @@ def check_spec(spec: ScanSpec) -> None:
         )
     if not on_template_grid(spec) and any(name in INTENSITY_STEPS for name in names):
         raise ModelError(
-            "this encoder asks for steps against the template on another grid than the template's",
+            "this encoder asks for template steps, but not on the grid of the template",
             expected=f"{GRID_SHAPE} voxels, spacing and origin of neuroflamingo_preprocessing.structural.template",
             seen=f"{spec.grid_shape}, spacing {spec.spacing_mm}, origin {spec.origin_mm}",
             hint=f"leave out {', '.join(INTENSITY_STEPS)}, or use the template's grid",
@@ -155,9 +157,9 @@ def check_spec(spec: ScanSpec) -> None:
         )
 
 
-def _look_at(scan: Scan, spec: ScanSpec) -> list[str]:
+def _modality_warnings(scan: Scan, spec: ScanSpec) -> list[str]:
     warnings = []
-    of_dicom = scan.provenance.header.get("format", "").startswith("DICOM")  # said when the series was chosen
+    of_dicom = scan.provenance.header.get("format", "").startswith("DICOM")  # warned when the series was chosen
     if scan.modality not in ("unknown", spec.channels[0]) and not of_dicom:
         warnings.append(f"the file's name says {scan.modality}, but this encoder takes {spec.channels[0]}")
     if max(scan.spacing) > THICK_MM:
@@ -168,14 +170,14 @@ def _look_at(scan: Scan, spec: ScanSpec) -> list[str]:
 def _change_intensities(
     grid: NDArray[np.float32], covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan
 ) -> NDArray[np.float32]:
-    """The declared intensity steps, in the declared order."""
+    """Apply the declared intensity steps in order."""
     for step in spec.steps:
         if step.name == "match_to_template":
             try:
                 grid = match_to_template(_fill_uncovered(grid, covered))
             except (ValueError, np.linalg.LinAlgError) as error:
                 raise ScanError(
-                    f"{name_of(scan)}: intensities cannot be brought to the template's",
+                    f"{name_of(scan)}: intensities cannot be matched to the template",
                     expected="a T1-weighted brain",
                     seen=str(error),
                     hint="look at the scan: it may be empty where the brain should be",
@@ -186,7 +188,7 @@ def _change_intensities(
 
 
 def _fill_uncovered(grid: NDArray[np.float32], covered: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Give brain that was not scanned the template's values, scaled to the scan: unseen must not look like a lesion."""
+    """Fill brain outside the field of view with the template, scaled to the scan: it must not look like a lesion."""
     template = load_template()
     seen, unseen = template.grid_mask & covered, template.grid_mask & ~covered
     if not unseen.any():

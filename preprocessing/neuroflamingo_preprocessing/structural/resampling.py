@@ -1,4 +1,4 @@
-"""One interpolation onto the encoder's grid, after the filter that its spacing asks for."""
+"""`resample`: anti-aliasing filter and one interpolation onto the encoder's grid."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def resample(
     fwhm_mm: float,
     fill: float,
 ) -> NDArray[np.float32]:
-    """Voxels on another grid: Gaussian, then one linear interpolation.
+    """Resample voxels to another grid: a Gaussian, then one linear interpolation.
 
-    The Gaussian is as wide as `fwhm_mm` asks for less what the source's own voxels have blurred already, so that a
-    3 mm scan and a 1 mm scan of one head come out alike.
+    The Gaussian brings the total blur to `fwhm_mm`: blur by the source's own voxels is subtracted, so that a 3 mm scan
+    and a 1 mm scan of one head come out alike.
 
     Args:
         voxels: `[x, y, z]` in any orientation.
-        affine: their index to the grid's world, mm.
-        grid_shape, grid_affine: the target.
-        fwhm_mm: total blur wanted in the grid's world, 0 for none.
+        affine: voxel index to the world of the grid, mm.
+        grid_shape, grid_affine: the target grid.
+        fwhm_mm: total blur in the world of the grid, 0 for none.
         fill: value outside the field of view.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
@@ -56,7 +56,7 @@ def resample(
 def covered_voxels(
     shape: tuple[int, ...], affine: Affine, grid_shape: tuple[int, int, int], grid_affine: Affine
 ) -> NDArray[np.bool_]:
-    """Which voxels of the grid have their centre inside the source's field of view, `[x, y, z]`."""
+    """Mask of the grid's voxels whose centre lies inside the source's field of view, `[x, y, z]`."""
     to_voxel = np.linalg.inv(affine) @ grid_affine
     inside = np.ones(grid_shape, dtype=bool)
     i, j, k = (np.arange(n, dtype=np.float32) for n in grid_shape)
@@ -83,7 +83,7 @@ def _crop(
     grid_affine: Affine,
     margin_mm: float,
 ) -> tuple[NDArray[np.float32], Affine]:
-    """The part of the source that the grid needs: filtering the neck would cost as much as filtering the brain."""
+    """Crop the source to the part that the grid needs: filtering the neck costs as much as filtering the brain."""
     places = apply(np.linalg.inv(affine) @ grid_affine, corners(grid_shape))
     margin = margin_mm / np.linalg.norm(affine[:3, :3], axis=0) + 2
     low = np.clip(np.floor(places.min(axis=0) - margin), 0, np.asarray(voxels.shape) - 1).astype(int)

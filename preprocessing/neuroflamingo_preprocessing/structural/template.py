@@ -1,4 +1,4 @@
-"""The template brain that scans are aligned to: nilearn's ICBM152 2009a symmetric T1, grey and white matter maps."""
+"""Template brain: nilearn's ICBM152 2009a symmetric T1, grey and white matter maps."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ GRID_SPACING_MM = 3.0
 GRID_ORIGIN_MM = (-82.5, -112.5, -76.5)
 ANTIALIAS_FWHM_MM = 3.0
 BRAIN_FROM = 0.2
-"""Of the template's T1 (nilearn's threshold); what it encloses is brain as well."""
+"""Threshold of the brain in the template's T1 (nilearn's); holes inside are brain as well."""
 
 
 def grid_affine() -> NDArray[np.float64]:
-    """The affine of the 3 mm grid that 3D encoders of this project see: voxel index to MNI152 RAS millimetres."""
+    """Affine of the 3 mm grid of this project's 3D encoders: voxel index to MNI152 world, RAS mm."""
     affine = np.diag([GRID_SPACING_MM] * 3 + [1.0])
     affine[:3, 3] = GRID_ORIGIN_MM
     return affine
@@ -34,7 +34,7 @@ def grid_affine() -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Template:
-    """The ICBM152 2009a symmetric template (values 0 to 1), at 1 mm and on the model grid.
+    """ICBM152 2009a symmetric template (values 0 to 1), at 1 mm and on the model grid.
 
     Attributes:
         t1, grey, white, mask: float32 arrays at 1 mm, `[197, 233, 189]`.
@@ -57,7 +57,7 @@ class Template:
 
 
 def resample_to_grid(volume: NDArray[Any], affine: NDArray[np.float64], order: int = 1) -> NDArray[np.float32]:
-    """A smooth volume of axis-aligned template space on the model grid, without any further filter."""
+    """Resample a smooth volume in axis-aligned template space to the model grid, without a further filter."""
     from scipy.ndimage import affine_transform
 
     to_voxel = np.linalg.inv(affine) @ grid_affine()
@@ -67,7 +67,9 @@ def resample_to_grid(volume: NDArray[Any], affine: NDArray[np.float64], order: i
 
 
 def template_file(tissue: str) -> Path:
-    """The file that nilearn ships: `t1`, `gm` or `wm`. Importing nilearn's loaders takes ten times as long as reading.
+    """Find the template file that nilearn ships for `t1`, `gm` or `wm`.
+
+    Located without importing nilearn, whose loaders take ten times as long to import as the file takes to read.
 
     Raises:
         NotFoundError: nilearn is missing, or keeps its template elsewhere.
@@ -85,7 +87,7 @@ def template_file(tissue: str) -> Path:
 
 
 def antialiased(volumes: Iterable[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Volumes at 1 mm, smoothed as the preparation smooths before it samples the model grid; on as many threads."""
+    """Smooth volumes at 1 mm as the preparation does before sampling the model grid, each in a thread of its own."""
     from scipy.ndimage import gaussian_filter
 
     with ThreadPoolExecutor() as pool:
@@ -94,7 +96,7 @@ def antialiased(volumes: Iterable[NDArray[np.float32]]) -> list[NDArray[np.float
 
 @lru_cache(maxsize=1)
 def load_template() -> Template:
-    """Load the template once (about 2 s; no network: nilearn ships it)."""
+    """Load the template, once (about 2 s, without network: nilearn ships it)."""
     import nibabel as nib
     from scipy.ndimage import label
 

@@ -1,4 +1,4 @@
-"""How far a preparation can be trusted: what is refused, what is only told."""
+"""Quality checks of a prepared volume: what is refused, and what gives a warning."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ COVERAGE_REFUSE, COVERAGE_WARN = 0.8, 0.98
 SCALE_RANGE = (0.6, 1.6)
 SURE_WHITE = 0.9
 SNR_WARN = 5.0
-"""Rose's criterion (1948): below it, details cannot be told from noise with certainty."""
+"""Rose's criterion (1948): at a lower SNR, details cannot be told from noise with certainty."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How far the preparation can be trusted.
+    """Quality measures of a prepared volume.
 
     Attributes:
-        correlation: of the aligned scan with the template, inside the brain; None without alignment.
-        coverage: share of the template brain (of the grid, for an encoder without template) that was in view.
+        correlation: correlation of the aligned scan with the template inside the brain; None without alignment.
+        coverage: share of the template brain (of the grid, for an encoder without template) inside the field of view.
         snr: median of the white matter divided by its standard deviation, as MRIQC's SNR of one tissue (bias field and
-            noise both lower it); None where the scan does not lie in the template.
+            noise both lower it); None without a template, or where little white matter is in view.
     """
 
     correlation: float | None
@@ -45,39 +45,48 @@ class Quality:
 
 
 def name_of(scan: Scan) -> str:
-    """What messages call the scan."""
+    """Name of the scan in messages."""
     return scan.provenance.file or "the scan"
 
 
 def on_template_grid(spec: ScanSpec) -> bool:
-    """Whether the encoder's grid is the one that the template is kept on."""
+    """True if the encoder's grid is the model grid, on which the template is kept."""
     return spec.grid_shape == GRID_SHAPE and np.allclose(spec.grid_affine, grid_affine())
 
 
-def judge_alignment(found: Alignment, scan: Scan, warnings: list[str]) -> None:
-    """Refuse what is no head, warn where the pose is doubtful."""
-    stretch = np.linalg.svd(found.scan_to_template[:3, :3], compute_uv=False)
-    upright = np.linalg.det(found.scan_to_template[:3, :3]) > 0
+def judge_alignment(alignment: Alignment, scan: Scan, warnings: list[str]) -> None:
+    """Refuse an alignment that cannot be a head's, and warn about a doubtful pose.
+
+    Args:
+        alignment: result of `align`.
+        scan: for messages.
+        warnings: extended in place.
+
+    Raises:
+        ScanError: low correlation, or implausible scaling (exit 65).
+    """
+    stretch = np.linalg.svd(alignment.scan_to_template[:3, :3], compute_uv=False)
+    upright = np.linalg.det(alignment.scan_to_template[:3, :3]) > 0
     in_range = SCALE_RANGE[0] <= stretch.min() and stretch.max() <= SCALE_RANGE[1]
-    if found.correlation < CORRELATION_REFUSE or not (upright and in_range):
+    if alignment.correlation < CORRELATION_REFUSE or not (upright and in_range):
         raise ScanError(
             f"{name_of(scan)} cannot be aligned to the template brain",
             expected=f"a T1-weighted head (correlation with the template at least {CORRELATION_REFUSE})",
-            seen=f"correlation {found.correlation:.2f}, scaling {stretch.min():.2f} to {stretch.max():.2f}, "
-            f"{found.starts} starting poses tried",
+            seen=f"correlation {alignment.correlation:.2f}, scaling {stretch.min():.2f} to {stretch.max():.2f}, "
+            f"{alignment.starts} starting poses tried",
             hint="check that the file is a T1-weighted whole head and that its orientation is right",
         )
-    if found.correlation < CORRELATION_WARN:
-        warnings.append(f"alignment is doubtful (correlation with the template {found.correlation:.2f})")
-    if found.turned:
+    if alignment.correlation < CORRELATION_WARN:
+        warnings.append(f"alignment is doubtful (correlation with the template {alignment.correlation:.2f})")
+    if alignment.turned:
         warnings.append(
-            "the head lies turned by 90 degrees or more against what the header says: the header may be wrong, "
-            "and then left and right may be wrong too"
+            "the head is turned by 90 degrees or more against its header: the header may be wrong, and then left and "
+            "right may be wrong too"
         )
 
 
 def brain_on_grid(spec: ScanSpec) -> NDArray[np.bool_]:
-    """The template's brain on the encoder's grid, `[x, y, z]`."""
+    """Mask of the template brain on the encoder's grid, `[x, y, z]`."""
     if on_template_grid(spec):
         return load_template().grid_mask
     return _resampled_brain(spec.grid_shape, tuple(spec.grid_affine.ravel().tolist()))
@@ -90,7 +99,17 @@ def _resampled_brain(shape: tuple[int, int, int], affine: tuple[float, ...]) -> 
 
 
 def judge_coverage(covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan, warnings: list[str]) -> float:
-    """The share of the brain inside the field of view; a low one is a warning or an error."""
+    """Share of the brain inside the field of view; refuses a low one, warns about a middling one.
+
+    Args:
+        covered: see `covered_voxels`.
+        spec: `card.scan` of the encoder.
+        scan: for messages.
+        warnings: extended in place.
+
+    Raises:
+        ScanError: less than 80 % of the brain (exit 65).
+    """
     if spec.template is None:
         return float(covered.mean())
     coverage = float(covered[brain_on_grid(spec)].mean())
@@ -107,7 +126,7 @@ def judge_coverage(covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan, warni
 
 
 def white_matter_snr(scan: Scan, scan_to_template: Affine) -> float | None:
-    """SNR at the scan's own resolution, over the voxels nearest to where the template is surely white matter."""
+    """SNR of white matter at the scan's resolution, over the voxels nearest to the template's certain white matter."""
     index = np.argwhere(load_template().grid_white > SURE_WHITE)
     world = index @ grid_affine()[:3, :3].T + grid_affine()[:3, 3]
     to_voxel = np.linalg.inv(scan_to_template @ scan.affine)
@@ -120,7 +139,7 @@ def white_matter_snr(scan: Scan, scan_to_template: Affine) -> float | None:
 
 
 def judge_noise(scan: Scan, scan_to_template: Affine, spec: ScanSpec, warnings: list[str]) -> float | None:
-    """SNR of a scan for an encoder in template space, with a warning where it is low."""
+    """SNR of a scan for an encoder in template space, with a warning if it is low."""
     snr = white_matter_snr(scan, scan_to_template) if spec.template else None
     if snr is not None and snr < SNR_WARN:
         warnings.append(f"the white matter is noisy or uneven (signal-to-noise ratio {snr:.1f}, below {SNR_WARN:g})")

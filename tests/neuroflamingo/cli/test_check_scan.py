@@ -58,9 +58,9 @@ def test_a_run(tmp_path: Path, capsys) -> None:
     values[..., 7] = 5.0
     values[..., 10] = values[..., 9]
     odd = check_scan(write(tmp_path / "odd.nii", values)).warnings
-    assert odd[0].startswith("1 voxels are no numbers")
+    assert odd[0].startswith("1 voxels are not numbers")
     assert "1 of 12 frames hold one value in all voxels, the first is number 7" in odd
-    assert "1 of 12 frames are the frame before stored again, the first is number 10" in odd
+    assert "1 of 12 frames repeat the frame before, the first is number 10" in odd
     assert main(["check-scan", str(path), "--encoder", "brainlm-13m"]) == 0
     text = capsys.readouterr().out
     assert "2. robust fixed (gain 7.0)" in text and "resampled in time from 2 s to 0.735 s" in text

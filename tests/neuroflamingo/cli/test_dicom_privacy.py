@@ -270,7 +270,7 @@ def test_crash_files(patient: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
     def broken(file: Path, series: Any, stored: Any) -> bool:
         raise RuntimeError(f"bug at {str(series.files[0])!r} of {str(patient)!r}")
 
-    monkeypatch.setattr(read_dicom, "hold_contents", broken)
+    monkeypatch.setattr(read_dicom, "verify_contents", broken)
     monkeypatch.setenv("NEUROFLAMINGO_HOME", str(tmp_path / "home"))
     assert main(["check-scan", str(patient)]) == 70
     said = capfd.readouterr().err

@@ -126,10 +126,10 @@ def test_a_manifest_names_the_confounds_of_each_run(dataset: Path, capsys: Any) 
     (dataset / tables[1]).write_text((dataset / tables[0]).read_text() + "\n\n")
     assert prepare("all.csv", *asked) == "0: 1 prepared, 1 already present, 0 failed"
     assert len(set(ScanStore("store")) - keys) == 1 and len(ScanStore("store")) == 3
-    assert "which confounds?" in prepare("all.csv", *common)
+    assert "no --confound-strategy" in prepare("all.csv", *common)
     assert "nothing else has frames" in prepare("all.csv", "--encoder", "vit3d", "-q")
     (dataset / "half.csv").write_text("\n".join([*rows[:2], f"{runs[1]},"]))
-    assert prepare("half.csv", *asked).startswith("2: ") and "no confounds to take" in prepare("half.csv", *asked)
+    assert prepare("half.csv", *asked).startswith("2: ") and "need a confound table" in prepare("half.csv", *asked)
     assert prepare("half.csv", *asked, "--confounds", tables[1]) == "0: 0 prepared, 2 already present, 0 failed"
     (dataset / "gone.csv").write_text("\n".join([*rows[:2], f"{runs[1]},tables/x.tsv"]))
     said = prepare("gone.csv", *asked)
@@ -164,17 +164,17 @@ def test_a_dry_run_counts_the_cleaning(tmp_path: Path, monkeypatch: pytest.Monke
     parcels = plan("run.nii", "--high-pass", "0.01", encoder="brainlm-13m")
     assert parcels[0] >= plain[0] and plain[1] < parcels[1] < plain[1] + 20
     assert main(["prepare", "m.csv", "-o", "s", "--encoder", "swift", "--dry-run"]) == 2
-    assert "which confounds?" in capsys.readouterr().err and not Path("s").exists()
+    assert "no --confound-strategy" in capsys.readouterr().err and not Path("s").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--confounds", "auto"), 2, "which confounds"),
-        (("--scrub-fd", "0.5"), 2, "no confounds to take"),
+        (("--confounds", "auto"), 2, "no --confound-strategy"),
+        (("--scrub-fd", "0.5"), 2, "need a confound table"),
         (("--frames", "5"), 2, "--frames is not a range"),
-        (("--frames", "9:4"), 2, "no such frames"),
-        (("--high-pass", "0.9"), 1, "no such frequencies"),
+        (("--frames", "9:4"), 2, "range of frames is not valid"),
+        (("--high-pass", "0.9"), 1, "no signal at these frequencies"),
         (("--confounds", "auto", "--confound-strategy", "36p"), 1, "lacks columns"),
     ],
 )

@@ -255,7 +255,7 @@ class TestEncode:
         assert "3 axes" in refused(65, capsys, "encode", "run.npy", "--encoder", "swift", "--tr", "0.8", *common)
         np.save("head.npy", np.zeros((56, 64, 56, 2), np.float32))
         assert "4 axes" in refused(65, capsys, "encode", "head.npy", "--encoder", "tiny-t1w-cnn", *common)
-        assert "is no time series" in refused(65, capsys, "encode", str(head_file), "--encoder", "swift", *common)
+        assert "is not a time series" in refused(65, capsys, "encode", str(head_file), "--encoder", "swift", *common)
         refusal = refused(2, capsys, "encode", str(head_file), "--encoder", "fc-baseline", "-o", "a.npz", "-q")
         assert "--atlas LABELS.nii.gz" in refusal and "--raw" in refusal
 

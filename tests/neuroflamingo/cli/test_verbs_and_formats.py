@@ -17,7 +17,7 @@ from neuroflamingo_encoders.tokens.files import read_tokens
 from neuroflamingo_preprocessing.check import check_scan
 from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.preparation_options import Preparation
-from neuroflamingo_preprocessing.stores.jobs import digest_of
+from neuroflamingo_preprocessing.stores.jobs import input_digest
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 LAS = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -126], [0, 0, 6, -72], [0, 0, 0, 1]])
@@ -115,10 +115,10 @@ def test_a_store_keeps_the_ways_apart_and_says_which_it_was(place: Path, capsys:
 def test_zarr_folders_are_hashed_by_what_is_in_them(place: Path) -> None:
     array = zarr.create_array("h.zarr", shape=(4, 4, 4), dtype="float32", chunks=(2,) * 3)
     array[...] = 1
-    before = digest_of(Path("h.zarr"), "volume3d")
-    assert digest_of(Path("h.zarr"), "volume3d") == before
+    before = input_digest(Path("h.zarr"), "volume3d")
+    assert input_digest(Path("h.zarr"), "volume3d") == before
     array[0, 0, 0] = 2
-    assert digest_of(Path("h.zarr"), "volume3d") != before
+    assert input_digest(Path("h.zarr"), "volume3d") != before
 
 
 def test_parcel_tables_and_cifti_give_the_same_tokens(place: Path, capsys: Any) -> None:

@@ -135,7 +135,7 @@ def test_brainlm_from_series_as_measured(place: Path) -> None:
     np.testing.assert_allclose(scaled.tensor, only.tensor, atol=2e-3)
     assert scaled.about["scaling"] == {"runs": 1, "frames": 230} and "scaling" not in only.about
     np.save("few.npy", series[:100])
-    with pytest.raises(ScanError, match=r"another shape"):
+    with pytest.raises(ScanError, match=r"does not have the shape"):
         list(
             prepare_for_encoder(Path("few.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=0.735))
         )

@@ -84,8 +84,8 @@ def test_what_is_refused(place: Path, capsys) -> None:
         (2, "is a single file", "encode", "ds", "-o", "a.zarr", "--nprocs", "2", *CHOSEN),
         (2, "takes one input", "encode", "ds", "prepared", "-o", "tokens", *CHOSEN),
         (2, "--overwrite is for token files", *common, *CHOSEN, "--overwrite"),
-        (65, "is no scan store of this version", "prepare", "ds", "-o", "tokens", "--atlas", "atlas.nii.gz", *CHOSEN),
-        (65, "is no token store of this version", "encode", "prepared", "-o", "prepared", *CHOSEN),
+        (65, "is not a scan store of this", "prepare", "ds", "-o", "tokens", "--atlas", "atlas.nii.gz", *CHOSEN),
+        (65, "is not a token store of this version", "encode", "prepared", "-o", "prepared", *CHOSEN),
     ):
         capsys.readouterr()
         assert main(arguments) == code, words

@@ -110,7 +110,7 @@ class TestIndex:
             (root / f"sub-01/anat/loop{number}").symlink_to(root / "sub-01")
         notes: list[str] = []
         assert names(root, T1W, notes=notes) == [f"sub-0{n}_T1w.nii.gz" for n in (1, 2, 3)]
-        assert notes == ["4 folders are not entered: links lead back to them"]
+        assert notes == ["4 folders are skipped: links lead back to them"]
 
     def test_odd_names_are_left_out_and_counted(self, tmp_path: Path) -> None:
         odd = [
@@ -124,7 +124,7 @@ class TestIndex:
         root = plant(tmp_path / "ds", ["sub-01/anat/sub-01_T1w.nii.gz", "sub-a+b/anat/sub-a+b_T1w.nii.gz", *odd])
         notes: list[str] = []
         assert names(root, T1W, notes=notes) == ["sub-01_T1w.nii.gz", "sub-a+b_T1w.nii.gz"]
-        assert notes == ["6 files are left out: they, or their subjects' folders, are not named as BIDS says"]
+        assert notes == ["6 files are left out: they, or their subjects' folders, do not have BIDS names"]
 
     def test_bidsignore(self, tmp_path: Path) -> None:
         root = plant(
@@ -133,7 +133,7 @@ class TestIndex:
         (root / ".bidsignore").write_text("# bad ones\n*acq-bad*\nsub-02/\n!sub-02/anat/keep\n")
         notes: list[str] = []
         assert names(root, T1W, notes=notes) == ["sub-01_T1w.nii.gz"]
-        assert notes == ["3 files are left out, as .bidsignore says"]
+        assert notes == ["3 files are left out: .bidsignore names them"]
         (root / ".bidsignore").write_bytes(b"\xff")
         with pytest.raises(ScanError, match=r"\.bidsignore of ds cannot be read"):
             find_inputs(root, T1W)
@@ -152,7 +152,7 @@ class TestIndex:
         notes: list[str] = []
         assert len(find_inputs(root, T1W, notes=notes)) == 2 and "no dataset_description.json" in notes[0]
         (tmp_path / "f.json").write_text("{}")
-        with pytest.raises(UsageError, match="is no BIDS dataset"):
+        with pytest.raises(UsageError, match="is not a BIDS dataset"):
             find_inputs(root, T1W, filter_file=tmp_path / "f.json")
 
 
@@ -178,7 +178,7 @@ class TestKeptIndex:
         assert file.suffix == ".parquet" and not list(kept.glob("*.parquet"))
         monkeypatch.setattr(index_module, "_fresh", refuse)
         again = bids_index(kept)
-        assert again.table.equals(first.table) and (again.odd, again.ignored) == (first.odd, first.ignored)
+        assert again.table.equals(first.table) and (again.misnamed, again.ignored) == (first.misnamed, first.ignored)
         assert bids_index(kept.parent / "home" / ".." / "ds").table.equals(first.table)
 
     @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ FAULTS: list[tuple[Any, str]] = [
     ({"bold": {"task": []}}, "task is [], not a label"),
     ({"bold": {"run": 1.5}}, "run is 1.5"),
     ({"bold": {"task": [["rest"]]}}, "task is"),
-    ({"bold": {"regex_search": "yes"}}, "regex_search is true or false"),
-    ({"bold": {"task": "(", "regex_search": True}}, "task is no regular expression"),
+    ({"bold": {"regex_search": "yes"}}, "regex_search must be true or false"),
+    ({"bold": {"task": "(", "regex_search": True}}, "task is not a regular expression"),
 ]
 
 
@@ -166,7 +166,7 @@ def test_runs_of_a_derivative(tmp_path: Path, there: Any, taken: int) -> None:
     files = [f"{FUNC}_{SPACES[n]}_bold.nii.gz" for n in there] + [f"{FUNC}_{end}" for end in NEVER]
     root, notes = plant(tmp_path / "ds", files + heads), []
     assert names(root, BOLD, notes=notes) == [f"sub-01_task-rest_{SPACES[taken]}_bold.nii.gz"]
-    assert notes == ([f"1 scans are there in several versions; taken: {SPACES[taken]} for 1"] if len(there) > 1 else [])
+    assert notes == ([f"1 scans exist in several versions; used: {SPACES[taken]} for 1"] if len(there) > 1 else [])
     assert names(root, T1W) == ["sub-01_desc-preproc_T1w.nii.gz"]  # in its own space: it is aligned here
     assert len(names(root, PARCELS)) == 1
 
@@ -198,7 +198,7 @@ def test_runs_in_different_spaces_are_said(tmp_path: Path) -> None:
 def test_raw_runs_point_to_derivatives(tmp_path: Path) -> None:
     notes: list[str] = []
     find_inputs(plant(tmp_path / "ds", [f"{FUNC}_bold.nii.gz", f"derivatives/f/{FUNC}_bold.nii.gz"]), BOLD, notes=notes)
-    assert notes == ["no run names its space; preprocessed ones may be in a derivative, an input of its own"]
+    assert notes == ["no file name states a space; preprocessed runs may be in a derivative: give its folder as input"]
 
 
 def test_phase_images_are_left_out(tmp_path: Path) -> None:

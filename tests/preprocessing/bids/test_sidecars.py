@@ -42,8 +42,8 @@ def test_inheritance(tmp_path: Path, there: tuple[bool, ...]) -> None:
     assert sidecar.values == merged == bids2table.load_bids_metadata(scan)
     assert [file.name for file in sidecar_files(scan)] == [Path(file).name for file in said]
     if said:
-        assert sidecar.said_by["RepetitionTime"] == Path(list(said)[-1]).name
-        assert all(sidecar.said_by[f"Only{list(LEVELS.values()).index(file)}"] == Path(file).name for file in said)
+        assert sidecar.sources["RepetitionTime"] == Path(list(said)[-1]).name
+        assert all(sidecar.sources[f"Only{list(LEVELS.values()).index(file)}"] == Path(file).name for file in said)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_framewise_displacement_by_hand(tmp_path: Path) -> None:
     own = write(tmp_path / "b.tsv", ["framewise_displacement", "x"], [["n/a", 1], [0.3, 2]])
     np.testing.assert_allclose(framewise_displacement(read_confounds(own)), [0, 0.3])  # type: ignore[arg-type]
     assert framewise_displacement(read_confounds(write(tmp_path / "c.tsv", ["x"], [[1], [2]]))) is None
-    with pytest.raises(ScanError, match="rigid parameters that are no numbers"):
+    with pytest.raises(ScanError, match="motion parameters that are not numbers"):
         framewise_displacement(read_confounds(write(tmp_path / "d.tsv", list(RIGID), [[0.0] * 6, ["n/a"] + [0] * 5])))
 
 
@@ -107,14 +107,14 @@ def test_columns_by_name_and_by_pattern(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="lacks columns"):
         choose(read_confounds(write(tmp_path / "x.tsv", ["x"], [[1], [2]])), ["acompcor"])
     assert parse_strategy("24p, gsr+cosine") == ("24p", "gsr", "cosine") and parse_strategy(None) == ()
-    with pytest.raises(UsageError, match="none and more"):
+    with pytest.raises(UsageError, match="'none' and other words"):
         parse_strategy("none,6p")
 
 
 def test_values_that_are_no_numbers(tmp_path: Path) -> None:
     table = read_confounds(write(tmp_path / "t.tsv", ["a", "b"], [["n/a", 1], [2, "n/a"], [3, 4]]))
     assert regressors(table, ["a"])[:, 0].tolist() == [2, 2, 3]
-    with pytest.raises(ScanError, match="values that are no numbers") as caught:
+    with pytest.raises(ScanError, match="values that are not numbers") as caught:
         regressors(table, ["a", "b"])
     assert "b in line 3" in str(caught.value)
 
@@ -122,11 +122,11 @@ def test_values_that_are_no_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no table"),
-        ("a\tb\n", "no table"),
-        ("a\tb\n1\t2\n3\n", "no table"),
-        ("a\tb\n1\tword\n", "no table"),
-        ("a\ta\n1\t2\n", "the name 'a' twice"),
+        ("", "not a confound table"),
+        ("a\tb\n", "not a confound table"),
+        ("a\tb\n1\t2\n3\n", "not a confound table"),
+        ("a\tb\n1\tword\n", "not a confound table"),
+        ("a\ta\n1\t2\n", "duplicate column 'a'"),
         ("a\n1\n2\n3\n", "does not belong to this run"),
     ],
 )

@@ -169,13 +169,13 @@ def test_gaps_are_seen_when_the_repetition_time_changes(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"confounds": "auto"}, "which confounds"),
-    ({"high_pass": 0.0}, "no frequency"),
-    ({"low_pass": float("nan")}, "no frequency"),
+    ({"confounds": "auto"}, "no --confound-strategy"),
+    ({"high_pass": 0.0}, "not a frequency"),
+    ({"low_pass": float("nan")}, "not a frequency"),
     ({"high_pass": 0.1, "low_pass": 0.1}, "passes nothing"),
-    ({"drop_first": -1}, "no such frames"),
-    ({"frames": (5, 5)}, "no such frames"),
-    ({"confounds": "auto", "scrub_fd": 0.0}, "no distance"),
+    ({"drop_first": -1}, "range of frames is not valid"),
+    ({"frames": (5, 5)}, "range of frames is not valid"),
+    ({"confounds": "auto", "scrub_fd": 0.0}, "not a distance"),
 ]
 
 
@@ -188,9 +188,9 @@ def test_wishes_that_contradict_each_other(how: dict[str, Any], words: str) -> N
 @pytest.mark.parametrize("how", [{"strategy": ("6p",)}, {"scrub_fd": 0.5}])
 def test_columns_and_motion_are_of_a_table(how: dict[str, Any]) -> None:
     """Which a manifest may name for each run: refused where it is known that none does."""
-    with pytest.raises(UsageError, match="no confounds to take"):
+    with pytest.raises(UsageError, match="need a confound table"):
         plan(Denoising(**how))
-    with pytest.raises(UsageError, match="no confounds to take"):
+    with pytest.raises(UsageError, match="need a confound table"):
         Denoising(**how).changes(FAKE)
 
 
@@ -198,7 +198,7 @@ def test_plans_that_cannot_be(tmp_path: Path) -> None:
     table = write_table(tmp_path)
     with pytest.raises(UsageError, match="repetition time of the run is not known"):
         plan(Denoising(high_pass=0.01), seconds=None)
-    with pytest.raises(UsageError, match="no such frequencies") as caught:
+    with pytest.raises(UsageError, match="no signal at these frequencies") as caught:
         plan(Denoising(low_pass=0.25))
     assert "below 0.25 Hz" in str(caught.value)
     for wanted in (Denoising(drop_first=75), Denoising(frames=(0, 81)), Denoising(frames=(0, 5))):

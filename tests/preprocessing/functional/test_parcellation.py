@@ -75,7 +75,7 @@ def test_equal_to_nilearn_where_the_atlas_lies_on_another_lattice(tmp_path: Path
     series, (step,), _ = parcel_series(run, read_atlas(path))
     assert step.interpolation == "nearest" and step.shape_after == SHAPE
     np.testing.assert_allclose(series, nilearn_series(run, path), rtol=1e-5)
-    with pytest.raises(UsageError, match="resampling is forbidden"):
+    with pytest.raises(UsageError, match="forbids resampling"):
         parcel_series(run, read_atlas(path), may_resample=False)
 
 
@@ -87,7 +87,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "uint8, few frames": ({"dtype": np.uint8, "frames": 2}, {}, {}),
     "float64": ({"dtype": np.float64}, {}, {}),
     "scaled int16": ({"dtype": np.int16, "slope": (0.37, -900.0)}, {}, {}),
-    "values that are no numbers": ({"holes": True}, {}, {}),
+    "values that are not numbers": ({"holes": True}, {}, {}),
     "missing labels": ({}, {"gap": True}, {}),
     "one label": ({}, {"count": 1}, {}),
     "labels up to 9170": ({}, {"factor": 101}, {}),
@@ -231,7 +231,7 @@ def test_a_run_elsewhere_is_refused_and_one_that_misses_little_is_told(tmp_path:
     run = write_run(tmp_path / "run.nii")
     far = LAS.copy()
     far[2, 3] += 170
-    with pytest.raises(ScanError, match="does not show the brain") as caught:
+    with pytest.raises(ScanError, match="does not cover the parcels") as caught:
         parcel_series(run, read_atlas(save(tmp_path / "far.nii", labels(), far)))
     assert "MNI152NLin6Asym" in str(caught.value)
     edge = labels(30)
@@ -253,5 +253,5 @@ def test_atlases_that_are_not_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="not the file"):
         read_atlas(good, Parcellation(identifier="P30", row_order="ascending label", sha256="0" * 64), 30)
     for name, values in {"maps.nii": labels() / 7, "signed.nii": -labels()}.items():
-        with pytest.raises(ScanError, match="no label image"):
+        with pytest.raises(ScanError, match="not a label image"):
             read_atlas(save(tmp_path / name, values.astype(np.float32), LAS))

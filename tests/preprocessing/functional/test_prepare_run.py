@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.formats.nifti.run import Run
 from neuroflamingo_preprocessing.functional.prepare_run import check_run_spec, prepare_run
@@ -183,6 +184,16 @@ def test_runs_that_are_no_runs_in_mni_space(tmp_path: Path) -> None:
     holes = brain().copy()
     holes[11, 12, 12, 2] = np.nan
     assert prepare_run(save(tmp_path / "nan.nii", holes), spec("to_grid")).volumes[13, 9, 13, 2] == 0
+
+
+def test_a_grid_beside_the_brain_is_refused(tmp_path: Path) -> None:
+    """A trial size keeps the spacing of the card, so its small grid lies in a corner of the template, off the brain."""
+    tiny = build_encoder("swift", tiny=True).card.scan
+    run = save(tmp_path / "run.nii", np.tile(brain(), 3))
+    with pytest.raises(ScanError, match=r"run\.nii cannot be prepared: the encoder's grid does not reach") as caught:
+        prepare_run(run, tiny)
+    error = caught.value
+    assert error.exit_code == 65 and error.expected and " mm" in str(error.seen) and "tiny=True" in str(error.hint)
 
 
 def test_cards_that_cannot_be_followed() -> None:

@@ -13,8 +13,8 @@ from neuroflamingo_preprocessing.formats.nifti.run import Run
 from neuroflamingo_preprocessing.functional.run_quality import (
     Dvars,
     FrameWatch,
-    look_at_run,
-    look_at_series,
+    assess_run,
+    assess_series,
     spikes,
     turned,
 )
@@ -40,7 +40,7 @@ def save(path: Path, values: np.ndarray) -> Run:
 
 
 def test_a_good_run(tmp_path: Path) -> None:
-    quality, words = look_at_run(save(tmp_path / "run.nii", voxels()))
+    quality, words = assess_run(save(tmp_path / "run.nii", voxels()))
     assert words == [] and (quality.spikes, quality.empty, quality.repeated) == (0, 0, 0)
     assert quality.tsnr == pytest.approx(100, rel=0.05)
     assert quality.dvars == pytest.approx(100 * np.sqrt(2) * 10 / 1000, rel=0.02)  # the difference of two noises
@@ -54,12 +54,12 @@ def test_planted_faults(tmp_path: Path) -> None:
     values[..., 20:] *= 1.1  # the level jumps once
     values[3, 3, 3] = np.nan
     for name in ("run.nii", "run.nii.gz"):
-        quality, words = look_at_run(save(tmp_path / name, values))
+        quality, words = assess_run(save(tmp_path / name, values))
         assert (quality.empty, quality.repeated) == (1, 1) and quality.spikes >= 1
         said = "\n".join(words)
-        assert f"{FRAMES} voxels are no numbers" in said
+        assert f"{FRAMES} voxels are not numbers" in said
         assert "1 of 30 frames hold one value" in said and "first is number 4" in said
-        assert "are the frame before stored again, the first is number 9" in said and "change suddenly" in said
+        assert "repeat the frame before, the first is number 9" in said and "change suddenly" in said
 
 
 def test_dvars_by_hand_and_spikes() -> None:
@@ -76,7 +76,7 @@ def test_parcels_are_looked_at_too(tmp_path: Path) -> None:
     run = save(tmp_path / "run.nii", voxels())
     series = voxels().reshape(-1, FRAMES)[:40]
     watch = FrameWatch()
-    quality, words = look_at_series(series, watch, run)
+    quality, words = assess_series(series, watch, run)
     assert quality.tsnr == pytest.approx(100, rel=0.1) and quality.coverage is None and words == []
 
 
@@ -86,11 +86,11 @@ def test_motion_is_told(tmp_path: Path) -> None:
     run = save(tmp_path / "run.nii", voxels())
     still, moving = np.full(FRAMES, 0.1), np.full(FRAMES, 0.1)
     moving[::3] = 0.9
-    assert look_at_run(replace(run, displacement=still))[1] == []
-    quality, (words,) = look_at_run(replace(run, displacement=moving))
+    assert assess_run(replace(run, displacement=still))[1] == []
+    quality, (words,) = assess_run(replace(run, displacement=moving))
     assert quality.fd_moved == pytest.approx(1 / 3) and quality.fd_max == 0.9 and "33% of the frames" in words
     still[5] = 6.0
-    assert "at most 6 mm" in look_at_run(replace(run, displacement=still))[1][0]
+    assert "at most 6 mm" in assess_run(replace(run, displacement=still))[1][0]
 
 
 def test_a_head_that_lies_turned_is_seen() -> None:

@@ -131,7 +131,7 @@ def test_what_is_no_scheduler(place: Path, capsys, monkeypatch: pytest.MonkeyPat
     common = ["prepare", "m.jsonl", "-o", "s", "--encoder", "fc-baseline", "--option", "parcels=30", "-q"]
     for wrong in ("here", "host:8786", "http://host:80", "tcp://", ""):
         assert main([*common, "--scheduler", wrong]) == 2
-    assert "is no address" in capsys.readouterr().err
+    assert "is not an address" in capsys.readouterr().err
     assert main([*common, "--scheduler", "tcp://127.0.0.1:1", "--nprocs", "2"]) == 2
     monkeypatch.setattr(dask_cluster, "CONNECT_S", 0.5)
     with socket.socket() as mute:  # listens, and says nothing
@@ -155,7 +155,7 @@ def test_a_scheduler_that_goes_away(place: Path, cluster: object) -> None:
 
     closer = threading.Thread(target=close)
     closer.start()
-    with pytest.raises(NeuroFlamingoError, match="went away") as raised:
+    with pytest.raises(NeuroFlamingoError, match="was lost") as raised:
         prepare_into_store("m.jsonl", "s", CARD, Preparation(), scheduler=cluster.scheduler_address)  # type: ignore[attr-defined]
     closer.join()
     assert raised.value.exit_code == 75

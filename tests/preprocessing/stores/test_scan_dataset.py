@@ -56,7 +56,7 @@ def test_crops_are_parts_and_depend_on_seed_epoch_and_index_only(store: ScanStor
             places.add(tuple(map(int, at)))
     assert len(places) > 20
     for wrong in ((21, 6, 6), (8, 6, 19)):
-        with pytest.raises(UsageError, match="cannot be cropped"):
+        with pytest.raises(UsageError, match="too small for this crop"):
             ScanDataset(store, crop=wrong)
 
 

@@ -128,7 +128,7 @@ def test_keys_that_are_none(tmp_path: Path, key: str) -> None:
         lambda: store.drop(key),
         lambda: store.fault(key),
     ):
-        with pytest.raises(NotFoundError, match="no key of a store"):
+        with pytest.raises(NotFoundError, match="not a key of a store"):
             act()
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -221,7 +221,7 @@ def test_folders_that_are_no_store_of_this_kind(tmp_path: Path) -> None:
         make(tmp_path / "store", spec="2" * 64)
     head = tmp_path / "store" / "store.json"
     head.write_text(json.dumps(json.loads(head.read_text()) | {"schema": 99}))
-    with pytest.raises(ModelError, match="no scan store of this version"):
+    with pytest.raises(ModelError, match="not a scan store of this version"):
         ScanStore(tmp_path / "store")
 
 

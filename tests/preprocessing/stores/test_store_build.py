@@ -170,9 +170,9 @@ def test_a_worker_has_one_thread_and_does_not_load_torch(tmp_path: Path) -> None
     nib.Nifti1Image(run(0)[..., 0], LAS).to_filename(tmp_path / "a.nii")
     code = (
         "import json, sys\n"
-        "from neuroflamingo_preprocessing.stores.pool import one_thread\n"
+        "from neuroflamingo_preprocessing.stores.pool import use_one_thread\n"
         "from neuroflamingo_encoders import encoder_card\n"
-        "one_thread()\n"
+        "use_one_thread()\n"
         "from neuroflamingo_preprocessing import prepare, read_scan\n"
         "spec = encoder_card('vit3d').scan\n"
         "spec = spec.model_copy(update={'steps': tuple(s for s in spec.steps if s.name != 'affine_alignment')})\n"

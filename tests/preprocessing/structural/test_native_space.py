@@ -124,7 +124,7 @@ def test_what_is_refused(spec: ScanSpec, tmp_path: Path) -> None:
     for bad in (good[1:], good[None], good.astype("U1"), good.astype(complex)):
         with pytest.raises(UsageError, match="encoder's grid"):
             to_native(prepared, bad)
-    with pytest.raises(UsageError, match="no name for a NIfTI file"):
+    with pytest.raises(UsageError, match="not a name for a NIfTI file"):
         save_native(tmp_path / "a.mgz", prepared, good)
     save_native(tmp_path / "a.nii", prepared, good)
     with pytest.raises(OutputError, match="exists"):

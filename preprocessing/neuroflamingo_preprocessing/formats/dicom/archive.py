@@ -1,4 +1,4 @@
-"""The DICOM files of a folder, a zip archive or a single file. No name in them is ever used: names name patients."""
+"""DICOM files of a folder, a zip archive or a single file. Their names are never shown: they often name patients."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from neuroflamingo_preprocessing.errors import ScanError, UsageError
 
 MAX_FILES = 100_000
 MAX_ARCHIVE_BYTES = 2**34
-"""All members together, unpacked."""
+"""Largest total size of all members, unpacked."""
 MAX_RATIO, RATIO_FREE_BYTES = 100, 2**26
-"""Beyond 64 MB an archive may grow a hundredfold: real series shrink to a third or so, empty ones to a fiftieth."""
+"""Largest ratio of unpacked to packed size, beyond 64 MB: real series compress to about a third, empty ones to a
+fiftieth."""
 MAX_DIRECTORY_BYTES = 2**24
-"""Of an archive's table of contents: 100,000 members with names of 100 letters."""
+"""Largest table of contents of an archive: 100,000 members with names of 100 letters."""
 CHUNK_BYTES = 2**20
 OTHER_ENDINGS = (".npz", ".npy", ".zarr", ".nii", ".gz")
-"""Files that say by their names that they are something else: other readers tell what is wrong with them."""
+"""Extensions of other formats, even if the content looks like DICOM: their readers say what is wrong with them."""
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 FIRST_ELEMENTS = {2: range(0, 3), 8: range(0, 0x19)}
-"""Group to elements that a DICOM file without preamble may begin with."""
+"""Group to elements with which a DICOM file without preamble may begin."""
 
 
 def is_dicom_input(path: str | Path) -> bool:
-    """Whether a path is to be read as DICOM: a folder (no zarr store), a zip archive, or a DICOM file."""
+    """True for a path to read as DICOM: a folder (not a zarr store), a zip archive, or a DICOM file."""
     path = Path(path)
     if path.is_dir():
         return not any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
@@ -41,24 +42,24 @@ def is_dicom_input(path: str | Path) -> bool:
 
 
 def refuse_series(path: Path, series: int | None) -> None:
-    """A series can only be asked of DICOM.
+    """Refuse a series number for anything but DICOM.
 
     Raises:
-        UsageError: it is asked of another file.
+        UsageError: a series of another file.
     """
     if series is not None and path.exists():
         raise UsageError(
             f"{path.name} has no series {series}",
             expected="a DICOM folder, zip archive or file",
-            seen="a file that is no DICOM",
-            hint="leave --series out",
+            seen="a file of another format",
+            hint="leave out --series",
         )
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file begins as DICOM does, with or without preamble; False for what cannot be read."""
+    """True if a file begins like DICOM, with or without preamble; False for one that cannot be read."""
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would block
             return False
         with path.open("rb") as stream:
             return looks_like_dicom(stream.read(140))
@@ -67,7 +68,7 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def looks_like_dicom(head: bytes) -> bool:
-    """The same from a file's first 140 bytes."""
+    """True if the first 140 bytes of a file look like DICOM; see `is_dicom_file`."""
     if head[128:132] == b"DICM":
         return True
     group, element = int.from_bytes(head[:2], "little"), int.from_bytes(head[2:4], "little")
@@ -76,12 +77,12 @@ def looks_like_dicom(head: bytes) -> bool:
 
 
 def shown_name(path: str | Path) -> str:
-    """What messages and records call an input: its file name, but of DICOM, often called after the patient, no name."""
+    """Name of an input in messages and records: its file name, but none for DICOM, often named after the patient."""
     return "DICOM input" if is_dicom_input(path) else Path(path).name
 
 
 def folder_state(folder: Path) -> str:
-    """A hash of the names, sizes and times of all files of a folder: another one where a file came, went or changed."""
+    """Hash of the names, sizes and modification times of all files of a folder, to notice any change."""
     words = []
     for file in walk(folder):
         stated = file.stat()
@@ -90,9 +91,9 @@ def folder_state(folder: Path) -> str:
 
 
 def holds_dicom(path: str | Path, looked_at: int = 2000) -> bool:
-    """Whether a path is a zip or a DICOM file, or a folder with a DICOM file among its first `looked_at` files.
+    """True for a zip or DICOM file, or a folder with a DICOM file among its first `looked_at` files.
 
-    What is such an input is not named in any record: folders and archives are often called after patients.
+    Such inputs are not named in any record: folders and archives are often named after patients.
     """
     try:
         if not Path(path).is_dir():
@@ -105,7 +106,7 @@ def holds_dicom(path: str | Path, looked_at: int = 2000) -> bool:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder in a fixed order; links to folders are not followed.
+    """Yield all files below a folder in a fixed order, without following links to folders.
 
     Raises:
         ScanError: more than 100,000 files.
@@ -117,7 +118,7 @@ def walk(folder: Path) -> Iterator[Path]:
             count += 1
             if count > MAX_FILES:
                 raise ScanError(
-                    "the folder holds too many files to look for one series in",
+                    "the folder holds too many files to search for a series",
                     expected=f"at most {MAX_FILES:,}",
                     hint="name the folder of one examination",
                 )
@@ -126,12 +127,12 @@ def walk(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def dicom_files(path: Path) -> Iterator[list[Path]]:
-    """The DICOM files of an input; an archive is unpacked for as long as the context is open.
+    """List the DICOM files of an input; an archive is unpacked for as long as the context is open.
 
-    `DICOMDIR` is left out: a series is what its images say, not what a list says about them.
+    `DICOMDIR` is left out: the images themselves say which series they belong to.
 
     Raises:
-        ScanError: none; an archive that is damaged, hostile or too large.
+        ScanError: no DICOM files; an archive that is damaged, hostile or too large.
     """
     if path.is_dir():
         found = [file for file in walk(path) if file.name.upper() != "DICOMDIR" and is_dicom_file(file)]
@@ -167,7 +168,7 @@ def _is_zip(path: Path) -> bool:
 
 
 class _Frugal:
-    """A file that refuses to be read in huge pieces: `zipfile` reads a table of contents whole, whatever its size."""
+    """File that refuses huge reads: `zipfile` reads the table of contents of an archive at once, whatever its size."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -182,7 +183,7 @@ class _Frugal:
 
 
 def _unpack(path: Path, place: Path) -> list[Path]:
-    """Write the DICOM members under numbers; names of members are looked at, never used."""
+    """Write the DICOM members under numbers; their names are checked, but never used as paths."""
     try:
         with path.open("rb") as raw, zipfile.ZipFile(_Frugal(raw)) as archive:  # type: ignore[arg-type]
             members = [member for member in archive.infolist() if not member.is_dir()]
@@ -208,12 +209,12 @@ def _unpack(path: Path, place: Path) -> list[Path]:
             hint="free some space in the temporary folder (TMPDIR), or unpack it yourself and name the folder",
             exit_code=74,
         ) from None
-    except Exception:  # zipfile, zlib, lzma and bz2 raise many types; their words may hold the members' names
+    except Exception:  # zipfile, zlib, lzma and bz2 raise many types; their messages may hold the members' names
         raise _refused("it is damaged or of an unknown kind", "a zip archive without password", None) from None
 
 
 def _check_members(members: list[zipfile.ZipInfo], everything: list[zipfile.ZipInfo], size: int) -> int:
-    """How many bytes may be unpacked."""
+    """Check the table of contents, and give the number of bytes that may be unpacked."""
     if len(members) > MAX_FILES:
         raise _refused("it has too many members", f"at most {MAX_FILES:,}", f"{len(members):,}")
     for member in everything:
@@ -232,7 +233,7 @@ def _check_members(members: list[zipfile.ZipInfo], everything: list[zipfile.ZipI
 
 
 def _write(head: bytes, stream: Any, target: Path, allowed: int) -> int:
-    """Write a member, counting what really comes; gives the bytes written."""
+    """Write a member and give its size, counted here: the size in the table of contents may be wrong."""
     written, chunk = 0, head
     with target.open("wb") as out:
         while chunk:

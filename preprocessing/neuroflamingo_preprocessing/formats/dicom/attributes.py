@@ -1,4 +1,4 @@
-"""DICOM headers: the few technical facts that are needed of each image; no name, date, number or free text is kept."""
+"""Technical attributes of DICOM images; no names, dates, identifiers or free text are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 DIRECTORY = "1.2.840.10008.1.3.10"
 IMPLICIT = "1.2.840.10008.1.2"
 UNCOMPRESSED = {IMPLICIT, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
-COMPRESSED = {  # what dcm2niix unpacks
+COMPRESSED = {  # transfer syntaxes that dcm2niix decompresses
     "1.2.840.10008.1.2.4.50": "JPEG",
     "1.2.840.10008.1.2.4.57": "JPEG lossless",
     "1.2.840.10008.1.2.4.70": "JPEG lossless",
@@ -65,7 +65,7 @@ FUNCTIONAL = {
     "MRModifierSequence": ("InversionRecovery", "InversionTimes"),
     "MRDiffusionSequence": ("DiffusionBValue",),
 }
-"""Functional groups of an enhanced image, and what is taken from them."""
+"""Functional groups of an enhanced image, and the attributes read from them."""
 # fmt: off
 ELSEWHERE = (
     "SPINE", "NECK", "CHEST", "THORAX", "ABDOMEN", "PELVIS", "HIP", "KNEE", "ANKLE", "FOOT", "LEG", "ARM", "ELBOW",
@@ -82,32 +82,32 @@ class Image:
     """One slice, one frame of an enhanced image, or one mosaic.
 
     Attributes:
-        file: where it lies.
-        frame: its number within the file, from 0.
-        order: in time among the images of one place: TemporalPositionIndex or InstanceNumber.
-        study, series, instance: identities, for grouping only.
+        file: path of the file.
+        frame: index within the file, from 0.
+        order: order in time among the images at one position: TemporalPositionIndex or InstanceNumber.
+        study, series, instance: identifiers, for grouping only.
         number: SeriesNumber.
-        form: how it is stored.
+        form: way of storage.
         modality: such as MR.
         image_type: ImageType or FrameType, upper case.
-        sequence: ScanningSequence, or the like of an enhanced image, upper case.
+        sequence: ScanningSequence, or its equivalent of an enhanced image, upper case.
         sequence_name: the vendor's name of the pulse sequence.
         three_d: acquired as a volume.
         times: repetition, echo and inversion time in ms; None where not stated.
         component: `magnitude`, `phase`, `real` or `imaginary`.
         contrast: AcquisitionContrast of an enhanced image.
-        b_value: of diffusion.
-        head: False where the header names another part of the body.
-        agent: a contrast agent is stated.
+        b_value: of diffusion imaging.
+        head: False if the header names another part of the body.
+        agent: True if a contrast agent is stated.
         announced: ImagesInAcquisition.
-        rows, columns: of the picture (of a mosaic: of one tile if that is stated, else of the whole).
-        tiles: slices in a mosaic; 1 for others.
-        spacing: down a column, along a row.
+        rows, columns: of the image (for a mosaic: of one tile if that is stated, else of the whole).
+        tiles: number of slices in a mosaic; 1 for other forms.
+        spacing: down a column and along a row, mm.
         orientation, position: as DICOM has them, LPS mm; None where not stated.
-        maker: of a closed list.
+        maker: manufacturer, from a closed list.
         syntax: transfer syntax UID.
-        cut: the file is shorter than its uncompressed pixels.
-        grey: one sample a pixel.
+        cut: True if the file is shorter than its uncompressed pixels.
+        grey: True for one sample per pixel.
     """
 
     file: Path
@@ -143,7 +143,7 @@ class Image:
 
 
 def require_dicom_extra() -> None:
-    """Say what to install where DICOM cannot be read.
+    """Check that pydicom and dcm2niix are installed.
 
     Raises:
         ScanError: the extra is not installed, or pydicom is older than 3.0.2 (exit 69).
@@ -172,7 +172,7 @@ def require_dicom_extra() -> None:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Pydicom repeats values of the header in its warnings and its log: neither is let out."""
+    """Suppress pydicom's warnings and log: both repeat values of the header."""
     log = logging.getLogger("pydicom")
     before = log.disabled
     log.disabled = True
@@ -185,7 +185,7 @@ def silenced() -> Iterator[None]:
 
 
 def read_images(file: Path) -> list[Image]:
-    """The images of a DICOM file; none if it holds no picture or cannot be read."""
+    """Read the attributes of the images in a DICOM file; empty for a file without images or one that cannot be read."""
     try:
         data, start = _read(file)
         if data is None or not data.get("Rows") or not data.get("Columns"):
@@ -198,19 +198,19 @@ def read_images(file: Path) -> list[Image]:
             return [common.under(frame).image("enhanced", number) for number, frame in enumerate(frames)]
         facts = _Facts(data, file, start)
         return [facts.image("mosaic" if "MOSAIC" in facts.words("ImageType") else "classic")]
-    except Exception:  # pydicom raises many types on damaged files, and their words repeat the header
+    except Exception:  # pydicom raises many types on damaged files, and their messages repeat the header
         return []
 
 
 def _read(file: Path) -> tuple[Any, int]:
-    """The data set without its pixels, and where these begin; None for what holds none."""
+    """Read a data set without its pixels, and the offset of these; None for a file without images."""
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
 
     with file.open("rb") as stream:
         prefixed = stream.read(132)[128:] == b"DICM"
     if prefixed and str(read_file_meta_info(file).get("TransferSyntaxUID", "")) == DEFLATED:
-        return None, 0  # pydicom would unpack all of it, whatever its size; dcm2niix cannot read it
+        return None, 0  # pydicom would decompress all of it, whatever its size; dcm2niix cannot read it
     with file.open("rb") as stream:
         wanted: list[Any] = [*TAGS, MOSAIC_COUNT, MOSAIC_GROUP]
         data = dcmread(stream, stop_before_pixels=True, force=not prefixed, specific_tags=wanted)
@@ -219,13 +219,13 @@ def _read(file: Path) -> tuple[Any, int]:
 
 
 class _Facts:
-    """Values by keyword, from the data set or from the functional groups of a frame, whichever is nearer."""
+    """Values by keyword, from the functional groups of a frame or else from the data set."""
 
     def __init__(self, data: Any, file: Path, start: int, nearer: dict[str, Any] | None = None) -> None:
         self.data, self.file, self.start, self._nearer = data, file, start, nearer or {}
 
     def under(self, group: Any) -> _Facts:
-        """The facts with those of a functional group before them."""
+        """Values with those of a functional group taking precedence."""
         found = dict(self._nearer)
         for sequence, keywords in FUNCTIONAL.items():
             items = group.get(sequence)
@@ -234,7 +234,7 @@ class _Facts:
         return _Facts(self.data, self.file, self.start, found)
 
     def get(self, keyword: str) -> Any:
-        """A value; None where it is not stated, empty, or against the standard."""
+        """Value of a keyword; None where it is missing, empty, or violates the standard."""
         try:
             value = self._nearer.get(keyword)
             value = self.data.get(keyword) if value is None else value
@@ -252,7 +252,7 @@ class _Facts:
         return next(iter(self.words(keyword)), "")
 
     def numbers(self, *keywords: str, count: int) -> tuple[float, ...] | None:
-        """Finite numbers, or None where the value is not stated or not as many."""
+        """First `count` numbers of a value; None where it is missing, too short or not finite."""
         for keyword in keywords:
             value = self.get(keyword)
             if value is None:
@@ -271,7 +271,7 @@ class _Facts:
         return None if found is None else found[0]
 
     def image(self, form: Form, frame: int = 0) -> Image:
-        """What is kept."""
+        """Attributes of one image."""
         data, rows, columns = self.data, int(self.data.Rows), int(self.data.Columns)
         types = self.words("FrameType") or self.words("ImageType")
         meta = getattr(data, "file_meta", {})
@@ -329,7 +329,7 @@ class _Facts:
         return tiles if 1 <= tiles <= 1024 else 1
 
     def _sequence(self) -> frozenset[str]:
-        """ScanningSequence, and for enhanced images its equivalents."""
+        """ScanningSequence, or its equivalents for enhanced images."""
         found = set(self.words("ScanningSequence"))
         echo = self.word("EchoPulseSequence")
         found |= {"GR"} if echo in ("GRADIENT", "BOTH") else set()
@@ -339,12 +339,12 @@ class _Facts:
         return frozenset(found)
 
     def _component(self, types: tuple[str, ...]) -> str:
-        said = {self.word("ComplexImageComponent"), *types[2:]}
+        labels = {self.word("ComplexImageComponent"), *types[2:]}
         for component, words in (
             ("phase", {"P", "PHASE", "PHASE MAP"}),
             ("real", {"R", "REAL"}),
             ("imaginary", {"I", "IMAGINARY"}),
         ):
-            if said & words:
+            if labels & words:
                 return component
         return "magnitude"

@@ -1,4 +1,4 @@
-"""One DICOM series to one NIfTI file by dcm2niix, in a process and a folder of its own."""
+"""`run_dcm2niix`: convert a DICOM series to NIfTI with dcm2niix, in a process and a folder of its own."""
 
 from __future__ import annotations
 
@@ -20,47 +20,54 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.geometry import Affine
 
 TIMEOUT_SECONDS = 900
-OPTIONS = (  # fixed, so that neither a defaults file nor a header decides: no name in a file name, no rotation, no crop
+OPTIONS = (  # explicit, so that no defaults file applies: no header values in file names, no rotation, no cropping
     *("-g", "i", "-b", "y", "-ba", "y", "-z", "n", "-f", "%s", "-x", "i", "-i", "n", "-d", "0", "-w", "2", "-c", ""),
 )
 
 
 def run_dcm2niix(series: Series, place: Path) -> Path:
-    """Convert the files of one series, under numbers instead of their names; gives the one volume or run.
+    """Convert the files of one series, renamed to numbers, to one volume or run.
+
+    Args:
+        series: the series.
+        place: an empty folder, which holds the result.
+
+    Returns:
+        Path of the NIfTI file.
 
     Raises:
-        ScanError: dcm2niix cannot be started (exit 69), is not done in time (75), or gives something else (65).
+        ScanError: dcm2niix cannot be started (exit 69), does not finish in time (75), or gives other files (65).
     """
     import dcm2niix  # type: ignore[import-untyped]
 
-    given, got = place / "given", place / "got"
-    given.mkdir()
-    got.mkdir()
+    inputs, outputs = place / "given", place / "got"
+    inputs.mkdir()
+    outputs.mkdir()
     for number, file in enumerate(series.files):
-        _link(file, given / f"{number:06d}.dcm")
+        _link(file, inputs / f"{number:06d}.dcm")
     try:
         ended = subprocess.run(
-            [dcm2niix.bin, *OPTIONS, "-o", str(got), str(given)],
+            [dcm2niix.bin, *OPTIONS, "-o", str(outputs), str(inputs)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,  # it repeats header values: nothing of it is passed on
+            stdout=subprocess.PIPE,  # it repeats header values, so nothing of it is shown
             stderr=subprocess.STDOUT,
             timeout=TIMEOUT_SECONDS,
             env={**os.environ, "HOME": str(place)},
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise _failed(series, f"dcm2niix was not done after {TIMEOUT_SECONDS} s", 75) from None
+        raise _failed(series, f"dcm2niix did not finish within {TIMEOUT_SECONDS} s", 75) from None
     except OSError as error:
         raise _failed(series, f"dcm2niix does not start here ({error.strerror})", 69) from None
-    shutil.rmtree(given)
-    found = [file for file in sorted(got.glob("*.nii")) if not ("_Eq_" in file.name or "_Tilt_" in file.name)]
+    shutil.rmtree(inputs)
+    found = [file for file in sorted(outputs.glob("*.nii")) if not ("_Eq_" in file.name or "_Tilt_" in file.name)]
     if ended.returncode and not found:
         raise _failed(series, f"dcm2niix ended with code {ended.returncode}")
     return _settle(_pick(found, series), place, series)
 
 
 def _link(file: Path, target: Path) -> None:
-    """The file under another name; one without preamble is given one, because dcm2niix would pass it over."""
+    """Link a file under another name; a file without preamble gets one, because dcm2niix would skip it."""
     with file.open("rb") as stream:
         head = stream.read(132)
     if head[128:] != b"DICM":
@@ -89,7 +96,7 @@ def _with_preamble(file: Path, target: Path, has_meta: bool) -> None:
 
 
 def _pick(found: list[Path], series: Series) -> Path:
-    """The output that has the sizes of the series; of several echoes or components the one that was chosen."""
+    """Choose the output with the sizes, the echo and the component of the series."""
     fitting = []
     for file in found:
         shape, _ = sizes_and_affine(file, series)
@@ -109,25 +116,25 @@ _MARKS = {"phase": "_ph", "real": "_real", "imaginary": "_imaginary"}
 def _sidecar(file: Path) -> dict[str, Any]:
     side = file.with_suffix(".json")
     try:
-        said = json.loads(side.read_text(encoding="utf-8", errors="replace")) if side.is_file() else {}
+        metadata = json.loads(side.read_text(encoding="utf-8", errors="replace")) if side.is_file() else {}
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _settle(file: Path, place: Path, series: Series) -> Path:
-    """Name the file as records name the series; of the sidecar only the repetition time is kept."""
-    said = _sidecar(file).get("RepetitionTime")
+    """Rename the file as the series is named in records; of the sidecar only the repetition time is kept."""
+    seconds = _sidecar(file).get("RepetitionTime")
     target = place / series.name
     file.rename(target)
-    if isinstance(said, int | float):
-        (place / f"{series.name}.json").write_text(json.dumps({"RepetitionTime": said}), encoding="utf-8")
+    if isinstance(seconds, int | float):
+        (place / f"{series.name}.json").write_text(json.dumps({"RepetitionTime": seconds}), encoding="utf-8")
     shutil.rmtree(place / "got")
     return target
 
 
 def sizes_and_affine(file: Path, series: Series) -> tuple[tuple[int, ...], Affine]:
-    """Sizes and affine; the rest of the header is for `read_scan` to judge."""
+    """Sizes and affine of a converted file; the rest of its header is checked by `read_nifti`."""
     with file.open("rb") as stream:
         header = parse_header(stream.read(544), series.name)
     return tuple(int(n) for n in header["dim"][1 : 1 + int(header["dim"][0])]), np.asarray(header.get_best_affine())

@@ -1,4 +1,4 @@
-"""DICOM to `Scan` and `Run`: headers first, dcm2niix for the voxels, and its affine held against the headers'."""
+"""Read `Scan` and `Run` from DICOM: dcm2niix converts, and its result is verified against the DICOM headers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from neuroflamingo_preprocessing.formats.dicom.attributes import COMPRESSED, rea
 from neuroflamingo_preprocessing.formats.dicom.conversion import run_dcm2niix, sizes_and_affine
 from neuroflamingo_preprocessing.formats.dicom.series import Series, group_series
 from neuroflamingo_preprocessing.formats.dicom.series_selection import choose_series
-from neuroflamingo_preprocessing.formats.dicom.verification import flips_between, hold_contents, misplaced
+from neuroflamingo_preprocessing.formats.dicom.verification import flips_between, misplaced, verify_contents
 from neuroflamingo_preprocessing.formats.nifti.header import MAX_VOXELS
 from neuroflamingo_preprocessing.formats.nifti.read_nifti import read_nifti
 from neuroflamingo_preprocessing.formats.nifti.run import Run, read_nifti_run
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 
     from neuroflamingo_preprocessing.scan import Provenance, Scan, ScanModality
 
-Wanted = Literal["T1w", "bold"]
+ScanKind = Literal["T1w", "bold"]
 MAX_BYTES = 2**34
-"""Of all voxels of a series."""
+"""Largest size of all voxels of a series."""
 OFF_SHARE = 0.25
-"""Of a voxel: how far a corner may lie from where the headers put it."""
+"""Largest distance, in voxels, of a corner of the converted volume from its position by the headers."""
 MODALITIES: dict[str, ScanModality] = {"T1w": "T1w", "T2w": "T2w", "FLAIR": "FLAIR", "bold": "bold", "dwi": "dwi"}
 
 
 @dataclass(frozen=True)
 class ConvertedSeries:
-    """A series as dcm2niix gave it.
+    """Series converted by dcm2niix.
 
     Attributes:
         file: the NIfTI file, with its sidecar beside it.
-        series: which one.
-        remarks: on the choice.
-        sha256: over the sorted hashes of the series' files: neither their names nor their order count.
-        affine: voxel index to RAS mm as the headers say it, in the file's voxel order; None for a mosaic.
-        leans: the file's affine is wrong because the slices lean (a tilted gantry); `straighten` the voxels.
+        series: the series.
+        remarks: warnings about the choice of the series.
+        sha256: hash of the sorted hashes of the series' files, independent of their names and order.
+        affine: voxel index to RAS mm by the headers, in the file's voxel order; None for a mosaic.
+        sheared: True if the file's affine is wrong because of a gantry tilt; the voxels need `straighten`.
     """
 
     file: Path
@@ -59,38 +59,38 @@ class ConvertedSeries:
     remarks: tuple[str, ...]
     sha256: str
     affine: Affine | None
-    leans: bool
+    sheared: bool
 
     def provenance(self, of_file: Provenance) -> Provenance:
-        """The record of the NIfTI file, turned into one of the series."""
-        one = self.series
+        """Provenance of the series, from that of its NIfTI file."""
+        series = self.series
         facts = {
-            "format": f"DICOM ({one.form})",
-            "series": str(one.number),
-            "kind": one.kind + (f", {one.part}" if one.part else ""),
-            "images": f"{one.slices} slices, {one.volumes} volumes, {len(one.files)} files",
-            "compression": COMPRESSED.get(one.syntax, "none"),
-            "maker": one.maker,
+            "format": f"DICOM ({series.form})",
+            "series": str(series.number),
+            "kind": series.kind + (f", {series.part}" if series.part else ""),
+            "images": f"{series.slices} slices, {series.volumes} volumes, {len(series.files)} files",
+            "compression": COMPRESSED.get(series.syntax, "none"),
+            "maker": series.maker,
             "converted by": f"dcm2niix {version('dcm2niix')}",
         }
         facts |= {key: value for key, value in of_file.header.items() if key != "format"}
         return replace(
-            of_file, file=one.name, sha256=self.sha256, header=facts, warnings=(*self.remarks, *of_file.warnings)
+            of_file, file=series.name, sha256=self.sha256, header=facts, warnings=(*self.remarks, *of_file.warnings)
         )
 
     def log(self, stored: Affine, shape: tuple[int, ...]) -> tuple[GeometryStep, ...]:
-        """What conversion did to the order of the voxels."""
-        one = self.series
-        if one.affine is None:
+        """Entry for the geometry log: the change of voxel order by the conversion."""
+        series = self.series
+        if series.affine is None:
             return ()
         return (
             GeometryStep(
                 name="DICOM conversion",
-                before=as_rows(one.affine),
+                before=as_rows(series.affine),
                 after=as_rows(stored),
                 interpolation="none",
-                reason=f"the images of {one.name} stacked by dcm2niix {version('dcm2niix')}; places and contents held "
-                "against the images",
+                reason=f"the images of {series.name} stacked by dcm2niix {version('dcm2niix')}; positions and contents "
+                "verified against the images",
                 shape_before=shape,
                 shape_after=shape,
             ),
@@ -98,34 +98,36 @@ class ConvertedSeries:
 
 
 class Examination:
-    """The series of a DICOM input, while it is open; see `open_dicom`."""
+    """Series of a DICOM input, while it is open; see `open_dicom`."""
 
     def __init__(self, series: list[Series]) -> None:
         self.series = series
 
     def kind(self, number: int | None = None) -> Literal["volume", "run"]:
-        """What `--series`, or else the chooser, would take."""
-        chosen = [one for one in self.series if one.number == number] or self.series
-        if any(one.volumes == 1 and (number is not None or one.kind == "T1w") for one in chosen):
+        """Kind of input that a series is, or, without a number, that the default choice would be."""
+        chosen = [series for series in self.series if series.number == number] or self.series
+        if any(series.volumes == 1 and (number is not None or series.kind == "T1w") for series in chosen):
             return "volume"
         return (
-            "run" if any(one.volumes > 1 and (number is not None or one.kind == "bold") for one in chosen) else "volume"
+            "run"
+            if any(series.volumes > 1 and (number is not None or series.kind == "bold") for series in chosen)
+            else "volume"
         )
 
-    def digest(self, wanted: Wanted, number: int | None = None) -> str:
-        """The hash of the series that would be taken.
+    def digest(self, kind: ScanKind, number: int | None = None) -> str:
+        """Hash of the series that would be read.
 
         Raises:
             UsageError, ScanError: see `choose_series`.
         """
-        return _digest(choose_series(self.series, wanted, number)[0])
+        return _digest(choose_series(self.series, kind, number)[0])
 
     def scan(self, number: int | None = None, series_sha256: str | None = None) -> Scan:
-        """The T1-weighted volume, or the series of that number.
+        """Read the T1-weighted volume, or the series of that number.
 
         Args:
-            number: of the series.
-            series_sha256: of `digest`, where that was taken before: the files are not hashed again.
+            number: number of the series.
+            series_sha256: result of `digest` if it is known; the files are not hashed again.
 
         Raises:
             UsageError, ScanError: see `choose_series` and `read_scan`.
@@ -135,10 +137,10 @@ class Examination:
             scan = read_nifti(done.file)
         provenance, steps = done.provenance(scan.provenance), done.log(scan.affine, scan.voxels.shape)
         scan = replace(scan, provenance=provenance, modality=MODALITIES.get(done.series.kind, "unknown"))
-        if done.leans:
+        if done.sheared:
             assert done.affine is not None
             voxels, affine = straighten(scan.voxels, done.affine)
-            told = (
+            warning = (
                 f"the slices lean by {done.series.tilt_degrees:.1f} degrees (a tilted gantry); they were straightened"
             )
             step = GeometryStep(
@@ -146,11 +148,11 @@ class Examination:
                 before=as_rows(done.affine),
                 after=as_rows(affine),
                 interpolation="linear",
-                reason=f"the slices lean by {done.series.tilt_degrees:.1f} degrees: each was shifted within its plane",
+                reason=f"gantry tilt of {done.series.tilt_degrees:.1f} degrees: each slice was shifted in plane",
                 shape_before=scan.voxels.shape,
                 shape_after=voxels.shape,
             )
-            provenance = replace(provenance, warnings=(*provenance.warnings, told))
+            provenance = replace(provenance, warnings=(*provenance.warnings, warning))
             steps = (*done.log(done.affine, scan.voxels.shape), step)
             scan = replace(scan, voxels=voxels, affine=affine, provenance=provenance)
         return replace(scan, geometry=steps)
@@ -158,40 +160,40 @@ class Examination:
     def run(
         self, number: int | None = None, repetition_time: float | None = None, series_sha256: str | None = None
     ) -> Run:
-        """The fMRI run, or the series of that number; its NIfTI file is deleted when the run is no longer used.
+        """Read the fMRI run, or the series of that number; its NIfTI file is deleted when the run is no longer used.
 
         Args:
-            number: of the series.
+            number: number of the series.
             repetition_time: in seconds, see `read_run`.
             series_sha256: see `scan`.
 
         Raises:
             UsageError, ScanError: see `choose_series` and `read_run`.
         """
-        place = _Kept()
+        place = _TemporaryFolder()
         done = self._convert("bold", number, place.path, series_sha256)
-        if done.leans:
-            raise misplaced(done.series.name, f"slices that lean by {done.series.tilt_degrees:.1f} degrees")
+        if done.sheared:
+            raise misplaced(done.series.name, f"slices tilted by {done.series.tilt_degrees:.1f} degrees")
         run = read_nifti_run(done.file, repetition_time)
         steps = done.log(run.affine, run.shape)
         return replace(run, provenance=done.provenance(run.provenance), geometry=steps, _kept=place)
 
-    def _convert(self, wanted: Wanted, number: int | None, place: Path, sha256: str | None) -> ConvertedSeries:
-        chosen, remarks = choose_series(self.series, wanted, number)
+    def _convert(self, kind: ScanKind, number: int | None, place: Path, sha256: str | None) -> ConvertedSeries:
+        chosen, remarks = choose_series(self.series, kind, number)
         _refuse_huge(chosen)
         file = run_dcm2niix(chosen, place)
         shape, stored = sizes_and_affine(file, chosen)
         if chosen.affine is not None and shape[:3] != chosen.sizes:
             raise misplaced(chosen.name, f"{shape} voxels")
-        affine, leans = _hold_against(chosen, shape, stored)
-        if hold_contents(file, chosen, stored):
-            remarks.append(f"dcm2niix mixed up the slices of the volumes of {chosen.name}; they were put in order")
-        return ConvertedSeries(file, chosen, tuple(remarks), sha256 or _digest(chosen), affine, leans)
+        affine, sheared = _verify_affine(chosen, shape, stored)
+        if verify_contents(file, chosen, stored):
+            remarks.append(f"dcm2niix mixed up the slices of the volumes of {chosen.name}; they were reordered")
+        return ConvertedSeries(file, chosen, tuple(remarks), sha256 or _digest(chosen), affine, sheared)
 
 
 @contextmanager
 def open_dicom(path: str | Path) -> Iterator[Examination]:
-    """Read the headers of a folder, a zip archive or a single DICOM file; archives stay unpacked while it is open.
+    """Open a folder, a zip archive or a single DICOM file and read its headers; archives stay unpacked while open.
 
     Raises:
         ScanError: the extra `dicom` is missing (exit 69); no DICOM images; an archive that is not unpacked (exit 65).
@@ -200,7 +202,7 @@ def open_dicom(path: str | Path) -> Iterator[Examination]:
         with dicom_files(Path(path)) as files:
             require_dicom_extra()
             yield Examination(_series_of(files))
-    except OSError as error:  # its words hold names of folders and files
+    except OSError as error:  # its message holds names of folders and files
         raise ScanError(
             "a DICOM file cannot be read or converted",
             seen=error.strerror or type(error).__name__,
@@ -214,18 +216,18 @@ def _series_of(files: list[Path]) -> list[Series]:
         series = group_series(image for file in files for image in read_images(file))
     if not series:
         raise ScanError(
-            "the DICOM files hold no pictures that can be read",
+            "the DICOM files hold no readable images",
             expected="an MR series",
             seen=f"{len(files)} file{'s' * (len(files) > 1)}",
-            hint="export the images again: reports, key objects and lists alone are no scan",
+            hint="export the images again: reports, key objects and DICOMDIR alone are not a scan",
         )
     return series
 
 
 def examinations(folder: Path) -> list[Path]:
-    """The DICOM inputs below a folder: for each examination the folder that holds all of it; each zip archive.
+    """Find the DICOM inputs below a folder: the folder of each examination, and each zip archive.
 
-    One image of each folder is looked at; folders of examinations that lie in each other are one input.
+    One image of each folder is read; examinations in nested folders count as one input.
 
     Raises:
         ScanError: the extra `dicom` is missing (exit 69).
@@ -250,7 +252,7 @@ def examinations(folder: Path) -> list[Path]:
 
 
 def list_series(path: str | Path) -> list[Series]:
-    """The series of a DICOM folder, zip archive or file, by number.
+    """List the series of a DICOM folder, zip archive or file, by number.
 
     Raises:
         ScanError: see `open_dicom`.
@@ -274,45 +276,45 @@ def _refuse_huge(series: Series) -> None:
         )
 
 
-class _Kept:
-    """A temporary folder that lives as long as this object does."""
+class _TemporaryFolder:
+    """Temporary folder that exists as long as this object."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="neuroflamingo-dicom-"))
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-def _hold_against(series: Series, shape: tuple[int, ...], stored: Affine) -> tuple[Affine | None, bool]:
-    """The affine that the headers say, in the file's voxel order, and whether the file's differs because slices lean.
+def _verify_affine(series: Series, shape: tuple[int, ...], stored: Affine) -> tuple[Affine | None, bool]:
+    """Affine by the headers, in the file's voxel order, and whether the file's affine differs because of a tilt.
 
-    dcm2niix writes a straight affine for a leaning stack of MR slices, some centimetres off, and says nothing.
+    dcm2niix writes an affine without shear for a tilted stack of MR slices, centimetres off, without a warning.
 
     Raises:
         ScanError: the file puts the voxels elsewhere than the headers do.
     """
     if series.affine is None:
         return None, False
-    said = series.affine @ flips_between(series.affine, stored, shape)
+    expected = series.affine @ flips_between(series.affine, stored, shape)
     ends = corners(tuple(shape[:3]))
-    off = float(np.linalg.norm(apply(said, ends) - apply(stored, ends), axis=1).max())
-    if off <= OFF_SHARE * np.linalg.norm(said[:3, :3], axis=0).min():
-        return said, False
+    off = float(np.linalg.norm(apply(expected, ends) - apply(stored, ends), axis=1).max())
+    if off <= OFF_SHARE * np.linalg.norm(expected[:3, :3], axis=0).min():
+        return expected, False
     if series.tilt_degrees < 0.05:
         raise misplaced(series.name, f"a corner {off:.1f} mm away from there")
-    return said, True
+    return expected, True
 
 
 def straighten(voxels: NDArray[np.float32], leaning: Affine) -> tuple[NDArray[np.float32], Affine]:
-    """Shift each slice (the last axis) within its plane, so that the stack is a box. Linear interpolation.
+    """Remove a gantry tilt: shift each slice (the last axis) in plane until the stack is a box. Linear interpolation.
 
-    dcm2niix can do this too, but of two stacks that lean to opposite sides it puts one 2.3 mm (a voxel) off.
+    dcm2niix can do this too, but for one of two opposite tilts its result is 2.3 mm (a voxel) off.
 
     Args:
         voxels: `[x, y, slice]`.
-        leaning: voxel to RAS mm, the last column not at right angles to the others.
+        leaning: voxel index to RAS mm, its third column not at right angles to the others.
 
     Returns:
-        Voxels on a grid that holds all of the stack, its uncovered corners at the lowest value, and its affine.
+        Voxels on a grid that holds the whole stack, with uncovered corners at the lowest value, and its affine.
     """
     from scipy.ndimage import affine_transform
 

@@ -1,4 +1,4 @@
-"""DICOM series: which there are, of which kind each is, whether it is complete, and which one is meant."""
+"""`group_series`: group DICOM images into series, and judge kind, geometry and completeness of each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Kind = Literal["T1w", "T2w", "FLAIR", "PDw", "bold", "dwi", "localizer", "phase", "derived", "other", "unknown"]
 SAME_PLACE_MM = 0.02
 EVEN_SHARE = 0.05
-"""Steps from slice to slice may differ by so much of their median."""
+"""Largest deviation of a slice distance from the median, as a share of it."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DERIVED = {"DERIVED", "SECONDARY", "MPR", "CSA MPR", "MNIP", "MIP", "PROJECTION IMAGE", "REFORMATTED", "SUBTRACTION"}
 MAPS = {
@@ -37,37 +37,37 @@ MAPS = {
     "SCREEN SAVE",
 }
 EPI_VOLUMES = 5
-"""Gradient-echo EPI with fewer volumes than this is no run: reference scans and field maps look like it."""
+"""Smallest number of volumes of a run: reference scans and field maps are gradient-echo EPI of fewer."""
 THICK_MM = 2.0
 
 
 @dataclass(frozen=True)
 class Series:
-    """One stack of images that belong together: a series, or the part of one that has its own echo or component.
+    """Stack of images that belong together: a series, or the part of one with its own echo or component.
 
     Attributes:
-        number: what `--series` takes: SeriesNumber, or a count from 1 where the numbers are missing or come twice.
+        number: number for `--series`: SeriesNumber, or a count from 1 where numbers are missing or not unique.
         part: such as `echo 2 of 2, phase`; empty for a series of one part.
         kind: judged from image type, sequence and times.
-        form: `classic` (a file a slice), `enhanced` (many frames a file) or `mosaic` (a file a volume).
+        form: `classic` (a file per slice), `enhanced` (many frames per file) or `mosaic` (a file per volume).
         modality: such as MR.
-        slices, volumes: how many; slices is 1 for a mosaic that does not say.
+        slices, volumes: numbers of slices and volumes; slices is 1 for a mosaic that does not state it.
         rows, columns: of a slice.
         spacing: along a row, down a column, from slice to slice, mm; None where not stated.
-        three_d: acquired as a volume.
-        head: False where the header names another part of the body.
-        agent: a contrast agent is stated.
-        order: of parts: the first magnitude echo is 0.
-        echo_time: ms; None where not stated.
+        three_d: True if acquired as a volume.
+        head: False if the header names another part of the body.
+        agent: True if a contrast agent is stated.
+        order: order of the parts; the first magnitude echo is 0.
+        echo_time: in ms; None where not stated.
         component: `magnitude`, `phase`, `real` or `imaginary`.
-        maker, syntax: from closed lists.
+        maker, syntax: manufacturer and transfer syntax, from closed lists.
         affine: column, row, slice to RAS mm, from the headers alone; None for mosaics.
-        tilt_degrees: by how much the stack leans; 0 for a straight one.
-        fault: why it cannot be converted; None if it can.
-        warnings: what is odd but usable.
-        files: of the images, without doubles.
-        frames: file and number within it of each slice of each volume, slice by slice in the direction of the affine;
-            empty for mosaics and for what has a fault.
+        tilt_degrees: gantry tilt; 0 for none.
+        fault: reason why it cannot be converted; None if it can.
+        warnings: oddities that do not make it unusable.
+        files: files of the images, without duplicates.
+        frames: file and frame index of each slice of each volume, in the slice direction of the affine; empty for
+            mosaics and for series with a fault.
     """
 
     number: int
@@ -97,16 +97,16 @@ class Series:
 
     @property
     def name(self) -> str:
-        """What records and messages call it."""
+        """Name in records and messages."""
         return f"DICOM series {self.number}"
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Columns, rows, slices."""
+        """Numbers of columns, rows and slices."""
         return self.columns, self.rows, self.slices
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; no identifier and no path is in it."""
+        """Plain data for JSON, without identifiers and paths."""
         kept = (
             "number",
             "part",
@@ -126,7 +126,7 @@ class Series:
         }
 
     def describe(self) -> str:
-        """One line for people."""
+        """Description in one line."""
         sizes = f"{self.slices} slice{'s' * (self.slices > 1)} of {self.columns} x {self.rows}"
         sizes += f", {self.volumes} volumes" if self.volumes > 1 else ""
         sizes += "" if self.spacing is None else ", " + " x ".join(f"{mm:.3g}" for mm in self.spacing) + " mm"
@@ -139,7 +139,7 @@ class Series:
 
 
 def group_series(images: Iterable[Image]) -> list[Series]:
-    """The series of some images, by number, then part."""
+    """Group images into series, sorted by number, then part."""
     kept: dict[str, list[Image]] = {}
     doubles: dict[str, int] = {}
     seen: dict[str, Path] = {}
@@ -148,20 +148,22 @@ def group_series(images: Iterable[Image]) -> list[Series]:
             doubles[image.series] = doubles.get(image.series, 0) + 1
         else:
             kept.setdefault(image.series, []).append(image)
-    by_number = sorted(kept.values(), key=lambda them: (them[0].number is None, them[0].number or 0, them[0].series))
-    numbers = [them[0].number for them in by_number]
+    by_number = sorted(
+        kept.values(), key=lambda group: (group[0].number is None, group[0].number or 0, group[0].series)
+    )
+    numbers = [group[0].number for group in by_number]
     if None in numbers or len(set(numbers)) < len(numbers):
         numbers = list(range(1, len(numbers) + 1))
     found = []
-    for number, them in zip(numbers, by_number, strict=True):
-        again = doubles.get(them[0].series, 0)
-        odd = [f"{again} of its images are there twice; the copies were left out"] if again else []
-        found += _parts(int(number or 0), them, odd)
+    for number, group in zip(numbers, by_number, strict=True):
+        again = doubles.get(group[0].series, 0)
+        warnings = [f"{again} of its images exist twice; the copies were left out"] if again else []
+        found += _parts(int(number or 0), group, warnings)
     return found
 
 
-def _parts(number: int, images: list[Image], odd: list[str]) -> list[Series]:
-    """One series for each echo, component, direction and size of picture."""
+def _parts(number: int, images: list[Image], warnings: list[str]) -> list[Series]:
+    """Split a series by echo, component, form, direction and image size."""
 
     def key(image: Image) -> tuple[Any, ...]:
         direction = tuple(np.round(image.orientation or (), 2) + 0.0)
@@ -169,29 +171,32 @@ def _parts(number: int, images: list[Image], odd: list[str]) -> list[Series]:
         echo = round(image.times[1], 2) if image.times[1] is not None else -1.0
         return components.index(image.component), echo, image.form, image.rows, image.columns, direction
 
-    groups = [list(them) for _, them in groupby(sorted(images, key=key), key=key)]
-    echoes = sorted({them[0].times[1] or 0.0 for them in groups})
-    directions = {key(them[0])[5] for them in groups}
+    groups = [list(group) for _, group in groupby(sorted(images, key=key), key=key)]
+    echoes = sorted({group[0].times[1] or 0.0 for group in groups})
+    directions = {key(group[0])[5] for group in groups}
     found = []
-    for order, them in enumerate(groups):
-        first = them[0]
+    for order, group in enumerate(groups):
+        first = group[0]
         part = [f"echo {echoes.index(first.times[1] or 0.0) + 1} of {len(echoes)}"] if len(echoes) > 1 else []
         part += [first.component] if first.component != "magnitude" else []
-        one = _series(number, ", ".join(part), order, them, odd)
-        if len(directions) > 1 and one.kind not in ("phase", "derived"):  # which is what localizers are
-            one = replace(one, kind="localizer")
-        found.append(one)
+        series = _series(number, ", ".join(part), order, group, warnings)
+        if len(directions) > 1 and series.kind not in ("phase", "derived"):  # localizers have several directions
+            series = replace(series, kind="localizer")
+        found.append(series)
     return found
 
 
-def _series(number: int, part: str, order: int, images: list[Image], odd: list[str]) -> Series:
+def _series(number: int, part: str, order: int, images: list[Image], warnings: list[str]) -> Series:
     first = images[0]
     stack = _Stack(images)
     files = tuple(dict.fromkeys(image.file for image in images))
     fault = _fault(images, files) or stack.fault
     announced = first.announced
     if stack.volumes == 1 and first.form == "classic" and announced and announced > len(images):
-        odd = [*odd, f"the header announces {announced} images, {len(images)} are here: some may be missing at an end"]
+        warnings = [
+            *warnings,
+            f"the header announces {announced} images, {len(images)} are here: some may be missing at an end",
+        ]
     return Series(
         number=number,
         part=part,
@@ -214,14 +219,14 @@ def _series(number: int, part: str, order: int, images: list[Image], odd: list[s
         affine=stack.affine,
         tilt_degrees=stack.tilt_degrees,
         fault=fault,
-        warnings=tuple(odd),
+        warnings=tuple(warnings),
         files=files,
         frames=stack.frames,
     )
 
 
 def _fault(images: list[Image], files: Sequence[Path]) -> str | None:
-    """What no converter can do anything about."""
+    """Fault that no converter can mend: unknown compression, colour, truncated files; None if there is none."""
     syntaxes = {image.syntax for image in images}
     strange = sorted(syntaxes - UNCOMPRESSED - set(COMPRESSED))
     if strange:
@@ -236,7 +241,7 @@ def _fault(images: list[Image], files: Sequence[Path]) -> str | None:
 
 
 class _Stack:
-    """Where the slices lie."""
+    """Geometry of a stack of images: positions, spacing, tilt and affine, or a fault."""
 
     def __init__(self, images: list[Image]) -> None:
         first = images[0]
@@ -289,7 +294,7 @@ class _Stack:
         self.spacing = (first.spacing[1], first.spacing[0], middle)
         if not self.fault:
             stacks = [images[start:end] for start, end in zip(new, ends, strict=True)]
-            by_place = [sorted(them, key=lambda image: (image.order, image.frame)) for them in stacks]
+            by_place = [sorted(group, key=lambda image: (image.order, image.frame)) for group in stacks]
             self.frames = tuple((image.file, image.frame) for volume in zip(*by_place, strict=True) for image in volume)
         affine = np.eye(4)
         affine[:3, :3] = np.stack([along * first.spacing[1], down * first.spacing[0], step], axis=1)
@@ -310,7 +315,7 @@ def _uneven(steps: Any, middle: float) -> str | None:
 
 
 def judge_kind(images: list[Image], volumes: int) -> Kind:
-    """The kind of a series from image type, sequence and times; words that people typed are not looked at."""
+    """Judge the kind of a series from image type, sequence and times, not from descriptions that people typed."""
     first = images[0]
     types = {word for image in images for word in image.image_type}
     if first.modality != "MR":
@@ -332,7 +337,7 @@ def judge_kind(images: list[Image], volumes: int) -> Kind:
 
 
 def _contrast(image: Image) -> Kind:
-    """By the physics: a short echo with an inversion or a short repetition weights by T1, a long echo by T2."""
+    """Contrast from the times: short echo with inversion or short repetition is T1-weighted, long echo T2-weighted."""
     named: dict[str, Kind] = {"T1": "T1w", "T2": "T2w", "FLUID_ATTENUATED": "FLAIR", "PROTON_DENSITY": "PDw"}
     if image.contrast in named:
         return named[image.contrast]

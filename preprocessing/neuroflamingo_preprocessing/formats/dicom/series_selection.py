@@ -1,4 +1,4 @@
-"""Which of the series of a DICOM input is meant."""
+"""`choose_series`: choose among the series of a DICOM input."""
 
 from __future__ import annotations
 
@@ -14,35 +14,44 @@ if TYPE_CHECKING:
 
 
 def choose_series(
-    found: Sequence[Series], wanted: Literal["T1w", "bold"], number: int | None
+    series: Sequence[Series], kind: Literal["T1w", "bold"], number: int | None
 ) -> tuple[Series, list[str]]:
-    """The series that is meant, and what there is to say about the choice.
+    """Choose a series; also gives warnings about the choice.
 
-    With a number: that series (of several parts the magnitude of the first echo). Without: the one of the wanted kind;
-    of several the 3D one without contrast agent, complete, with the smallest voxels.
+    With a number: that series (of several parts, the magnitude of the first echo). Without: the series of the kind; of
+    several the complete 3D one without contrast agent and with the smallest voxels.
+
+    Args:
+        series: all series of the input.
+        kind: kind of series to choose.
+        number: number of the series, or None.
 
     Raises:
         UsageError: no series has this number.
         ScanError: none can be chosen, or the chosen one cannot be converted; the series are listed (exit 65).
     """
     if number is not None:
-        candidates = [one for one in found if one.number == number]
+        candidates = [candidate for candidate in series if candidate.number == number]
         if not candidates:
             raise UsageError(
                 f"there is no series {number}",
-                expected=", ".join(map(str, sorted({one.number for one in found}))),
+                expected=", ".join(map(str, sorted({candidate.number for candidate in series}))),
                 seen=f"--series {number}",
             )
     else:
-        candidates = [one for one in found if one.kind == wanted and one.head]
-        alone = [one for one in found if one.kind == "unknown" and one.head and one.slices > 2 and one.volumes == 1]
-        if not candidates and wanted == "T1w" and len(alone) == 1:
+        candidates = [candidate for candidate in series if candidate.kind == kind and candidate.head]
+        alone = [
+            candidate
+            for candidate in series
+            if candidate.kind == "unknown" and candidate.head and candidate.slices > 2 and candidate.volumes == 1
+        ]
+        if not candidates and kind == "T1w" and len(alone) == 1:
             candidates = alone
     if not candidates:
         raise ScanError(
-            f"no series can be chosen: none is {_WANTED[wanted]} by its header",
-            expected=f"one {wanted} series of the head",
-            seen=_listed(found),
+            f"no series can be chosen: none is {_KIND_NAMES[kind]} by its header",
+            expected=f"one {kind} series of the head",
+            seen=_listed(series),
             hint="--series NUMBER, if you know that one of them is",
         )
     chosen = min(candidates, key=_rank)
@@ -50,44 +59,53 @@ def choose_series(
         raise ScanError(
             f"{chosen.name} cannot be used: {chosen.fault}",
             expected="a complete series of parallel, evenly spaced slices",
-            seen=_listed(found),
+            seen=_listed(series),
             hint="give the folder that holds the whole series"
             if len(chosen.files) == 1
             else "export the series again, or choose another with --series",
         )
-    return chosen, _remarks(chosen, found, candidates, wanted, number)
+    return chosen, _remarks(chosen, series, candidates, kind, number)
 
 
-_WANTED = {"T1w": "a T1-weighted volume", "bold": "an fMRI run"}
+_KIND_NAMES = {"T1w": "a T1-weighted volume", "bold": "an fMRI run"}
 
 
-def _rank(one: Series) -> tuple[Any, ...]:
-    size = float(np.prod(one.spacing)) if one.spacing else np.inf
-    good = one.fault is not None, not one.three_d, one.agent
-    return *good, one.component != "magnitude", round(size, 3), -one.slices * one.volumes, one.order, one.number
-
-
-def _listed(found: Sequence[Series]) -> str:
-    lines = [one.describe() for one in found[:40]]
+def _rank(candidate: Series) -> tuple[Any, ...]:
+    size = float(np.prod(candidate.spacing)) if candidate.spacing else np.inf
+    good = candidate.fault is not None, not candidate.three_d, candidate.agent
     return (
-        "\n    ".join([*lines, *([f"and {len(found) - 40} more"] if len(found) > 40 else [])]) or "none with a picture"
+        *good,
+        candidate.component != "magnitude",
+        round(size, 3),
+        -candidate.slices * candidate.volumes,
+        candidate.order,
+        candidate.number,
+    )
+
+
+def _listed(series: Sequence[Series]) -> str:
+    lines = [candidate.describe() for candidate in series[:40]]
+    return (
+        "\n    ".join([*lines, *([f"and {len(series) - 40} more"] if len(series) > 40 else [])]) or "none with images"
     )
 
 
 def _remarks(
-    chosen: Series, found: Sequence[Series], candidates: Sequence[Series], wanted: str, number: int | None
+    chosen: Series, series: Sequence[Series], candidates: Sequence[Series], kind: str, number: int | None
 ) -> list[str]:
-    said = list(chosen.warnings)
-    if chosen.kind not in (wanted, "unknown"):
-        said.append(f"{chosen.name} was asked for; by its header it is {chosen.kind}, not {wanted}")
+    warnings = list(chosen.warnings)
+    if chosen.kind not in (kind, "unknown"):
+        warnings.append(f"{chosen.name} was asked for; by its header it is {chosen.kind}, not {kind}")
     if chosen.kind == "unknown":
-        said.append(f"the header of {chosen.name} does not say how it is weighted; it is taken for {wanted}")
-    others = [one for one in candidates if one is not chosen]
+        warnings.append(f"the header of {chosen.name} does not say how it is weighted; it is read as {kind}")
+    others = [candidate for candidate in candidates if candidate is not chosen]
     if others and number is None:
-        words = "; ".join(one.describe() for one in others[:5]) + ("; ..." if len(others) > 5 else "")
-        said.append(f"of {len(candidates)} {wanted} series {chosen.name} was taken; --series chooses another ({words})")
+        words = "; ".join(candidate.describe() for candidate in others[:5]) + ("; ..." if len(others) > 5 else "")
+        warnings.append(
+            f"of {len(candidates)} {kind} series {chosen.name} was chosen; --series chooses another ({words})"
+        )
     elif others:
-        said.append(f"{chosen.name} has {len(candidates)} parts; the one taken is {chosen.part or 'the first'}")
-    if chosen.agent and wanted == "T1w":
-        said.append(f"{chosen.name} was made with a contrast agent")
-    return said
+        warnings.append(f"{chosen.name} has {len(candidates)} parts; the one chosen is {chosen.part or 'the first'}")
+    if chosen.agent and kind == "T1w":
+        warnings.append(f"{chosen.name} was made with a contrast agent")
+    return warnings

@@ -1,7 +1,7 @@
-"""Holding a conversion against its source: the planes of the NIfTI file must be the pictures of the DICOM images.
+"""Verification of a conversion: the planes of the NIfTI file must be equal to the DICOM images.
 
-dcm2niix sorts the frames of enhanced files by rules of each vendor, and for some files gives slices of several times
-in one volume, without a word. So the pictures themselves are compared, where they are stored uncompressed.
+dcm2niix sorts the frames of enhanced files by vendor-specific rules, and for some files puts slices of different times
+into one volume, without a warning. So the pixels themselves are compared, where they are stored uncompressed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 
 def flips_between(one: Affine, other: Affine, shape: tuple[int, ...]) -> Affine:
-    """Voxel indices of `other` to those of `one`, where its axes may run the other way."""
+    """Affine from voxel indices of `other` to those of `one`, whose axes may run in opposite directions."""
     flips = np.eye(4)
     for axis, count in enumerate(shape[:3]):
         if one[:3, axis] @ other[:3, axis] < 0:
@@ -35,16 +35,16 @@ def flips_between(one: Affine, other: Affine, shape: tuple[int, ...]) -> Affine:
     return flips
 
 
-def hold_contents(file: Path, series: Series, stored: Affine) -> bool:
-    """Compare planes with pictures: all of an enhanced file with several volumes, else the first, middle and last.
+def verify_contents(file: Path, series: Series, stored: Affine) -> bool:
+    """Compare planes with images: all of an enhanced file with several volumes, else the first, middle and last.
 
-    Planes of an enhanced file that are all there, but not in their places, are put there in the file.
+    Planes of an enhanced file that are complete but in another order are reordered in the file.
 
     Returns:
-        Whether they were.
+        True if they were reordered.
 
     Raises:
-        ScanError: other pictures than the images', or several volumes in a form that cannot be compared.
+        ScanError: other pixels than those of the images, or several volumes in a form that cannot be compared.
     """
     if series.affine is None:
         return False  # a mosaic is one file a volume
@@ -66,7 +66,7 @@ def hold_contents(file: Path, series: Series, stored: Affine) -> bool:
         file_of, number = series.frames[wanted[place]]
         pictures, mask = _pictures(file_of, series)
         if not np.array_equal(_bits(planes[:, :, place][turn], mask), pictures[number]):
-            raise misplaced(series.name, "another picture there")
+            raise misplaced(series.name, "another image there")
     return False
 
 
@@ -80,7 +80,7 @@ def _put_in_order(planes: Any, frames: list[tuple[Path, int]], turn: tuple[slice
     for file, number in frames:
         there = found.get(_fingerprint(pictures[file][0][number]))
         if not there:
-            raise misplaced(series.name, "another picture there")
+            raise misplaced(series.name, "another image there")
         order.append(there.pop())
     if order == sorted(order):
         return False
@@ -94,7 +94,7 @@ def _fingerprint(picture: NDArray[np.uint16]) -> int:
 
 
 def _planes(file: Path) -> Any:
-    """All planes of a NIfTI file, `[x, y, plane]`, to be written to; None where they are no 8- or 16-bit integers."""
+    """Writable planes of a NIfTI file, `[x, y, plane]`; None for anything but 8- or 16-bit integers."""
     with file.open("rb") as stream:
         header = parse_header(stream.read(544), file.name)
     kind = header.get_data_dtype()
@@ -106,7 +106,7 @@ def _planes(file: Path) -> Any:
 
 
 def _pictures(file: Path, series: Series) -> tuple[NDArray[np.uint16], np.uint16]:
-    """The pictures of an uncompressed file, `[frame, column, row]`, as bits, and the mask of those that count.
+    """Pixels of an uncompressed file, `[frame, column, row]`, and the mask of the bits in use.
 
     Raises:
         ScanError: the file holds fewer pixels than its header says, or none.
@@ -122,7 +122,7 @@ def _pictures(file: Path, series: Series) -> tuple[NDArray[np.uint16], np.uint16
             count = int(data.get("NumberOfFrames") or 1) * data.Rows * data.Columns
             stored = np.frombuffer(data.PixelData, kind, count).reshape(-1, data.Rows, data.Columns)
             mask = np.uint16((1 << int(data.get("BitsStored") or 16)) - 1)
-    except Exception:  # of many types, with values of the header in their words
+    except Exception:  # of many types, with values of the header in their messages
         raise misplaced(series.name, "an image without pixels") from None
     return stored.astype(np.uint16).transpose(0, 2, 1) & mask, mask
 
@@ -132,10 +132,10 @@ def _bits(plane: NDArray[Any], mask: np.uint16) -> NDArray[np.uint16]:
 
 
 def misplaced(name: str, seen: str) -> ScanError:
-    """The error for a conversion that cannot be believed."""
+    """Error for a conversion that contradicts the DICOM images."""
     return ScanError(
         f"{name}: conversion would put its voxels in the wrong place",
-        expected="the pictures and places of the DICOM images",
+        expected="pixels and positions as in the DICOM images",
         seen=seen,
         hint="convert it yourself, look at it, and give the NIfTI file",
     )

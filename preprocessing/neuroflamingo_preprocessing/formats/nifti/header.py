@@ -1,4 +1,4 @@
-"""Header checks, made before any voxel is read: what keeps left left and a lying header harmless."""
+"""Checks of NIfTI headers before any voxel is read: they keep left and right safe, and a wrong header harmless."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ SMALLEST_FLOAT = 1.2e-38  # whole numbers below 2^23, read as floating-point one
 
 @dataclass(frozen=True)
 class CheckedHeader:
-    """What a header says, after the checks.
+    """Header fields after the checks.
 
     Attributes:
         shape: x, y, z.
-        frames: volumes, 1 for a single one.
+        frames: number of volumes, 1 for a single one.
         dtype: stored type, in the file's byte order.
-        offset: first byte of the voxels.
+        offset: position of the first voxel in bytes.
         slope, inter: scaling of stored values.
-        affine: voxel to world, RAS mm.
-        facts: for the provenance.
-        warnings: what is odd but usable.
-        header_bytes: how long the header itself is.
-        footer: the format keeps more behind the voxels.
-        shown: lowest and highest value that viewers are to show; None if the header does not say.
-        code: what world the affine leads to, as a NIfTI code; 1 (scanner) for formats that do not say.
+        affine: voxel index to world, RAS mm.
+        facts: fields for the provenance.
+        warnings: oddities that do not make the file unusable.
+        header_bytes: length of the header itself.
+        footer: True if the format has more data behind the voxels.
+        shown: display range for viewers; None if the header does not state one.
+        code: NIfTI code of the world space; 1 (scanner) for formats without one.
     """
 
     shape: tuple[int, int, int]
@@ -58,7 +58,7 @@ class CheckedHeader:
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of voxels that the file must hold after the offset."""
+        """Bytes of all voxels, which the file must hold after the offset."""
         return self.frames * self.frame_bytes
 
     @property
@@ -73,14 +73,14 @@ def check_header(
     """Check a nibabel NIfTI-1 or NIfTI-2 header.
 
     Args:
-        header: as parsed, not yet believed.
-        name: the file, for messages.
-        run: a time series of volumes is wanted, not a single one.
-        xform: which affine is used, see `Xform`.
-        single_file: the voxels follow the header in the same file, from `vox_offset` on.
+        header: as parsed, unchecked.
+        name: name of the file, for messages.
+        run: True for a time series of volumes, False for a single volume.
+        xform: which affine to use, see `Xform`.
+        single_file: True if the voxels follow the header in the same file, at `vox_offset`.
 
     Raises:
-        ScanError: anything that would make voxels, their place or their side uncertain.
+        ScanError: anything that makes values, position or side of voxels uncertain.
     """
     warnings: list[str] = []
     intent = _check_intent(header, name, warnings)
@@ -119,16 +119,16 @@ def check_header(
 
 
 def _check_intent(header: Any, name: str, warnings: list[str]) -> str | None:
-    """What the header says that the numbers are; the free text beside it is not looked at."""
+    """Intent of the numbers by its code; the free text beside the code is not read."""
     from nibabel.nifti1 import intent_codes
 
     code = int(header["intent_code"])
     if code in CIFTI_INTENTS:
         raise ScanError(
-            f"{name} is a CIFTI file: it holds no volume, but values of the cortex's surface or of parcels",
+            f"{name} is a CIFTI file: it holds values of the cortical surface or of parcels, not a volume",
             expected="a volume or a run of volumes",
             seen=f"intent code {code}",
-            hint="give the scan in volume space; a .ptseries.nii file is taken by encoders of parcels",
+            hint="give the scan in volume space; .ptseries.nii files are for parcel encoders",
         )
     if code == 0:
         return None
@@ -146,7 +146,7 @@ def _check_offset(header: Any, name: str) -> int:
     smallest = int(header["sizeof_hdr"]) + 4
     if not (smallest <= offset <= 2**24 and offset == int(offset)):
         raise ScanError(
-            f"{name}: the header points to voxels at an impossible place",
+            f"{name}: the header points to voxels at an impossible position",
             expected=f"vox_offset from {smallest} to {2**24}",
             seen=str(offset),
             hint=DAMAGED,
@@ -155,13 +155,15 @@ def _check_offset(header: Any, name: str) -> int:
 
 
 def check_extensions(block: bytes, checked: CheckedHeader, name: str) -> None:
-    """Refuse voxels that would begin inside one of a NIfTI header's extensions.
+    """Check that the voxels do not begin inside a header extension.
 
     Args:
-        block: the file up to its first voxel, as the header has it.
+        block: bytes of the file up to the first voxel, as the header states it.
+        checked: the header.
+        name: name of the file, for messages.
 
     Raises:
-        ScanError: see above.
+        ScanError: `vox_offset` lies inside an extension.
     """
     place = checked.header_bytes + 4
     if checked.footer or not block[checked.header_bytes : checked.header_bytes + 1].strip(b"\0"):
@@ -182,13 +184,18 @@ def check_extensions(block: bytes, checked: CheckedHeader, name: str) -> None:
 
 
 def check_rest(count: int, checked: CheckedHeader, name: str) -> list[str]:
-    """What to say of bytes behind the last voxel: as many as a plane of voxels mean that a size in the header is wrong.
+    """Check the bytes behind the last voxel: a plane of voxels or more means that a size in the header is too small.
 
     Args:
-        count: how many there are, counted up to one more than `SLACK_BYTES`.
+        count: number of bytes, counted up to one more than `SLACK_BYTES`.
+        checked: the header.
+        name: name of the file, for messages.
+
+    Returns:
+        Warnings.
 
     Raises:
-        ScanError: too many.
+        ScanError: as many bytes as a plane of voxels.
     """
     planes = sorted(checked.shape)
     plane = planes[0] * planes[1] * checked.dtype.itemsize
@@ -205,33 +212,46 @@ def check_rest(count: int, checked: CheckedHeader, name: str) -> list[str]:
 
 
 def check_values(lowest: float, highest: float, checked: CheckedHeader, name: str) -> list[str]:
-    """Whether the values can be what their stored type and the range to be shown say.
+    """Check the range of the values against the stored type and the display range.
+
+    Args:
+        lowest, highest: range after scaling.
+        checked: the header.
+        name: name of the file, for messages.
+
+    Returns:
+        Warnings.
 
     Raises:
-        ScanError: whole numbers that are marked as floating-point ones.
+        ScanError: integers that are marked as floating-point numbers.
     """
-    odd = []
+    warnings = []
     largest = max(abs(lowest - checked.inter), abs(highest - checked.inter)) / abs(checked.slope)
     if checked.dtype.kind == "f" and 0 < largest < SMALLEST_FLOAT:
         raise ScanError(
             f"{name}: the values are far too small for a scan",
             expected="grey values",
-            seen=f"at most {largest:.2g} as {checked.dtype}, as whole numbers look that are marked as floating-point",
+            seen=f"at most {largest:.2g} as {checked.dtype}, which is how integers look if marked as floating-point",
             hint=DAMAGED,
         )
     if checked.dtype.kind in "iu" and checked.dtype.itemsize >= 4 and largest >= LARGE_WHOLE:
-        odd.append(f"stored whole numbers reach {largest:.2g}: they may be floating-point numbers marked as whole")
+        warnings.append(f"stored integers reach {largest:.2g}: they may be floating-point numbers marked as integers")
     if checked.shown is not None and (highest < checked.shown[0] or lowest > checked.shown[1]):
         low, high = checked.shown
-        odd.append(f"values from {lowest:g} to {highest:g}, but the header wants {low:g} to {high:g} to be shown")
-    return odd
+        warnings.append(f"values from {lowest:g} to {highest:g}, but the header's display range is {low:g} to {high:g}")
+    return warnings
 
 
 def check_shape(dim: list[int], name: str, run: bool) -> tuple[tuple[int, int, int], int]:
-    """Sizes and frames of `dim` as NIfTI has it: the number of axes, then their sizes.
+    """Shape and number of frames from NIfTI's `dim`: the number of axes, then their sizes.
+
+    Args:
+        dim: as in the header.
+        name: name of the file, for messages.
+        run: True for a time series of volumes, False for a single volume.
 
     Raises:
-        ScanError: impossible or too large, or not the number of axes that is wanted.
+        ScanError: impossible or too large, or another number of axes.
     """
     count = dim[0]
     if not 1 <= count <= 7 or min(dim[1 : count + 1]) < 1:
@@ -247,7 +267,7 @@ def check_shape(dim: list[int], name: str, run: bool) -> tuple[tuple[int, int, i
     seen = " x ".join(map(str, sizes))
     if run and len(sizes) != 4:
         raise ScanError(
-            f"{name} is no time series",
+            f"{name} is not a time series",
             expected="a run of at least two 3D volumes",
             seen=seen,
             hint="give the fMRI run (its name often ends in _bold.nii.gz)",
@@ -263,7 +283,7 @@ def check_shape(dim: list[int], name: str, run: bool) -> tuple[tuple[int, int, i
         raise ScanError(
             f"{name} is a single slice",
             expected="a 3D volume of a whole head",
-            seen=f"a {len(sizes)}D picture, {seen}",
+            seen=f"a {len(sizes)}D image, {seen}",
             hint="stack the slices of the series into one volume (dcm2niix does it)",
         )
     voxels = int(np.prod(sizes[:3], dtype=object))
@@ -284,12 +304,12 @@ def _check_dtype(header: Any, name: str) -> np.dtype[Any]:
             f"{name}: voxels of this type cannot be read",
             expected="integers or floats up to 64 bit",
             seen=f"NIfTI datatype code {code}",
-            hint="save the scan as float32 (colours and complex numbers are no T1-weighted scan)",
+            hint="save the scan as float32 (colour images and complex numbers are not T1-weighted scans)",
         )
     dtype = header.get_data_dtype()
     if int(header["bitpix"]) != dtype.itemsize * 8:
         raise ScanError(
-            f"{name}: the header contradicts itself about the size of a voxel",
+            f"{name}: the header contradicts itself about the bytes of a voxel",
             expected=f"bitpix {dtype.itemsize * 8} for {dtype}",
             seen=f"bitpix {int(header['bitpix'])}",
             hint=DAMAGED,
@@ -310,5 +330,5 @@ def _check_scaling(header: Any, name: str, warnings: list[str]) -> tuple[float, 
             hint="save the scan again without scaling",
         )
     if slope < 0:
-        warnings.append(f"values are scaled by {slope:g}: what is stored bright becomes dark")
+        warnings.append(f"values are scaled by {slope:g}, which inverts the contrast: bright becomes dark")
     return slope, inter

@@ -1,4 +1,4 @@
-"""Where a header says that the voxels lie: sform against qform, both against the voxel sizes, and which one is used."""
+"""Affine of a NIfTI header: choice between sform and qform, checks against each other and the voxel sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MIN_EXTENT_MM, MAX_EXTENT_MM = 110.0, 700.0
 SHEAR_WARN, SHEAR_REFUSE = 0.002, 0.05  # cosine between voxel axes
 ZOOM_WARN, ZOOM_REFUSE, ZOOM_REFUSE_ALIGNED = 0.01, 0.10, 0.50  # pixdim against the affine's columns
-SAME_PLACE_MM = 0.25  # a qform is kept in single precision, which can cost a tenth of a millimetre at a head's edge
+SAME_PLACE_MM = 0.25  # a qform is stored in single precision, an error of up to a tenth of a millimetre at the edge
 UNIT_TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 UNIT_NAME = {0: "not stated, taken as mm", 1: "m", 2: "mm", 3: "um"}
 CODE_NAME = {0: "unknown", 1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI152", 5: "other template"}
@@ -25,7 +25,7 @@ DAMAGED = "the header is damaged: convert the scan again from its source"
 
 @dataclass(frozen=True)
 class Placed:
-    """The affine that is used (voxel to world, RAS mm), the form it comes from, and that form's code."""
+    """Affine in use (voxel index to world, RAS mm), the form it comes from, and the code of that form."""
 
     affine: Affine
     source: str
@@ -33,10 +33,21 @@ class Placed:
 
 
 def place_by_forms(header: Any, shape: tuple[int, int, int], name: str, xform: Xform, warnings: list[str]) -> Placed:
-    """The affine of a NIfTI header that `xform` names, checked against all else that the header says of place.
+    """Affine of a NIfTI header, checked against the other form and the voxel sizes.
+
+    With `auto` the sform if its code is above 0, else the qform, as nibabel and FSL choose. Two forms of different
+    handedness are refused rather than chosen between: one of them swaps left and right, and only the user can find out
+    which. A form that the user names is used even then, with a warning.
+
+    Args:
+        header: nibabel's, unchecked.
+        shape: x, y, z.
+        name: name of the file, for messages.
+        xform: which form to use.
+        warnings: extended in place.
 
     Raises:
-        ScanError: no form with a code, not the wanted one, an unusable one; with `auto` also two forms of different
+        ScanError: no form with a code, not the one asked for, an unusable one; with `auto` also two forms of different
             handedness.
     """
     codes = {kind: int(header[f"{kind}_code"]) for kind in ("sform", "qform")}
@@ -68,20 +79,20 @@ def _chosen(codes: dict[str, int], xform: Xform, name: str) -> str:
             f"{name} does not say how it lies in the world, so left and right cannot be told",
             expected="an sform or a qform with a code above 0",
             seen="both codes are 0",
-            hint="convert the scan again from DICOM, or set the orientation that you are certain of",
+            hint="convert the scan again from DICOM, or set the orientation if you are certain of it",
         )
     if xform != "auto" and xform not in coded:
         raise ScanError(
             f"{name} has no {xform}, which was asked for",
             expected=f"a {xform} with a code above 0",
             seen=f"{xform} code 0, {coded[0]} code {codes[coded[0]]}",
-            hint=f"--xform {coded[0]}, or leave --xform out",
+            hint=f"--xform {coded[0]}, or leave out --xform",
         )
     return coded[0] if xform == "auto" else xform
 
 
 def _with_qfac(header: Any, codes: dict[str, int], warnings: list[str]) -> Any:
-    """The NIfTI standard takes a qfac of 0 as 1; nibabel refuses it."""
+    """Header with a qfac of 0 set to 1, as the NIfTI standard says; nibabel refuses 0."""
     if float(header["pixdim"][0]) != 0:
         return header
     if codes["qform"] > 0:
@@ -105,7 +116,16 @@ def _matrix_of(header: Any, kind: str, name: str) -> Affine:
 
 
 def check_columns(affine: Affine, name: str, source: str, warnings: list[str]) -> None:
-    """Finite, invertible, and (nearly) rectangular."""
+    """Check that an affine is finite, invertible and (nearly) without shear.
+
+    Args:
+        affine: voxel index to world mm.
+        name, source: name of the file, and of the affine, for messages.
+        warnings: extended in place.
+
+    Raises:
+        ScanError: an affine that cannot be used.
+    """
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         usable = np.isfinite(affine).all() and bool((lengths > 1e-3).all()) and bool((np.abs(affine) < 1e6).all())
@@ -133,7 +153,18 @@ def check_columns(affine: Affine, name: str, source: str, warnings: list[str]) -
 def check_zooms(
     affine: Affine, zooms: np.ndarray[Any, Any], name: str, warnings: list[str], *, aligned: bool = False
 ) -> None:
-    """Voxel sizes said twice must agree; an sform to a template (`aligned`) may stretch them."""
+    """Check that the two statements of the voxel sizes agree; an sform to a template (`aligned`) may stretch them.
+
+    Args:
+        affine: voxel index to world mm.
+        zooms: voxel sizes from `pixdim`, mm.
+        name: name of the file, for messages.
+        warnings: extended in place.
+        aligned: True for an affine to a template.
+
+    Raises:
+        ScanError: they differ by more than 10 % (50 % if aligned).
+    """
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     with np.errstate(all="ignore"):
         off = float(np.max(np.abs(zooms / lengths - 1))) if np.isfinite(zooms).all() else np.inf
@@ -158,9 +189,9 @@ def _check_other(
     xform: Xform,
     warnings: list[str],
 ) -> None:
-    """The form that is not used must not contradict the one that is; what it says is told if it does.
+    """Check the form that is not used: another handedness is refused with `auto`, another position gives a warning.
 
-    Of a form without a code only a contradiction is told, and only if it was ever set.
+    A form without a code is meant to be ignored, so it can only give a warning, and only if it was ever set.
     """
     kind = "qform" if used.source == "sform" else "sform"
     coded = int(header[f"{kind}_code"]) > 0
@@ -173,28 +204,27 @@ def _check_other(
         if coded and xform == "auto":
             raise
         other = np.full((4, 4), np.nan)
-    said = f"{used.source} ({CODE_NAME[used.code]}, {orientation_codes(used.affine)})"
+    used_form = f"{used.source} ({CODE_NAME[used.code]}, {orientation_codes(used.affine)})"
     with np.errstate(all="ignore"):
-        found = f"{kind} ({CODE_NAME[int(header[f'{kind}_code'])]}, {_codes_or_unusable(other)})"
+        other_form = f"{kind} ({CODE_NAME[int(header[f'{kind}_code'])]}, {_codes_or_unusable(other)})"
         turned = np.linalg.det(used.affine[:3, :3]) * np.linalg.det(other[:3, :3])
         apart = np.linalg.norm(apply(used.affine, corners(shape)) - apply(other, corners(shape)), axis=1).max()
     if not (np.isfinite(other).all() and turned > 0):
         if coded and xform == "auto":
             raise ScanError(
                 f"{name}: sform and qform disagree about which side is left",
-                expected="two affines of one handedness",
-                seen=f"{said}, {found}",
+                expected="two affines of the same handedness",
+                seen=f"{used_form}, {other_form}",
                 hint="find out which one is right, then --xform sform or --xform qform",
             )
         warnings.append(
-            f"{said} and {found} disagree about which side is left; the {used.source} is used"
+            f"{used_form} and {other_form} disagree about which side is left; the {used.source} is used"
             if np.isfinite(other).all()
             else f"the {kind} cannot be used; the {used.source} is"
         )
     elif apart > SAME_PLACE_MM:
-        warnings.append(
-            f"{said} and {found} differ by up to {apart:.{0 if apart > 1 else 1}f} mm; the {used.source} is used"
-        )
+        distance = f"{apart:.{0 if apart > 1 else 1}f} mm"
+        warnings.append(f"{used_form} and {other_form} differ by up to {distance}; the {used.source} is used")
 
 
 def _was_set(header: Any, kind: str) -> bool:
@@ -210,7 +240,11 @@ def _codes_or_unusable(affine: Affine) -> str:
 
 
 def check_extent(affine: Affine, shape: tuple[int, int, int], name: str, unit: str) -> None:
-    """The field of view must be a head's."""
+    """Check that the field of view can be a head's.
+
+    Raises:
+        ScanError: less than 110 mm along an axis, or more than 700 mm.
+    """
     extent = np.linalg.norm(affine[:3, :3], axis=0) * shape
     seen = " x ".join(f"{mm:.0f}" for mm in extent) + f" mm (units {unit})"
     if extent.min() < MIN_EXTENT_MM:

@@ -1,4 +1,4 @@
-"""`read_scan`: a scan file to a `Scan`, header first, voxels only if the header can be believed."""
+"""`read_nifti`: read a NIfTI or MGH volume; the header is checked before any voxel is read."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _read(raw: BufferedReader, path: Path, xform: Xform) -> Scan:
         if checked.offset > len(head):  # only header extensions take that much room
             head += stream.read(checked.offset - len(head))
         check_extensions(head[: checked.offset], checked, name)
-        voxels, odd = _read_volume(stream, checked, name)
+        voxels, warnings = _read_volume(stream, checked, name)
     except BROKEN_STREAM as error:
         raise truncated(name, str(error)) from error
     raw.seek(0)
@@ -66,13 +66,13 @@ def _read(raw: BufferedReader, path: Path, xform: Xform) -> Scan:
         sha256=hashlib.file_digest(raw, "sha256").hexdigest(),
         header_sha256=hashlib.sha256(head[: checked.header_bytes]).hexdigest(),
         header=checked.facts,
-        warnings=(*checked.warnings, *odd),
+        warnings=(*checked.warnings, *warnings),
     )
     return Scan(voxels, checked.affine, modality_of(name), provenance, space=checked.code)
 
 
 def checked_head(head: bytes, name: str, *, run: bool = False, xform: Xform = "auto") -> CheckedHeader:
-    """What a file's first bytes say, checked; FreeSurfer's format is known by its ending.
+    """Check the header in a file's first bytes; FreeSurfer's format is recognised by the file name.
 
     Raises:
         ScanError: see `check_header` and `check_mgh`.
@@ -83,10 +83,10 @@ def checked_head(head: bytes, name: str, *, run: bool = False, xform: Xform = "a
 
 
 def parse_header(head: bytes, name: str) -> Any:
-    """The NIfTI-1 or -2 header in the first bytes of a file, unchecked.
+    """Parse the NIfTI-1 or -2 header in the first bytes of a file, without checks.
 
     Raises:
-        ScanError: neither is there (exit 65).
+        ScanError: neither of the two (exit 65).
     """
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
@@ -105,16 +105,16 @@ def parse_header(head: bytes, name: str) -> Any:
 
 
 def _read_volume(stream: Any, checked: CheckedHeader, name: str) -> tuple[NDArray[np.float32], list[str]]:
-    """The voxels, `[x, y, z]` in Fortran order, and what is odd about them."""
+    """Read the voxels, `[x, y, z]` in Fortran order; also gives warnings."""
     stream.seek(checked.offset)
     flat = np.empty(int(np.prod(checked.shape)), np.float32)
     lowest, highest = read_voxels(stream, checked, flat, name)
-    odd = refuse_excess(stream, checked, name)
-    return flat.reshape(checked.shape, order="F"), [*odd, *_check_picture(flat, lowest, highest, checked, name)]
+    warnings = refuse_excess(stream, checked, name)
+    return flat.reshape(checked.shape, order="F"), [*warnings, *_check_picture(flat, lowest, highest, checked, name)]
 
 
 def to_float(stored: NDArray[Any], checked: CheckedHeader, name: str) -> tuple[NDArray[np.float32], list[str]]:
-    """An array as `_read_volume` gives those of a file, scaled once."""
+    """Scale stored voxels to float32 and check them, as for those of a file; also gives warnings."""
     with np.errstate(all="ignore"):
         voxels = stored.astype(np.float32)
         if (checked.slope, checked.inter) != (1.0, 0.0):
@@ -126,8 +126,8 @@ def to_float(stored: NDArray[Any], checked: CheckedHeader, name: str) -> tuple[N
 def _check_picture(
     voxels: NDArray[np.float32], lowest: float, highest: float, checked: CheckedHeader, name: str
 ) -> list[str]:
-    """Refuse volumes without a picture; replace voxels that are no numbers, and tell."""
-    odd = []
+    """Refuse constant and mostly non-finite volumes; set other non-finite voxels to background, with a warning."""
+    warnings = []
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         finite = np.isfinite(voxels)
         share = float(finite.mean())
@@ -135,15 +135,15 @@ def _check_picture(
             raise _no_picture(name, f"{1 - share:.1%} of the voxels are not numbers")
         lowest, highest = float(voxels[finite].min()), float(voxels[finite].max())
         voxels[~finite] = np.clip(0.0, lowest, highest)
-        odd.append(f"{1 - share:.2%} of the voxels were not finite numbers and were set to background")
+        warnings.append(f"{1 - share:.2%} of the voxels were not finite numbers and were set to background")
     if highest <= lowest:
         raise _no_picture(name, f"all voxels are {lowest:g}")
-    return [*odd, *check_values(lowest, highest, checked, name)]
+    return [*warnings, *check_values(lowest, highest, checked, name)]
 
 
 def _no_picture(name: str, seen: str) -> ScanError:
     return ScanError(
-        f"{name} holds no picture",
+        f"{name} holds no image",
         expected="a T1-weighted head",
         seen=seen,
         hint="check how the file was written: the scan seems lost",
@@ -151,6 +151,6 @@ def _no_picture(name: str, seen: str) -> ScanError:
 
 
 def modality_of(name: str) -> ScanModality:
-    """What the suffix of a BIDS name says that a scan is."""
-    found = re.search(r"_([A-Za-z0-9]+)(\.nii(\.gz)?|\.mg[hz])?(\.zarr)?$", name)
-    return SUFFIXES.get(found[1].lower(), "unknown") if found else "unknown"
+    """Modality by the BIDS suffix of a file name; `unknown` for other names."""
+    suffix = re.search(r"_([A-Za-z0-9]+)(\.nii(\.gz)?|\.mg[hz])?(\.zarr)?$", name)
+    return SUFFIXES.get(suffix[1].lower(), "unknown") if suffix else "unknown"

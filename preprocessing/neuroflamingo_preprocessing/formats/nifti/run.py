@@ -1,4 +1,4 @@
-"""`read_run`: a 4D NIfTI file as an fMRI run that is read in blocks of frames; header first, as for single volumes."""
+"""`Run`: an fMRI run in a 4D NIfTI or MGH file, read in blocks of frames."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ PLAUSIBLE_SECONDS = (0.05, 30.0)
 
 
 class BlockWatch(Protocol):
-    """What is shown every block of a run while it is read, such as `FrameWatch`."""
+    """Observer of the blocks of a run while they are read, such as `FrameWatch`."""
 
     def add(self, first: int, block: Float32[np.ndarray, "x y z frame"]) -> None:
-        """Take a block, whose first frame has the number `first`."""
+        """Take a block; `first` is the index of its first frame."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """An fMRI run on disk.
+    """fMRI run on disk.
 
     Attributes:
         path: the file.
         shape: voxels along x, y, z as stored.
-        frames: how many volumes.
+        frames: number of volumes.
         affine: voxel index to world, RAS+ millimetres.
-        repetition_time: seconds between frames; None if nothing says.
-        provenance: see there.
-        geometry: what reading did to the geometry (DICOM only).
-        times: seconds of each frame from the first one, where frames in between were left out; else None.
-        displacement: framewise displacement in mm, where a table of confounds says it.
+        repetition_time: in seconds; None if it is not known.
+        provenance: see `Provenance`.
+        geometry: changes of geometry made on reading (DICOM only).
+        times: time of each frame in seconds from the first one, where frames in between were left out; else None.
+        displacement: framewise displacement in mm, where confounds are known; else None.
     """
 
     path: Path
@@ -62,25 +62,25 @@ class Run:
     provenance: Provenance
     _header: CheckedHeader
     geometry: tuple[GeometryStep, ...] = ()
-    _kept: object = None  # of a temporary file: it goes when this goes
+    _kept: object = None  # holds a temporary file, which is removed together with the run
     times: Float64[np.ndarray, " frame"] | None = None
     displacement: Float64[np.ndarray, " frame"] | None = None
 
     @property
     def name(self) -> str:
-        """What messages call the run."""
+        """Name of the run in messages."""
         return self.provenance.file or "the run"
 
     def blocks(
         self, frames: int | None = None, watch: BlockWatch | None = None
     ) -> Iterator[tuple[int, Float32[np.ndarray, "x y z frame"]]]:
-        """Blocks of volumes in order, each with the number of its first frame; the file is read once, from its start.
+        """Read blocks of volumes in order, each with the index of its first frame; the file is read once, sequentially.
 
-        Voxels are scaled once to float32, Fortran order (each frame is contiguous); those that are no numbers are NaN.
+        Voxels are scaled once to float32, in Fortran order (each frame is contiguous); non-finite ones are NaN.
 
         Args:
-            frames: per block; None: as many as fit 16 MB.
-            watch: is shown every block as it is stored.
+            frames: number per block; None: as many as fit in 16 MB.
+            watch: sees every block as stored.
 
         Raises:
             ScanError: the file is shorter or longer than its header says, or its compression is damaged.
@@ -103,7 +103,7 @@ class Run:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file's bytes, decompressed; errors of the file system and of the compression are ours."""
+    """Stream of the decompressed bytes; errors of the file system and of the compression become typed ones."""
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
@@ -122,20 +122,22 @@ def _voxel_stream(path: Path, header: CheckedHeader) -> Iterator[Any]:
         yield stream
 
 
-def _repetition_time(header: Any, path: Path, given: float | None, warnings: list[str]) -> tuple[float | None, str]:
-    """Seconds and where they come from."""
-    if given is not None:
-        return _plausible(given, path.name, "--tr"), "the user"
-    said = _in_sidecar(path)
+def _repetition_time(
+    header: Any, path: Path, user_seconds: float | None, warnings: list[str]
+) -> tuple[float | None, str]:
+    """Repetition time in seconds, and its source in words."""
+    if user_seconds is not None:
+        return _plausible(user_seconds, path.name, "--tr"), "the user"
+    in_sidecar = _in_sidecar(path)
     seen = _in_header(header)
-    if said is None:
+    if in_sidecar is None:
         if seen is None:
             return None, "nowhere"
         if int(header["xyzt_units"]) & 0x38 not in TIME_UNIT:
             stated_as = float(header["pixdim"][4])
-            warnings.append(f"the header states no unit of time; its {stated_as:g} is taken as {seen:g} s")
+            warnings.append(f"the header states no unit of time; its {stated_as:g} is read as {seen:g} s")
         return _plausible(seen, path.name, "the header"), "the header"
-    stated, sidecar = _plausible(said[0], path.name, said[1]), said[1]
+    stated, sidecar = _plausible(in_sidecar[0], path.name, in_sidecar[1]), in_sidecar[1]
     if seen is not None and abs(seen - stated) > SAME_SECONDS:
         raise ScanError(
             f"{path.name}: sidecar and header state two repetition times",
@@ -147,7 +149,7 @@ def _repetition_time(header: Any, path: Path, given: float | None, warnings: lis
 
 
 def _in_header(header: Any) -> float | None:
-    """Seconds; None where the header leaves it at 0. Without a unit, hundreds are milliseconds."""
+    """Repetition time of the header in seconds; None if it is 0. Without a unit, values from 100 are milliseconds."""
     value = round(float(header["pixdim"][4]), 6)  # NIfTI-1 keeps it in single precision
     if not np.isfinite(value) or value <= 0:
         return None
@@ -156,11 +158,11 @@ def _in_header(header: Any) -> float | None:
 
 
 def _in_sidecar(path: Path) -> tuple[float, str] | None:
-    """Seconds, and the name of the sidecar that says so."""
+    """Repetition time of the sidecars in seconds, and the name of the file that states it."""
     sidecar = read_sidecar(path)
-    said, name = sidecar.values.get("RepetitionTime"), sidecar.said_by.get("RepetitionTime", "")
+    seconds, name = sidecar.values.get("RepetitionTime"), sidecar.sources.get("RepetitionTime", "")
     try:
-        return None if said is None else (float(said), name)
+        return None if seconds is None else (float(seconds), name)
     except (ValueError, TypeError, OverflowError) as error:
         raise ScanError(
             f"{name} cannot be read",
@@ -183,7 +185,7 @@ def _plausible(seconds: float, name: str, source: str) -> float:
 
 
 def read_nifti_run(path: Path, repetition_time: float | None = None, xform: Xform = "auto") -> Run:
-    """Read the header of a 4D NIfTI or MGH file; see `read_run`.
+    """Open a 4D NIfTI or MGH file; see `read_run`.
 
     Raises:
         ScanError: see `read_run`.
@@ -209,10 +211,10 @@ def read_nifti_run(path: Path, repetition_time: float | None = None, xform: Xfor
 
 
 def nifti_sizes(path: Path) -> tuple[int, ...]:
-    """The sizes that the header of a NIfTI or MGH file claims; see `claimed_sizes`.
+    """Sizes that the header of a NIfTI or MGH file claims; see `claimed_sizes`.
 
     Raises:
-        ScanError: no header of either.
+        ScanError: no such header.
     """
     with _opened(path) as stream:
         head = stream.read(HEAD_BYTES)

@@ -1,7 +1,7 @@
-"""Stored voxels to float32, a piece at a time.
+"""`read_voxels`: read stored voxels as float32, piece by piece.
 
-What is stored never lies in memory as a whole, and each piece is decompressed, looked at and scaled while the
-processor's cache still holds it.
+The stored bytes are never in memory as a whole, and each piece is decompressed, checked and scaled while it is in the
+processor's cache. isal reads to the end of the last gzip member, where its checksum and length are.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PIECE_BYTES = 2**19
-MOST_DEFLATED = 1032  # a deflate stream cannot grow by more: two bits for 258 bytes (RFC 1951)
-BOMB_BYTES, BOMB_RATIO = 2**28, 500  # so large, and packed so well, there can be no picture in it
+MOST_DEFLATED = 1032  # largest growth of a deflate stream: two bits for 258 bytes (RFC 1951)
+BOMB_BYTES, BOMB_RATIO = 2**28, 500  # no real image of this size compresses by more
 
 
 def read_voxels(
@@ -30,12 +30,12 @@ def read_voxels(
     Args:
         stream: decompressed bytes, at the first of these voxels.
         header: stored type and scaling.
-        out: float32, one axis. Its pages come into being as they are written: a file that ends early costs little.
-        name: of the file, for messages.
-        done: voxels read before, for messages.
+        out: float32, one axis. The system maps its pages as they are written, so a file that ends early costs little.
+        name: name of the file, for messages.
+        done: number of voxels read before, for messages.
 
     Returns:
-        The lowest and the highest; one of them is not finite if any voxel is not.
+        Lowest and highest value; one of them is not finite if any voxel is not.
 
     Raises:
         ScanError: the file ends before (exit 65).
@@ -47,9 +47,9 @@ def read_voxels(
     with np.errstate(all="ignore"):
         for first in range(0, len(out), len(stored)):
             piece = out[first : first + len(stored)]
-            got = _fill(stream, view[: len(piece) * header.dtype.itemsize])
-            if got < len(piece) * header.dtype.itemsize:
-                seen = (done + first) * header.dtype.itemsize + got
+            filled = _fill(stream, view[: len(piece) * header.dtype.itemsize])
+            if filled < len(piece) * header.dtype.itemsize:
+                seen = (done + first) * header.dtype.itemsize + filled
                 raise truncated(name, f"{seen} of {header.data_bytes} bytes of voxels")
             piece[:] = stored[: len(piece)]
             if scaled:
@@ -60,21 +60,26 @@ def read_voxels(
 
 
 def _fill(stream: Any, view: memoryview) -> int:
-    """Read until the view is full or the stream ends: a decompressor may give less than was asked for."""
-    got = 0
-    while got < len(view):
-        more = stream.readinto(view[got:])
+    """Read until the view is full or the stream ends: a decompressor may return less than was asked for."""
+    filled = 0
+    while filled < len(view):
+        more = stream.readinto(view[filled:])
         if not more:
             break
-        got += more
-    return got
+        filled += more
+    return filled
 
 
 def refuse_short(path: Path, packed: bool, checked: CheckedHeader) -> None:
-    """Refuse a header that claims more than a file of this size can hold, or zeros by the gigabyte, before it is read.
+    """Refuse, before voxels are read, a header that claims more than a file of this size can hold.
+
+    Args:
+        path: the file.
+        packed: True if it is compressed.
+        checked: its header.
 
     Raises:
-        ScanError: see above.
+        ScanError: more bytes than the file can hold, or gigabytes that compress as only one value does.
     """
     size = path.stat().st_size
     if not packed:
@@ -87,31 +92,40 @@ def refuse_short(path: Path, packed: bool, checked: CheckedHeader) -> None:
 
 
 def refuse_bomb(name: str, claimed: int, itemsize: int, size: int) -> None:
-    """Refuse voxels (`claimed` bytes) that pack (into `size`) better than any picture's: a kilobyte of zeros.
+    """Refuse voxels that compress better than those of any image: gigabytes of one value in a kilobyte.
+
+    Args:
+        name: name of the file, for messages.
+        claimed: bytes of the voxels.
+        itemsize: bytes of one voxel as stored.
+        size: bytes on disk.
 
     Raises:
-        ScanError: see above.
+        ScanError: such voxels.
     """
     if claimed + 4 * claimed // itemsize > BOMB_BYTES and claimed > BOMB_RATIO * size:
         raise ScanError(
-            f"{name} holds no picture",
-            expected=f"voxels that are packed by less than {BOMB_RATIO} times",
+            f"{name} holds no image",
+            expected=f"voxels that compress by less than {BOMB_RATIO} times",
             seen=f"{claimed} bytes of voxels in {size}",
             hint="check how it was written: nearly all of its voxels must be one value",
         )
 
 
 def refuse_excess(stream: Any, checked: CheckedHeader, name: str) -> list[str]:
-    """Read on to the end, which also checks the compression's own checksum; gives what to say of a few bytes more.
+    """Read to the end of the stream, which also verifies the checksum of the compression.
+
+    Returns:
+        Warnings about bytes behind the voxels.
 
     Raises:
-        ScanError: so much follows that one of the header's sizes must be too small.
+        ScanError: so many bytes that a size in the header must be too small.
     """
     return check_rest(len(stream.read(SLACK_BYTES + 1)), checked, name)
 
 
 def truncated(name: str, seen: str) -> ScanError:
-    """The error for a file that ends too early, or whose compression is damaged."""
+    """Error for a file that ends too early, or whose compression is damaged."""
     return ScanError(
         f"{name} is truncated or damaged",
         expected="a complete file",

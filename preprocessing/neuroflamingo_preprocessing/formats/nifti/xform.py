@@ -1,4 +1,4 @@
-"""Which affine of a NIfTI header is used, as users name it."""
+"""Choice between the affines of a NIfTI header, as users name them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ Xform = Literal["auto", "sform", "qform"]
 
 
 def checked_xform(xform: str) -> Xform:
-    """The same, if it is one of the three.
+    """Check the name of an affine.
 
     Raises:
-        UsageError: it is not.
+        UsageError: not one of the three.
     """
     if xform not in get_args(Xform):
         raise UsageError(f"there is no xform '{xform}'", expected=", ".join(get_args(Xform)), hint="--xform auto")
     return xform  # type: ignore[return-value]
 
 
-def refuse_form(name: str, xform: Xform, kind: str) -> None:
-    """Formats that say their place once have no form to choose.
+def refuse_xform(name: str, xform: Xform, kind: str) -> None:
+    """Refuse the choice of an affine for a format that has only one.
 
     Raises:
-        ScanError: one was asked for.
+        ScanError: `sform` or `qform` was asked for.
     """
     if xform != "auto":
         raise ScanError(
             f"{name} has no {xform}, which was asked for",
             expected="a NIfTI file",
-            seen=f"{kind}, which says its place once",
-            hint="leave --xform out",
+            seen=f"{kind}, which has one affine",
+            hint="leave out --xform",
         )

@@ -1,6 +1,6 @@
-"""The sizes that the zstandard frames in a zarr array's chunks claim, before the library unpacks one.
+"""Checks of the zstandard frames in the chunks of a zarr array before the library decompresses them.
 
-1 kB may become gigabytes, and the library looks at the size of a chunk only once it has it.
+A frame of 1 kB may expand to gigabytes, and the library checks the size of a chunk only after decompression.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from neuroflamingo_preprocessing.formats.zarr.metadata import METADATA, Packing
 from neuroflamingo_preprocessing.formats.zarr.zstd import claimed
 
 SLACK_BYTES = 2**20
-"""Frames that do not say their size, as Java's writers make them, are counted in blocks of at most 128 kB."""
+"""Allowance for frames that do not declare their size, as Java's writers make them: they are counted in whole blocks of
+up to 128 kB, so that the estimate is too high."""
 EMPTY = 2**64 - 1
-"""In a shard's index: no such chunk."""
+"""Length, in the index of a shard, of a chunk that does not exist."""
 
 
 def check_frames(folder: Path, packing: Packing, name: str) -> None:
-    """Refuse chunks whose frames claim more than a chunk has room for.
+    """Refuse chunks whose frames expand to more than a chunk holds.
 
-    Files that are no frames are passed over: the library cannot unpack them either.
+    Files that are not frames are skipped: the library cannot decompress them either.
 
     Args:
-        folder: of an array without links.
-        packing: of its chunks, see `ArrayMetadata`.
-        name: of the scan, for messages.
+        folder: folder of the array, without links.
+        packing: compression of its chunks, see `ArrayMetadata`.
+        name: name of the scan, for messages.
 
     Raises:
-        ScanError: see above.
+        ScanError: such a chunk.
     """
     for file in folder.rglob("*"):
         if not file.is_file() or file.name in METADATA:
@@ -41,9 +42,9 @@ def check_frames(folder: Path, packing: Packing, name: str) -> None:
             too_much = declared > packing.chunk_bytes or declared + others > packing.chunk_bytes + SLACK_BYTES
             if too_much or len(packed) > _most_packed(packing):
                 raise ScanError(
-                    f"{name}: a chunk would become more than it has room for",
+                    f"{name}: a chunk would expand to more than it can hold",
                     expected=f"at most {packing.chunk_bytes:,} bytes, as the metadata say",
-                    seen=f"{len(packed):,} bytes packed by zstandard that claim {declared + others:,}",
+                    seen=f"{len(packed):,} bytes compressed by zstandard that claim {declared + others:,}",
                     hint="write the folder again, or give the scan as .nii.gz",
                 )
 
@@ -53,7 +54,7 @@ def _most_packed(packing: Packing) -> int:
 
 
 def _frames_of(file: Path, packing: Packing) -> Iterator[bytes]:
-    """The packed bytes of each chunk in a file; of one that is too large to be a chunk more than any may have."""
+    """Compressed bytes of each chunk in a file, cut to one more than any chunk may have."""
     most = _most_packed(packing) + 1
     with file.open("rb") as stream:
         if packing.shard is None:

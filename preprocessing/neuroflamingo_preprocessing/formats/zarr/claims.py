@@ -1,4 +1,4 @@
-"""What a `zarr.json` claims is checked before zarr sees it: 1 kB may claim 800 TB, and zarr believes it."""
+"""Checks of the `zarr.json` of a store before zarr opens it: 1 kB may claim 800 TB, and zarr trusts it."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from neuroflamingo_preprocessing.formats.zarr.zstd import HEADER_BYTES, content_
 MAX_META_BYTES = 2**26
 MAX_BYTES = 2**36
 PACKED = 1000
-"""How many times its stored bytes an array may be: chunks of zeros pack well, a bomb packs better."""
+"""Largest ratio of an array's size to its stored bytes: chunks of zeros compress well, a bomb compresses better."""
 FLOOR_BYTES = 2**27
-"""Up to so much is believed: a volume of one value packs better than any bomb."""
+"""Size up to which any ratio is accepted: a volume of one value compresses better than a bomb."""
 MAX_INNER_CHUNKS = 2**20
 CODECS = {"bytes", "zstd", "crc32c", "sharding_indexed"}
 ITEM_BYTES = {"bool": 1, "float16": 2, "float32": 4, "float64": 8}
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """The `zarr.json` of an array or group, as plain data.
+    """Read the `zarr.json` of an array or group as plain data.
 
     Raises:
-        ValueError, OSError: not there, too large, or no mapping.
+        ValueError, OSError: missing, too large, or not a mapping.
     """
     return load_json(folder / "zarr.json", most=MAX_META_BYTES, links=False)
 
 
 def check_claims(folder: Path, name: str, kinds: Sequence[str], floor: int = FLOOR_BYTES) -> tuple[int, ...]:
-    """The shape that an array of ours claims, if kind, sizes, chunks and codecs are such as this program writes.
+    """Check that type, sizes, chunks and codecs of an array are as this program writes them, and give its shape.
 
     Args:
-        folder: of the array.
-        name: of the array, for messages.
+        folder: folder of the array.
+        name: name of the array, for messages.
         kinds: data types that it may have.
-        floor: bytes that are believed however few are stored.
+        floor: size in bytes that is accepted however little is stored.
 
     Raises:
         ValueError, KeyError, TypeError, OSError: they are not, or the array claims more than its bytes can hold.
@@ -61,14 +61,14 @@ def check_claims(folder: Path, name: str, kinds: Sequence[str], floor: int = FLO
 
 
 def check_chunks(folder: Path, name: str) -> None:
-    """Refuse a chunk that would become more than its array says: it would be unpacked before its size is looked at.
+    """Refuse a chunk that would expand to another size than its array states: zarr decompresses before it compares.
 
     Args:
-        folder: of an array without shards, whose claims were checked.
-        name: of the array, for messages.
+        folder: folder of an array without shards, after `check_claims`.
+        name: name of the array, for messages.
 
     Raises:
-        ValueError: a chunk of another size, or not packed as this program packs.
+        ValueError: a chunk of another size, or other codecs than this program writes.
     """
     claimed = read_metadata(folder)
     codecs = [codec["name"] for codec in claimed["codecs"]]
@@ -84,10 +84,10 @@ def check_chunks(folder: Path, name: str) -> None:
                 raise ValueError(f"{name}: a chunk of {size} bytes, not {most:,}")
 
 
-def _sizes(found: Any) -> tuple[int, ...]:
-    if not isinstance(found, list) or not 0 < len(found) <= 8 or not all(type(n) is int and n > 0 for n in found):
-        raise ValueError(f"no sizes: {str(found)[:100]}")
-    return tuple(found)
+def _sizes(sizes: Any) -> tuple[int, ...]:
+    if not isinstance(sizes, list) or not 0 < len(sizes) <= 8 or not all(type(n) is int and n > 0 for n in sizes):
+        raise ValueError(f"not a list of sizes: {str(sizes)[:100]}")
+    return tuple(sizes)
 
 
 def _check_codecs(name: str, codecs: Any, outer: tuple[int, ...]) -> None:
@@ -95,10 +95,10 @@ def _check_codecs(name: str, codecs: Any, outer: tuple[int, ...]) -> None:
         if codec["name"] not in CODECS:
             raise ValueError(f"{name}: a codec {str(codec['name'])[:40]!r}")
         if codec["name"] == "sharding_indexed":
-            how = codec["configuration"]
-            inner = _sizes(how["chunk_shape"])
+            configuration = codec["configuration"]
+            inner = _sizes(configuration["chunk_shape"])
             if len(inner) != len(outer) or any(o % i for o, i in zip(outer, inner, strict=True)):
                 raise ValueError(f"{name}: chunks of {inner} in shards of {outer}")
             if math.prod(outer) // math.prod(inner) > MAX_INNER_CHUNKS:
                 raise ValueError(f"{name}: {math.prod(outer) // math.prod(inner):,} chunks in a shard")
-            _check_codecs(name, [*how["codecs"], *how["index_codecs"]], inner)
+            _check_codecs(name, [*configuration["codecs"], *configuration["index_codecs"]], inner)

@@ -1,7 +1,7 @@
-"""The metadata of a zarr array, read as plain JSON and checked before the zarr library sees the folder.
+"""Metadata of a zarr array, read as plain JSON and checked before the zarr library opens the folder.
 
 A few bytes of metadata can claim 800 TB, name codecs that run code (numcodecs' pickle), or lead out of the folder
-through a link; the library takes all three.
+through a link; the library accepts all three.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from neuroflamingo_preprocessing.formats.nifti.header import MAX_VOXELS
 MAX_METADATA_BYTES = 2**20
 MAX_FILES = 2**17
 FREE_VOXELS = 2**24
-"""A chunk may have so many, or be twice as long as the array along each of three axes."""
+"""Voxels that a chunk may always have; beyond, it may be twice as long as the array along each of three axes."""
 CODECS = {"bytes", "transpose", "gzip", "zstd", "blosc", "crc32c", "sharding_indexed"}
 COMPRESSORS = {"zlib", "gzip", "zstd", "blosc", "lz4"}
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
@@ -30,13 +30,13 @@ METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 @dataclass(frozen=True)
 class Shard:
-    """Where the chunks lie in a file of many.
+    """Index of the chunks in a shard.
 
     Attributes:
-        chunks: how many there are.
-        index_bytes: of their places and lengths, with a checksum if it has one.
-        index_first: before the chunks, not behind them.
-        little: byte order.
+        chunks: number of chunks.
+        index_bytes: size of the index (offsets and lengths), with its checksum if it has one.
+        index_first: True if the index is at the start of the file, False at the end.
+        little: True for little-endian.
     """
 
     chunks: int
@@ -47,11 +47,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Packing:
-    """Chunks that are packed by zstd.
+    """Compression of chunks by zstd.
 
     Attributes:
-        chunk_bytes: of a chunk, unpacked.
-        shard: of a sharded array.
+        chunk_bytes: size of a chunk, decompressed.
+        shard: index of the shards, for a sharded array.
     """
 
     chunk_bytes: int
@@ -60,15 +60,15 @@ class Packing:
 
 @dataclass(frozen=True)
 class ArrayMetadata:
-    """What an array says of itself, within the limits.
+    """Metadata of an array, within the limits.
 
     Attributes:
-        shape: its sizes.
+        shape: sizes of the axes.
         dtype: stored type, real numbers of at most 64 bit.
         zarr_format: 2 or 3.
-        names: of its axes; empty if it gives none.
-        attributes: what a user put there; nothing in it is believed.
-        packing: of its chunks; None if zstd has no part in it.
+        names: names of the axes; empty if there are none.
+        attributes: user attributes, unchecked.
+        packing: compression of the chunks; None if zstd is not among the codecs.
     """
 
     shape: tuple[int, ...]
@@ -80,7 +80,7 @@ class ArrayMetadata:
 
 
 def damaged(name: str, expected: str, seen: object) -> ScanError:
-    """The error for metadata that cannot be used."""
+    """Error for metadata that cannot be used."""
     return ScanError(
         f"{name}: the zarr metadata cannot be used",
         expected=expected,
@@ -90,12 +90,12 @@ def damaged(name: str, expected: str, seen: object) -> ScanError:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All files below a folder, sorted.
+    """List all files below a folder, sorted.
 
     Raises:
         ScanError: a link, a device, or more files than any scan has.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for place, folders, files in os.walk(folder, followlinks=False):
         for entry in (*folders, *files):
             path = Path(place, entry)
@@ -106,19 +106,19 @@ def files_of(folder: Path) -> list[Path]:
                     seen=str(path.relative_to(folder))[:200],
                     hint="copy the folder with its links followed (cp -rL) if you trust where they lead",
                 )
-        found += [Path(place, file) for file in files]
-        if len(found) > MAX_FILES:
+        paths += [Path(place, file) for file in files]
+        if len(paths) > MAX_FILES:
             raise damaged(folder.name, f"at most {MAX_FILES} files", "more")
-    return sorted(found)
+    return sorted(paths)
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether a folder is a zarr array or group."""
+    """True for the folder of a zarr array or group."""
     return path.is_dir() and any((path / name).is_file() for name in METADATA[:3])
 
 
 def fingerprint(path: Path) -> tuple[str, int]:
-    """SHA-256 over the names and contents of all files of a folder, and their bytes.
+    """SHA-256 over the names and contents of all files of a folder, and their total size in bytes.
 
     Raises:
         ScanError: see `files_of`.
@@ -131,10 +131,10 @@ def fingerprint(path: Path) -> tuple[str, int]:
 
 
 def _mapping(file: Path, name: str) -> dict[str, Any]:
-    """A mapping from a small JSON file; empty where there is no such file.
+    """Read a mapping from a small JSON file; empty if there is no such file.
 
     Raises:
-        ScanError: too large, no JSON, no mapping, or it cannot be read.
+        ScanError: too large, not JSON, not a mapping, or it cannot be read.
     """
     if not file.is_file():
         return {}
@@ -147,7 +147,7 @@ def _mapping(file: Path, name: str) -> dict[str, Any]:
 
 
 def read_group(folder: Path, name: str) -> tuple[dict[str, Any], bool]:
-    """The attributes at a folder, and whether it is a group (else it is an array).
+    """Read the attributes of a folder; also gives whether it is a group (else it is an array).
 
     Raises:
         ScanError: neither of the two.
@@ -165,43 +165,43 @@ def read_group(folder: Path, name: str) -> tuple[dict[str, Any], bool]:
 
 
 def read_array_metadata(folder: Path, name: str) -> ArrayMetadata:
-    """Sizes, type and codecs of an array, each within its limit.
+    """Read sizes, type and codecs of an array, each checked against its limit.
 
     Raises:
-        ScanError: anything else.
+        ScanError: beyond a limit, or unknown.
     """
-    said = _mapping(folder / "zarr.json", name)
+    metadata = _mapping(folder / "zarr.json", name)
     try:
-        found = _version_3(said) if said else _version_2(folder, name)
+        array = _version_3(metadata) if metadata else _version_2(folder, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(name, "shape, type, chunks and known codecs", f"{type(error).__name__}: {error}") from error
-    return found
+    return array
 
 
-def _version_3(said: dict[str, Any]) -> ArrayMetadata:
-    if said["zarr_format"] != 3 or said["node_type"] != "array" or said.get("storage_transformers"):
-        raise ValueError("no plain array of zarr version 3")
-    shape = _sizes(said["shape"])
-    dtype = _number(str(said["data_type"]))
-    if said["chunk_grid"]["name"] != "regular":
-        raise ValueError(f"chunk grid {said['chunk_grid']['name']!r}")
-    chunks = _sizes(said["chunk_grid"]["configuration"]["chunk_shape"])
+def _version_3(metadata: dict[str, Any]) -> ArrayMetadata:
+    if metadata["zarr_format"] != 3 or metadata["node_type"] != "array" or metadata.get("storage_transformers"):
+        raise ValueError("not a plain array of zarr version 3")
+    shape = _sizes(metadata["shape"])
+    dtype = _number(str(metadata["data_type"]))
+    if metadata["chunk_grid"]["name"] != "regular":
+        raise ValueError(f"chunk grid {metadata['chunk_grid']['name']!r}")
+    chunks = _sizes(metadata["chunk_grid"]["configuration"]["chunk_shape"])
     _check_chunks(shape, chunks)
-    _check_codecs(said["codecs"], shape)
-    packing = _packing(said["codecs"], chunks, dtype.itemsize)
-    names = said.get("dimension_names") or ()
-    return ArrayMetadata(shape, dtype, 3, tuple(map(str, names)), said.get("attributes") or {}, packing)
+    _check_codecs(metadata["codecs"], shape)
+    packing = _packing(metadata["codecs"], chunks, dtype.itemsize)
+    names = metadata.get("dimension_names") or ()
+    return ArrayMetadata(shape, dtype, 3, tuple(map(str, names)), metadata.get("attributes") or {}, packing)
 
 
 def _version_2(folder: Path, name: str) -> ArrayMetadata:
-    said = _mapping(folder / ".zarray", name)
-    if said["zarr_format"] != 2:
+    metadata = _mapping(folder / ".zarray", name)
+    if metadata["zarr_format"] != 2:
         raise ValueError("neither version 2 nor version 3")
-    shape, chunks, dtype = _sizes(said["shape"]), _sizes(said["chunks"]), _number(str(said["dtype"]))
+    shape, chunks, dtype = _sizes(metadata["shape"]), _sizes(metadata["chunks"]), _number(str(metadata["dtype"]))
     _check_chunks(shape, chunks)
-    used = said.get("compressor")
-    if said.get("filters") or (used is not None and used["id"] not in COMPRESSORS):
-        raise ValueError(f"filters {said.get('filters')}, compressor {used}")
+    used = metadata.get("compressor")
+    if metadata.get("filters") or (used is not None and used["id"] not in COMPRESSORS):
+        raise ValueError(f"filters {metadata.get('filters')}, compressor {used}")
     attributes = _mapping(folder / ".zattrs", name)
     names = attributes.get("_ARRAY_DIMENSIONS") or ()
     packing = Packing(math.prod(chunks) * dtype.itemsize) if used is not None and used["id"] == "zstd" else None
@@ -209,7 +209,10 @@ def _version_2(folder: Path, name: str) -> ArrayMetadata:
 
 
 def _packing(codecs: Any, chunks: tuple[int, ...], item_bytes: int) -> Packing | None:
-    """What frames of zstd may become; None where there are none. Checked before: sizes, and names of codecs."""
+    """Compression by zstd, None if it is not among the codecs; sizes and names of codecs were checked before.
+
+    zstd must be the only compressor: the size that a frame expands to says nothing if another one follows.
+    """
     names = [codec["name"] for codec in codecs]
     if "sharding_indexed" in names:
         inside = codecs[names.index("sharding_indexed")]["configuration"]

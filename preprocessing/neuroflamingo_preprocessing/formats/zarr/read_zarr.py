@@ -1,12 +1,12 @@
-"""Scans in zarr folders, as far as they state how they lie in the world.
+"""`read_zarr`: read scans in zarr folders that state their orientation.
 
-Two forms are taken; of several resolutions the first, which is the full one:
+Two forms are supported; of several resolutions the first, which is the full one, is read:
 
 - **NIfTI-Zarr** (1.0.rc1: an OME-Zarr image with the binary NIfTI header as the array `nifti` beside it). The header
-  decides, as the draft says; its sizes and type must be those of the array.
-- **An array with axes x, y, z** whose attributes hold `{"neuroflamingo": {"affine": 4 x 4, "world": "RAS+ mm"}}`.
+  takes precedence, as the draft says; its sizes and type must be those of the array.
+- **An array with axes x, y, z** with the attributes `{"neuroflamingo": {"affine": 4 x 4, "world": "RAS+ mm"}}`.
 
-OME-Zarr alone is refused: its scales and shifts say nothing of left and right.
+OME-Zarr alone is refused: its scales and translations do not tell left from right.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ MAX_HEADER_BYTES = 4096
 
 
 def read_zarr(path: Path, xform: Xform = "auto") -> tuple[NDArray[Any], CheckedHeader, Provenance]:
-    """Stored voxels `[x, y, z]`, what is known of them, and where they come from.
+    """Read the stored voxels `[x, y, z]`, their header and their provenance.
 
     Raises:
-        ScanError: no orientation, metadata that claim too much or something else than the header, links, unknown
-            codecs, damaged chunks.
+        ScanError: no orientation, metadata that claim too much or contradict the header, links, unknown codecs,
+            damaged chunks.
     """
     name = path.name
     try:
@@ -62,14 +62,14 @@ def read_zarr(path: Path, xform: Xform = "auto") -> tuple[NDArray[Any], CheckedH
     if group:
         level, axes = _first_level(attributes, name)
         array = read_array_metadata(path / level, name)
-        said = _nifti_bytes(path, name)
-        checked = check_header(_header_of(said, name), name, xform=xform, single_file=False)
+        raw_header = _nifti_bytes(path, name)
+        checked = check_header(_header_of(raw_header, name), name, xform=xform, single_file=False)
         folder = path / level
     else:
         array, folder = read_array_metadata(path, name), path
         axes = list(array.names)
         checked = _own_header(array, name, xform)
-        said = (path / "zarr.json" if array.zarr_format == 3 else path / ".zarray").read_bytes()
+        raw_header = (path / "zarr.json" if array.zarr_format == 3 else path / ".zarray").read_bytes()
     order = _order(axes, array, checked, name)
     refuse_bomb(name, math.prod(array.shape) * array.dtype.itemsize, array.dtype.itemsize, size)
     stored = _read(folder, array, name, warnings)
@@ -77,7 +77,7 @@ def read_zarr(path: Path, xform: Xform = "auto") -> tuple[NDArray[Any], CheckedH
     provenance = Provenance(
         file=name,
         sha256=digest,
-        header_sha256=hashlib.sha256(said).hexdigest(),
+        header_sha256=hashlib.sha256(raw_header).hexdigest(),
         header=checked.facts | {"format": f"{'NIfTI-Zarr' if group else 'zarr'}, version {array.zarr_format}"},
         warnings=(*checked.warnings, *warnings),
     )
@@ -85,10 +85,10 @@ def read_zarr(path: Path, xform: Xform = "auto") -> tuple[NDArray[Any], CheckedH
 
 
 def zarr_sizes(path: Path) -> tuple[int, ...]:
-    """The sizes that the full resolution claims, x, y and z first.
+    """Sizes that the full resolution claims, x, y and z first.
 
     Raises:
-        ScanError: no image, or metadata that claim too much.
+        ScanError: not an image, or metadata that claim too much.
     """
     attributes, group = read_group(path, path.name)
     level, axes = _first_level(attributes, path.name) if group else (".", [])
@@ -119,23 +119,25 @@ def _nifti_bytes(path: Path, name: str) -> bytes:
     return _read(path / "nifti", array, name, []).tobytes()
 
 
-def _header_of(said: bytes, name: str) -> Any:
+def _header_of(raw_header: bytes, name: str) -> Any:
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
-    sizes = {int.from_bytes(said[:4], order) for order in ("little", "big")}
+    sizes = {int.from_bytes(raw_header[:4], order) for order in ("little", "big")}
     for size, kind in ((348, Nifti1Header), (540, Nifti2Header)):
-        if size in sizes and len(said) >= size:
-            return kind(said[:size], check=False)
-    raise damaged(name, "a NIfTI header of 348 or 540 bytes", f"{len(said)} bytes that begin with {said[:8]!r}")
+        if size in sizes and len(raw_header) >= size:
+            return kind(raw_header[:size], check=False)
+    raise damaged(
+        name, "a NIfTI header of 348 or 540 bytes", f"{len(raw_header)} bytes that begin with {raw_header[:8]!r}"
+    )
 
 
 def _own_header(array: ArrayMetadata, name: str, xform: Xform) -> CheckedHeader:
-    said = array.attributes.get(OWN)
-    if not isinstance(said, dict) or said.get("world") != WORLD:
+    attributes = array.attributes.get(OWN)
+    if not isinstance(attributes, dict) or attributes.get("world") != WORLD:
         raise _unplaced(name, "a zarr array without them")
     try:
-        affine = np.array(said["affine"], dtype=np.float64).reshape(4, 4)
+        affine = np.array(attributes["affine"], dtype=np.float64).reshape(4, 4)
     except (KeyError, ValueError, TypeError) as error:
         raise damaged(name, "an affine of 4 x 4 numbers", error) from error
     if xform != "auto" or not np.array_equal(affine[3], [0, 0, 0, 1]):
@@ -159,7 +161,7 @@ def _own_header(array: ArrayMetadata, name: str, xform: Xform) -> CheckedHeader:
 
 
 def _order(axes: list[str], array: ArrayMetadata, checked: CheckedHeader, name: str) -> list[int]:
-    """How to turn the array's axes of space into x, y, z; the other ones must be 1."""
+    """Permutation of the spatial axes to x, y, z; all other axes must have size 1."""
     space = [axis for axis in axes if axis in ("x", "y", "z")]
     if len(axes) != len(array.shape) or sorted(space) != ["x", "y", "z"]:
         raise damaged(name, f"names for {len(array.shape)} axes, x, y and z among them", axes)
@@ -192,7 +194,7 @@ def _read(folder: Path, array: ArrayMetadata, name: str, warnings: list[str]) ->
     except Exception as error:  # the library and its codecs raise a dozen types
         raise truncated(name, f"{type(error).__name__}: {error}"[:200]) from error
     if there < all_chunks:
-        warnings.append(f"{all_chunks - there} of {all_chunks} chunks are not there and count as the fill value")
+        warnings.append(f"{all_chunks - there} of {all_chunks} chunks are missing and count as the fill value")
     return stored
 
 

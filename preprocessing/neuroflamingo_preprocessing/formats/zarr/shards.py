@@ -1,8 +1,12 @@
-"""Parts of a zarr v3 array, read straight from its shards or chunks: what a training loop does a million times.
+"""`read_part`: read a part of a zarr v3 array straight from its shards or chunks, as a training loop does all the time.
 
-zarr opens the array anew, makes a task for each chunk and hands each to a thread, which takes longer than to decompress
-it. What is read here is zarr's own format (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/), in
-the two forms that `ScanStore` (shards) and `TokenStore` (chunks) write; any other form is left to zarr.
+zarr opens the array anew, makes a task for each chunk and hands each to a thread, which takes longer than decompressing
+it. The format is zarr's own (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/), in the two forms
+that `ScanStore` (shards) and `TokenStore` (chunks) write; any other form is left to zarr.
+
+A shard is a file of compressed chunks, in any order, followed by an index: for each chunk of the shard, in C order, its
+offset and length as little-endian uint64, then the CRC-32C of the index. Every chunk ends with its own CRC-32C. So a
+part costs one read of the index and one read of each chunk that it touches.
 """
 
 from __future__ import annotations
@@ -27,13 +31,20 @@ if TYPE_CHECKING:
 
 CODECS = ["bytes", "zstd", "crc32c"]
 EMPTY = 2**64 - 1
-"""Place and length, in a shard's index, of a chunk that holds the fill value only."""
+"""Offset and length, in the index of a shard, of a chunk that holds the fill value only."""
 MAX_META_BYTES = 2**24
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of an array, of its shards and of the chunks in them; names of its axes; whether a file is one chunk."""
+    """Layout of an array on disk.
+
+    Attributes:
+        shape, shard, chunk: sizes of the array, of its shards and of the chunks in them.
+        axes: names of the axes.
+        dtype: stored type, little-endian.
+        whole: True if a file is one chunk, without an index.
+    """
 
     shape: tuple[int, ...]
     shard: tuple[int, ...]
@@ -44,17 +55,17 @@ class Layout:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Chunks of a shard along each axis."""
+        """Number of chunks in a shard along each axis."""
         return tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True))
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of a chunk, decompressed."""
+        """Size of a chunk in bytes, decompressed."""
         return int(np.prod(self.chunk, dtype=object)) * self.dtype.itemsize
 
 
 def read_layout(folder: Path) -> Layout | None:
-    """What the `zarr.json` of an array says; None if the array has another form than our stores write.
+    """Read the layout of an array from its `zarr.json`; None for any form that the stores do not write.
 
     Raises:
         OSError, ValueError: it cannot be read.
@@ -65,69 +76,71 @@ def read_layout(folder: Path) -> Layout | None:
 
 @lru_cache(maxsize=64)
 def _parse(text: bytes) -> Layout | None:
+    # Cached by content, not by path: the items of a store mostly have equal metadata, so they are parsed once.
     try:
-        said = json.loads(text)
-        whole = len(said["codecs"]) > 1
-        inside = said if whole else said["codecs"][0]["configuration"]
-        shape, shard = tuple(said["shape"]), tuple(said["chunk_grid"]["configuration"]["chunk_shape"])
-        chunk, axes = shard if whole else tuple(inside["chunk_shape"]), tuple(said["dimension_names"] or ())
+        metadata = json.loads(text)
+        whole = len(metadata["codecs"]) > 1
+        inside = metadata if whole else metadata["codecs"][0]["configuration"]
+        shape, shard = tuple(metadata["shape"]), tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+        chunk, axes = shard if whole else tuple(inside["chunk_shape"]), tuple(metadata["dimension_names"] or ())
         ours = (
-            (whole or _is_indexed(said["codecs"][0]))
-            and (said["zarr_format"], said["node_type"], said["chunk_grid"]["name"]) == (3, "array", "regular")
-            and said["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+            (whole or _is_indexed(metadata["codecs"][0]))
+            and (metadata["zarr_format"], metadata["node_type"], metadata["chunk_grid"]["name"])
+            == (3, "array", "regular")
+            and metadata["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
             and [codec["name"] for codec in inside["codecs"]] == CODECS
             and inside["codecs"][0]["configuration"]["endian"] == "little"
-            and said["data_type"] in ("float16", "float32", "float64")
-            and said["fill_value"] == 0
+            and metadata["data_type"] in ("float16", "float32", "float64")
+            and metadata["fill_value"] == 0
             and len(shape) == len(shard) == len(chunk) > 0
             and all(type(n) is int and 0 < n < 2**40 for n in (*shape, *shard, *chunk))
             and all(s % c == 0 for s, c in zip(shard, chunk, strict=True))
         )
     except (KeyError, TypeError, ValueError, IndexError, RecursionError):
         return None
-    return Layout(shape, shard, chunk, axes, np.dtype(said["data_type"]).newbyteorder("<"), whole) if ours else None
+    return Layout(shape, shard, chunk, axes, np.dtype(metadata["data_type"]).newbyteorder("<"), whole) if ours else None
 
 
 def _is_indexed(codec: Any) -> bool:
-    """Whether shards end with an index of their chunks, in the form that zarr writes by default."""
-    said = codec["configuration"]
+    """True if shards end with an index of their chunks, in the form that zarr writes by default."""
+    metadata = codec["configuration"]
     return (
-        (codec["name"], said["index_location"]) == ("sharding_indexed", "end")
-        and [one["name"] for one in said["index_codecs"]] == ["bytes", "crc32c"]
-        and said["index_codecs"][0]["configuration"]["endian"] == "little"
+        (codec["name"], metadata["index_location"]) == ("sharding_indexed", "end")
+        and [index["name"] for index in metadata["index_codecs"]] == ["bytes", "crc32c"]
+        and metadata["index_codecs"][0]["configuration"]["endian"] == "little"
     )
 
 
 def read_part(folder: Path, layout: Layout, part: Any) -> NDArray[Any] | None:
-    """A box of an array: the chunks that it touches are read, checked and decompressed, no others.
+    """Read a box of an array; only the chunks that it touches are read, verified and decompressed.
 
     Args:
-        folder: of the array.
-        layout: of `read_layout`.
-        part: numbers or slices, as numpy takes them.
+        folder: folder of the array.
+        layout: see `read_layout`.
+        part: integers and slices, as numpy takes them.
 
     Returns:
-        None for parts of another form, which zarr reads.
+        The box, or None for an index of another form, which is left to zarr.
 
     Raises:
         OSError: a shard is missing or cannot be read.
-        ValueError: it is damaged, or claims more than it can hold.
+        ValueError: a shard is damaged, or claims more than it can hold.
     """
-    plain = _bounds(layout.shape, part)
-    if plain is None:
+    box = _bounds(layout.shape, part)
+    if box is None:
         return None
-    bounds, kept = plain
+    bounds, kept = box
     if layout.dtype.itemsize * math.prod(high - low for low, high in bounds) > FLOOR_BYTES:
-        check_claims(folder, folder.name, [str(layout.dtype)])  # before anything of that size is made
+        check_claims(folder, folder.name, [str(layout.dtype)])  # before anything of that size is allocated
     needed = tuple(range(low // size, -(-high // size)) for (low, high), size in zip(bounds, layout.shard, strict=True))
     out = None
     for shard in product(*needed):
         file = f"{folder}/c/{'/'.join(map(str, shard))}"
         if layout.whole and not os.path.lexists(file):
-            return None  # zarr writes no chunk that is all zeros
+            return None  # zarr does not write chunks of zeros, so a missing one is no damage: zarr fills it in
         with _opened(file) as stream:
             index = _read_index(stream, layout)
-            if out is None:
+            if out is None:  # allocated only once the first index has proved the claimed size plausible
                 out = np.empty([high - low for low, high in bounds], layout.dtype)
             _read_shard(stream, index, shard, layout, bounds, out)
     assert out is not None
@@ -135,28 +148,28 @@ def read_part(folder: Path, layout: Layout, part: Any) -> NDArray[Any] | None:
 
 
 def _bounds(shape: tuple[int, ...], part: Any) -> tuple[list[tuple[int, int]], list[bool]] | None:
-    """First and last + 1 along each axis, and whether the axis stays; None for what is no plain box."""
+    """Start and stop along each axis, and whether numpy would keep the axis; None for anything but a plain box."""
     wanted = () if part is ... else part if isinstance(part, tuple) else (part,)
     wanted += (slice(None),) * (len(shape) - len(wanted))
     if len(wanted) > len(shape):
         return None
     bounds, kept = [], []
-    for one, size in zip(wanted, shape, strict=True):
-        if isinstance(one, slice):
-            low, high, step = one.indices(size)
-        elif type(one) is int:
-            low, high, step = one, one + 1, 1
+    for index, size in zip(wanted, shape, strict=True):
+        if isinstance(index, slice):
+            low, high, step = index.indices(size)
+        elif type(index) is int:
+            low, high, step = index, index + 1, 1
         else:
             return None
         if not 0 <= low < high <= size or step != 1:
             return None
         bounds.append((low, high))
-        kept.append(isinstance(one, slice))
+        kept.append(isinstance(index, slice))
     return bounds, kept
 
 
 def _opened(path: str) -> FileIO:
-    """A file of the store itself, not of what a link points to."""
+    """Open a file of the store, refusing links; unbuffered, since every read is of a known offset and length."""
     return open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NOFOLLOW", 0)))
 
 
@@ -166,7 +179,11 @@ def _read_at(file: FileIO, place: int, length: int) -> bytes:
 
 
 def _read_index(file: FileIO, layout: Layout) -> NDArray[np.uint64]:
-    """Place and length of each chunk, `[chunk along each axis, 2]`, from the shard's end, if it has more than one."""
+    """Offset and length of each chunk, `[chunk along each axis, 2]`, from the end of the shard.
+
+    Sizes are compared before the index is read, and offsets before any chunk is, so that a damaged or hostile shard
+    can neither make the reader allocate much nor read outside of the file. A file without index is one chunk.
+    """
     import google_crc32c
 
     size, count = os.fstat(file.fileno()).st_size, int(np.prod(layout.chunks, dtype=object))
@@ -195,7 +212,11 @@ def _read_shard(
     bounds: list[tuple[int, int]],
     out: NDArray[Any],
 ) -> None:
-    """The chunks of one shard that the part touches, to their places in `out`."""
+    """Read the chunks of one shard that the part touches into `out`.
+
+    A chunk that lies inside the part as a whole, and contiguously in `out`, is decompressed in place; all others go
+    through one scratch chunk, of which the part that overlaps is copied. Chunks at the array's end are stored in full.
+    """
     begin = [n * size for n, size in zip(shard, layout.shard, strict=True)]
     touched = [
         range(max(low - b, 0) // c, min(-(-(high - b) // c), n))
@@ -224,7 +245,7 @@ def _read_shard(
 
 
 def _decompress(raw: bytes, out: NDArray[Any], layout: Layout) -> None:
-    """One chunk, whose checksum and size have to be right."""
+    """Decompress a chunk after its checksum and the size in its frame are verified."""
     import google_crc32c
     from numcodecs import zstd
 

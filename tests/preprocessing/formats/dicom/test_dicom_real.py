@@ -51,7 +51,7 @@ def test_a_real_enhanced_header(tmp_path: Path) -> None:
     (tmp_path / "head").write_bytes(gzip.decompress(packed.read_bytes()))
     (series,) = list_series(tmp_path)
     assert (series.number, series.kind, series.form, series.slices) == (301, "T1w", "enhanced", 176)
-    with pytest.raises(ScanError, match="holds no picture"):
+    with pytest.raises(ScanError, match="holds no image"):
         read_scan(tmp_path)
 
 

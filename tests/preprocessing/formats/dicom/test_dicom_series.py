@@ -143,7 +143,7 @@ def test_what_lies_around_a_series(tmp_path: Path) -> None:
     (folder / "junk.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 500)
     scan = read_scan(folder)
     assert np.array_equal(scan.voxels, plain)
-    assert scan.provenance.warnings == ("1 of its images are there twice; the copies were left out",)
+    assert scan.provenance.warnings == ("1 of its images exist twice; the copies were left out",)
 
 
 def test_numbers_that_come_twice_are_counted_anew(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             read_scan(folder)
     with monkeypatch.context() as patch:
         patch.setattr(conversion, "TIMEOUT_SECONDS", 0)
-        with pytest.raises(ScanError, match="was not done") as caught:
+        with pytest.raises(ScanError, match="did not finish") as caught:
             read_scan(folder)
     assert caught.value.exit_code == 75
     nifti = tmp_path / "a.nii"
@@ -212,7 +212,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("Rows", "Columns", "PixelData"):
         delattr(data, name)
     data.save_as(tmp_path / "nothing" / "report")
-    with pytest.raises(ScanError, match="no pictures"):
+    with pytest.raises(ScanError, match="no readable images"):
         read_scan(tmp_path / "nothing")
 
 

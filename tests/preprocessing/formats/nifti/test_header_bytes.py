@@ -132,7 +132,7 @@ def test_types_of_one_size_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="far too small"):
         read_scan(tmp_path / "whole.nii")
     (tmp_path / "real.nii").write_bytes(real)
-    assert "floating-point numbers marked as whole" in read_scan(tmp_path / "real.nii").provenance.warnings[0]
+    assert "floating-point numbers marked as integers" in read_scan(tmp_path / "real.nii").provenance.warnings[0]
 
 
 def test_voxels_do_not_begin_inside_an_extension(tmp_path: Path) -> None:

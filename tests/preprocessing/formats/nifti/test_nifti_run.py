@@ -142,11 +142,11 @@ def test_damaged_and_lying_files(tmp_path: Path) -> None:
         read_run(tmp_path / "words.nii")
     one = nib.Nifti1Image(np.ones(SHAPE, np.float32), AFFINE)
     one.to_filename(tmp_path / "one.nii")
-    with pytest.raises(ScanError, match="is no time series"):
+    with pytest.raises(ScanError, match="is not a time series"):
         read_run(tmp_path / "one.nii")
     five = nib.Nifti1Image(np.ones((*SHAPE, 2, 3), np.float32), AFFINE)
     five.to_filename(tmp_path / "five.nii")
-    with pytest.raises(ScanError, match="is no time series"):
+    with pytest.raises(ScanError, match="is not a time series"):
         read_run(tmp_path / "five.nii")
 
 

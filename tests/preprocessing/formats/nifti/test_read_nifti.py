@@ -245,8 +245,8 @@ def test_impossible_qform(write_nifti: Write, zoom: float) -> None:
         ("datatype", 128, "type cannot be read"),
         ("datatype", 32, "type cannot be read"),
         ("bitpix", 8, "contradicts itself"),
-        ("vox_offset", 100, "impossible place"),
-        ("vox_offset", np.nan, "impossible place"),
+        ("vox_offset", 100, "impossible position"),
+        ("vox_offset", np.nan, "impossible position"),
         ("scl_slope", np.inf, "not finite"),
         ("xyzt_units", 7, "impossible codes"),
         ("sform_code", 77, "impossible codes"),
@@ -263,7 +263,7 @@ def test_impossible_dimensions(write_nifti: Write, dim: list[int]) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
 def test_volumes_without_a_picture(write_nifti: Write, value: float) -> None:
-    refused(write_nifti(np.full(SHAPE, value, np.float32), AFFINE), "holds no picture")
+    refused(write_nifti(np.full(SHAPE, value, np.float32), AFFINE), "holds no image")
 
 
 def test_ten_centimetres_are_no_whole_head(write_nifti: Write) -> None:

@@ -154,7 +154,7 @@ CLAIMS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda m: m.update(data_type="complex128"), "type complex128"),
     (lambda m: m.update(data_type="object"), "type object"),
     (lambda m: m.update(codecs=[{"name": "numcodecs.pickle"}]), "codec 'numcodecs.pickle'"),
-    (lambda m: m.update(storage_transformers=[{"name": "x"}]), "no plain array"),
+    (lambda m: m.update(storage_transformers=[{"name": "x"}]), "not a plain array"),
     (lambda m: m.update(node_type="thing"), "a zarr array or group"),
     (lambda m: m.update(attributes=[1]), "a zarr array or group"),
     (lambda m: m.pop("chunk_grid"), "KeyError"),
@@ -225,11 +225,11 @@ def test_frames_that_do_not_say_their_size(tmp_path: Path) -> None:
     chunk.write_bytes(head + block)
     assert np.array_equal(read_scan(path).voxels, VALUES)
     chunk.write_bytes(bytes(Zstd(level=1).encode(values + b"\0")))  # type: ignore[arg-type]
-    refused(path, "a chunk would become more than it has room for")
+    refused(path, "a chunk would expand to more than it can hold")
     chunk.write_bytes(b"\x28\xb5\x2f\xfd\x60\x00\x00" + block)
     refused(path, "truncated or damaged")
     chunk.write_bytes(b"\x50\x2a\x4d\x18" + (2**21).to_bytes(4, "little") + bytes(2**21) + head + block)
-    refused(path, "a chunk would become more than it has room for")
+    refused(path, "a chunk would expand to more than it can hold")
 
 
 @pytest.mark.parametrize("shards", [None, (16, 16, 16)])
@@ -242,7 +242,7 @@ def test_claims_of_chunks_in_shards(tmp_path: Path, shards: Any, location: Any) 
     whole = read_array_metadata(path, "a.zarr").packing
     assert whole is not None and whole.chunk_bytes == 1024
     check_frames(path, whole, "a.zarr")
-    with pytest.raises(ScanError, match="more than it has room for") as caught:
+    with pytest.raises(ScanError, match="more than it can hold") as caught:
         check_frames(path, replace(whole, chunk_bytes=1023), "a.zarr")
     assert "claim 1,024" in str(caught.value)
 
