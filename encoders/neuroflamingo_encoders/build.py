@@ -1,4 +1,4 @@
-"""Networks from cards: built, their weights loaded strictly, frozen."""
+"""`build_encoder`: build an encoder from its card, load its weights strictly, and freeze it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ def build_encoder(name: str, weights: str | Path | None = None, *, tiny: bool = 
     """Build an encoder, load its weights strictly, and freeze it.
 
     Args:
-        name: as `list_encoders` gives it.
-        weights: a safetensors file; None leaves the module as it was initialised (untrained, unless it needs none).
-        tiny: its toy size (`BrainEncoder.tiny`) instead: the same code for trials, which no weights belong to.
+        name: one of `list_encoders`.
+        weights: a safetensors file; None leaves the initial weights (untrained, unless the encoder has none).
+        tiny: build the small trial size of `BrainEncoder.tiny`, for which there are no weights.
         options: see `encoder_card`.
 
     Raises:
-        ModelError: unknown name; a module that does not import; weights of another hash, keys or shapes (exit 65).
-        NotFoundError: no weight file there.
+        ModelError: an unknown name; a module that cannot be imported; weights of another hash, keys or shapes (exit
+            65).
+        NotFoundError: no weight file.
     """
     card = encoder_card(name, **options)
     encoder = _construct(card, tiny=tiny)
@@ -36,10 +37,10 @@ def build_encoder(name: str, weights: str | Path | None = None, *, tiny: bool = 
 
 
 def outline(card: EncoderCard) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that the encoder is made of; the network takes no memory (meta device).
+    """Name and shape of every tensor of an encoder, built on the meta device without memory.
 
     Raises:
-        ModelError: the module does not import, or is no encoder (exit 78).
+        ModelError: the module cannot be imported, or is not an encoder (exit 78).
     """
     import torch
 
@@ -64,11 +65,11 @@ def _construct(card: EncoderCard, *, tiny: bool = False) -> BrainEncoder:
 
 
 def read_weights(card: EncoderCard, path: Path) -> dict[str, Any]:
-    """Tensors of a safetensors file, after its hash was checked where the card declares one.
+    """Read a safetensors file, after checking its hash if the card declares one.
 
     Raises:
         NotFoundError: no such file.
-        ModelError: another hash, or a file that is cut off or no safetensors file (exit 65).
+        ModelError: another hash, a truncated file, or not a safetensors file (exit 65).
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file

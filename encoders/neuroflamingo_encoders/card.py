@@ -1,4 +1,4 @@
-"""The encoder card: everything about an encoder that can be said without loading it (no torch here)."""
+"""`EncoderCard`: everything about an encoder that can be stated without loading it (no torch here)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from neuroflamingo_preprocessing.spec import Axis, Constants, Declared, ScanSpec, digest_of_plain
+from neuroflamingo_preprocessing.spec import Axis, Constants, Declaration, ScanSpec, digest_of_plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,9 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
 
 
 def evaluate_formula(formula: str, sizes: Mapping[str, int]) -> int:
-    """Value of a token formula such as `(x // 16) * (y // 16) + 1`; only whole numbers, axis names and `+ - * //`.
+    """Evaluate a token formula such as `(x // 16) * (y // 16) + 1`: integers, axis names and `+ - * //` only.
+
+    The syntax tree is walked here instead of calling `eval`: cards come with models of others and may hold anything.
 
     Raises:
         ValueError: other syntax, or a name that is not in `sizes`.
@@ -57,18 +59,18 @@ def evaluate_formula(formula: str, sizes: Mapping[str, int]) -> int:
         raise ValueError(f"the token formula '{formula}' cannot be evaluated: {error}") from error
 
 
-class Demand(Declared):
-    """Something that must, or should, have happened to a scan before the encoder sees it."""
+class Demand(Declaration):
+    """Processing that a scan must or should have had before the encoder sees it, or that the encoder does itself."""
 
     what: str
     level: Literal["required", "recommended", "done_here"]
     note: str = ""
 
 
-class TokenGrid(Declared):
-    """Where grid tokens lie in the template: token (i, j, k) has its centre at origin + spacing * (i, j, k) mm (RAS).
+class TokenGrid(Declaration):
+    """Grid of tokens in template space: token (i, j, k) has its centre at origin + spacing * (i, j, k) mm (RAS).
 
-    Tokens are in C order: the last axis runs fastest.
+    Tokens are in C order: the last axis varies fastest.
     """
 
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -82,18 +84,18 @@ class TokenGrid(Declared):
         return (np.asarray(self.origin_mm) + index * np.asarray(self.spacing_mm)).astype(np.float32)
 
 
-class OutputSpec(Declared):
-    """The tokens an encoder gives.
+class OutputSpec(Declaration):
+    """Output of an encoder.
 
     Attributes:
         width: numbers per token.
-        tokens: how many tokens a scan gives, as a number or as a formula over the input's axes.
-        order: the axes that the token index runs over, slowest first.
-        grid: lattice of the tokens in template space, where one exists. With `tokens` fewer than lattice points,
-            the module's `positions` say which points were kept.
-        cls: where a class token stands.
-        variable_length: whether a mask marks missing tokens.
-        normalised: whether a last norm was applied.
+        tokens: number of tokens per scan, or a formula over the axes of the input.
+        order: axes of the input that the token index runs over, slowest first.
+        grid: grid of the tokens in template space, if there is one. If `tokens` is less than its points, the module's
+            `positions` say which points were kept.
+        cls: position of a class token.
+        variable_length: True if a mask marks missing tokens.
+        normalised: True if a final norm is applied.
     """
 
     width: PositiveInt
@@ -105,22 +107,22 @@ class OutputSpec(Declared):
     normalised: bool = True
 
     def token_count(self, sizes: Mapping[str, int]) -> int:
-        """Tokens per scan for an input with these axis sizes."""
+        """Number of tokens per scan for an input with these axis sizes."""
         return self.tokens if isinstance(self.tokens, int) else evaluate_formula(self.tokens, sizes)
 
 
-class Weights(Declared):
-    """Where an encoder's weights come from and what their licence permits; files are safetensors only.
+class Weights(Declaration):
+    """Source and licence of an encoder's weights; files are safetensors only.
 
     Attributes:
-        source: `embedded`, `none` (nothing to load), or where they are offered.
+        source: `embedded`, `none` (nothing to load), or the address where they are published.
         file, sha256: file name (or folder of a hub repository) and the file's hash, checked before loading.
-        revision: commit of the hub repository that `file` is taken from; None: the newest, which is then named.
-        strip_prefixes: taken off the front of key names, in order.
+        revision: commit of the hub repository that `file` is from; None: the newest, which is then reported.
+        strip_prefixes: prefixes removed from key names, in order.
         allow_missing, allow_unexpected: the only key names that may differ, by name or as a pattern with `*`.
         licence: SPDX identifier or the licence's name.
-        commercial, redistribution, derivatives: what the licence permits.
-        gated: whether terms must be accepted before the download.
+        commercial, redistribution, derivatives: True if the licence permits it.
+        gated: True if terms must be accepted before the download.
     """
 
     source: str
@@ -138,39 +140,49 @@ class Weights(Declared):
 
     @model_serializer(mode="wrap")
     def _without_unset_revision(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A card without a revision keeps the digest it had before there were revisions: saved models name it."""
+        """Leave out an unset revision, so that cards older than this field keep their digest, which models store."""
         declared = handler(self)
         if self.revision is None:
             declared.pop("revision", None)
         return declared
 
 
-class Cost(Declared):
-    """What one scan costs: parameters, GFLOP (two per multiply-add) and seconds on one CPU core."""
+class Cost(Declaration):
+    """Cost of encoding a scan: parameters, GFLOP (two operations per multiply-add) and seconds on one CPU core."""
 
     parameters: int = Field(ge=0)
     gflop: float | None = Field(default=None, ge=0)
     cpu_seconds: float | None = Field(default=None, ge=0)
 
 
-class EncoderCard(Declared):
-    """An encoder as plain data: frozen, serialisable, hashed (`card.digest`).
+class EncoderCard(Declaration):
+    """Declaration of an encoder as plain data: frozen, serialisable, hashed (`card.digest`).
 
     Attributes:
-        name: what the registry, configurations and reports call it.
-        version: of this card and its module together.
+        name: name in the registry, configurations and reports.
+        version: version of this card and its module together.
         summary: one line for `encoders list`.
         implementation: `package.module:Class`, imported only when the encoder is built. The digest holds the class's
-            name only, so that moving its module breaks no saved model.
-        repository, commit: the upstream code matched, None for the project's own.
-        paper, citation: to be printed in the methods text.
+            name only, so that a module may move without breaking saved models.
+        repository, commit: upstream code that is matched; None for the project's own.
+        paper, citation: for the methods section.
         scan: the input.
-        demands: what must have been done before.
-        network: constants of the network that no tensor's shape tells (strides, tapped stage, activation, slices).
-        output, weights, cost: see there.
-        trainable: parts (parameter name prefixes) that may be trained; everything is frozen by default.
-        options: what `encoder_card` was given beside the name; the registry fills it in, and a saved model asks for
-            the same again. No part of the digest: what the options change is in the card already.
+        demands: processing that the input must have had before.
+        network: constants of the network that no tensor shape tells (strides, tapped stage, activation, slices).
+        output, weights, cost: see `OutputSpec`, `Weights` and `Cost`.
+        trainable: prefixes of parameter names that may be trained; everything is frozen by default.
+        options: options given to `encoder_card`; the registry fills them in, and a saved model uses them to rebuild
+            the card. Not part of the digest: what they change is in the card already.
+
+    Example:
+        >>> from neuroflamingo_encoders.registry import encoder_card
+        >>> card = encoder_card("vit3d", patch=16)
+        >>> card.scan.describe(), card.output.width
+        ('volume3d (channel=1, x=96, y=112, z=96)', 384)
+        >>> card.output.token_count({"x": 96, "y": 112, "z": 96})
+        252
+        >>> EncoderCard.model_validate_json(card.model_dump_json()).digest == card.digest
+        True
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -194,7 +206,7 @@ class EncoderCard(Declared):
         plain = super()._digested()
         del plain["options"]
         plain["implementation"] = self.implementation.rpartition(":")[2]  # a class may move to another module
-        if not self.network:  # cards that were in saved models before there was this field keep their digest
+        if not self.network:  # so that cards older than this field keep their digest
             del plain["network"]
         return plain
 
@@ -207,7 +219,7 @@ class EncoderCard(Declared):
     @classmethod
     def _one_line(cls, summary: str) -> str:
         if "\n" in summary or not summary.strip():
-            raise ValueError("the summary is one line")
+            raise ValueError("the summary must be one line")
         return summary
 
     @model_validator(mode="after")
@@ -219,11 +231,11 @@ class EncoderCard(Declared):
     def shrunk(
         self, axes: Mapping[str, int], *, width: int | None = None, tokens: int | str | None = None
     ) -> EncoderCard:
-        """The card of a small instance of the same architecture, for checks and tests; it belongs to no weights.
+        """Card of a small instance of the same architecture, for checks and tests, without weights.
 
         Args:
-            axes: new sizes by axis name; a token grid in space is dropped, since it holds for the full size only.
-            width, tokens: of the small instance's output; None: as they are.
+            axes: new sizes by axis name; a token grid is dropped, since it holds for the full size only.
+            width, tokens: new output of the small instance; None: unchanged.
 
         Raises:
             ValueError: an axis that the card does not have.
@@ -244,10 +256,10 @@ class EncoderCard(Declared):
 
 
 def current_digest(declared: Any, digest: str | None) -> str | None:
-    """The digest to compare a stored card by.
+    """Translate the digest of a stored card to the current rule.
 
-    Digests once held the module path of `implementation`, so that moving a module changed them. Such a digest becomes
-    today's if it is that of the card stored beside it; any other comes back as it is.
+    Digests used to include the module path of `implementation`, so that moving a module changed them. A digest by that
+    rule is replaced by the current one if it belongs to the card stored beside it; any other is returned unchanged.
 
     Args:
         declared: the stored card, as plain data.

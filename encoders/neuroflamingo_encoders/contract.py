@@ -1,4 +1,4 @@
-"""The module half of an encoder: `BrainEncoder` and what it gives. One encoder = one card + one module."""
+"""`BrainEncoder`: the module half of an encoder, and its output. One encoder = one card + one module."""
 
 from __future__ import annotations
 
@@ -39,8 +39,14 @@ class EncoderOutput(NamedTuple):
 
     Attributes:
         tokens: `[batch, scan, token, width]`.
-        mask: True where a token is real, None if all are.
-        positions: world position of each token (RAS, template mm), None where tokens have no place.
+        mask: `[batch, scan, token]`, True where a token is real; None if all are.
+        positions: `[token, 3]`, world position of each token (RAS, template mm); None where tokens have no position.
+
+    Example:
+        >>> import torch
+        >>> output = EncoderOutput(torch.zeros(2, 1, 252, 384))
+        >>> output.tokens.shape, output.mask is None, output.positions is None
+        (torch.Size([2, 1, 252, 384]), True, True)
     """
 
     tokens: Float[Tensor, "batch scan token width"]
@@ -65,7 +71,7 @@ def _check_batch(encoder: nn.Module, arguments: tuple[Any, ...]) -> None:
             f"the batch for the encoder '{encoder.card.name}' holds numbers that are not finite",
             expected="finite numbers only",
             seen=f"{int((~x.isfinite()).sum()):,} of {x.numel():,} are NaN or infinite",
-            hint="prepare the scan again, or fill what was not measured with the card's fill value",
+            hint="prepare the scan again, or replace missing values by the card's fill value",
         )
 
 
@@ -74,18 +80,30 @@ def _finite(tensor: Tensor) -> bool:
 
 
 class BrainEncoder(nn.Module):
-    """Base of all encoders: prepared scans in, patch tokens out.
+    """Base class of all encoders: prepared scans in, patch tokens out.
 
     A subclass takes its card as the only required constructor argument (or none, if it has one card) and implements
-    `forward(x: [batch, scan, *card.scan.axes]) -> EncoderOutput`, deterministic in eval mode and independent of what
-    else is in the batch. Shapes are checked against the card before `forward` runs, and NaN is refused.
+    `forward(x: [batch, scan, *card.scan.axes]) -> EncoderOutput`, deterministic in eval mode and independent of the
+    rest of the batch. Shapes are checked against the card before `forward` runs, and NaN is refused.
 
-    Two optional hooks serve the checks (`conformance`): `tiny` for encoders too large to check at full size, `example`
-    for those whose input is not plain numbers. A small encoder needs neither.
+    Two optional hooks serve the conformance checks: `tiny` for encoders too large to check at full size, `example` for
+    encoders whose input is not floating-point numbers. A small encoder needs neither.
+
+    Example:
+        >>> import torch
+        >>> from neuroflamingo_encoders.build import build_encoder
+        >>> encoder = build_encoder("vit3d", tiny=True)
+        >>> sizes = [axis.size for axis in encoder.card.scan.axes]
+        >>> tokens, mask, positions = encoder(torch.randn(2, 1, *sizes))
+        >>> tokens.shape[:2], tokens.shape[3] == encoder.card.output.width
+        (torch.Size([2, 1]), True)
+        >>> any(parameter.requires_grad for parameter in encoder.parameters())
+        False
     """
 
     known_deviations: ClassVar[Mapping[str, str]] = {}
-    """Checks that this encoder is known to fail, with the reason; the checks name them and fail if they pass."""
+    """Conformance checks that this encoder is known to fail, with the reason; such a check is reported as an expected
+    failure, and fails if it passes."""
 
     def __init__(self, card: EncoderCard) -> None:
         super().__init__()
@@ -96,14 +114,14 @@ class BrainEncoder(nn.Module):
 
     @classmethod
     def tiny(cls, card: EncoderCard) -> Self:
-        """An instance that any CPU can check in seconds: same code, `card.shrunk(...)` sizes, side tables filled.
+        """Build a small instance for checks on a CPU: same code, sizes by `card.shrunk(...)`, side tables filled.
 
-        By default the full size. Its weights are those of its initialisation; checks change them by a rule.
+        The full size by default. Its weights are those of its initialisation.
         """
         return cls(card)
 
     def example(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        """A batch of this shape to run checks on; by default normal random numbers."""
+        """Example batch of a shape, for checks; normal random numbers by default."""
         return torch.randn(tuple(shape), generator=generator)
 
     def forward(self, x: Float[Tensor, "batch scan *axes"]) -> EncoderOutput:
@@ -111,13 +129,13 @@ class BrainEncoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not implement forward")
 
     def freeze(self) -> Self:
-        """Stop all gradients and stay in eval mode, whatever the parent's mode is."""
+        """Turn off all gradients and stay in eval mode, whatever the mode of the parent module."""
         self.requires_grad_(False)
         self.frozen = True
         return self.train(False)
 
     def unfreeze(self) -> Self:
-        """Open the parts that the card declares trainable (all, if it names none)."""
+        """Turn on gradients for the parts that the card declares trainable (all, if it names none)."""
         prefixes = self.card.trainable
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(not prefixes or name.startswith(prefixes))
@@ -125,19 +143,19 @@ class BrainEncoder(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; a frozen encoder stays in eval mode, so that no dropout or running statistic moves."""
+        """Set the mode; a frozen encoder stays in eval mode, so that dropout and running statistics stay off."""
         return super().train(mode and not self.frozen)
 
     def load_weights(self, state: dict[str, Tensor]) -> Self:
-        """Load a state dict by the card's key rules; any other missing or left-over key is an error.
+        """Load a state dict by the key rules of the card; any other missing or unexpected key is an error.
 
         Raises:
-            ModelError: keys or shapes differ, or numbers are not finite (exit 65). Nothing is loaded then.
+            ModelError: other keys or shapes, or numbers that are not finite (exit 65). Nothing is loaded then.
         """
         state = {name: state[key] for name, key in own_names(self.card.weights, state).items()}
         own = self.state_dict()
         check_fit(self.card, {k: v.shape for k, v in own.items()}, {k: v.shape for k, v in state.items()})
-        # A table that may be missing may also be there unfilled, which is all NaN.
+        # A table that may be missing may also be present but unfilled, which means all NaN.
         required = not_allowed(set(own) & set(state), self.card.weights.allow_missing)
         broken = [k for k in required if not _finite(state[k])]
         if broken:
@@ -154,7 +172,7 @@ class BrainEncoder(nn.Module):
 
 
 def weights_digest(encoder: nn.Module) -> str:
-    """SHA-256 of an encoder's weights and tables, by sorted name: whatever file they came from."""
+    """SHA-256 of an encoder's weights and tables, sorted by name; independent of the file they came from."""
     digest = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""All cards, whatever the plug-ins do: one that raises, prints, hangs or takes another's name is named, not obeyed."""
+"""`survey`: the cards of all encoders; a plug-in that raises, prints, hangs or claims a taken name is reported."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
 
 SECONDS = 30.0
-"""How long a plug-in may take to give its card; importing torch alone may take ten."""
+"""Seconds that a plug-in may take to give its card; importing torch alone may take ten."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a name stands for.
+    """Card of an encoder, or the reason why there is none.
 
     Attributes:
-        name: as `list_encoders` gives it.
-        card: None if it cannot be had.
-        fault: why not.
-        remark: what is odd although there is a card.
+        name: one of `list_encoders`.
+        card: the card; None if it cannot be read.
+        fault: the error, if there is no card.
+        remark: a warning, for instance about output on import.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Entry:
 
 
 def survey(seconds: float = SECONDS) -> Iterator[Entry]:
-    """Every encoder's card or what is wrong with it, sorted by name; plug-ins get `seconds` each."""
+    """Yield the card of every encoder or its fault, sorted by name; plug-ins get `seconds` each."""
     for name in list_encoders():
         yield _ask_with_care(name, seconds) if is_plug_in(name) else _ask(name)
 
@@ -50,7 +50,10 @@ def _ask(name: str) -> Entry:
 
 
 def _ask_with_care(name: str, seconds: float) -> Entry:
-    """In a thread, since an import cannot be interrupted; one that hangs is left behind and ends with the program."""
+    """Read a plug-in's card in a thread with a time limit: an import cannot be interrupted.
+
+    A thread that hangs is abandoned; as a daemon it ends with the program.
+    """
     answers: list[Entry] = []
 
     def ask() -> None:
@@ -66,8 +69,8 @@ def _ask_with_care(name: str, seconds: float) -> Entry:
         thread.join(seconds)
     if not answers:
         return Entry(name, fault=_fault(name, f"no card after {seconds:g} s"))
-    if said := printed.getvalue().strip():
-        remark = f"prints to standard output when it is imported: {said.splitlines()[0]!r}"
+    if output := printed.getvalue().strip():
+        remark = f"prints to standard output when it is imported: {output.splitlines()[0]!r}"
         return Entry(name, answers[0].card, answers[0].fault, remark)
     return answers[0]
 
@@ -77,6 +80,6 @@ def _fault(name: str, seen: str) -> ModelError:
         f"the encoder '{name}' does not give its card",
         expected="an EncoderCard, at once",
         seen=seen,
-        hint="uninstall the plug-in, or tell its author",
+        hint="uninstall the plug-in, or report it to its author",
         exit_code=78,
     )

@@ -1,4 +1,4 @@
-"""Which encoders there are: a table of dotted strings plus installed plug-ins, read without importing any of them."""
+"""Registry of encoders: a table of dotted strings and the installed plug-ins, read without importing any of them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _plug_ins() -> tuple[EntryPoint, ...]:
 
 
 def _table() -> dict[str, dict[str, str]]:
-    """All encoders: name to owner to the dotted string of the card. A name that two owners claim has two entries."""
+    """All encoders: name to owner to the dotted string of the card; a name claimed twice has two owners."""
     table = {name: {"neuroflamingo itself": dotted} for name, dotted in BUILT_IN.items()}
     for point in _plug_ins():
         owner = f"the package {point.dist.name}" if point.dist else point.value
@@ -62,25 +62,25 @@ def _table() -> dict[str, dict[str, str]]:
 
 
 def list_encoders() -> tuple[str, ...]:
-    """Names of all encoders, sorted. Imports none of them; what is wrong with one is told when it is asked for."""
+    """Names of all encoders, sorted. None is imported; a faulty one raises its error when its card is requested."""
     return tuple(sorted(_table()))
 
 
 def is_plug_in(name: str) -> bool:
-    """Whether an encoder comes from another package, so that anything may happen when it is imported."""
+    """True for an encoder of another package, whose import may do anything."""
     return name not in BUILT_IN
 
 
 def encoder_card(name: str, **options: Any) -> EncoderCard:
-    """The card of an encoder, without loading its network.
+    """Card of an encoder, without loading its network.
 
     Args:
-        name: as `list_encoders` gives it.
+        name: one of `list_encoders`.
         options: for encoders whose card depends on them, for instance `precomputed` with `width=768`.
 
     Raises:
-        ModelError: unknown name (the nearest ones are named); a name that two packages claim, a plug-in that gives no
-            card (exit 78).
+        ModelError: an unknown name, with the nearest ones; a name that two packages claim, a plug-in without a card
+            (exit 78).
     """
     table = _table()
     if name not in table:
@@ -107,7 +107,7 @@ def encoder_card(name: str, **options: Any) -> EncoderCard:
             f"the encoder '{name}' takes no options",
             expected="none",
             seen=", ".join(options),
-            hint="leave the options out",
+            hint="leave out the options",
             exit_code=78,
         )
     if card.name != name:
@@ -115,17 +115,17 @@ def encoder_card(name: str, **options: Any) -> EncoderCard:
             f"the encoder '{name}' has a card of another name",
             expected=name,
             seen=card.name,
-            hint=f"give the entry point or the card in {dotted} the other's name",
+            hint=f"use one name for the entry point and the card in {dotted}",
             exit_code=78,
         )
     return card
 
 
 def load_dotted(name: str, dotted: str) -> Any:
-    """What `package.module:attribute` names, for the encoder `name`.
+    """Import `package.module:attribute` for the encoder `name`.
 
     Raises:
-        ModelError: the module cannot be imported, whatever it raises, or lacks the attribute (exit 78).
+        ModelError: the import raises anything, or the module lacks the attribute (exit 78).
     """
     module, _, attribute = dotted.partition(":")
     try:
@@ -165,14 +165,16 @@ def _card_from_options(name: str, make: Callable[..., Any], options: dict[str, A
 
 
 def _plain(name: str, options: dict[str, Any]) -> tuple[tuple[str, Constant], ...]:
-    """Options as a card keeps them: sorted, without those left at None."""
-    given = {key: value for key, value in options.items() if value is not None}
-    odd = [f"{key}={value!r}" for key, value in given.items() if not isinstance(value, float | int | str | bool)]
-    if odd:
+    """Options as stored in a card: sorted, without those that are None."""
+    stated = {key: value for key, value in options.items() if value is not None}
+    unsupported = [
+        f"{key}={value!r}" for key, value in stated.items() if not isinstance(value, float | int | str | bool)
+    ]
+    if unsupported:
         raise ModelError(
-            f"options of the encoder '{name}' cannot be kept with a model",
-            expected="numbers, words, true or false",
-            seen=", ".join(odd),
+            f"options of the encoder '{name}' cannot be saved with a model",
+            expected="numbers, strings, true or false",
+            seen=", ".join(unsupported),
             exit_code=78,
         )
-    return tuple(sorted(given.items()))
+    return tuple(sorted(stated.items()))

@@ -1,4 +1,4 @@
-"""`neuroflamingo encoders new`: the project of a new encoder, which installs and passes the checks as it is written."""
+"""`write_encoder_project`: write the project of a new encoder, which installs and passes the checks as it is."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ LONGEST = 50
 
 
 def write_encoder_project(name: str, folder: str | Path | None = None, *, overwrite: bool = False) -> Path:
-    """Write a project with one encoder of that name; it appears whole or not at all.
+    """Write a project with one encoder, atomically.
 
     Args:
-        name: of the encoder and its package; the module is the same with underscores.
-        folder: of the project; None: `name` in the working directory.
-        overwrite: replace the project's files in a folder that exists; other files there stay.
+        name: name of the encoder and its package; the module has underscores instead of hyphens.
+        folder: folder of the project; None: `name` in the working directory.
+        overwrite: replace the project's files in an existing folder; other files there stay.
 
     Returns:
         The folder.
 
     Raises:
-        UsageError: a name that cannot be a package, or that is taken.
+        UsageError: a name that cannot be a package, or is taken.
         OutputError: the folder exists, or cannot be written (exit 73).
     """
     module, target = check_name(name), Path(folder if folder is not None else name)
@@ -60,7 +60,7 @@ def write_encoder_project(name: str, folder: str | Path | None = None, *, overwr
 
 
 def check_name(name: str) -> str:
-    """The module's name for an encoder's name.
+    """Check the name of an encoder, and give the name of its module.
 
     Raises:
         UsageError: the name cannot be used.
@@ -68,7 +68,7 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name) or len(name) > LONGEST:
         raise UsageError(
             f"'{name}' cannot be the name of an encoder",
-            expected=f"small letters and digits in words joined by -, a letter first, at most {LONGEST} characters",
+            expected=f"lower-case letters and digits, words joined by -, a letter first, at most {LONGEST} characters",
             seen=name,
             hint=f"try {_repaired(name)}",
         )
@@ -76,7 +76,7 @@ def check_name(name: str) -> str:
     taken = _who_has(name, module)
     if taken:
         raise UsageError(
-            f"the name '{name}' is taken", expected="a name of its own", seen=taken, hint=f"try {name}-encoder"
+            f"the name '{name}' is taken", expected="an unused name", seen=taken, hint=f"try {name}-encoder"
         )
     return module
 
@@ -89,11 +89,11 @@ def _repaired(name: str) -> str:
 
 def _who_has(name: str, module: str) -> str:
     if keyword.iskeyword(module) or keyword.issoftkeyword(module):
-        return f"'{module}' is a word of Python's own"
+        return f"'{module}' is a Python keyword"
     if module in sys.stdlib_module_names:
-        return f"'{module}' is a module of Python's own"
+        return f"'{module}' is a module of the standard library"
     if name in list_encoders():
-        return "an encoder that is installed"
+        return "an installed encoder"
     return f"an installed module '{module}'" if find_spec(module) is not None else ""
 
 
@@ -113,7 +113,7 @@ def _replace(target: Path, files: dict[str, str], overwrite: bool) -> Path:
 
 
 def _create(target: Path, files: dict[str, str]) -> Path:
-    """Written beside the target, then renamed: no half a project under the final name."""
+    """Write the project beside the target, then rename it, so that no partial project has the final name."""
     try:
         if target.exists() and not target.is_dir():
             raise OutputError(f"{target} cannot be a folder", expected="no file of this name", hint="choose another -o")
@@ -125,7 +125,7 @@ def _create(target: Path, files: dict[str, str]) -> Path:
             write_text_atomic(beside / file, text)
         fsync_tree(beside)
         if target.is_dir():
-            target.rmdir()  # empty, as was seen
+            target.rmdir()  # empty, as checked before
         os.rename(beside, target)
     except OSError as error:
         raise not_created(target, error) from error

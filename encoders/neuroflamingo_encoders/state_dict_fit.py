@@ -1,4 +1,4 @@
-"""Whether a weight file is an encoder's: by its hash, and by the names and shapes of its tensors (no torch here)."""
+"""Checks that a weight file fits an encoder, by its hash and by names and shapes of its tensors (no torch here)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHOWN = 3
 
 
 def own_names(rules: Weights, keys: Iterable[str]) -> dict[str, str]:
-    """The encoder's name of each tensor in a file to its name there: the card's prefixes taken off, in order.
+    """Map the encoder's tensor names to those in a file, from which the card's prefixes are removed in order.
 
     Raises:
-        ModelError: two tensors of the file would get one name (exit 65).
+        ModelError: two tensors of the file get the same name (exit 65).
     """
     names: dict[str, str] = {}
     for key in keys:
@@ -29,10 +29,10 @@ def own_names(rules: Weights, keys: Iterable[str]) -> dict[str, str]:
             name = name.removeprefix(prefix)
         if name in names:
             raise ModelError(
-                f"two tensors of the file are '{name}' once the card's prefixes are taken off",
+                f"two tensors of the file are '{name}' once the card's prefixes are removed",
                 expected="one tensor for each name",
                 seen=f"{names[name]} and {key}",
-                hint="leave one of them out of the file",
+                hint="remove one of them from the file",
                 exit_code=65,
             )
         names[name] = key
@@ -40,15 +40,15 @@ def own_names(rules: Weights, keys: Iterable[str]) -> dict[str, str]:
 
 
 def not_allowed(keys: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """Keys that no pattern of the card lets pass, sorted."""
+    """Keys that match none of the card's patterns, sorted."""
     return sorted(key for key in keys if not any(fnmatchcase(key, pattern) for pattern in patterns))
 
 
 def misfits(rules: Weights, own: Shapes, seen: Shapes) -> list[str]:
-    """What is wrong, a sentence for each kind of fault; empty where the tensors fit.
+    """Faults in words, one for each kind; empty if the tensors fit.
 
     Args:
-        rules: the card's, with the names that may be missing or surplus.
+        rules: the card's rules, with the names that may be missing or unexpected.
         own: shapes of the encoder's tensors.
         seen: shapes of the file's tensors under the encoder's names (see `own_names`).
     """
@@ -64,7 +64,7 @@ def misfits(rules: Weights, own: Shapes, seen: Shapes) -> list[str]:
 
 
 def check_fit(card: EncoderCard, own: Shapes, seen: Shapes) -> None:
-    """Refuse tensors that are not this encoder's.
+    """Refuse tensors that do not fit an encoder.
 
     Raises:
         ModelError: names or shapes differ beyond what the card allows (exit 65).
@@ -92,12 +92,12 @@ def not_safetensors(path: Path, error: Exception) -> ModelError:
 
 
 def check_hash(card: EncoderCard, path: Path, seen: str, converted_from: str | None = None) -> None:
-    """Refuse a file that is not the one the card declares; a card without a hash accepts any.
+    """Refuse a file other than the one that the card declares; a card without a hash accepts any.
 
     Args:
-        card: declares the hash of the published file.
+        card: card with the hash of the published file.
         path, seen: the file and its hash.
-        converted_from: for a file that `convert_weights` wrote, the hash of the file it was made from.
+        converted_from: for a file that `convert_weights` wrote, the hash of the original file.
 
     Raises:
         ModelError: another hash (exit 65).

@@ -13,7 +13,7 @@ from neuroflamingo.progress import Progress
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.weights.cache import WeightsRow
-    from neuroflamingo_encoders.weights.verify import Verified
+    from neuroflamingo_encoders.weights.verify import VerifyResult
 
 SOME_FAILED = 1
 
@@ -120,7 +120,7 @@ def verify(what: Sequence[str], *, encoder: str | None, as_json: bool) -> int:
     return 0 if all(item.sound for item in found) else SOME_FAILED
 
 
-def _verify_model(path: str) -> Verified:
+def _verify_model(path: str) -> VerifyResult:
     """Verify an embedded model's file, and that its encoder weights fit the encoder of this version."""
     from neuroflamingo.encoding.encoder_choice import ENCODER_PART
     from neuroflamingo_encoders.weights.verify import verify_file
@@ -134,7 +134,7 @@ def _encoder_in(path: str) -> str | None:
     return (described.get("encoder") or {}).get("name")
 
 
-def _report(item: Verified) -> list[str]:
+def _report(item: VerifyResult) -> list[str]:
     mark = "ok " if item.sound else "BAD"
     whose = f", {item.encoder}" if item.encoder else ""
     lines = [f"{mark} {item.path} ({_size(item.bytes)}{whose})", f"    SHA-256 {item.sha256}"]

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo_encoders.conformance import check
 from neuroflamingo_encoders.conformance.check import CheckResult, failures
-from neuroflamingo_encoders.conformance.subject import Check, Failed, Source, Subject
+from neuroflamingo_encoders.conformance.subject import Check, Failure, Source, Subject
 
 __all__ = ["CheckResult", "check_encoder", "failures"]
 
@@ -88,11 +88,11 @@ def gradients(subject: Subject) -> str:
     _loss(model(**two_scans(model, subject))).backward()
     idle = [name for name, p in model.perceiver.named_parameters() if p.grad is None or not bool(p.grad.any())]
     if idle:
-        raise Failed(f"{len(idle)} weights of the resampler get no gradient, first {idle[0]}")
+        raise Failure(f"{len(idle)} weights of the resampler get no gradient, first {idle[0]}")
     assert model.encoder is not None
     touched = [name for name, p in model.encoder.named_parameters() if p.grad is not None]
     if touched:
-        raise Failed(f"{len(touched)} weights of the frozen encoder get a gradient, first {touched[0]}")
+        raise Failure(f"{len(touched)} weights of the frozen encoder get a gradient, first {touched[0]}")
     return f"{sum(1 for _ in model.perceiver.parameters())} tensors of the resampler get a gradient"
 
 
@@ -102,11 +102,11 @@ def learns(subject: Subject) -> str:
     batch = _encoded(subject, two_scans(model, subject))
     losses = train(model, batch, STEPS)
     if not losses[-1] < LEARNT:
-        raise Failed(f"the loss is {losses[-1]:.2f} after {STEPS} steps from {losses[0]:.2f}; chance is {CHANCE:.2f}")
+        raise Failure(f"the loss is {losses[-1]:.2f} after {STEPS} steps from {losses[0]:.2f}; chance is {CHANCE:.2f}")
     with torch.no_grad():
         exchanged = float(_loss(model.eval()(**batch | {"scan_tokens": batch["scan_tokens"].flip(0)})))
     if exchanged < CHANCE:
-        raise Failed(f"the loss is {exchanged:.2f} with exchanged scans: it was not learnt from the tokens")
+        raise Failure(f"the loss is {exchanged:.2f} with exchanged scans: it was not learnt from the tokens")
     return f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses) - 1} steps, {exchanged:.2f} with exchanged scans"
 
 
@@ -134,7 +134,7 @@ def generates(subject: Subject) -> str:
     how: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
     written, again = (model.generate(**prompt, **how, use_cache=cached) for cached in (True, False))
     if not isinstance(written, Tensor) or written.shape[0] != 2 or not torch.equal(written, again):  # type: ignore[arg-type]
-        raise Failed("generation with and without the cache differs, or lacks a row")
+        raise Failure("generation with and without the cache differs, or lacks a row")
     return f"{written.shape[1]} tokens a row"
 
 

@@ -29,7 +29,7 @@ AxisName = Literal["x", "y", "z", "time", "channel", "parcel", "token", "width"]
 Constant = float | int | str | bool
 
 
-class Declared(BaseModel):
+class Declaration(BaseModel):
     """Base class of declarations: frozen, without unknown keys, identified by a digest of their canonical JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -60,7 +60,7 @@ Constants = Annotated[
 ]
 
 
-class Step(Declared):
+class Step(Declaration):
     """One named preprocessing step, with every constant it uses.
 
     Attributes:
@@ -91,7 +91,7 @@ class Step(Declared):
         )
 
 
-class Axis(Declared):
+class Axis(Declaration):
     """One axis of the prepared tensor: a fixed size, or a range of sizes, optionally in multiples of a number."""
 
     name: AxisName
@@ -124,7 +124,7 @@ class Axis(Declared):
         return f"{self.name}={bounds}" + (f" in multiples of {self.multiple_of}" if self.multiple_of else "")
 
 
-class RepetitionTime(Declared):
+class RepetitionTime(Declaration):
     """Repetition time that an fMRI encoder was trained on, in seconds, and what to do with runs of another one."""
 
     seconds: float = Field(gt=0)
@@ -132,7 +132,7 @@ class RepetitionTime(Declared):
     policy: Literal["as_is", "resample", "refuse"] = "refuse"
 
 
-class Parcellation(Declared):
+class Parcellation(Declaration):
     """Parcellation of a parcel series: name, row order, and the hash of the label file where it is known."""
 
     identifier: str
@@ -140,7 +140,7 @@ class Parcellation(Declared):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
-class ScanSpec(Declared):
+class ScanSpec(Declaration):
     """Input of an encoder: modality, axes of the tensor, grid in world space, and preprocessing steps.
 
     Attributes:

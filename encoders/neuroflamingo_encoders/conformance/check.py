@@ -1,7 +1,7 @@
-"""The conformance kit: does an encoder keep the contract? Eleven groups of named checks, without weights, on a CPU.
+"""`check_encoder`: the conformance kit, eleven groups of named checks without weights, on a CPU.
 
-Group 11 needs a language model and stands a floor higher: `neuroflamingo.encoder_check.check_encoder` is this one
-with it. The kit looks at behaviour only; whether the tokens are worth anything, training tells.
+Group 11 needs a language model: `neuroflamingo.encoder_check.check_encoder` adds it. The kit checks behaviour only;
+whether the tokens are useful, only training can tell.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, Literal
 import torch
 
 from neuroflamingo_encoders.conformance import declared, determinism, preparation, token_order, weight_loading
-from neuroflamingo_encoders.conformance.subject import Check, Failed, NotApplicable, Source, Subject
+from neuroflamingo_encoders.conformance.subject import Check, Failure, NotApplicable, Source, Subject
 from neuroflamingo_preprocessing.errors import UsageError, did_you_mean
 
-__all__ = ["GROUPS", "Check", "CheckResult", "Failed", "NotApplicable", "Subject", "check_encoder", "failures"]
+__all__ = ["GROUPS", "Check", "CheckResult", "Failure", "NotApplicable", "Subject", "check_encoder", "failures"]
 
 Status = Literal["passed", "failed", "expected failure", "not applicable"]
 
@@ -37,7 +37,7 @@ GROUPS = {
     10: "parity",
     11: "end to end",
 }
-"""What each group is about."""
+"""Numbers and names of the groups."""
 
 CHECKS: tuple[Check, ...] = (
     *declared.CHECKS,
@@ -53,19 +53,19 @@ def _not_here(subject: Subject) -> str:
 
 
 END_TO_END = Check("end_to_end", 11, _not_here)
-"""Stands where the caller gives no checks of group 11."""
+"""Placeholder for group 11 if the caller gives no checks of it."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check's outcome.
+    """Result of one check.
 
     Attributes:
-        name: `group.what`, stable: expected failures are named by it.
+        name: `group.check`, stable, so that expected failures can name it.
         group: 1 to 11, see `GROUPS`.
-        status: `failed` is the only one that is wrong.
+        status: only `failed` is a fault.
         message: what was seen, or the reason.
-        seconds: how long it took.
+        seconds: duration.
     """
 
     name: str
@@ -94,18 +94,18 @@ def check_encoder(
     expected_failures: Mapping[str, str] | None = None,
     extra: Iterable[Check] = (END_TO_END,),
 ) -> Iterator[CheckResult]:
-    """Check an encoder, one result after the other; an encoder that cannot even be built gives one failed result.
+    """Run all checks on an encoder and yield their results; an encoder that cannot be built gives one failed result.
 
     Args:
         encoder: a registered name, `package.module:Class`, a subclass of `BrainEncoder`, or a function that builds an
-            instance. Large encoders are checked as `BrainEncoder.tiny` makes them.
-        fixtures: folder of golden cases for group 10, see `conformance_weights.golden_cases`.
-        expected_failures: check name to reason, beside the encoder's own `known_deviations`. An expected failure that
-            passes fails.
+            instance. Large encoders are checked in the size of `BrainEncoder.tiny`.
+        fixtures: folder of golden cases for group 10, see `weight_loading.golden_cases`.
+        expected_failures: check name to reason, in addition to the encoder's own `known_deviations`. An expected
+            failure that passes counts as failed.
         extra: further checks, run last.
 
     Raises:
-        UsageError: an expected failure without a reason, or of a check that does not exist.
+        UsageError: an expected failure without a reason, or of an unknown check.
     """
     checks = (*CHECKS, *extra)
     expected = dict(expected_failures or {})
@@ -136,16 +136,16 @@ def check_encoder(
 
 
 def failures(results: Iterable[CheckResult]) -> list[str]:
-    """The failed checks, one line each.
+    """Failed results, one line each.
 
-    `assert not failures(check_encoder(MyEncoder))` is a whole test.
+    `assert not failures(check_encoder(MyEncoder))` is a complete test.
     """
     return [str(result) for result in results if not result.fine]
 
 
 @contextlib.contextmanager
 def _own_random_numbers() -> Iterator[None]:
-    """The same ones in every run, and the caller's stay where they were."""
+    """Use the same random numbers in every run, without changing the caller's generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -156,7 +156,7 @@ def _run(check: Check, subject: Subject) -> tuple[Status, str]:
         return "passed", check.run(subject) or ""
     except NotApplicable as reason:
         return "not applicable", str(reason)
-    except Failed as failure:
+    except Failure as failure:
         return "failed", str(failure)
     except Exception as failure:  # an encoder may raise anything
         return "failed", _words(failure)
@@ -173,7 +173,7 @@ def _as_expected(status: Status, message: str, reason: str) -> tuple[Status, str
 
 
 def _silence(printed: str) -> CheckResult:
-    """Standard output belongs to the program: JSON and reports go there."""
+    """Check that nothing was printed: standard output is for JSON and reports of the program."""
     if printed:
         first = printed.strip().splitlines() or ["an empty line"]
         return CheckResult("device.silence", 9, "failed", f"prints to standard output: {first[0]!r}")
@@ -185,7 +185,7 @@ def _refuse_unknown(expected: Mapping[str, str], checks: Iterable[Check]) -> Non
     for name, reason in expected.items():
         if name not in known:
             raise UsageError(
-                f"there is no check named '{name}' that could be expected to fail",
+                f"there is no check named '{name}' to expect a failure of",
                 expected=f"one of: {', '.join(known)}",
                 hint=did_you_mean(name, known, 1, 0.4),
             )

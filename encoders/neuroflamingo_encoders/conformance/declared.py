@@ -1,4 +1,4 @@
-"""Groups 1 and 2: the card is sound plain data, and the module gives the shapes that it declares."""
+"""Groups 1 and 2: the card is valid plain data, and the module gives the shapes that it declares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from neuroflamingo_encoders.card import EncoderCard
-from neuroflamingo_encoders.conformance.subject import LARGEST_INPUT, Check, Failed, NotApplicable, Subject
+from neuroflamingo_encoders.conformance.subject import LARGEST_INPUT, Check, Failure, NotApplicable, Subject
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ NEAR_MM = 0.01
 
 
 def round_trip(subject: Subject) -> str:
-    """Through JSON and back, in another order of keys: the same card, the same digest."""
+    """A round trip through JSON, also with another order of keys, gives the same card and digest."""
     card = subject.full_card
     again = EncoderCard.model_validate_json(card.model_dump_json())
     turned = EncoderCard.model_validate(_turned(json.loads(card.model_dump_json())))
     if not again == turned == card:
-        raise Failed("the card is another one after a round trip through JSON")
+        raise Failure("the card differs after a round trip through JSON")
     if {again.digest, turned.digest} != {card.digest}:
-        raise Failed("the card's digest is another one after a round trip through JSON")
+        raise Failure("the card's digest differs after a round trip through JSON")
     return f"digest {card.digest[:12]}"
 
 
@@ -38,7 +38,7 @@ def _turned(value: object) -> object:
 
 
 def licence(subject: Subject) -> str:
-    """Who may do what with the weights is filled in, and matched upstream code is named with its commit."""
+    """Licence, source and version are filled in, and matched upstream code is named with repository and commit."""
     card = subject.full_card
     named = {"weights.licence": card.weights.licence, "weights.source": card.weights.source, "version": card.version}
     blank = [
@@ -47,27 +47,27 @@ def licence(subject: Subject) -> str:
         if text.strip().lower() in PLACEHOLDERS and not (name == "weights.source" and text == "none")
     ]
     if blank:
-        raise Failed(f"not filled in: {', '.join(blank)}")
+        raise Failure(f"not filled in: {', '.join(blank)}")
     if card.commit and not card.repository:
-        raise Failed("a commit without a repository names nothing")
+        raise Failure("a commit without a repository")
     return f"{card.weights.licence}, weights: {card.weights.source}"
 
 
 def implementation(subject: Subject) -> str:
-    """The card names the class that is checked: else another one would be built from it."""
+    """The card names the class that is checked; otherwise another one would be built from it."""
     own = f"{subject.type.__module__}:{subject.type.__qualname__}"
     if subject.full_card.implementation != own:
-        raise Failed(f"the card names {subject.full_card.implementation}, but the class is {own}")
+        raise Failure(f"the card names {subject.full_card.implementation}, but the class is {own}")
     return own
 
 
 def smallest(subject: Subject) -> str:
-    """Declared shapes at the smallest allowed input, two scans in a row."""
+    """Declared shapes at the smallest allowed input, with two scans."""
     return _shapes(subject, subject.sizes(), batch=1, scans=2)
 
 
 def largest(subject: Subject) -> str:
-    """Declared shapes at the largest allowed input, two rows."""
+    """Declared shapes at the largest allowed input, with a batch of two."""
     sizes = subject.sizes(largest=True)
     if sizes == subject.sizes():
         raise NotApplicable("the card allows one size only")
@@ -80,7 +80,7 @@ def _shapes(subject: Subject, sizes: tuple[int, ...], batch: int, scans: int) ->
     output = subject.encode(subject.input(batch, scans, sizes=sizes))
     _fits(subject.card, output, sizes, batch, scans)
     if not bool(output.tokens.isfinite().all()):
-        raise Failed("some tokens are NaN or infinite")
+        raise Failure("some tokens are NaN or infinite")
     return f"{list(sizes)} -> {list(output.tokens.shape)}"
 
 
@@ -89,15 +89,15 @@ def _fits(card: EncoderCard, output: EncoderOutput, sizes: tuple[int, ...], batc
     declared = (batch, scans, card.output.token_count(named), card.output.width)
     tokens, mask, positions = output
     if tuple(tokens.shape) != declared:
-        raise Failed(f"tokens {list(tokens.shape)}, but the card declares {list(declared)} for an input {list(sizes)}")
+        raise Failure(f"tokens {list(tokens.shape)}, but the card declares {list(declared)} for an input {list(sizes)}")
     if tokens.dtype != torch.float32:
-        raise Failed(f"tokens are {tokens.dtype}, but weights and input are float32")
+        raise Failure(f"tokens are {tokens.dtype}, but weights and input are float32")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != tokens.shape[:3]):
-        raise Failed(f"the mask is {mask.dtype} {list(mask.shape)}, not bool {list(tokens.shape[:3])}")
+        raise Failure(f"the mask is {mask.dtype} {list(mask.shape)}, not bool {list(tokens.shape[:3])}")
     if mask is not None and not mask.is_meta and not card.output.variable_length and not bool(mask.all()):
-        raise Failed("tokens are masked, but the card does not declare a variable length")
+        raise Failure("tokens are masked, but the card does not declare a variable length")
     if positions is not None and tuple(positions.shape) != (tokens.shape[2], 3):
-        raise Failed(f"positions {list(positions.shape)}, not {[tokens.shape[2], 3]}")
+        raise Failure(f"positions {list(positions.shape)}, not {[tokens.shape[2], 3]}")
 
 
 def refuses_others(subject: Subject) -> str:
@@ -107,37 +107,39 @@ def refuses_others(subject: Subject) -> str:
     for number, axis in enumerate(subject.card.scan.axes):
         if axis.size is not None:
             wrong[f"with {axis.name}={axis.size + 1}"] = torch.cat([x, x.narrow(number + 2, 0, 1)], dim=number + 2)
-    for how, other in wrong.items():
+    for difference, other in wrong.items():
         try:
             subject.encode(other)
         except NeuroFlamingoError:
             continue
         except Exception as error:
-            raise Failed(f"an input {how} is not refused, but raises {type(error).__name__}") from error
-        raise Failed(f"an input {how}, {list(other.shape)}, is taken")
+            raise Failure(f"an input {difference} is not refused, but raises {type(error).__name__}") from error
+        raise Failure(f"an input {difference}, {list(other.shape)}, is taken")
     return f"{len(wrong)} other shapes refused"
 
 
 def positions(subject: Subject) -> str:
-    """Places of tokens are finite or NaN (no place), and lie on the declared grid."""
+    """Positions of tokens are finite or NaN (no position), and lie on the declared grid."""
     found, grid = subject.encode(subject.input()).positions, subject.card.output.grid
     if found is None:
         if grid is not None:
-            raise Failed("the card declares a grid of tokens, but the module gives no positions")
+            raise Failure("the card declares a grid of tokens, but the module gives no positions")
         raise NotApplicable("no positions are given and no grid is declared")
     placed = found[~found.isnan().any(dim=1)]
     if not len(placed) or not bool(placed.isfinite().all()):
-        raise Failed("positions are infinite, or none is given; a token without a place has NaN, no place at all None")
+        raise Failure(
+            "positions are infinite or all NaN; a token without one has NaN, an encoder without any gives None"
+        )
     if grid is None:
         return f"{len(placed)} of {len(found)} tokens placed"
     distance = torch.cdist(placed.double(), torch.from_numpy(grid.positions).double()).min(dim=1).values.max()
     if float(distance) > NEAR_MM:
-        raise Failed(f"a token lies {float(distance):.1f} mm from the nearest place of the declared grid")
+        raise Failure(f"a token lies {float(distance):.1f} mm from the nearest place of the declared grid")
     return f"{len(placed)} of {len(found)} tokens placed, on the declared grid"
 
 
 def full_size(subject: Subject) -> str:
-    """The published size gives the declared shape: built and run without memory, on torch's meta device."""
+    """The published size gives the declared shape, built and run on torch's meta device, without memory."""
     card = subject.full_card
     if card == subject.card:
         raise NotApplicable("the instance that is checked is the full size")
@@ -155,7 +157,7 @@ def full_size(subject: Subject) -> str:
     _fits(card, output, sizes, 1, 1)
     count = sum(p.numel() for p in encoder.parameters())
     if count != card.cost.parameters:
-        raise Failed(f"{count:,} weights, but the card declares {card.cost.parameters:,}")
+        raise Failure(f"{count:,} weights, but the card declares {card.cost.parameters:,}")
     return f"{list(sizes)} -> {list(output.tokens.shape)}, {count:,} weights"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neuroflamingo_encoders.conformance.subject import Check, Failed, NotApplicable, Subject
+from neuroflamingo_encoders.conformance.subject import Check, Failure, NotApplicable, Subject
 from neuroflamingo_encoders.layers.intensity import scale_intensity
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.functional.parcel_series import (
@@ -32,11 +32,11 @@ from neuroflamingo_preprocessing.spec import ScanSpec, Step
 from neuroflamingo_preprocessing.structural.prepare_volume import check_spec, prepare
 
 SPREAD_MM = 12.0
-"""Width of the ball that is put into test scans."""
+"""Standard deviation in mm of the Gaussian ball in the test scans."""
 
 
 def _given(value: float, where: str) -> Callable[[Subject], str]:
-    """A check that an input with this value gives finite tokens or a typed error."""
+    """Make a check that an input with this value gives finite tokens or a typed error."""
 
     def check(subject: Subject) -> str:
         x = subject.input()
@@ -51,9 +51,9 @@ def _given(value: float, where: str) -> Callable[[Subject], str]:
         except NeuroFlamingoError as refusal:
             return f"refused: {refusal.what}"
         except Exception as error:
-            raise Failed(f"no clear error, but {type(error).__name__}: {error}") from error
+            raise Failure(f"no clear error, but {type(error).__name__}: {error}") from error
         if not bool(tokens.isfinite().all()):
-            raise Failed(f"{int((~tokens.isfinite()).sum())} numbers of the tokens are NaN or infinite")
+            raise Failure(f"{int((~tokens.isfinite()).sum())} numbers of the tokens are NaN or infinite")
         return "finite tokens"
 
     check.__doc__ = f"{value} {where} gives finite tokens or a clear error."
@@ -61,11 +61,11 @@ def _given(value: float, where: str) -> Callable[[Subject], str]:
 
 
 def steps(subject: Subject) -> str:
-    """The declared steps are ones that preparing knows, and fitted ones carry their statistics."""
+    """The declared steps are known to the preprocessing, and fitted ones carry their statistics."""
     scan = subject.full_card.scan
     unfitted = [step.name for step in scan.steps if step.scope == "training_set" and not step.constants]
     if unfitted:
-        raise Failed(f"'{unfitted[0]}' has statistics of a training set, but none among its constants")
+        raise Failure(f"'{unfitted[0]}' has statistics of a training set, but none among its constants")
     if scan.modality == "tokens":
         raise NotApplicable("ready tokens need no preparation")
     check = _CHECK_STEPS.get(scan.modality)
@@ -74,12 +74,12 @@ def steps(subject: Subject) -> str:
     try:
         check(scan)
     except NeuroFlamingoError as refusal:
-        raise Failed(" ".join(str(refusal).split())) from refusal
+        raise Failure(" ".join(str(refusal).split())) from refusal
     return ", ".join(step.name for step in scan.steps) or "no step"
 
 
 def geometry(subject: Subject) -> str:
-    """A ball at a known place, stored in three orientations and spacings, arrives at that place of the card's grid."""
+    """A ball at a known position, stored in three orientations and spacings, arrives there on the card's grid."""
     steps(subject)
     scan = subject.full_card.scan
     if scan.spacing_mm is None:
@@ -93,7 +93,7 @@ def geometry(subject: Subject) -> str:
 
 
 def _run_geometry(scan: ScanSpec) -> str:
-    """As `geometry`, for a run of two frames: on the grid's lattice voxel by voxel, on another one interpolated."""
+    """Check the geometry with a run of two frames, on the grid's lattice (copied) and on another one (interpolated)."""
     axes = tuple(axis.model_copy(update={"size": 2}) if axis.name == "time" else axis for axis in scan.axes)
     bare = scan.model_copy(update={"axes": axes, "steps": (Step.named(TO_GRID),), "repetition_time": None})
 
@@ -107,7 +107,7 @@ def _run_geometry(scan: ScanSpec) -> str:
 
 
 def _arrival(bare: ScanSpec, storage: Iterable[tuple[float, tuple[int, ...]]], prepared: Callable[..., Any]) -> str:
-    """Where a ball arrives on the grid, stored with each of these spacings (times the grid's) and axis directions."""
+    """Check where a ball arrives on the grid, for each spacing (relative to the grid's) and axis directions."""
     shape, affine = np.array(bare.grid_shape), bare.grid_affine
     place = affine[:3, :3] @ (shape * (0.35, 0.6, 0.55)) + affine[:3, 3]
     worst = 0.0
@@ -118,14 +118,14 @@ def _arrival(bare: ScanSpec, storage: Iterable[tuple[float, tuple[int, ...]]], p
         far = float(np.linalg.norm(affine[:3, :3] @ seen + affine[:3, 3] - place))
         worst = max(worst, far)
         if far > max(bare.spacing_mm or ()):
-            raise Failed(f"a ball arrives {far:.1f} mm from its place when stored with axes {flips} and x {stretch}")
+            raise Failure(f"a ball arrives {far:.1f} mm from its place when stored with axes {flips} and x {stretch}")
     return f"arrives within {worst:.2f} mm"
 
 
 def _stored_ball(
     place: np.ndarray, shape: np.ndarray, affine: np.ndarray, stretch: float, flips: tuple[int, ...]
 ) -> Scan:
-    """A scan that covers the grid, with a Gaussian ball at `place` (mm), in other spacing and axis directions."""
+    """Scan that covers the grid, with a Gaussian ball at `place` (mm), in another spacing and axis directions."""
     counts = np.ceil(shape / stretch).astype(int) + 4
     directions = affine[:3, :3] * stretch * np.array(flips)
     centre = affine[:3, :3] @ ((shape - 1) / 2) + affine[:3, 3]
@@ -148,7 +148,7 @@ def _write_run(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
 
 
 def time_and_parcels(subject: Subject) -> str:
-    """Another repetition time or parcellation than the card's is refused or resampled as declared."""
+    """A repetition time or parcellation other than the card's is refused or resampled as declared."""
     scan = subject.full_card.scan
     rate, parcels = scan.repetition_time, next((a.size for a in scan.axes if a.name == "parcel"), None)
     if rate is None and parcels is None:
@@ -160,9 +160,9 @@ def time_and_parcels(subject: Subject) -> str:
         if rate.policy == "refuse":
             _refused(lambda: target_seconds(3 * rate.seconds, scan, "a run", []), "another repetition time")
         elif (target_seconds(3 * rate.seconds, scan, "a run", warnings) is None) != (rate.policy == "as_is"):
-            raise Failed(f"another repetition time is not treated {rate.policy}")
+            raise Failure(f"another repetition time is not treated {rate.policy}")
         if rate.policy != "refuse" and not warnings:
-            raise Failed("another repetition time passes without a word")
+            raise Failure("another repetition time passes without a word")
         done.append(f"{rate.seconds} s, else {rate.policy}")
     if parcels is not None:
         series = np.random.default_rng(0).random((parcels + 1, 40), dtype=np.float32)
@@ -171,7 +171,7 @@ def time_and_parcels(subject: Subject) -> str:
         windows, _ = prepare_series(series[1:], seconds, scan, "a series", None)
         wrong = [w.tensor.shape for w in windows if not scan.accepts(w.tensor.shape)]
         if wrong:
-            raise Failed(f"a series is prepared to {wrong[0]}, not {scan.describe()}")
+            raise Failure(f"a series is prepared to {wrong[0]}, not {scan.describe()}")
         done.append(f"{parcels} parcels, no others")
     return "; ".join(done)
 
@@ -181,11 +181,11 @@ def _refused(call: Callable[[], object], what: str) -> None:
         call()
     except NeuroFlamingoError:
         return
-    raise Failed(f"{what} is not refused")
+    raise Failure(f"{what} is not refused")
 
 
 STORED = (2.0, 3.0, 3.0, 5.0, 11.0, 2.0, 3.0, 3.0, 5.0, 3.0)
-"""Mean 4, standard deviation 2.529822; less the mean, its quartiles are -1, -1 and 0.5."""
+"""Test vector: mean 4, standard deviation 2.529822; after the mean is subtracted, its quartiles are -1, -1 and 0.5."""
 _BY_SPREAD = (-0.790569, -0.395285, -0.395285, 0.395285, 2.766993, -0.790569, -0.395285, -0.395285, 0.395285, -0.395285)
 VECTORS: dict[str, tuple[float, ...]] = {
     "robust_fixed": (-0.666667, 0, 0, 1.333333, 5.333333, -0.666667, 0, 0, 1.333333, 0),
@@ -198,11 +198,11 @@ VECTORS: dict[str, tuple[float, ...]] = {
     "symmetric_int8": tuple(np.rint(np.array(STORED) * 127 / 11) * 11 / 127),
     "unit": tuple((value - 2) / 9 for value in STORED),
 }
-"""What each normalisation makes of `STORED`, worked out by hand."""
+"""Result of each normalisation of `STORED`, calculated by hand."""
 
 
 def normalisation(subject: Subject) -> str:
-    """Each normalisation that the card names reproduces a stored vector, with the card's constants."""
+    """Each normalisation that the card names gives the stored result, with the card's constants."""
     card = subject.full_card
     names = [step for step in card.scan.steps if step.name in VECTORS]
     inside = dict(card.network).get("intensity")
@@ -214,12 +214,12 @@ def normalisation(subject: Subject) -> str:
         seen = _normalised(step)
         gain = float(dict(step.constants).get("gain", 1.0))
         if not np.allclose(seen, gain * np.array(VECTORS[step.name]), atol=1e-5 * gain):
-            raise Failed(f"{step.name} makes {np.round(seen[:4], 4).tolist()} ... of {STORED[:4]} ...")
+            raise Failure(f"{step.name} makes {np.round(seen[:4], 4).tolist()} ... of {STORED[:4]} ...")
     return ", ".join(step.name for step in names)
 
 
 def _normalised(step: Step) -> np.ndarray:
-    """`STORED` through one step, as a volume, a run or a parcel series."""
+    """Apply one step to `STORED`, as a volume, a run or a parcel series."""
     values = np.array([STORED], np.float32)
     if step.name in NORMALISATIONS:
         gain, offset, _ = NORMALISATIONS[step.name](values.astype(np.float64), step, None)

@@ -1,4 +1,4 @@
-"""What the checks are run on: how instances are built again and again, their inputs, and how they are asked."""
+"""`Subject`: the encoder under test, with fresh instances and example inputs for the checks."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ if TYPE_CHECKING:
 Source = str | type[BrainEncoder] | Callable[[], BrainEncoder]
 
 NUDGE = 0.1
-"""How far weights are moved from their initialisation, by the root of their inputs: nothing hides behind zeros."""
+"""Size of the change of weights from their initialisation, divided by the root of their number of inputs. Without it,
+layers that start at zero would hide faults."""
 LARGEST_INPUT = 1 << 22
-"""Numbers of an input that a check may make; larger allowed inputs are left to the full-size check."""
+"""Largest input of a check, in numbers; larger allowed inputs are left to the full-size check."""
 
 
-class Failed(Exception):
-    """The encoder breaks the contract; the message says how."""
+class Failure(Exception):
+    """Failure of a check: the encoder breaks the contract, as the message says."""
 
 
 class NotApplicable(Exception):
-    """The check has nothing to say about this encoder; the message says why."""
+    """A check does not apply to this encoder, as the message says."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A named check: `run` returns what it saw, or raises `Failed` or `NotApplicable`."""
+    """Named check: `run` returns what it saw in words, or raises `Failure` or `NotApplicable`."""
 
     name: str
     group: int
@@ -47,12 +48,12 @@ class Check:
 
 
 class Subject:
-    """An encoder under examination.
+    """Encoder under test.
 
     Attributes:
-        type: the encoder's class.
+        type: class of the encoder.
         full_card: its card as published.
-        card: the card of the instances that are checked (smaller where the class has a `tiny`).
+        card: card of the instances that are checked (smaller if the class has a `tiny`).
         fixtures: folder of golden cases, or None.
     """
 
@@ -67,11 +68,11 @@ class Subject:
 
     @classmethod
     def of(cls, source: Source, fixtures: str | Path | None = None) -> Subject:
-        """From a registered name, `package.module:Class`, a class, or a function that builds an instance.
+        """Subject for a registered name, `package.module:Class`, a class, or a function that builds an instance.
 
         Raises:
             ModelError: it cannot be imported or has no card.
-            UsageError: it is no encoder, or its card cannot be found.
+            UsageError: it is not an encoder, or its card cannot be found.
         """
         folder = None if fixtures is None else Path(fixtures)
         if isinstance(source, str):
@@ -86,13 +87,13 @@ class Subject:
         return cls(source, None, folder)
 
     def describe(self) -> str:
-        """What is checked, in one line."""
+        """Description of the checked instance, in one line."""
         count = sum(p.numel() for p in self._first.parameters())
         size = "full size" if self.card == self.full_card else "tiny instance"
         return f"{self.full_card.name} {self.full_card.version}, {size}: {self.card.scan.describe()}, {count:,} weights"
 
     def fresh(self, seed: int = 0) -> BrainEncoder:
-        """A new instance in eval mode, neither frozen nor loaded; the same weights for the same seed."""
+        """Build a new instance in eval mode, neither frozen nor loaded; equal weights for equal seeds."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = self._built()
@@ -102,7 +103,7 @@ class Subject:
                 expected="a subclass of neuroflamingo_encoders.contract.BrainEncoder",
                 seen=type(encoder).__name__,
             )
-        nudge(encoder, seed)
+        perturb_weights(encoder, seed)
         return encoder.train(False)
 
     def _built(self) -> BrainEncoder:
@@ -111,18 +112,18 @@ class Subject:
         except ModelError as failure:
             if failure.exit_code != ModelError.exit_code:
                 raise
-            raise NotApplicable(f"what it needs is not installed: {failure.what} ({failure.hint})") from failure
+            raise NotApplicable(f"a requirement is not installed: {failure.what} ({failure.hint})") from failure
 
     def frozen(self) -> BrainEncoder:
-        """A frozen instance of its own, with the weights of all others: for checks that change what they check."""
+        """Copy of the frozen instance, for checks that modify it."""
         return copy.deepcopy(self._first)
 
     def sizes(self, largest: bool = False) -> tuple[int, ...]:
-        """The smallest allowed input, or the largest (an open end is taken a little above the smallest)."""
+        """Sizes of the smallest allowed input, or of the largest (a little above the smallest if there is no limit)."""
         return tuple(_size(axis, largest) for axis in self.card.scan.axes)
 
     def input(self, batch: int = 1, scans: int = 1, seed: int = 0, sizes: Sequence[int] | None = None) -> Tensor:
-        """Example scans `[batch, scan, *axes]`: the same for the same seed, row by row independent of their number."""
+        """Example scans `[batch, scan, *axes]`, equal for equal seeds; each scan is independent of their number."""
         sizes = tuple(sizes or self.sizes())
         rows = []
         for number in range(batch * scans):
@@ -131,24 +132,24 @@ class Subject:
         return torch.cat(rows).reshape(batch, scans, *sizes)
 
     def encode(self, x: Tensor, encoder: BrainEncoder | None = None) -> EncoderOutput:
-        """Tokens without gradients, of the common frozen instance unless another is given; what it gives is checked."""
+        """Encode without gradients, by the common frozen instance or another one, and check the type of the output."""
         with torch.no_grad():
             output = (encoder or self._first)(x)
         if not isinstance(output, EncoderOutput):
-            raise Failed(f"forward gives {type(output).__name__}, not EncoderOutput")
+            raise Failure(f"forward gives {type(output).__name__}, not EncoderOutput")
         if output.tokens.ndim != 4:
-            raise Failed(f"tokens have the shape {list(output.tokens.shape)}, not [batch, scan, token, width]")
+            raise Failure(f"tokens have the shape {list(output.tokens.shape)}, not [batch, scan, token, width]")
         return output
 
-    def roomy(self) -> tuple[int, ...]:
-        """The largest allowed input, or the smallest where that is too much for a check."""
+    def large_sizes(self) -> tuple[int, ...]:
+        """Sizes of the largest allowed input, or of the smallest if that is too large for a check."""
         largest = self.sizes(largest=True)
         return largest if math.prod(largest) <= LARGEST_INPUT else self.sizes()
 
     def tokens(self) -> Tensor:
-        """Tokens of the example of `roomy` size, `[1, 1, token, width]`, computed once."""
+        """Tokens of the example of `large_sizes` size, `[1, 1, token, width]`, computed once."""
         if self._tokens is None:
-            self._tokens = self.encode(self.input(sizes=self.roomy())).tokens
+            self._tokens = self.encode(self.input(sizes=self.large_sizes())).tokens
         return self._tokens
 
 
@@ -163,7 +164,7 @@ def _encoder_class(found: object, name: str) -> type[BrainEncoder]:
 
 
 def _card_of(encoder: type[BrainEncoder]) -> EncoderCard:
-    """The card in the class's module that names the class, else the one the class takes by default."""
+    """Card in the module of a class that names the class, else the one that it takes by default."""
     module = import_module(encoder.__module__)
     dotted = f"{encoder.__module__}:{encoder.__name__}"
     cards = [c for c in vars(module).values() if isinstance(c, EncoderCard) and c.implementation == dotted]
@@ -173,7 +174,7 @@ def _card_of(encoder: type[BrainEncoder]) -> EncoderCard:
         return encoder().card  # type: ignore[call-arg]
     except TypeError as error:
         raise UsageError(
-            f"which card {dotted} goes with cannot be found",
+            f"the card of {dotted} cannot be found",
             expected="one EncoderCard in its module that names it, or a constructor without arguments",
             seen=f"{len(cards)} cards",
             hint="check it by its registered name, or pass a function that builds it",
@@ -191,8 +192,8 @@ def _size(axis: Axis, largest: bool) -> int:
 
 
 @torch.no_grad()
-def nudge(module: nn.Module, seed: int = 0) -> None:
-    """Move every weight a little by a rule of its name and place, so that those that begin at zero count too."""
+def perturb_weights(module: nn.Module, seed: int = 0) -> None:
+    """Change every weight a little, by a rule of its name and index, so that weights initialised to zero matter."""
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad or not parameter.is_floating_point() or parameter.is_meta:
             continue  # fixed tables stay as they are

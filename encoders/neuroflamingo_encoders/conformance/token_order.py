@@ -1,8 +1,8 @@
-"""Group 5: the tokens stand where the card says. Catches swapped, mirrored and shuffled axes.
+"""Group 5: tokens are in the declared order. Catches swapped, mirrored and shuffled axes.
 
-A third of the input at the low end of an axis is changed, then a third at the high end. The tokens that answer more to
-the one than to the other must lie apart along that axis of the tokens, in that direction, and along no other: by
-their positions in millimetres where the module gives some, else by the card's token order.
+A third of the input at the low end of an axis is changed, then a third at the high end. The tokens that respond more to
+one change than to the other must be displaced along that axis, in that direction, and along no other: by their
+positions in millimetres if the module gives them, else by the card's token order.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from neuroflamingo_encoders.conformance.subject import Check, Failed, NotApplicable, Subject
+from neuroflamingo_encoders.conformance.subject import Check, Failure, NotApplicable, Subject
 
 LEAST_MOVE = 0.15
-"""How far the answer must move along its own axis, as a share of the axis."""
+"""Smallest displacement of the response along its own axis, as a share of the axis."""
 LEAST_ANSWER = 1e-6
 
 
@@ -26,13 +26,13 @@ def every_part_counts(subject: Subject) -> str:
     for axis in subject.card.scan.axes:
         for end in ("low", "middle", "high"):
             if float(_answer(subject, axis.name, end).max()) < LEAST_ANSWER:
-                raise Failed(f"changing the {end} third of {axis.name} changes no token")
+                raise Failure(f"changing the {end} third of {axis.name} changes no token")
     return f"{len(subject.card.scan.axes)} axes, each in three parts"
 
 
 def tokens_follow(subject: Subject) -> str:
-    """Moving along an axis of the input moves the answer along that axis of the tokens."""
-    positions = subject.encode(subject.input(sizes=subject.roomy())).positions
+    """A change that moves along an axis of the input moves the response along that axis of the tokens."""
+    positions = subject.encode(subject.input(sizes=subject.large_sizes())).positions
     names = [axis.name for axis in subject.card.scan.axes]
     if positions is not None and subject.card.scan.spacing_mm is not None:
         return _by_position(subject, positions, [name for name in "xyz" if name in names])
@@ -53,14 +53,14 @@ def _by_position(subject: Subject, positions: Tensor, axes: Sequence[str]) -> st
         if float(extent["xyz".index(name)]) == 0.0:
             continue
         _judge(name, {other: float(move[i]) for i, other in enumerate("xyz")})
-    return "answers move with the input: " + _told(
+    return "answers move with the input: " + _in_words(
         {name: float(move["xyz".index(name)]) for name, move in moves.items()}
     )
 
 
 def _by_order(subject: Subject, axes: list[str]) -> str:
-    """With the declared order but no declared shape of the lattice, one shape must explain all answers."""
-    sizes = dict(zip((axis.name for axis in subject.card.scan.axes), subject.roomy(), strict=True))
+    """Check by the declared order: the shape of the token lattice is not declared, but one shape must explain all."""
+    sizes = dict(zip((axis.name for axis in subject.card.scan.axes), subject.large_sizes(), strict=True))
     answers = {name: [_without_class(subject, a) for a in _contrast(subject, name)] for name in axes}
     count = len(answers[axes[0]][0])
     if count == 1:
@@ -74,15 +74,17 @@ def _by_order(subject: Subject, axes: list[str]) -> str:
         try:
             for name in own:
                 _judge(name, dict(zip(axes, moves[name].tolist(), strict=True)))
-        except Failed as fault:
+        except Failure as fault:
             faults.append((min(own.values()), f"{fault} ({as_lattice})"))
             continue
-        best = max(best or (0.0, ""), (min(own.values()), f"{as_lattice}, answers move with the input: {_told(own)}"))
+        best = max(
+            best or (0.0, ""), (min(own.values()), f"{as_lattice}, answers move with the input: {_in_words(own)}")
+        )
     if best is not None:
         return best[1]
     if not faults:
-        raise Failed(f"{count} tokens cannot be laid out along {', '.join(axes)} of the input")
-    raise Failed(max(faults)[1])
+        raise Failure(f"{count} tokens cannot be laid out along {', '.join(axes)} of the input")
+    raise Failure(max(faults)[1])
 
 
 def _judge(name: str, moves: dict[str, float]) -> None:
@@ -91,25 +93,25 @@ def _judge(name: str, moves: dict[str, float]) -> None:
         max((abs(move), other) for other, move in moves.items() if other != name) if len(moves) > 1 else (0.0, "")
     )
     if own <= -LEAST_MOVE:
-        raise Failed(f"moving up {name} in the input moves the answer down {name}: the axis is mirrored")
+        raise Failure(f"moving up {name} in the input moves the answer down {name}: the axis is mirrored")
     if furthest[0] > max(abs(own), LEAST_MOVE):
-        raise Failed(f"moving along {name} in the input moves the answer along {furthest[1]}: the axes are swapped")
+        raise Failure(f"moving along {name} in the input moves the answer along {furthest[1]}: the axes are swapped")
     if own < LEAST_MOVE:
-        raise Failed(f"moving along {name} in the input moves the answer by {own:+.2f} of the axis only: no order")
+        raise Failure(f"moving along {name} in the input moves the answer by {own:+.2f} of the axis only: no order")
 
 
 def _contrast(subject: Subject, name: str) -> tuple[Tensor, Tensor]:
-    """How much more each token answers to the low end of an axis than to the high end, and the other way round.
+    """Excess of each token's response to the low end of an axis over the high end, and the reverse.
 
-    What answers to both alike (a mirror image among the channels, attention to everything) tells nothing of the order.
+    Tokens that respond to both alike (a mirror image among the channels, global attention) say nothing about the order.
     """
     low, high = _answer(subject, name, "low"), _answer(subject, name, "high")
     return (low - high).clamp(min=0.0), (high - low).clamp(min=0.0)
 
 
 def _answer(subject: Subject, name: str, end: str) -> Tensor:
-    """How much each token answers, `[token]`, when a third of an axis gets another example's numbers."""
-    sizes = subject.roomy()
+    """Response of each token, `[token]`, when a third of an axis is replaced by that of another example."""
+    sizes = subject.large_sizes()
     number = [axis.name for axis in subject.card.scan.axes].index(name)
     x, other = subject.input(sizes=sizes), subject.input(seed=1, sizes=sizes)
     keys = (..., _third(sizes[number], end), *(slice(None),) * (len(sizes) - 1 - number))
@@ -129,14 +131,17 @@ def _without_class(subject: Subject, answer: Tensor) -> Tensor:
 
 
 def _centroid(answer: Tensor, places: Tensor) -> Tensor:
-    """Where the strongest answers are: places weighted by the square, tokens without a place left out."""
+    """Centroid of the response: positions weighted by its square, without tokens that have no position."""
     weight = (answer / answer.max().clamp(min=1e-30)) ** 2
     weight = torch.where(places.isnan().any(dim=1), 0.0, weight)
     return (weight[:, None] * places.nan_to_num(0.0)).sum(0) / weight.sum().clamp(min=1e-30)
 
 
 def _lattices(count: int, sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Shapes with so many places, none longer than the input's, as many axes as possible cut and cut evenly."""
+    """Possible lattice shapes for a number of tokens, none larger than the input.
+
+    Of these, the ones that divide most axes, and those evenly: others would explain any order.
+    """
     ranges = [[n for n in range(1, size + 1) if count % n == 0] for size in sizes[:-1]]
     found = []
     for head in itertools.product(*ranges):
@@ -151,7 +156,7 @@ def _lattices(count: int, sizes: Sequence[int]) -> list[tuple[int, ...]]:
     return [shape for shape in found if rank(shape) == min(map(rank, found))]
 
 
-def _told(moves: dict[str, float]) -> str:
+def _in_words(moves: dict[str, float]) -> str:
     return ", ".join(f"{name} {move:+.2f}" for name, move in moves.items())
 
 

@@ -1,4 +1,4 @@
-"""Groups 6, 7 and 10: weights load whole or not at all, frozen means frozen, golden numbers and saving hold."""
+"""Groups 6, 7 and 10: weights load completely or not at all, freezing holds, and golden and saved tokens are met."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from neuroflamingo_encoders.build import read_weights
 from neuroflamingo_encoders.conformance.determinism import difference
-from neuroflamingo_encoders.conformance.subject import Check, Failed, NotApplicable, Subject
+from neuroflamingo_encoders.conformance.subject import Check, Failure, NotApplicable, Subject
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
 
 if TYPE_CHECKING:
@@ -28,17 +28,17 @@ def _state(encoder: nn.Module) -> State:
     return {key: value.detach().clone() for key, value in encoder.state_dict().items()}
 
 
-def _same(one: State, other: State) -> bool:
-    """Bit by bit, NaN included (a table that was not filled)."""
-    return one.keys() == other.keys() and all(torch.equal(*_bits(one[key], other[key])) for key in one)
+def _same(first: State, second: State) -> bool:
+    """True for equal bits; NaN equals NaN (an unfilled table)."""
+    return first.keys() == second.keys() and all(torch.equal(*_bits(first[key], second[key])) for key in first)
 
 
-def _bits(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    return (one.nan_to_num(0.5), other.nan_to_num(0.5)) if one.is_floating_point() else (one, other)
+def _bits(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    return (first.nan_to_num(0.5), second.nan_to_num(0.5)) if first.is_floating_point() else (first, second)
 
 
 def _required(subject: Subject, encoder: BrainEncoder) -> list[str]:
-    """Keys that a file must have and whose numbers count."""
+    """Keys that a file must have, and that have numbers."""
     allowed = subject.full_card.weights.allow_missing
     keys = [key for key, value in encoder.state_dict().items() if key not in allowed and value.numel()]
     if not keys:
@@ -47,22 +47,22 @@ def _required(subject: Subject, encoder: BrainEncoder) -> list[str]:
 
 
 def _refused(change: Callable[[State, str], State]) -> Callable[[Subject], str]:
-    """A check that a changed state is refused with a typed error, and that nothing of it was loaded."""
+    """Make a check that a changed state is refused with a typed error, and that nothing of it is loaded."""
 
     def check(subject: Subject) -> str:
         encoder = subject.fresh()
         before = _state(encoder)
         key = _required(subject, encoder)[-1]
-        other = {k: v + 1 if v.is_floating_point() else v for k, v in before.items()}
+        shifted = {k: v + 1 if v.is_floating_point() else v for k, v in before.items()}
         try:
-            encoder.load_weights(change(other, key))
+            encoder.load_weights(change(shifted, key))
         except NeuroFlamingoError as refusal:
             if not _same(_state(encoder), before):
-                raise Failed("the file is refused, but part of it was loaded before") from refusal
+                raise Failure("the file is refused, but part of it was loaded before") from refusal
             return refusal.seen or refusal.what
         except Exception as error:
-            raise Failed(f"not refused with a typed error, but raises {type(error).__name__}: {error}") from error
-        raise Failed(f"is loaded without a word (tried with '{key}')")
+            raise Failure(f"not refused with a typed error, but raises {type(error).__name__}: {error}") from error
+        raise Failure(f"is loaded without a word (tried with '{key}')")
 
     check.__doc__ = change.__doc__
     return check
@@ -101,7 +101,7 @@ def not_finite(state: State, key: str) -> State:
 
 
 def truncated_file(subject: Subject) -> str:
-    """A file that was cut off is refused before anything is loaded."""
+    """A truncated file is refused before anything is loaded."""
     with tempfile.TemporaryDirectory() as folder:
         path = _save(subject, Path(folder))
         whole = path.read_bytes()
@@ -111,12 +111,12 @@ def truncated_file(subject: Subject) -> str:
                 read_weights(_without_hash(subject), path)
             except ModelError:
                 continue
-            raise Failed(f"a file of {length} of {len(whole)} bytes is read")
+            raise Failure(f"a file of {length} of {len(whole)} bytes is read")
     return "refused at four lengths"
 
 
 def other_hash(subject: Subject) -> str:
-    """A file with another hash than the card's is refused, and a file that is not there."""
+    """A file with a hash other than the card's is refused, and so is a missing file."""
     with tempfile.TemporaryDirectory() as folder:
         path = _save(subject, Path(folder))
         weights = subject.full_card.weights.model_copy(update={"sha256": "0" * 64})
@@ -126,7 +126,7 @@ def other_hash(subject: Subject) -> str:
                 read_weights(card, file)
             except error:
                 continue
-            raise Failed(f"{file.name} is read, whatever its hash")
+            raise Failure(f"{file.name} is read, whatever its hash")
     return "refused"
 
 
@@ -144,30 +144,30 @@ def _without_hash(subject: Subject) -> Any:
 
 
 def reload(subject: Subject) -> str:
-    """Saved and read back strictly into a differently initialised instance: the same tokens, bit by bit."""
+    """Weights saved and loaded into a differently initialised instance give equal tokens, bit by bit."""
     encoder, other = subject.fresh(), subject.fresh(seed=1)
     with tempfile.TemporaryDirectory() as folder:
         other.load_weights(read_weights(_without_hash(subject), _save(subject, Path(folder))))
     x = subject.input()
     expected, tokens = subject.encode(x, encoder).tokens, subject.encode(x, other.train(False)).tokens
     if not torch.equal(expected, tokens):
-        raise Failed(f"tokens differ by {difference(expected, tokens):.1e}: something that matters is not in the file")
+        raise Failure(f"tokens differ by {difference(expected, tokens):.1e}: something that matters is not in the file")
     return "the same bits"
 
 
 def no_gradient(subject: Subject) -> str:
-    """Frozen: no parameter takes a gradient, and the tokens carry none."""
+    """In a frozen encoder no parameter takes a gradient, and the tokens carry none."""
     encoder = subject.fresh().freeze()
     open_ones = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
     if open_ones:
-        raise Failed(f"{len(open_ones)} parameters of the frozen encoder take gradients, first {open_ones[0]}")
+        raise Failure(f"{len(open_ones)} parameters of the frozen encoder take gradients, first {open_ones[0]}")
     if encoder(subject.input()).tokens.requires_grad:
-        raise Failed("tokens of the frozen encoder carry gradients")
+        raise Failure("tokens of the frozen encoder carry gradients")
     return "no gradient anywhere"
 
 
 def step_changes_nothing(subject: Subject) -> str:
-    """A training step of a model around the frozen encoder changes none of its parameters or buffers."""
+    """Training steps of a model around a frozen encoder change none of its parameters and buffers."""
     encoder = subject.fresh().freeze()
     head = nn.Linear(subject.card.output.width, 1)
     model = nn.ModuleDict({"encoder": encoder, "head": head}).train()
@@ -179,18 +179,18 @@ def step_changes_nothing(subject: Subject) -> str:
     after = _everything(encoder)
     changed = [name for name in before if not _same({name: before[name]}, {name: after[name]})]
     if changed:
-        raise Failed(f"{len(changed)} parameters or buffers changed, first {changed[0]}")
+        raise Failure(f"{len(changed)} parameters or buffers changed, first {changed[0]}")
     return f"{len(before)} parameters and buffers as before"
 
 
 def _everything(encoder: nn.Module) -> State:
-    """Parameters and buffers, those that are not saved too."""
+    """All parameters and buffers, also those that are not saved."""
     named = (*encoder.named_parameters(), *encoder.named_buffers())
     return {name: value.detach().clone() for name, value in named}
 
 
 def unfreeze(subject: Subject) -> str:
-    """Unfreezing opens what the card declares and nothing else; the frozen state can come back."""
+    """Unfreezing opens what the card declares and nothing else, and can be undone."""
     prefixes = subject.full_card.trainable
     encoder = subject.fresh().freeze().unfreeze()
     names = {name: parameter.requires_grad for name, parameter in encoder.named_parameters()}
@@ -198,19 +198,19 @@ def unfreeze(subject: Subject) -> str:
         raise NotApplicable("the encoder has no parameters")
     idle = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
     if idle:
-        raise Failed(f"the card declares '{idle[0]}' trainable, but no parameter's name begins so")
+        raise Failure(f"the card declares '{idle[0]}' trainable, but no parameter's name begins so")
     wrong = [name for name, is_open in names.items() if is_open != (not prefixes or name.startswith(prefixes))]
     if wrong:
-        raise Failed(f"unfreezing {'opens' if names[wrong[0]] else 'leaves closed'} {wrong[0]}")
+        raise Failure(f"unfreezing {'opens' if names[wrong[0]] else 'leaves closed'} {wrong[0]}")
     if not encoder.train().training:
-        raise Failed("the encoder stays in eval mode after unfreezing")
+        raise Failure("the encoder stays in eval mode after unfreezing")
     if any(parameter.requires_grad for parameter in encoder.freeze().parameters()):
-        raise Failed("freezing again leaves parameters open")
+        raise Failure("freezing again leaves parameters open")
     return f"opens {sum(names.values())} of {len(names)} parameters"
 
 
 def golden_cases(subject: Subject) -> Iterator[tuple[str, dict[str, Any], State, State]]:
-    """Cases of this encoder in the fixtures folder: name, description, weights, inputs and outputs.
+    """Yield the golden cases of this encoder in the fixtures folder: name, description, weights, inputs and outputs.
 
     A case is `NAME.json` with `encoder` (the card's name), and optionally `config` (the constructor's second argument)
     and `tolerance`; `NAME.weights.safetensors`; `NAME.io.safetensors` with `input`, `tokens`, and side tables under
@@ -227,7 +227,7 @@ def golden_cases(subject: Subject) -> Iterator[tuple[str, dict[str, Any], State,
 
 
 def golden(subject: Subject) -> str:
-    """Golden cases, where a folder of them is given: the stored tokens come out."""
+    """Golden cases, if a folder of them is given, give the stored tokens."""
     if subject.fixtures is None:
         raise NotApplicable("no golden cases were given (--fixtures)")
     worst, count = 0.0, 0
@@ -241,7 +241,7 @@ def golden(subject: Subject) -> str:
         expected = expected if expected.ndim == 4 else expected[:, None]
         far, tolerance = difference(expected, tokens), float(case.get("tolerance", 2e-5))
         if far > tolerance:
-            raise Failed(f"{name}: tokens differ by {far:.1e} (allowed {tolerance:g})")
+            raise Failure(f"{name}: tokens differ by {far:.1e} (allowed {tolerance:g})")
         worst, count = max(worst, far), count + 1
     if not count:
         raise NotApplicable(f"no golden case of '{subject.full_card.name}' in {subject.fixtures}")
@@ -249,7 +249,7 @@ def golden(subject: Subject) -> str:
 
 
 def _built_for(subject: Subject, case: dict[str, Any], io: State) -> tuple[BrainEncoder, Tensor]:
-    """An instance of a case's size, and the case's input."""
+    """Instance of a golden case's size, and the case's input."""
     axes, x = subject.card.scan.axes, io["input"]
     sizes = dict(zip((axis.name for axis in axes), x.shape[-len(axes) :], strict=True))
     card = subject.full_card

@@ -1,4 +1,4 @@
-"""Scaling of intensities inside volume encoders, as their cards name it; doing it twice changes nothing."""
+"""Intensity scaling inside volume encoders, by the names in their cards; each is idempotent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def zscore_nonzero(x: Float[Tensor, "n channel *axes"]) -> Tensor:
-    """Mean 0 and standard deviation 1 over the voxels that are not 0, which stay 0; a constant channel becomes 0."""
+    """Z-score of the non-zero voxels of each channel; zeros stay 0, and a constant channel becomes 0."""
     dims = tuple(range(2, x.ndim))
     inside = x != 0
     count = inside.sum(dims, keepdim=True).clamp(min=1)
@@ -24,7 +24,7 @@ def zscore_nonzero(x: Float[Tensor, "n channel *axes"]) -> Tensor:
 
 
 def unit(x: Float[Tensor, "n channel *axes"]) -> Tensor:
-    """Smallest value to 0, largest to 1, in each channel; a constant channel becomes 0."""
+    """Scale each channel to the range 0 to 1; a constant channel becomes 0."""
     dims = tuple(range(2, x.ndim))
     low, high = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
     return (x - low) / (high - low).clamp(min=1e-6)
@@ -34,15 +34,15 @@ _BY_NAME = {"zscore_nonzero": zscore_nonzero, "unit": unit, "none": lambda x: x}
 
 
 def scale_intensity(x: Float[Tensor, "n channel *axes"], name: str) -> Tensor:
-    """The named scaling, computed in float32 and given back in the type of `x`.
+    """Apply the named scaling in float32; the result has the dtype of `x`.
 
     Raises:
         ScanError: values that are not finite.
-        ModelError: a name that is not known here.
+        ModelError: an unknown name.
     """
     if name not in _BY_NAME:
         raise ModelError(
-            "the encoder's card asks for a scaling that is not known",
+            "the encoder's card asks for an unknown scaling",
             expected=", ".join(_BY_NAME),
             seen=name,
             hint="correct `intensity` in the card's network",

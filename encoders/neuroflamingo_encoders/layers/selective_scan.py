@@ -1,4 +1,4 @@
-"""Mamba's selective state space layer in plain PyTorch: no CUDA kernel, memory bounded by a chunk.
+"""`SelectiveScan`: Mamba's selective state space layer in plain PyTorch, without CUDA kernel, in bounded memory.
 
 Source: Gu and Dao 2023, https://arxiv.org/abs/2312.00752; parameter names as in state-spaces/mamba (Apache-2.0).
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 CHUNK = 2**18
-"""Numbers of state that are held at once: bounds the memory of a long sequence, and fits a core's cache."""
+"""Numbers of state computed at a time: bounds the memory of long sequences, and fits in the cache of a core."""
 
 
 def selective_scan(
@@ -27,40 +27,43 @@ def selective_scan(
     c: Float[Tensor, "batch token state"],
     chunk: int = CHUNK,
 ) -> Float[Tensor, "batch token inner"]:
-    """`h_t = exp(dt_t a) h_{t-1} + dt_t b_t u_t` and `y_t = c_t . h_t`, in float32.
+    """Compute `h_t = exp(dt_t a) h_{t-1} + dt_t b_t u_t` and `y_t = c_t . h_t`, in float32.
 
-    All that does not depend on the state before is computed for a chunk of tokens at once, so that a token costs a
-    single operation; the inner axis is last, which makes the product with c one of matrices.
+    Only the recurrence itself runs token by token, as one fused multiply-add each. Everything that does not depend on
+    the state before (the decay `exp(dt a)` and the input `dt b u`) is computed for a chunk of tokens at once, and so is
+    the output. The inner axis comes last, so that the product with `c` is one batched matrix product.
 
     Args:
-        a: negative.
-        dt: positive.
-        chunk: numbers of state (batch x inner x state) held at once; at least one token is.
+        u: input sequence.
+        dt: step sizes, positive.
+        a: decay rates, negative.
+        b, c: input and output projections of the state.
+        chunk: numbers of state (batch x inner x state x token) computed at a time; at least one token is.
     """
-    if u.is_meta:  # asked for the shape only; thousands of steps without numbers would tell nothing more
+    if u.is_meta:  # only the shape is wanted; thousands of steps without numbers would add nothing
         return torch.empty_like(u)
     rates = a.float().T.contiguous()
     state = u.new_zeros(u.shape[0], *rates.shape, dtype=torch.float32)
     tokens = max(1, chunk // state.numel())
     out = []
     for u_part, dt_part, b_part, c_part in zip(*(x.float().split(tokens, dim=1) for x in (u, dt, b, c)), strict=True):
-        kept = torch.exp(dt_part[:, :, None] * rates)
-        fed = b_part[..., None] * (dt_part * u_part)[:, :, None]
+        decay = torch.exp(dt_part[:, :, None] * rates)
+        drive = b_part[..., None] * (dt_part * u_part)[:, :, None]
         states = []
-        for kept_now, fed_now in zip(kept.unbind(1), fed.unbind(1), strict=True):
-            state = torch.addcmul(fed_now, kept_now, state)
+        for decay_now, drive_now in zip(decay.unbind(1), drive.unbind(1), strict=True):
+            state = torch.addcmul(drive_now, decay_now, state)
             states.append(state)
         out.append((c_part[:, :, None] @ torch.stack(states, dim=1))[:, :, 0])
     return torch.cat(out, dim=1).to(u.dtype)
 
 
 class SelectiveScan(nn.Module):
-    """A Mamba mixer: projection, causal depthwise convolution, selective scan, gate. One-directional.
+    """Mamba mixer, causal: projection, depthwise convolution, selective scan, gate.
 
     Args:
-        width: of the tokens.
-        states, kernel, expand: `d_state`, `d_conv` and `expand` of the published module; its `dt_rank` is
-            the width by 16, rounded up.
+        width: width of the tokens.
+        states, kernel, expand: `d_state`, `d_conv` and `expand` of the published module; its `dt_rank` is the width
+            divided by 16, rounded up.
         chunk: see `selective_scan`.
     """
 
@@ -76,7 +79,7 @@ class SelectiveScan(nn.Module):
         self.out_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        """Each token mixed with those before it."""
+        """Mix each token with those before it."""
         u, gate = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self.conv1d(u.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
         low, b, c = self.x_proj(u).split((self.rank, self.states, self.states), dim=-1)

@@ -1,4 +1,4 @@
-"""What a network of another library takes from its card: constants, the sizes of a tiny instance, tokens' places."""
+"""Arguments for networks of other libraries from a card: constants, sizes of a tiny instance, token positions."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 def constants(card: EncoderCard, config: dict | None) -> dict:
-    """What the card's `network` and width say, with `config` in place of what it names (tiny instances)."""
+    """Constants of the card's `network` and its width, overridden by `config` (for tiny instances)."""
     return {"width": card.output.width} | dict(card.network) | (config or {})
 
 
 def shrunk(card: EncoderCard, table: dict[str, tuple[dict[str, int], dict]]) -> tuple[EncoderCard, dict]:
-    """Card and config of a tiny instance, from the sizes beside the cards."""
+    """Card and config of a tiny instance, from a table of sizes by card name."""
     axes, config = table[card.name]
     return card.shrunk(axes, width=config["width"]), config
 
 
 def positions(card: EncoderCard, tokens: int, like: Tensor) -> Tensor | None:
-    """World positions of the card's grid `[token, 3]`, None if it declares none for so many tokens."""
+    """World positions of the card's token grid, `[token, 3]`; None if it has none of this many tokens."""
     grid = card.output.grid
     if grid is None or len(grid.positions) != tokens:
         return None

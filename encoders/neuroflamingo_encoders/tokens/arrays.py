@@ -1,4 +1,4 @@
-"""Token files in one file: npz without pickles, and safetensors. See `token_files` for the layout."""
+"""Token files as npz (without pickles) and safetensors. See `files` for the layout."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ MAX_ABOUT_BYTES = 2**26
 
 
 def pack_npz(arrays: Mapping[str, NDArray[Any]], about: str) -> bytes:
-    """The bytes of an npz file; `about` is an array of UTF-8 bytes in it."""
+    """Bytes of an npz file; `about` is stored as an array of UTF-8 bytes."""
     out = io.BytesIO()
     np.savez(out, **{ABOUT: np.frombuffer(about.encode(), np.uint8)}, **arrays)  # pyright: ignore[reportArgumentType]
     return out.getvalue()
 
 
 def pack_safetensors(arrays: Mapping[str, NDArray[Any]], about: str) -> bytes:
-    """The bytes of a safetensors file; `about` is in its metadata."""
+    """Bytes of a safetensors file; `about` is stored in its metadata."""
     from safetensors.numpy import save
 
     return save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata={ABOUT: about})
 
 
 def read_npz(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
-    """Scans and `about` of an npz file.
+    """Read scans and `about` of an npz file.
 
     Raises:
-        ValueError: a pickle in it, an array larger than its entry, names that are not a token file's.
+        ValueError: a pickle, an array larger than its entry, names that do not belong in a token file.
     """
     with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else _no_zip() as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
@@ -58,7 +58,7 @@ def _no_zip() -> zipfile.ZipFile:
 
 
 def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
-    """One array; its header is believed only as far as the entry's bytes go."""
+    """Read an array, whose header is trusted only as far as the bytes of its entry go."""
     with archive.open(entry) as stream:
         check_npy_header(stream, entry.file_size)
     with archive.open(entry) as stream:
@@ -66,10 +66,10 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
 
 
 def read_safetensors(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
-    """Scans and `about` of a safetensors file.
+    """Read scans and `about` of a safetensors file.
 
     Raises:
-        ValueError: damaged, or names that are not a token file's.
+        ValueError: damaged, or names that do not belong in a token file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -96,11 +96,11 @@ def _scans(arrays: dict[str, NDArray[Any]], about: bytes | None) -> tuple[list[S
         if match is None or int(match[1]) >= len(parts):
             raise ValueError(f"an array named {name}")
         parts[int(match[1])][match[2]] = value
-    return [ScanTokens(**part, about=said) for part, said in zip(parts, words, strict=True)], head
+    return [ScanTokens(**part, about=scan_about) for part, scan_about in zip(parts, words, strict=True)], head
 
 
 def _foreign(arrays: dict[str, NDArray[Any]]) -> list[ScanTokens]:
-    """Another program's arrays: `tokens`, perhaps with `mask` and `positions`, and nothing else."""
+    """Tokens from the arrays of another program: `tokens`, optionally `mask` and `positions`, and nothing else."""
     if "tokens" not in arrays or set(arrays) - set(ARRAYS):
         raise ValueError(f"arrays named {', '.join(sorted(arrays)[:5])}; expected `tokens [token, width]`")
     named: dict[str, Any] = dict(arrays)

@@ -1,9 +1,9 @@
-"""Token files: patch tokens of scans with everything that says how they came to be. Zarr, npz or safetensors by ending.
+"""`read_tokens`, `write_tokens`: patch tokens of scans with their provenance, in zarr, npz or safetensors files.
 
-One layout in all three. `about` is JSON: the encoder's card and its digest, the weights' hash, software. Each scan has
-`tokens [token, width]`, where there are any `mask [token]` and `positions [token, 3]` (template mm, RAS), and JSON of
-its own: name, input's hash, geometry log. In zarr a scan is the group `scans/00000`, its JSON the group's attributes;
-in the others arrays are named `scans/00000/tokens`, and all JSON is under `about`.
+The layout is the same in all three. `about` is JSON: the encoder's card and its digest, the hash of the weights,
+software versions. Each scan has `tokens [token, width]`, optionally `mask [token]` and `positions [token, 3]` (template
+mm, RAS), and JSON of its own: name, hash of the input, geometry log. In zarr a scan is the group `scans/00000` with its
+JSON as attributes; in the others arrays are named `scans/00000/tokens`, and all JSON is under `about`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ ENDINGS = (".zarr", ".npz", ".safetensors")
 
 @dataclass(frozen=True)
 class TokenFile:
-    """What a token file holds.
+    """Content of a token file.
 
     Attributes:
-        scans: in the order in which they were written.
-        about: plain data of the whole file; empty for arrays that another program wrote.
-        card: of the encoder that made the tokens, None if the file has none.
+        scans: tokens of the scans, in the order in which they were written.
+        about: metadata of the whole file; empty for arrays of another program.
+        card: card of the encoder that made the tokens; None if the file has none.
     """
 
     scans: tuple[ScanTokens, ...]
@@ -56,18 +56,18 @@ class TokenFile:
 
 
 def check_token_target(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Refuse an output before the long work.
+    """Check an output before the long work.
 
     Raises:
-        UsageError: another ending.
+        UsageError: another extension.
         OutputError: it exists (a folder is replaced only if it is a zarr store), or cannot be created (exit 73).
     """
     target = Path(path)
     if target.suffix not in ENDINGS:
         raise UsageError(
-            f"-o {target.name}: the ending does not say which format is wanted",
+            f"-o {target.name}: the extension is not one of a token file",
             expected=" or ".join(ENDINGS),
-            seen=target.suffix or "no ending",
+            seen=target.suffix or "no extension",
             hint=f"-o {target.name}.zarr",
         )
     if target.suffix != ".zarr":
@@ -79,13 +79,16 @@ def check_token_target(path: str | Path, *, overwrite: bool = False) -> Path:
 def write_tokens(
     path: str | Path, scans: Iterable[ScanTokens], about: Mapping[str, Any], *, overwrite: bool = False
 ) -> int:
-    """Write tokens of scans, whole or not at all; gives how many scans.
+    """Write tokens of scans atomically.
 
     Args:
-        path: ends in `.zarr` (scan by scan, nothing is gathered in memory), `.npz` or `.safetensors`.
-        scans: may be made on the way.
-        about: plain data of the whole file (see `describe_tokens`).
+        path: file name ending in `.zarr` (written scan by scan, not gathered in memory), `.npz` or `.safetensors`.
+        scans: tokens of the scans; may be a generator.
+        about: metadata of the whole file (see `describe_tokens`).
         overwrite: replace an existing output.
+
+    Returns:
+        Number of scans.
 
     Raises:
         UsageError, OutputError: see `check_token_target`; no scans at all.
@@ -98,12 +101,12 @@ def write_tokens(
 
 
 def describe_tokens(card: EncoderCard, weights: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """The `about` of tokens that an encoder made.
+    """Metadata (`about`) of tokens that an encoder made.
 
     Args:
-        card: of the encoder.
-        weights: what is known of them: `file`, `sha256`, or how they were initialised.
-        more: other plain data, for instance versions of software.
+        card: card of the encoder.
+        weights: `file` and `sha256` of its weights, or how they were initialised.
+        more: other plain data, for instance software versions.
     """
     return {
         "encoder": card.name,
@@ -115,18 +118,18 @@ def describe_tokens(card: EncoderCard, weights: Mapping[str, Any], **more: Any) 
 
 
 def read_tokens(path: str | Path, *, card: EncoderCard | None = None) -> TokenFile:
-    """Read a token file: no pickles, no links, nothing larger than its own bytes can hold.
+    """Read a token file; pickles, links and arrays larger than the file can hold are refused.
 
     An `.npz` or `.safetensors` file of another program may hold one array `tokens [token, width]`, and `mask`.
 
     Args:
-        path: as `write_tokens` takes it.
-        card: what the tokens must be: the encoder that must have made them, or `precomputed` with a width and
-            perhaps a number of tokens; None: whatever the file says of itself.
+        path: see `write_tokens`.
+        card: card of the encoder that must have made the tokens, or of `precomputed` with a width and optionally a
+            number of tokens; None accepts any.
 
     Raises:
-        NotFoundError: nothing there.
-        ModelError: damaged, or not the tokens that were asked for (exit 65).
+        NotFoundError: no such file.
+        ModelError: damaged, or other tokens (exit 65).
     """
     source = Path(path)
     if not source.exists():
@@ -158,12 +161,12 @@ def _checked(path: Path, scans: list[ScanTokens], about: dict[str, Any], card: E
         _check_against(path, scans, own)
     if card is not None:
         if card.name != "precomputed" and (own is None or own.digest != card.digest):
-            raise _others(path, f"the card of '{card.name}', digest {card.digest}", _said(own))
+            raise _wrong_tokens(path, f"the card of '{card.name}', digest {card.digest}", _card_in_words(own))
         _check_against(path, scans, card)
     return TokenFile(tuple(scans), about, own)
 
 
-def _said(card: EncoderCard | None) -> str:
+def _card_in_words(card: EncoderCard | None) -> str:
     return "no card" if card is None else f"the card of '{card.name}', digest {card.digest}"
 
 
@@ -180,7 +183,7 @@ def _check_arrays(path: Path, number: int, scan: ScanTokens) -> None:
 
 
 def _card_in(path: Path, about: Mapping[str, Any]) -> EncoderCard | None:
-    """The card that the file declares, whose digest must be the one beside it."""
+    """Card stored in the file, whose digest must be the one stored beside it."""
     if "card" not in about:
         return None
     try:
@@ -188,7 +191,7 @@ def _card_in(path: Path, about: Mapping[str, Any]) -> EncoderCard | None:
     except ValueError as error:
         raise damaged(path, f"its card: {error}") from error
     if card.digest != about.get("card_digest"):
-        raise damaged(path, "its card is not the one that its digest was taken of")
+        raise damaged(path, "its card does not have the digest stored beside it")
     return card
 
 
@@ -198,12 +201,14 @@ def _check_against(path: Path, scans: list[ScanTokens], card: EncoderCard) -> No
         wrong_count = isinstance(count, int) and not card.output.variable_length and len(scan.tokens) != count
         if scan.tokens.shape[1] != width or wrong_count:
             wanted = f"{count if isinstance(count, int) else 'any number of'} tokens of width {width}"
-            raise _others(path, f"{wanted}, as the card of '{card.name}' says", f"shape {list(scan.tokens.shape)}")
+            raise _wrong_tokens(
+                path, f"{wanted}, as the card of '{card.name}' says", f"shape {list(scan.tokens.shape)}"
+            )
 
 
-def _others(path: Path, expected: str, seen: str) -> ModelError:
+def _wrong_tokens(path: Path, expected: str, seen: str) -> ModelError:
     return ModelError(
-        f"{path.name} holds other tokens than were asked for",
+        f"{path.name} does not hold the tokens that were asked for",
         expected=expected,
         seen=seen,
         hint="encode the scans again with this encoder",

@@ -1,4 +1,4 @@
-"""The format of token files: its version, limits and arrays, and `ScanTokens`, one scan's tokens."""
+"""Format of token files: version, limits and arrays, and `ScanTokens`, the tokens of one scan."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_BYTES = 2**36
 
 
 PACKED, SLACK_BYTES = 64, 2**20
-"""How many times its stored bytes an array may be, and what it may have besides: tokens hardly pack, a bomb does."""
+"""Largest ratio of an array's size to its stored bytes, and an allowance: tokens hardly compress, a bomb does."""
 
 
 KINDS = {"tokens": ("float32", "float16", "float64"), "mask": ("bool",), "positions": ("float32", "float64")}
@@ -35,9 +35,9 @@ class ScanTokens:
 
     Attributes:
         tokens: `[token, width]`.
-        mask: True where a token is real, None if all are.
-        positions: place of each token in mm (RAS, template), NaN where it has none; None: no token has a place.
-        about: plain data: `name`, `input`, `geometry`, `warnings` and the like.
+        mask: `[token]`, True where a token is real; None if all are.
+        positions: `[token, 3]`, position in mm (RAS, template), NaN for a token without one; None if none has one.
+        about: metadata, plain data: `name`, `input`, `geometry`, `warnings` and the like.
     """
 
     tokens: NDArray[Any]
@@ -47,14 +47,14 @@ class ScanTokens:
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Those that there are, by name."""
+        """Arrays that are not None, by name."""
         return {name: value for name in ARRAYS if (value := getattr(self, name)) is not None}
 
 
 def damaged(path: Path, seen: str) -> ModelError:
-    """The error of a token file that is not whole, with what was seen."""
+    """Error for a file that is not a complete token file."""
     return ModelError(
-        f"{path.name} is not a whole token file",
+        f"{path.name} is not a complete token file",
         expected="tokens as `neuroflamingo encode` writes them",
         seen=seen[:300],
         hint="write or copy it again",

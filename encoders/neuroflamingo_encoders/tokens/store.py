@@ -1,10 +1,10 @@
-"""`TokenStore`: tokens of a frozen encoder on disk, once for each scan. How items are kept: `item_store`.
+"""`TokenStore`: tokens of a frozen encoder on disk, computed once for each scan; see `stores.items` for the layout.
 
-    items/ab/abcdef.../tokens/       `[window, token, width]`, a chunk for each window
-                       mask/         `[window, token]`, where a token may be padding
-                       positions/    `[window, token, 3]`, template mm (RAS), where tokens have a place
+    items/ab/abcdef.../tokens/       `[window, token, width]`, one chunk per window
+                       mask/         `[window, token]`, if tokens may be padding
+                       positions/    `[window, token, 3]`, template mm (RAS), if tokens have a position
 
-All items are of one card, one set of weights and one type of numbers, so that any of them can stand in one batch.
+All items share the card, the weights and the dtype, so that any of them can be in one batch.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ DTYPES = ("float32", "float16")
 
 
 class StoredTokens(StoredItem):
-    """Tokens of one scan: an array `tokens`, perhaps `mask` and `positions`; see the module."""
+    """Tokens of one scan: an array `tokens`, optionally `mask` and `positions`; see the module."""
 
     MAIN: ClassVar[str] = "tokens"
     KINDS: ClassVar[Mapping[str, tuple[str, ...]]] = KINDS
     MADE_BY: ClassVar[str] = "neuroflamingo encode"
 
     def open(self, name: str | None = None) -> Any:
-        """An array of the item, by default `tokens`, as a zarr array; see `StoredItem.open`."""
+        """Open an array of the item, by default `tokens`, as a zarr array; see `StoredItem.open`."""
         array = super().open(name)
         try:
             check_chunks(self.folder / (name or self.MAIN), name or self.MAIN)
@@ -46,21 +46,34 @@ class StoredTokens(StoredItem):
         return array
 
     def element(self, part: Any) -> dict[str, NDArray[Any]]:
-        """`scan_tokens` `[token, width]` and `token_mask` `[token]` of one window."""
+        """Element of a dataset: `scan_tokens` `[token, width]` and `token_mask` `[token]` of one window."""
         tokens = self.read(part)
         mask = self.read(part, "mask") if (self.folder / "mask").is_dir() else np.ones(tokens.shape[:-1], bool)
         return {"scan_tokens": tokens, "token_mask": mask}
 
 
 class TokenStore(ItemStore[StoredTokens]):
-    """A folder of tokens. Any number of processes may read and write one store.
+    """Folder of tokens, which any number of processes may read and write at the same time.
 
     Args:
-        path: the folder.
+        path: folder of the store.
 
     Raises:
         NotFoundError: no such folder.
-        ModelError: no store, or one of another version (exit 65).
+        ModelError: not a store, or one of another version (exit 65).
+
+    Example:
+        >>> import numpy as np
+        >>> from neuroflamingo_encoders.registry import encoder_card
+        >>> from neuroflamingo_encoders.tokens.format import ScanTokens
+        >>> from neuroflamingo_preprocessing.stores.items import item_key
+        >>> card = encoder_card("precomputed", width=16)
+        >>> store = TokenStore.create("tokens", card=card, weights="0" * 64, origin={"source": "none"})
+        >>> key = item_key("1" * 64, card.digest, {})
+        >>> store.put(key, [ScanTokens(np.zeros((4, 16), np.float32))], {"name": "sub-01_T1w.nii.gz"})
+        True
+        >>> store[key].read().shape, store.card.name
+        ((1, 4, 16), 'precomputed')
     """
 
     FORMAT: ClassVar[str] = "neuroflamingo-token-store"
@@ -72,28 +85,28 @@ class TokenStore(ItemStore[StoredTokens]):
     def create(
         cls, path: str | Path, *, card: EncoderCard, weights: str, origin: Mapping[str, Any], dtype: str = "float32"
     ) -> TokenStore:
-        """A new store, or the one that is there if it is of the same card, weights and type of numbers.
+        """Create a store, or open an existing one of the same card, weights and dtype.
 
         Args:
-            path: the folder.
-            card: of the encoder.
+            path: folder of the store.
+            card: card of the encoder.
             weights: `weights_digest` of the encoder.
-            origin: where they came from, as `load_encoder` says it.
+            origin: source of the weights, plain data.
             dtype: `float32` or `float16`.
 
         Raises:
-            OutputError: the folder holds something else, or cannot be made (exit 73).
-            ModelError: it is a store of another encoder, other weights or another type (exit 65).
+            OutputError: the folder holds something else, or cannot be created (exit 73).
+            ModelError: a store of another encoder, other weights or another dtype (exit 65).
         """
-        said = {"encoder": card.name, "card": card.digest, "weights": weights, "dtype": dtype}
-        return cls._create(path, said | {"origin": dict(origin), "declared": card.model_dump(mode="json")})
+        head = {"encoder": card.name, "card": card.digest, "weights": weights, "dtype": dtype}
+        return cls._create(path, head | {"origin": dict(origin), "declared": card.model_dump(mode="json")})
 
     @property
     def card(self) -> EncoderCard:
-        """Of the encoder that made the tokens.
+        """Card of the encoder that made the tokens.
 
         Raises:
-            ModelError: it is not the one that its digest was taken of (exit 65).
+            ModelError: it does not have the digest stored beside it (exit 65).
         """
         try:
             card = EncoderCard.model_validate(self.head.get("declared"))
@@ -105,7 +118,7 @@ class TokenStore(ItemStore[StoredTokens]):
 
     @property
     def card_digest(self) -> str | None:
-        """Digest of the card, by today's rule: see `current_digest`."""
+        """Digest of the card by the current rule; see `current_digest`."""
         return current_digest(self.head.get("declared"), self.head.get("card"))
 
     def _other_card(self, seen: str) -> ModelError:
@@ -117,12 +130,12 @@ class TokenStore(ItemStore[StoredTokens]):
         )
 
     def put(self, key: str, windows: Sequence[ScanTokens], about: Mapping[str, Any]) -> bool:
-        """Write an item; False if it was there already, or another process was quicker.
+        """Write an item; False if it existed already, or another process wrote it in the meantime.
 
         Args:
             key: see `item_key`.
-            windows: tokens of each window of the scan; shorter ones are padded with zeros, and masked.
-            about: plain data.
+            windows: tokens of each window of the scan; shorter ones are padded with zeros and masked.
+            about: metadata, plain data.
 
         Raises:
             OutputError: it cannot be written (exit 74); nothing of it is left.
@@ -131,30 +144,30 @@ class TokenStore(ItemStore[StoredTokens]):
         return self._put(key, about, lambda draft: _write_arrays(draft, arrays))
 
     def index(self) -> pyarrow.Table:
-        """One row an item: key, name, BIDS entities, shape, dtype, windows, quality, warnings; see `read_index`."""
+        """Table with one row per item (key, name, BIDS entities, shape, quality, ...); see `read_index`."""
         return read_index(self)
 
 
 def _stacked(windows: Sequence[ScanTokens]) -> dict[str, NDArray[Any]]:
-    """Arrays with the axis `window` in front."""
-    counts = [len(one.tokens) for one in windows]
+    """Stack the arrays of all windows along a new first axis."""
+    counts = [len(window.tokens) for window in windows]
     longest, (_, width) = max(counts), windows[0].tokens.shape
     arrays: dict[str, NDArray[Any]] = {"tokens": np.zeros((len(windows), longest, width), windows[0].tokens.dtype)}
-    if min(counts) < longest or any(one.mask is not None for one in windows):
+    if min(counts) < longest or any(window.mask is not None for window in windows):
         arrays["mask"] = np.zeros((len(windows), longest), bool)
-    if any(one.positions is not None for one in windows):
+    if any(window.positions is not None for window in windows):
         arrays["positions"] = np.full((len(windows), longest, 3), np.nan, np.float32)
-    for index, one in enumerate(windows):
-        arrays["tokens"][index, : len(one.tokens)] = one.tokens
+    for index, window in enumerate(windows):
+        arrays["tokens"][index, : len(window.tokens)] = window.tokens
         if "mask" in arrays:
-            arrays["mask"][index, : len(one.tokens)] = True if one.mask is None else one.mask
-        if one.positions is not None:
-            arrays["positions"][index, : len(one.tokens)] = one.positions
+            arrays["mask"][index, : len(window.tokens)] = True if window.mask is None else window.mask
+        if window.positions is not None:
+            arrays["positions"][index, : len(window.tokens)] = window.positions
     return arrays
 
 
 def _write_arrays(draft: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """A chunk for each window; zstd 1, crc32c."""
+    """Write arrays with one chunk per window, compressed by zstd 1, with crc32c."""
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 

@@ -1,4 +1,4 @@
-"""Token files as zarr v3 stores: one group per scan, one chunk per array. See `token_files` for the layout."""
+"""Token files as zarr v3 stores: one group per scan, one chunk per array. See `files` for the layout."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from neuroflamingo_preprocessing.formats.zarr.claims import check_chunks, check_
 
 
 def check_store_target(target: Path, *, overwrite: bool) -> Path:
-    """Refuse a store that cannot be written, or a folder that is not a store of ours.
+    """Check that a store can be written; an existing folder must be a zarr store.
 
     Raises:
-        OutputError: exit 73.
+        OutputError: it cannot (exit 73).
     """
     if os.path.lexists(target):
         if target.is_symlink() or not (target / "zarr.json").is_file():
@@ -40,7 +40,7 @@ def _draft_beside(target: Path) -> Path:
 
 
 def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, Any], *, overwrite: bool) -> int:
-    """Write a store beside its target and rename it when it is whole; gives how many scans.
+    """Write a store beside its target and rename it when it is complete; gives the number of scans.
 
     Raises:
         OutputError: nothing to write, or writing failed (exit 74).
@@ -71,7 +71,10 @@ def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, An
 
 
 def _rename(draft: Path, target: Path, overwrite: bool) -> None:
-    """No folder is replaced in one step: the old one steps aside, and comes back if the new one cannot take over."""
+    """Rename a draft to its target; an existing store is moved aside first, and back if the rename fails.
+
+    A folder cannot be replaced in one step, as a file can.
+    """
     if not os.path.lexists(target):
         draft.rename(target)
         return
@@ -89,10 +92,10 @@ def _rename(draft: Path, target: Path, overwrite: bool) -> None:
 
 
 def read_store(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
-    """Scans and `about` of a store. What its metadata claims is looked at before zarr sees it.
+    """Read scans and `about` of a store, whose metadata are checked before zarr opens it.
 
     Raises:
-        ValueError: not ours, a link in it, or arrays that claim more than is there.
+        ValueError: not a token file, links, or arrays that claim more than is stored.
     """
     import zarr
 

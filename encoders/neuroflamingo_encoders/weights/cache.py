@@ -1,4 +1,4 @@
-"""Where encoders' weights lie on this machine: one folder per encoder under the home folder. No torch, no network."""
+"""Local weights of encoders: one folder per encoder in the home folder. No torch, no network."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ NOTE = ".source.json"
 
 @dataclass(frozen=True)
 class WeightsRow:
-    """What is known of one encoder's weights without any network.
+    """State of an encoder's weights, as known without network.
 
     Attributes:
-        name: of the encoder.
-        source, file, revision, sha256: as its card says; `sha256` None: the hash is not known.
-        licence, terms: the licence's name, and what it permits in words.
-        gated: whether terms must be accepted before the download.
-        present: whether a file that can be loaded is here.
-        path, bytes: that file, or else the newest one that must be converted first.
+        name: name of the encoder.
+        source, file, revision, sha256: from its card; `sha256` is None if the hash is not known.
+        licence, terms: name of the licence, and what it permits in words.
+        gated: True if terms must be accepted before the download.
+        present: True if there is a local file that can be loaded.
+        path, bytes: that file, or else one that must be converted first.
     """
 
     name: str
@@ -45,12 +45,12 @@ class WeightsRow:
 
 
 def weights_folder(name: str) -> Path:
-    """The folder of an encoder's weights. It is not created by asking."""
+    """Folder of an encoder's weights; it is not created."""
     return home_folder() / "weights" / name
 
 
 def weight_files(name: str) -> list[Path]:
-    """Finished weight files of an encoder, those that can be loaded first."""
+    """Complete weight files of an encoder, those that can be loaded first."""
     folder = weights_folder(name)
     if not folder.is_dir():
         return []
@@ -59,13 +59,13 @@ def weight_files(name: str) -> list[Path]:
 
 
 def find_weights(name: str) -> Path | None:
-    """The safetensors file of an encoder in its folder: the one that bears its name, else the only one, else None."""
+    """Safetensors file of an encoder in its folder: the one with its name, else the only one, else None."""
     ready = [path for path in weight_files(name) if path.suffix == READY]
     return ready[0] if ready and (len(ready) == 1 or ready[0].stem == name) else None
 
 
 def list_weights() -> list[WeightsRow]:
-    """All encoders' weights; an encoder whose card cannot be read says so in its row."""
+    """State of the weights of all encoders; the row of an encoder without a readable card holds its error."""
     return [_row(name) for name in list_encoders()]
 
 
@@ -92,7 +92,7 @@ def _row(name: str) -> WeightsRow:
 
 
 def permits(weights: Weights) -> str:
-    """A licence's terms in words."""
+    """Terms of a licence in words."""
     terms = {
         "commercial use": weights.commercial,
         "redistribution": weights.redistribution,
@@ -103,17 +103,17 @@ def permits(weights: Weights) -> str:
 
 
 def how_to_get(card: EncoderCard) -> str:
-    """One thing to do for an encoder whose weights are not here."""
+    """Hint for an encoder whose weights are not on this machine."""
     source = card.weights.source
     if source == "none":
-        return "none were released: train them, or say --init random"
+        return "none were released: train them, or give --init random"
     if fetchable(card.weights):
         return f"neuroflamingo models fetch {card.name}"
     return f"get the file from {source}, then: neuroflamingo models convert FILE --encoder {card.name}"
 
 
 def fetchable(weights: Weights) -> bool:
-    """Whether `fetch_weights` can download them: from a hub repository, or from an address that is the file itself."""
+    """True if `fetch_weights` can download the weights: from a hub repository, or an address of the file itself."""
     return hub_repository(weights.source) is not None or _is_file_address(weights)
 
 
@@ -131,5 +131,5 @@ def _is_file_address(weights: Weights) -> bool:
 
 
 def is_local(address: str) -> bool:
-    """An address on this machine, the only ones that may be without encryption."""
+    """True for an address on this machine; only those may be unencrypted."""
     return address.startswith(("http://127.0.0.1:", "http://localhost:"))

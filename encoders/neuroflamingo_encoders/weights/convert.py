@@ -1,4 +1,4 @@
-"""`convert_weights`: a user's own checkpoint to safetensors; it is opened in a process of its own, see there."""
+"""`convert_weights`: convert a checkpoint to safetensors; it is opened in a process of its own, see `unpickle`."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ BAD = 65
 
 @dataclass(frozen=True)
 class ConvertedWeights:
-    """What became of a checkpoint.
+    """Result of a conversion.
 
     Attributes:
         path, sha256, bytes: the new file.
-        source_sha256: of the file that was converted.
-        encoder: whose tensors they were checked to be; None: not checked.
-        chosen: where in the file the weights were, by its keys (`.`: the file itself).
-        found: every part of the file that holds tensors, and how many.
-        tensors: how many were written.
-        left_out: names that were not: not tensors, dropped, or not needed by the encoder.
-        unknown: names of classes whose objects were passed over (`skip_unknown`).
+        source_sha256: hash of the original file.
+        encoder: encoder that the tensors were checked against; None: not checked.
+        chosen: keys of the weights in the file (`.`: the file itself).
+        found: every part of the file with tensors, and their number.
+        tensors: number of tensors written.
+        left_out: names that were not written: not tensors, dropped, or not needed by the encoder.
+        unknown: names of classes whose objects were skipped (`skip_unknown`).
     """
 
     path: str
@@ -65,24 +65,24 @@ def convert_weights(
     seconds: int = SECONDS,
     memory_bytes: int | None = None,
 ) -> ConvertedWeights:
-    """Read a `.ckpt`, `.pt`, `.pth.tar`, `.bin` or `.safetensors` file and write its weights as safetensors.
+    """Convert a `.ckpt`, `.pt`, `.pth.tar`, `.bin` or `.safetensors` file to safetensors.
 
-    Nothing in the file is run: it is opened by torch's restricted unpickler, in a process with bounded memory and
-    time. Tied tensors are written once for each name.
+    Nothing in the file is executed: torch's restricted unpickler opens it, in a process with limited memory and time.
+    Tied tensors are written once for each name.
 
     Args:
         file: the checkpoint.
         output: the new file; None: the encoder's own folder, where `encode` and `find_weights` look.
-        encoder: take the card's prefixes off and check strictly that the tensors are this encoder's.
-        key: where in the file the weights are, for instance `model_state_dict`; None: the usual places.
-        drop: tensors whose names begin so (as they stand in the file) are left out.
-        skip_unknown: pass over objects of classes that are not here (a trainer's settings) instead of refusing.
+        encoder: remove the card's prefixes, and check strictly that the tensors fit this encoder.
+        key: key of the weights in the file, for instance `model_state_dict`; None: the usual keys.
+        drop: prefixes of tensor names (as in the file) to leave out.
+        skip_unknown: skip objects of unknown classes (a trainer's settings) instead of refusing the file.
         overwrite: replace an existing output.
-        seconds, memory_bytes: bounds of the process; memory beyond what torch takes, None: by the file's size.
+        seconds, memory_bytes: limits of the process; memory on top of torch's own, None: by the size of the file.
 
     Raises:
         NotFoundError: no such file.
-        ModelError: damaged, not weights, code in it, or not this encoder's (exit 65); out of bounds (exit 75).
+        ModelError: damaged, not weights, with code in it, or of another encoder (exit 65); over a limit (exit 75).
         OutputError: the output exists or cannot be written.
         UsageError: neither output nor encoder, or an output that does not end in `.safetensors`.
     """
@@ -120,7 +120,7 @@ def convert_weights(
 def _target(output: str | Path | None, card: EncoderCard | None, overwrite: bool) -> Path:
     if output is None and card is None:
         raise UsageError(
-            "where the converted weights go is not said",
+            "no output for the converted weights",
             expected="-o OUT.safetensors, or --encoder NAME",
             seen="neither",
         )
@@ -136,7 +136,7 @@ def _target(output: str | Path | None, card: EncoderCard | None, overwrite: bool
         raise UsageError(
             f"-o {target.name}: only safetensors are written",
             expected=f"a name that ends in {READY}",
-            seen=target.suffix or "no ending",
+            seen=target.suffix or "no extension",
             hint=f"-o {target.stem}{READY}",
         )
     return check_writable(target, overwrite=overwrite)
@@ -157,8 +157,8 @@ def _job(path: Path, draft: Path, card: EncoderCard | None, before: str) -> dict
 
 
 def _ask(job: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Run the child; whatever goes wrong there is an error here, and nothing of the file was loaded in this process."""
-    # -P: a torch.py that lies beside the checkpoint is not taken for torch.
+    """Run the child process and translate its faults to errors; this process loads nothing of the file."""
+    # -P: else a torch.py beside the checkpoint would be imported as torch.
     places = os.pathsep.join(place for place in sys.path if place)
     settings = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
@@ -205,7 +205,7 @@ def _parse(text: str) -> dict[str, Any]:
 def _out_of_bounds(path: Path, what: str, seen: str) -> ModelError:
     return ModelError(
         f"opening {path.name} took too much {what}",
-        expected="a checkpoint whose weights fit into memory about three times",
+        expected="a checkpoint whose weights fit into memory three times",
         seen=seen,
         hint="use a machine with more memory",
         exit_code=75,

@@ -1,4 +1,4 @@
-"""`fetch_weights`: an encoder's published weights to this machine, when it is asked for and never otherwise."""
+"""`fetch_weights`: download an encoder's published weights, on request only."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @dataclass(frozen=True)
 class FetchResult:
-    """A weight file that is here now.
+    """Downloaded weight file.
 
     Attributes:
-        name: of the encoder.
-        path: where it lies.
-        sha256, bytes: of the file.
-        source, revision: where it came from; the commit, for a hub.
-        pinned: whether the card declares this hash. If not, nothing but the source vouches for the file.
-        declared: hash that the source itself gives, None if it gives none.
-        resumed_from: bytes that an earlier, broken download had left.
-        ready: whether it can be loaded as it is; else it must be converted.
+        name: name of the encoder.
+        path: path of the file.
+        sha256, bytes: hash and size of the file.
+        source, revision: where it came from, and the commit for a hub.
+        pinned: True if the card declares this hash. If not, only the source vouches for the file.
+        declared: hash that the source itself gives; None if it gives none.
+        resumed_from: bytes left by an earlier, interrupted download.
+        ready: True if it can be loaded as it is; else it must be converted.
     """
 
     name: str
@@ -59,18 +59,18 @@ def fetch_weights(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> FetchResult:
-    """Download an encoder's weights into its folder, check the hash, and only then give the file its name.
+    """Download an encoder's weights into its folder; the file gets its name only after its hash was checked.
 
-    A file that is there already is checked, not downloaded again. A broken download is gone on with by the next call.
+    An existing file is checked, not downloaded again. The next call resumes an interrupted download.
 
     Args:
-        name: as `list_encoders` gives it.
+        name: one of `list_encoders`.
         file, revision: another file or commit of the hub repository than the card's.
         overwrite: download again.
-        progress: called with the bytes here and in all.
+        progress: called with (bytes so far, total bytes).
 
     Raises:
-        ModelError: no network or switched off, not fetchable, not open to you (exit 69); another hash (exit 65).
+        ModelError: no network or offline mode, not downloadable, no access (exit 69); another hash (exit 65).
         UsageError: `file` or `revision` for weights that are not on a hub.
         OutputError: the folder cannot be written (exit 73 or 74); another process is fetching there (exit 75).
     """
@@ -91,7 +91,7 @@ def fetch_weights(
             f"the folder {folder} cannot be written",
             expected="a writable folder",
             seen=error.strerror or str(error),
-            hint="set NEUROFLAMINGO_HOME to a folder that you may write",
+            hint="set NEUROFLAMINGO_HOME to a writable folder",
         ) from error
 
 
@@ -101,8 +101,8 @@ def _refuse_unfetchable(card: EncoderCard, file: str | None, revision: str | Non
         there = weights.source == "embedded"
         raise ModelError(
             f"'{card.name}' has no weights to fetch",
-            expected="an encoder whose weights are offered somewhere",
-            seen="they are in the package" if there else f"none are offered ({weights.licence})",
+            expected="an encoder with published weights",
+            seen="they are in the package" if there else f"none are published ({weights.licence})",
             hint="use it as it is" if there else "use it without, or train it",
         )
     if not fetchable(weights):
@@ -110,7 +110,7 @@ def _refuse_unfetchable(card: EncoderCard, file: str | None, revision: str | Non
             f"the weights of '{card.name}' cannot be fetched by a program",
             expected="a hub repository, or the address of a file",
             seen=weights.source,
-            hint=f"get {weights.file or 'the file'} there with a browser, mind the licence ({weights.licence}), then: "
+            hint=f"download {weights.file or 'the file'} with a browser, mind the licence ({weights.licence}), then: "
             f"neuroflamingo models convert FILE --encoder {card.name}",
         )
     if (file or revision) and hub_repository(weights.source) is None:
@@ -138,7 +138,7 @@ def _fetch(
     else:
         found = find_on_hub(card, repository, file, revision)
         name, remote, commit, declared = found.file, found.remote, found.commit, found.sha256
-    target = folder / PurePosixPath(name).name  # its own last part only: no path of a server's making
+    target = folder / PurePosixPath(name).name  # the last part only: a server must not choose the folder
     resumed = 0
     if overwrite or not target.is_file():
         part = folder / f"{target.name}.part"
@@ -151,10 +151,10 @@ def _fetch(
     check_hash(card, target, seen)
     if declared and seen != declared:
         raise ModelError(
-            f"{target} is another version than {card.weights.source} offers now",
+            f"{target} is not the version that {card.weights.source} offers now",
             expected=f"SHA-256 {declared} at {commit}",
             seen=seen,
-            hint="--overwrite takes the one offered, --revision names the one that is here",
+            hint="--overwrite downloads the one offered, --revision names the one that is here",
             exit_code=65,
         )
     fetched = FetchResult(
@@ -175,7 +175,7 @@ def _fetch(
 
 
 def _check(card: EncoderCard, part: Path, declared: str | None) -> None:
-    """Refuse, and do not keep, a download with another hash than the card's or the source's own."""
+    """Refuse and remove a download whose hash is not that of the card or of the source itself."""
     seen = sha256_of(part)
     for wanted, whose in ((card.weights.sha256, f"the card of '{card.name}'"), (declared, "the source itself")):
         if wanted and seen != wanted:
@@ -184,6 +184,6 @@ def _check(card: EncoderCard, part: Path, declared: str | None) -> None:
                 f"the download of {part.name.removesuffix('.part')} is not the file that {whose} declares",
                 expected=f"SHA-256 {wanted}",
                 seen=f"{seen}; it was removed",
-                hint="run the same command again; if it stays so, do not use the file and tell its authors",
+                hint="run the same command again; if this repeats, do not use the file and tell its authors",
                 exit_code=65,
             )

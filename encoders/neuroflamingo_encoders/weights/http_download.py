@@ -1,7 +1,7 @@
-"""One file over HTTP, resumable: bytes go to a `.part` file, and a later call goes on where an earlier one stopped."""
+"""`download`: resumable download of a file over HTTP; a later call resumes the `.part` file of an earlier one."""
 
-# Not huggingface_hub's (2.4): hf_hub_download removes its temporary file when it fails, so that a later call begins
-# anew, and its http_get (not public) drops what a cut leaves of a 10 MiB chunk and retries without `If-Range`.
+# Not huggingface_hub's (2.4): hf_hub_download removes its temporary file when it fails, so that a later call starts
+# over, and its http_get (not public) drops the rest of a 10 MiB chunk after a cut and retries without `If-Range`.
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ CUT: Any = (ConnectionError, TimeoutError, http.client.HTTPException, urllib.err
 PERMANENT = (400, 401, 403, 404, 410, 451)
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are here and the bytes in all, None where the server does not say."""
+"""Called with (bytes so far, total bytes), the latter None if the server does not state it."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file at a server.
+    """File on a server.
 
     Attributes:
         url: https, or http on this machine.
-        secret: headers for this host only, never sent on to another one by a redirect.
-        tag: names this very content (an ETag); a part of another content is not gone on with.
-        size: bytes, where known beforehand.
+        secret: headers for this host only, never sent to another one by a redirect.
+        tag: ETag of the content; a part of other content is not resumed.
+        size: size in bytes, if known beforehand.
     """
 
     url: str
@@ -49,10 +49,20 @@ class Remote:
 def download(
     remote: Remote, part: Path, progress: Progress | None = None, *, trusted: bool = False, pause_s: float = 1.0
 ) -> int:
-    """Bring a remote file to `part`, going on where an earlier call stopped; gives the bytes that were there already.
+    """Download a remote file to `part`, resuming an earlier call.
 
-    A part is gone on with if the server still has the same content (its ETag, by `If-Range`), or if the caller
-    checks a known hash afterwards (`trusted`). A cut connection is tried again; the part stays for the next call.
+    A part is resumed if the server still has the same content (its ETag, by `If-Range`), or if the caller checks a
+    known hash afterwards (`trusted`). A cut connection is retried; the part stays for the next call.
+
+    Args:
+        remote: the file.
+        part: path of the partial file.
+        progress: see `Progress`.
+        trusted: True if the caller checks a known hash afterwards.
+        pause_s: seconds before the second retry; each further one waits as much longer.
+
+    Returns:
+        Number of bytes that an earlier call had left.
 
     Raises:
         ModelError: not reachable, refused, or cut too often (exit 69); longer than announced (exit 65).
@@ -85,7 +95,7 @@ def download(
         f"{_shown(remote.url)} could not be downloaded",
         expected="a connection to its server",
         seen=f"{failure}; {held:,} bytes are kept",
-        hint="run the same command again: it goes on where it stopped",
+        hint="run the same command again: it resumes where it stopped",
     ) from failure
 
 
@@ -97,7 +107,7 @@ def _check_address(url: str) -> None:
 
 
 def _usable_part(remote: Remote, part: Path, trusted: bool) -> int:
-    """Bytes of the part that can be gone on with; a part of unknown content is removed."""
+    """Bytes of the part that can be resumed; a part of unknown content is removed."""
     if not part.exists():
         return 0
     if not trusted and _tag_of(part) is None:
@@ -120,7 +130,7 @@ def _tag_of(part: Path) -> str | None:
 
 
 def remove_part(part: Path) -> None:
-    """Forget an unfinished or refused download."""
+    """Remove an unfinished or refused download."""
     for path in (part, _tag_file(part)):
         path.unlink(missing_ok=True)
 
@@ -143,7 +153,7 @@ def _go_on(remote: Remote, part: Path, progress: Progress | None, trusted: bool)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        # Nothing after what is here: complete, if the server's length says so; else begin anew.
+        # Range not satisfiable: the part is complete if it has the server's length; else start over.
         total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
         if total != str(held):
             remove_part(part)
@@ -161,11 +171,11 @@ def _receive(response: Any, part: Path, held: int, progress: Progress | None, si
         begin = int(span.partition("-")[0]) if span.partition("-")[0].isdigit() else -1
         total = int(length) if length.isdigit() else size
         if begin != held:
-            raise ConnectionError(f"the server sent bytes from {begin}, {held} were asked for")
+            raise ConnectionError(f"the server sent bytes from {begin}, but {held} was asked for")
     elif response.headers.get("Content-Length", "").isdigit():
         total = int(response.headers["Content-Length"])
     tag = response.headers.get("ETag")
-    if tag and not tag.startswith("W/"):  # a weak one does not promise equal bytes
+    if tag and not tag.startswith("W/"):  # a weak ETag does not promise equal bytes
         _tag_file(part).write_text(tag, encoding="ascii", errors="replace")
     else:
         _tag_file(part).unlink(missing_ok=True)
@@ -195,5 +205,5 @@ def _refused(remote: Remote, error: urllib.error.HTTPError) -> ModelError:
 
 
 def _shown(url: str) -> str:
-    """An address without what follows `?`: it may hold a signature."""
+    """Address without its query, which may hold a signature."""
     return url.partition("?")[0]

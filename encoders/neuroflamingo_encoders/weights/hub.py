@@ -1,7 +1,7 @@
-"""Which file of a hub repository holds an encoder's weights, at which commit, and what the hub says of it.
+"""`find_on_hub`: find the weight file of an encoder in a hub repository, with its commit and hash.
 
-The names, commits, hashes and permissions are huggingface_hub's business; the bytes are not, because its own
-downloader begins anew in every process.
+huggingface_hub resolves names, commits, hashes and permissions; the bytes are downloaded by `http_download`, because
+its own downloader starts over in every process.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file at a commit of a hub repository.
+    """File at a commit of a hub repository.
 
     Attributes:
-        file: its path there.
+        file: path in the repository.
         commit: 40 hexadecimal digits.
-        sha256: what the hub itself says, None for files that it does not keep by hash.
-        remote: where the bytes are.
+        sha256: hash by the hub itself; None for files that it does not store by hash.
+        remote: address of the bytes.
     """
 
     file: str
@@ -42,7 +42,7 @@ def find_on_hub(card: EncoderCard, repository: str, file: str | None, revision: 
     """Ask the hub for a file.
 
     Args:
-        card: for messages, and its weights' `file` and `revision` where none are given.
+        card: for messages, and for `file` and `revision` of its weights where none are given.
         repository: `owner/name`.
         file: path in the repository, a folder in it, or None.
         revision: commit, tag or branch; None: the card's, else the newest.
@@ -65,7 +65,7 @@ def find_on_hub(card: EncoderCard, repository: str, file: str | None, revision: 
         raise
     except Exception as error:  # the library's errors, its HTTP client's and the system's: all mean "not available"
         raise _unavailable(card, repository, error) from error
-    # The token is for the hub alone, not for the store to which it may point.
+    # The token is for the hub alone, not for the storage server that it may redirect to.
     same_host = urlsplit(facts.location).netloc == urlsplit(endpoint).netloc
     secret = {k: v for k, v in build_hf_headers(token=token).items() if k.lower() == "authorization"}
     tag = facts.etag
@@ -74,7 +74,7 @@ def find_on_hub(card: EncoderCard, repository: str, file: str | None, revision: 
 
 
 def choose_file(card: EncoderCard, files: Sequence[str], wanted: str | None) -> str:
-    """The weight file among a repository's: the one named, or the only one in the folder named (safetensors first).
+    """Choose the weight file of a repository: the named one, or the only one in the named folder (safetensors first).
 
     Raises:
         ModelError: none or several (exit 69); the message lists them.
@@ -90,7 +90,7 @@ def choose_file(card: EncoderCard, files: Sequence[str], wanted: str | None) -> 
             inside = found
             break
     raise ModelError(
-        f"which file holds the weights of '{card.name}' is not clear",
+        f"the weight file of '{card.name}' cannot be determined",
         expected=f"{wanted}" if wanted else "one weight file in the repository",
         seen=", ".join(inside[:12]) or ", ".join(files[:12]) or "an empty repository",
         hint="name it: --file PATH",

@@ -1,9 +1,9 @@
-"""The process in which a foreign checkpoint is opened: a restricted unpickler, bounded memory and time.
+"""Process that opens a foreign checkpoint with a restricted unpickler and limited memory and time.
 
-Run by `weights_converting`, never imported by it. One job (JSON) comes in on standard input, one answer goes out on
-standard output. The unpickler is torch's own of `torch.load(weights_only=True)`: it calls nothing but the functions
-that rebuild tensors and plain containers. With `skip_unknown`, every other name in the file stands for `Inert`, so
-that an object of a class that is not here becomes an empty thing; nothing of that name is imported or called.
+Run by `convert`, never imported by it. One job (JSON) comes in on standard input, one answer goes out on standard
+output. The unpickler is torch's own, of `torch.load(weights_only=True)`: it calls only the functions that rebuild
+tensors and plain containers. With `skip_unknown`, every other name in the file is replaced by `Inert`, so that an
+object of an unknown class becomes an empty one; nothing of that name is imported or called.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 
 LISTS = ("state_dict", "model_state_dict", "target_encoder", "encoder_ema", "model_ema", "ema", "model", "network",
          "net", "module", "encoder", "backbone", "weights")  # fmt: skip
-"""Where trainers keep their weights, the wanted one first where there are several."""
+"""Keys under which trainers store weights, in order of preference."""
 NEVER = {"builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "runpy", "pty", "socket",
          "shutil", "importlib", "ctypes", "io", "_io", "code", "codecs", "pickle", "webbrowser", "operator",
          "functools", "pip", "commands"}  # fmt: skip
-"""Modules whose names no checkpoint needs: such a file is an attack, and is refused as one."""
+"""Modules whose names no checkpoint needs: such a file is refused as an attack."""
 HARMLESS = {"builtins.set", "builtins.frozenset", "builtins.object", "builtins.dict", "builtins.list",
             "builtins.complex", "builtins.slice", "builtins.range", "builtins.bytearray", "builtins.type",
             "builtins.int", "builtins.float", "builtins.str", "builtins.bool", "builtins.tuple"}  # fmt: skip
@@ -39,7 +39,7 @@ MAX_UNKNOWN = 200
 
 
 class Inert:
-    """What an unknown name in a pickle becomes: takes any arguments and any state, keeps and does nothing."""
+    """Substitute for unknown names in a pickle: accepts any arguments and any state, and does nothing."""
 
     def __new__(cls, *arguments: Any, **_: Any) -> Any:
         # An object made without arguments gets its items afterwards, which torch's unpickler allows for plain
@@ -48,19 +48,19 @@ class Inert:
         return super().__new__(cls) if arguments else OrderedDict()
 
     def __setstate__(self, state: Any) -> None:
-        """Forget it."""
+        """Discard the state."""
 
 
 class InertMapping:
-    """The same for classes whose objects are made with arguments and filled with items afterwards."""
+    """Substitute for classes whose objects are made with arguments and filled with items afterwards."""
 
     def __new__(cls, *_: Any) -> Any:
         """Make an empty mapping, whatever the arguments."""
         return OrderedDict()
 
 
-class Refused(Exception):
-    """A file that is not converted: what, expected, seen, hint, as the parent's error takes them."""
+class Refusal(Exception):
+    """Refusal of a file: what, expected, seen and hint, as the error of the parent process takes them."""
 
     def __init__(self, what: str, **parts: str | None) -> None:
         super().__init__(what)
@@ -68,13 +68,13 @@ class Refused(Exception):
 
 
 def main() -> None:
-    """Read the job, do it, answer. Only `answer` goes to standard output; libraries print to standard error."""
+    """Read the job, run it, and answer. Only the answer goes to standard output; libraries print to standard error."""
     job = json.loads(sys.stdin.read())
     out = sys.stdout
     sys.stdout = sys.stderr
     try:
         answer = convert(job)
-    except Refused as refusal:
+    except Refusal as refusal:
         answer = {"refused": refusal.parts}
     except MemoryError:
         answer = {"memory": True}
@@ -86,8 +86,8 @@ def main() -> None:
 
 
 def convert(job: dict[str, Any]) -> dict[str, Any]:
-    """Open `job["path"]`, choose its weights, and write them to `job["out"]`; gives what was found and done."""
-    import torch  # noqa: F401  (before the limit: what torch itself takes does not count)
+    """Open `job["path"]`, choose its weights, write them to `job["out"]`, and give the answer."""
+    import torch  # noqa: F401  (before the limits: torch's own memory does not count)
 
     path = Path(job["path"])
     _limit(path.stat().st_size, job["memory"], job["seconds"])
@@ -99,12 +99,12 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
     else:
         _check_container(path)
         loaded = _load(path, job["skip_unknown"], unknown)
-    found = dict(tensor_lists(loaded))
-    chosen, tensors, left_out = _choose_and_take(found, job)
+    dictionaries = dict(tensor_lists(loaded))
+    chosen, tensors, left_out = _choose_and_take(dictionaries, job)
     _check_size(tensors, path.stat().st_size)
     _write(tensors, job)
     return {
-        "found": {key: sum(map(_is_tensor, dict.values(value))) for key, value in found.items()},
+        "found": {key: sum(map(_is_tensor, dict.values(value))) for key, value in dictionaries.items()},
         "chosen": chosen,
         "shapes": {name: list(value.shape) for name, value in tensors.items()},
         "left_out": left_out,
@@ -113,7 +113,7 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limit(size: int, memory: int, seconds: int) -> None:
-    """Memory (beyond what torch itself takes), processor time and file size; where the system has such limits."""
+    """Limit memory (on top of torch's own), processor time and file size, where the system supports it."""
     try:
         import resource
     except ModuleNotFoundError:
@@ -130,12 +130,12 @@ def _limit(size: int, memory: int, seconds: int) -> None:
 
 
 def _check_container(path: Path) -> None:
-    """A zip must be one that torch wrote: entries stored, not packed, and no program (TorchScript) among them."""
+    """Check that a zip file is one that torch wrote: entries stored, not compressed, and no program (TorchScript)."""
     with path.open("rb") as stream:
         head = stream.read(4)
     if head[:2] == b"\x1f\x8b" or not zipfile.is_zipfile(path):
         if head[:2] == b"\x1f\x8b" or head == b"\x89HDF":
-            raise Refused(
+            raise Refusal(
                 f"{path.name} is not a checkpoint of torch",
                 expected="a file that torch.save wrote",
                 seen="a gzip file" if head[:2] == b"\x1f\x8b" else "an HDF5 file",
@@ -146,14 +146,14 @@ def _check_container(path: Path) -> None:
         entries = archive.infolist()
     names = [entry.filename for entry in entries]
     if any(name.endswith("constants.pkl") for name in names):
-        raise Refused(
+        raise Refusal(
             f"{path.name} holds a program",
             expected="weights alone (a state dict)",
             seen="a TorchScript archive",
             hint="ask its authors for the state dict",
         )
     if not any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
-        raise Refused(
+        raise Refusal(
             f"{path.name} is not a checkpoint of torch",
             expected="a zip that torch.save wrote",
             seen=", ".join(names[:5]) or "an empty zip",
@@ -163,8 +163,8 @@ def _check_container(path: Path) -> None:
         any(e.compress_type != zipfile.ZIP_STORED for e in entries)
         or sum(e.file_size for e in entries) > 2 * path.stat().st_size
     ):
-        raise Refused(
-            f"{path.name} is packed, which torch.save never does",
+        raise Refusal(
+            f"{path.name} is compressed, which torch.save never does",
             expected="stored entries",
             seen="compressed or overlapping entries",
             hint="get the original file",
@@ -196,7 +196,7 @@ def _load(path: Path, skip_unknown: bool, unknown: list[str]) -> Any:
 
 
 def _unknown_global(message: str) -> str | None:
-    """The name that torch's unpickler did not know; it writes names of `builtins` without their module."""
+    """Name that torch's unpickler did not know, from its message; names of `builtins` come without their module."""
     if "blocked" not in message and "not an allowed global" not in message:
         return None
     match = GLOBAL.search(message)
@@ -207,15 +207,15 @@ def _unknown_global(message: str) -> str | None:
 
 def _refuse_code(path: Path, name: str) -> None:
     if name.split(".")[0] in NEVER and name not in HARMLESS:
-        raise Refused(
-            f"{path.name} asks for code to be run",
+        raise Refusal(
+            f"{path.name} wants to run code",
             expected="tensors and plain containers",
             seen=f"the function {name}; nothing of it was called",
             hint="do not use this file, and tell whoever gave it to you",
         )
 
 
-def _unknown_class(path: Path, name: str) -> Refused:
+def _unknown_class(path: Path, name: str) -> Refusal:
     names = {name}
     with contextlib.suppress(Exception):  # a list of all is a courtesy; legacy files have none
         from torch.serialization import get_unsafe_globals_in_checkpoint
@@ -223,18 +223,18 @@ def _unknown_class(path: Path, name: str) -> Refused:
         names.update(get_unsafe_globals_in_checkpoint(str(path)))
     for each in sorted(names):
         _refuse_code(path, each)
-    return Refused(
+    return Refusal(
         f"{path.name} holds more than weights",
         expected="tensors and plain containers",
         seen=", ".join(sorted(names)),
-        hint="--skip-unknown leaves these objects out (settings of a trainer, mostly) without running anything",
+        hint="--skip-unknown leaves out these objects (mostly settings of a trainer) without running anything",
     )
 
 
-def _cannot_open(path: Path, error: Exception) -> Refused:
+def _cannot_open(path: Path, error: Exception) -> Refusal:
     lines = str(error).strip().splitlines() or [""]
     telling = next((line.strip() for line in lines if "error: " in line), lines[0])
-    return Refused(
+    return Refusal(
         f"{path.name} cannot be opened as weights",
         expected="a complete file that torch.save wrote, with tensors and plain containers",
         seen=f"{type(error).__name__}: {telling}"[:300],
@@ -249,7 +249,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def tensor_lists(loaded: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every dictionary with tensors in it, by its dotted path (`.` is the file itself), outermost first."""
+    """Yield every dictionary that holds tensors, by its dotted path (`.` is the file itself), outermost first."""
     if not isinstance(loaded, dict) or depth > 3:
         return
     if any(map(_is_tensor, dict.values(loaded))):
@@ -259,38 +259,38 @@ def tensor_lists(loaded: Any, path: str = "", depth: int = 0) -> Iterator[tuple[
             yield from tensor_lists(value, f"{path}.{key}" if path else key, depth + 1)
 
 
-def candidates(found: dict[str, dict[str, Any]], key: str | None) -> list[str]:
-    """Which of the found dictionaries may be meant: the one named, else those that trainers use, else the only one."""
-    said = ", ".join(f"{k} ({sum(map(_is_tensor, dict.values(v)))})" for k, v in list(found.items())[:12])
-    if key is not None or not found:
-        if key in found:
+def candidates(dictionaries: dict[str, dict[str, Any]], key: str | None) -> list[str]:
+    """Paths of the dictionaries that may hold the weights: the named one, else the usual ones, else the only one."""
+    listing = ", ".join(f"{k} ({sum(map(_is_tensor, dict.values(v)))})" for k, v in list(dictionaries.items())[:12])
+    if key is not None or not dictionaries:
+        if key in dictionaries:
             return [str(key)]
-        raise Refused(
-            "there are no tensors under that key" if found else "the file holds no tensors",
+        raise Refusal(
+            "there are no tensors under this key" if dictionaries else "the file holds no tensors",
             expected=key or "a state dict",
-            seen=said or "none",
-            hint="--key with one of these" if found else "check that this is the checkpoint",
+            seen=listing or "none",
+            hint="--key with one of these" if dictionaries else "check that this is the checkpoint",
         )
-    known = [name for name in LISTS if name in found]
-    if "." in found and (not known or sum(map(_is_tensor, dict.values(found["."]))) > 1):
+    known = [name for name in LISTS if name in dictionaries]
+    if "." in dictionaries and (not known or sum(map(_is_tensor, dict.values(dictionaries["."]))) > 1):
         known.insert(0, ".")
-    if known or len(found) == 1:
-        return known or list(found)
-    raise Refused("several parts of the file may be the weights", expected="one", seen=said, hint="--key with one")
+    if known or len(dictionaries) == 1:
+        return known or list(dictionaries)
+    raise Refusal("several parts of the file may be the weights", expected="one", seen=listing, hint="--key with one")
 
 
-def _choose_and_take(found: dict[str, Any], job: dict[str, Any]) -> tuple[str, dict[str, Any], list[str]]:
-    """The first candidate, or with a card the first that fits; its tensors by their new names, and what is left out."""
-    refusal: Refused | None = None
-    for name in candidates(found, job["key"]):
-        tensors, left_out = _take(found[name], job["drop"])
+def _choose_and_take(dictionaries: dict[str, Any], job: dict[str, Any]) -> tuple[str, dict[str, Any], list[str]]:
+    """First candidate, or with a card the first that fits; its tensors by their new names, and the names left out."""
+    refusal: Refusal | None = None
+    for name in candidates(dictionaries, job["key"]):
+        tensors, left_out = _take(dictionaries[name], job["drop"])
         if job["card"] is None:
             return name, tensors, left_out
         try:
             fitting = _fitted(tensors, job)
         except NeuroFlamingoError as error:
             parts = {"expected": error.expected, "seen": error.seen, "hint": error.hint}
-            refusal = refusal or Refused(f"{error.what} (under '{name}')", **parts)
+            refusal = refusal or Refusal(f"{error.what} (under '{name}')", **parts)
             continue
         kept = set(fitting.values())
         return name, {k: tensors[v] for k, v in fitting.items()}, left_out + [k for k in tensors if k not in kept]
@@ -299,7 +299,7 @@ def _choose_and_take(found: dict[str, Any], job: dict[str, Any]) -> tuple[str, d
 
 
 def _fitted(tensors: dict[str, Any], job: dict[str, Any]) -> dict[str, str]:
-    """The encoder's name of each of its tensors to the file's name, after a strict check."""
+    """Map the encoder's tensor names to those in the file, after a strict check."""
     card = EncoderCard.model_validate(job["card"])
     names = own_names(card.weights, tensors)
     check_fit(card, job["own"], {name: tuple(tensors[key].shape) for name, key in names.items()})
@@ -307,7 +307,7 @@ def _fitted(tensors: dict[str, Any], job: dict[str, Any]) -> dict[str, str]:
 
 
 def _take(chosen: dict[str, Any], drop: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Tensors to be written, and names of what is left out on purpose."""
+    """Tensors to write, and names that are left out on purpose."""
     tensors: dict[str, Any] = {}
     left_out = []
     for key, value in dict.items(chosen):
@@ -317,7 +317,7 @@ def _take(chosen: dict[str, Any], drop: list[str]) -> tuple[dict[str, Any], list
             left_out.append(str(key))
     strange = [k for k, v in tensors.items() if str(v.layout) != "torch.strided" or v.is_meta or v.is_quantized]
     if strange or not tensors:
-        raise Refused(
+        raise Refusal(
             "some tensors cannot be written" if strange else "no tensors are left",
             expected="dense tensors",
             seen=", ".join(strange[:5]) or "none",
@@ -327,10 +327,10 @@ def _take(chosen: dict[str, Any], drop: list[str]) -> tuple[dict[str, Any], list
 
 
 def _check_size(tensors: dict[str, Any], size: int) -> None:
-    """Views that claim far more than the file holds (a stride of 0) are refused before they are copied."""
+    """Refuse views that claim far more than the file holds (a stride of 0), before they are copied."""
     claimed = sum(value.numel() * value.element_size() for value in tensors.values())
     if claimed > 3 * size + 2**24:
-        raise Refused(
+        raise Refusal(
             "the tensors claim more than the file holds",
             expected=f"some {size:,} bytes",
             seen=f"{claimed:,} bytes",
@@ -339,7 +339,7 @@ def _check_size(tensors: dict[str, Any], size: int) -> None:
 
 
 def _write(tensors: dict[str, Any], job: dict[str, Any]) -> None:
-    """Each tensor with memory of its own (tied weights are written twice), in its own kind of number."""
+    """Write each tensor with memory of its own (tied weights are written twice), in its own dtype."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -348,8 +348,8 @@ def _write(tensors: dict[str, Any], job: dict[str, Any]) -> None:
     try:
         save_file(plain, job["out"], metadata=job["metadata"])
     except (SafetensorError, ValueError, KeyError) as error:
-        raise Refused(
-            "the tensors cannot be written", seen=str(error), expected="numbers that safetensors knows"
+        raise Refusal(
+            "the tensors cannot be written", seen=str(error), expected="dtypes that safetensors supports"
         ) from error
 
 

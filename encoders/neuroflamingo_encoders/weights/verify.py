@@ -1,4 +1,4 @@
-"""`verify_weights`: is a weight file whole, is it the one declared, is it this encoder's, and are its numbers sane?"""
+"""`verify_weights`: check weight files for completeness, hash, fit to an encoder, and finite numbers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Verified:
-    """One weight file and what was found.
+class VerifyResult:
+    """Result of checking a weight file.
 
     Attributes:
         path, bytes, sha256: the file.
-        encoder: whose tensors it was compared with; None: with no one's.
-        tensors, parameters: how many.
-        pinned: whether the card declares the hash (or that of the file it was converted from).
-        problems: why it must not be used; empty where all is well.
-        notes: what a reader should know.
+        encoder: encoder that it was compared with; None: with none.
+        tensors, parameters: numbers of tensors and parameters.
+        pinned: True if the card declares the hash (or that of the file it was converted from).
+        problems: reasons not to use it; empty for a sound file.
+        notes: remarks for the user.
     """
 
     path: str
@@ -50,17 +50,17 @@ class Verified:
         return not self.problems
 
 
-def verify_weights(what: Sequence[str | Path] = (), *, encoder: str | None = None) -> list[Verified]:
+def verify_weights(what: Sequence[str | Path] = (), *, encoder: str | None = None) -> list[VerifyResult]:
     """Check weight files.
 
     Args:
-        what: names of encoders (all their files here are checked) and files; nothing: every file in the home folder.
-        encoder: whose tensors the given files must be; None: the encoder whose folder a file lies in, or that
-            `convert_weights` wrote into it, else none.
+        what: files, and names of encoders (all their local files are checked); empty: every file in the home folder.
+        encoder: encoder that the given files must fit; None: the encoder whose folder a file is in, or that
+            `convert_weights` noted in it, else none.
 
     Raises:
         NotFoundError: neither a file nor an encoder.
-        ModelError: an encoder that has no file here (exit 69).
+        ModelError: an encoder without local files (exit 69).
     """
     names = list_encoders()
     if not what:
@@ -87,7 +87,7 @@ def _files_of(name: str) -> list[Path]:
         raise ModelError(
             f"the weights of '{name}' are not here",
             expected=f"a file in {weights_folder(name)}",
-            hint="nothing is to be verified" if card.weights.source == "embedded" else how_to_get(card),
+            hint="there is nothing to verify" if card.weights.source == "embedded" else how_to_get(card),
         )
     return files
 
@@ -97,13 +97,13 @@ def _owner(path: Path, names: Sequence[str]) -> str | None:
     return folder if folder in names and weights_folder(folder).absolute() == path.absolute().parent else None
 
 
-def verify_file(path: Path, encoder: str | None = None, *, part: str = "") -> Verified:
-    """Check one file; whatever is wrong with it is in the answer, not raised.
+def verify_file(path: Path, encoder: str | None = None, *, part: str = "") -> VerifyResult:
+    """Check one file; its faults are in the result, not raised.
 
     Args:
         path: the file.
-        encoder: compare with this encoder's names and shapes.
-        part: compare only tensors whose names begin so, without that beginning (an encoder within a model).
+        encoder: encoder to compare names and shapes with.
+        part: compare only tensors with this prefix, which is removed (an encoder within a model).
     """
     seen, size = sha256_of(path), path.stat().st_size
     problems: list[str] = []
@@ -127,7 +127,7 @@ def verify_file(path: Path, encoder: str | None = None, *, part: str = "") -> Ve
             pinned = _compare(path, seen, encoder, None, None, problems, notes)
     if encoder is None:
         notes.append("not compared with any encoder; --encoder NAME does that")
-    return Verified(str(path), size, seen, encoder, tensors, parameters, pinned, tuple(problems), tuple(notes))
+    return VerifyResult(str(path), size, seen, encoder, tensors, parameters, pinned, tuple(problems), tuple(notes))
 
 
 def _named_in(metadata: dict[str, str]) -> str | None:
@@ -144,7 +144,7 @@ def _compare(
     problems: list[str],
     notes: list[str],
 ) -> bool:
-    """Add what a card has to say of a file; gives whether the card declares its hash."""
+    """Compare a file with a card, adding to problems and notes; gives whether the card declares its hash."""
     if encoder is None:
         return False
     try:
@@ -176,7 +176,7 @@ def _count(shape: list[int]) -> int:
 
 
 def _contents(path: Path) -> tuple[dict[str, list[int]], dict[str, str], list[str]]:
-    """Shapes, metadata, and faults of the numbers of a safetensors file; one tensor at a time is in memory.
+    """Shapes, metadata and faults of a safetensors file; one tensor at a time is in memory.
 
     Raises:
         ModelError: the header is damaged, or bytes are missing (exit 65).
@@ -190,7 +190,7 @@ def _contents(path: Path) -> tuple[dict[str, list[int]], dict[str, str], list[st
     try:
         with safe_open(path, "pt") as stream:
             metadata: dict[str, Any] = stream.metadata() or {}
-            for name in stream.keys():  # noqa: SIM118  (it is no dictionary)
+            for name in stream.keys():  # noqa: SIM118  (not a dictionary)
                 tensor = stream.get_tensor(name)
                 shapes[name] = list(tensor.shape)
                 if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
@@ -202,7 +202,7 @@ def _contents(path: Path) -> tuple[dict[str, list[int]], dict[str, str], list[st
 
 
 def _check_length(path: Path) -> None:
-    """The header's length, before anything believes it."""
+    """Check the length of the header before anything relies on it."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")

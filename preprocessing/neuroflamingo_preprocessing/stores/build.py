@@ -119,6 +119,7 @@ def prepare_into_store(
 
 
 def checked_options(options: Mapping[str, Any]) -> StoreOptions:
+    """Options of a run, after a check of its scheduler; see `StoreOptions`."""
     from neuroflamingo_preprocessing.stores.dask_cluster import check_scheduler
 
     spread = StoreOptions(**options)

@@ -85,7 +85,7 @@ def test_every_group_has_a_broken_encoder() -> None:
 
 
 def test_tokens_that_tell_nothing_are_found_end_to_end() -> None:
-    with pytest.raises(check.Failed, match=r"chance is 0\.69"):
+    with pytest.raises(check.Failure, match=r"chance is 0\.69"):
         _check("end_to_end.learns").run(Subject.of(broken.IgnoresTheScan))
 
 
@@ -97,14 +97,14 @@ def test_a_turned_preparation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         return type(scan)(scan.voxels[::-1].copy(), scan.affine)
 
     monkeypatch.setattr(preparation, "_stored_ball", turned)
-    with pytest.raises(check.Failed, match="mm from its place"):
+    with pytest.raises(check.Failure, match="mm from its place"):
         _check("preparation.geometry").run(Subject.of(broken.Sound))
 
 
 def test_a_run_stored_on_the_wrong_side_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     write = preparation._write_run
     monkeypatch.setattr(preparation, "_write_run", lambda path, voxels, affine: write(path, voxels[::-1], affine))
-    with pytest.raises(check.Failed, match="mm from its place"):
+    with pytest.raises(check.Failure, match="mm from its place"):
         _check("preparation.geometry").run(Subject.of("swift"))
 
 
@@ -113,7 +113,7 @@ def test_another_constant_is_found(encoder: str, monkeypatch: pytest.MonkeyPatch
     subject, check = Subject.of(encoder), _check("preparation.normalisation")
     assert check.run(subject)
     monkeypatch.setattr(preparation, "STORED", (*preparation.STORED[:-1], 9.0))
-    with pytest.raises(check.Failed, match="makes"):
+    with pytest.raises(check.Failure, match="makes"):
         check.run(subject)
 
 
@@ -130,7 +130,7 @@ def test_a_repetition_time_treated_otherwise_is_found(
         return true(seconds, scan.model_copy(update={"repetition_time": rate}), *rest)
 
     monkeypatch.setattr(preparation, "target_seconds", otherwise)
-    with pytest.raises((check.Failed, ScanError)):
+    with pytest.raises((check.Failure, ScanError)):
         check.run(subject)
 
 
@@ -144,7 +144,7 @@ def test_other_golden_numbers_fail(tmp_path: Path) -> None:
     check = _check("parity.golden")
     assert "1 cases" in (check.run(Subject.of(broken.Sound, tmp_path)) or "")
     save_file({"input": x, "tokens": tokens + 1e-3}, tmp_path / "a.io.safetensors")
-    with pytest.raises(check.Failed, match=r"a: tokens differ by"):
+    with pytest.raises(check.Failure, match=r"a: tokens differ by"):
         check.run(Subject.of(broken.Sound, tmp_path))
 
 

@@ -287,7 +287,7 @@ def test_intensities_are_scaled_as_declared() -> None:
     assert unit(x).amax() == 1 and unit(unit(x)).equal(unit(x))
     for constant in (torch.zeros(1, 1, 2, 2, 2), torch.full((1, 1, 2, 2, 2), 7.0)):
         assert not zscore_nonzero(constant).any() and not unit(constant).any()
-    with pytest.raises(ModelError, match="scaling that is not known"):
+    with pytest.raises(ModelError, match="unknown scaling"):
         scale_intensity(x, "histogram")
 
 

@@ -106,7 +106,7 @@ def test_the_card_is_checked(ending: str) -> None:
     write_tokens(path, two(), ABOUT)
     others = (precomputed_card(width=5), precomputed_card(width=4, tokens=5), registry.encoder_card("tiny-t1w-cnn"))
     for card in others:
-        with pytest.raises(ModelError, match="other tokens than were asked for") as caught:
+        with pytest.raises(ModelError, match="not hold the tokens that were asked for") as caught:
             read_tokens(path, card=card)
         assert caught.value.exit_code == 65
     changed = dict(ABOUT, card=precomputed_card(width=5).model_dump(mode="json"))
@@ -130,7 +130,7 @@ def test_arrays_that_do_not_go_together(ending: str) -> None:
     )
     for one in wrong:
         write_tokens(path, [one], ABOUT, overwrite=True)
-        with pytest.raises(ModelError, match="not a whole token file"):
+        with pytest.raises(ModelError, match="not a complete token file"):
             read_tokens(path)
 
 

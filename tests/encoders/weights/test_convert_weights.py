@@ -91,7 +91,7 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(job: dict[str, Any], path: Path) -> dict[str, Any]:
         try:
             return unpickle.convert(json.loads(json.dumps(job)))
-        except unpickle.Refused as refusal:
+        except unpickle.Refusal as refusal:
             raise ModelError(str(refusal.parts.pop("what")), **refusal.parts, exit_code=65) from refusal
 
     monkeypatch.setattr(unpickle, "_limit", lambda *_: None)
@@ -136,7 +136,7 @@ class TestInItsOwnProcess:
 
     def test_an_attack_is_refused_and_never_runs(self, place: Path) -> None:
         path = save({"state_dict": state(), "x": Attack(os.system, f"touch {place / 'ran'}")}, zipped=False)
-        assert "asks for code to be run" in refused(path, skip_unknown=True)
+        assert "wants to run code" in refused(path, skip_unknown=True)
         assert not (place / "ran").exists()
 
     def test_too_little_memory_is_said(self) -> None:

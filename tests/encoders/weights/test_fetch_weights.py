@@ -192,7 +192,7 @@ def test_two_processes_do_not_write_one_part(shop: Shop, monkeypatch: pytest.Mon
     [
         ("swift", "with a browser"),
         ("brain-jepa-vitb", "jepa-ep300.pth.tar"),
-        ("brainmt", "none are offered"),
+        ("brainmt", "none are published"),
         ("tiny-t1w-cnn", "in the package"),
         ("swfit", "did you mean swift"),
     ],

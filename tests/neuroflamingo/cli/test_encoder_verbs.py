@@ -159,10 +159,10 @@ class TestNew:
             ("3d", "try my-encoder"),
             ("", "try my-encoder"),
             ("a" * 60, "at most 50"),
-            ("class", "word of Python"),
-            ("json", "module of Python"),
+            ("class", "is a Python keyword"),
+            ("json", "module of the standard library"),
             ("torch", "installed module"),
-            ("swift", "encoder that is installed"),
+            ("swift", "installed encoder"),
         ],
     )
     def test_names_that_cannot_be_used_are_refused(self, name: str, says: str, tmp_path: Path) -> None:

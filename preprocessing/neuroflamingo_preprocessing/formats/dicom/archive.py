@@ -167,7 +167,7 @@ def _is_zip(path: Path) -> bool:
         return False
 
 
-class _Frugal:
+class _BoundedReader:
     """File that refuses huge reads: `zipfile` reads the table of contents of an archive at once, whatever its size."""
 
     def __init__(self, stream: Any) -> None:
@@ -185,7 +185,7 @@ class _Frugal:
 def _unpack(path: Path, place: Path) -> list[Path]:
     """Write the DICOM members under numbers; their names are checked, but never used as paths."""
     try:
-        with path.open("rb") as raw, zipfile.ZipFile(_Frugal(raw)) as archive:  # type: ignore[arg-type]
+        with path.open("rb") as raw, zipfile.ZipFile(_BoundedReader(raw)) as archive:  # type: ignore[arg-type]
             members = [member for member in archive.infolist() if not member.is_dir()]
             limit = _check_members(members, archive.infolist(), path.stat().st_size)
             found, written = [], 0

@@ -24,7 +24,7 @@ DAMAGED = "the header is damaged: convert the scan again from its source"
 
 
 @dataclass(frozen=True)
-class Placed:
+class AffineChoice:
     """Affine in use (voxel index to world, RAS mm), the form it comes from, and the code of that form."""
 
     affine: Affine
@@ -32,7 +32,9 @@ class Placed:
     code: int
 
 
-def place_by_forms(header: Any, shape: tuple[int, int, int], name: str, xform: Xform, warnings: list[str]) -> Placed:
+def place_by_forms(
+    header: Any, shape: tuple[int, int, int], name: str, xform: Xform, warnings: list[str]
+) -> AffineChoice:
     """Affine of a NIfTI header, checked against the other form and the voxel sizes.
 
     With `auto` the sform if its code is above 0, else the qform, as nibabel and FSL choose. Two forms of different
@@ -67,9 +69,9 @@ def place_by_forms(header: Any, shape: tuple[int, int, int], name: str, xform: X
     check_columns(affine, name, source, warnings)
     zooms = np.abs(np.asarray(header["pixdim"][1:4], dtype=float)) * UNIT_TO_MM[unit]
     check_zooms(affine, zooms, name, warnings, aligned=codes[source] >= 3)
-    _check_other(header, Placed(affine, source, codes[source]), scale, shape, name, xform, warnings)
+    _check_other(header, AffineChoice(affine, source, codes[source]), scale, shape, name, xform, warnings)
     check_extent(affine, shape, name, UNIT_NAME[unit])
-    return Placed(affine, source, codes[source])
+    return AffineChoice(affine, source, codes[source])
 
 
 def _chosen(codes: dict[str, int], xform: Xform, name: str) -> str:
@@ -182,7 +184,7 @@ def check_zooms(
 
 def _check_other(
     header: Any,
-    used: Placed,
+    used: AffineChoice,
     scale: Affine,
     shape: tuple[int, int, int],
     name: str,
