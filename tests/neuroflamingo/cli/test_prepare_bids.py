@@ -96,7 +96,7 @@ def test_encode_takes_the_same_datasets_and_filters(place: Path, capsys) -> None
 
 def test_what_was_chosen_is_said_and_kept(place: Path, capsys) -> None:
     assert main([*COMMON, "--nprocs", "1"]) == 0
-    assert "note: 3 scans are there in several versions" in capsys.readouterr().err
+    assert "note: 3 scans exist in several versions" in capsys.readouterr().err
     assert summary()["notes"][0].startswith("3 scans exist in several versions; used: space-MNI152NLin6Asym")
     about = [ScanStore("store")[key].about for key in ScanStore("store")]
     assert {one["input"]["header"]["repetition time"] for one in about} == {"0.8 s, from task-rest_bold.json"}

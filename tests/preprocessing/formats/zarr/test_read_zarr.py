@@ -263,7 +263,7 @@ def test_lost_and_damaged_chunks(tmp_path: Path) -> None:
     refused(path, "truncated or damaged")
     chunk.unlink()
     scan = read_scan(path)
-    assert "1 of 8 chunks are not there" in scan.provenance.warnings[0] and (scan.voxels[:8, :8, :8] == 0).all()
+    assert "1 of 8 chunks are missing" in scan.provenance.warnings[0] and (scan.voxels[:8, :8, :8] == 0).all()
 
 
 def test_runs_are_not_read_from_zarr(tmp_path: Path) -> None:
