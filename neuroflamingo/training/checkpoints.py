@@ -8,7 +8,7 @@
         state.json                     where the run is, its recipe, software, and the SHA-256 of the files above
 
 The order of the data, the learning rate and all random numbers are functions of the step, so none of them is saved:
-random numbers are seeded anew in each micro-step from (seed, micro-step, process).
+random numbers are reseeded in each micro-step from (seed, micro-step, process).
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def load(folder: Path, recipe: Mapping[str, Any] | None = None, free: tuple[str,
 
 
 def newest(root: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = FREE) -> Checkpoint | None:
-    """The newest checkpoint that can be read; a damaged one is passed over with a warning. None: there is none.
+    """The newest checkpoint that can be read; a damaged one is skipped with a warning. None if there is none.
 
     Args:
         root: the folder of checkpoints.
@@ -195,7 +195,7 @@ def newest(root: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = FREE) 
             f"none of the {len(faults)} checkpoints can be read",
             expected="one whose files have the hashes in its state.json",
             seen=faults[0].what,
-            hint="begin anew with --restart",
+            hint="start over with --restart",
             exit_code=65,
         ) from faults[0]
     return None
@@ -215,7 +215,7 @@ def check_same(asked: Mapping[str, Any], had: Mapping[str, Any], what: str, free
             f"{what} is of another recipe",
             expected="; ".join(f"{key}: {theirs.get(key)!r}" for key in other[:8]),
             seen="; ".join(f"{key}: {ours.get(key)!r}" for key in other[:8]),
-            hint="give the run another name (--set name=...), or begin anew with --restart",
+            hint="give the run another name (--set name=...), or start over with --restart",
         )
 
 

@@ -52,7 +52,7 @@ def train(
         config: YAML file: a `Recipe`, or the stages of an embedded model (`EmbeddedRecipe`); or one of these itself.
         overrides: `section.key=value` items.
         folder: where everything goes; `runs/NAME` by default.
-        resume: True: go on at the very step where the run in that folder stopped, if there is one; False: begin anew;
+        resume: True: resume at the exact step where the run in that folder stopped, if there is one; False: start over;
             a checkpoint's folder: go on from it, with the recipe as it is now.
         allow_download: language models, encoders and data may come from a hub.
         tiny: train the recipe's tiny twin, on toy data beside the folder; see `neuroflamingo.training.twin`.

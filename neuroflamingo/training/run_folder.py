@@ -52,7 +52,7 @@ def _own(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if resume is True and path.exists():
-        hint = "begin anew with --restart"
+        hint = "start over with --restart"
         before = read_json(path, expected="the recipe of a run", hint=hint, name=str(path), error=ConfigError)
         check_same(plan.recipe, before, str(folder), plan.free)
     write_text_atomic(path, json.dumps(plan.recipe, indent=1) + "\n", overwrite=True)

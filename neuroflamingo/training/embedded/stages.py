@@ -34,7 +34,7 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
     Args:
         recipe: see `EmbeddedRecipe`.
         folder: where everything goes.
-        resume: go on with what is there; False begins anew.
+        resume: resume from existing stages; False starts over.
         quiet: nothing on standard error.
 
     Raises:
