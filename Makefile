@@ -1,6 +1,7 @@
 # Everything runs in .venv, which is made on first use; stamps in it make the second run quick.
 #   make demo    two reports on the embedded model: nilearn's real head, and the same head with a painted finding
-#   make test    the test suite          make bench    speed beside peers          make test-fast    without the slow tests
+#   make test    all tests               make test-fast  without those marked slow (over a second)
+#   make bench   speed beside peers; tests run on WORKERS processes of one thread each
 #   make lint    ruff                    make types    pyright                  make wheel    dist/*.whl
 #   make docs    the pages as a site         make coverage    lines and branches that the tests reach
 #   make hooks   ruff, codespell, layering, pyright and checks of files, on all files
@@ -10,6 +11,8 @@ DEMO ?= demo
 BENCH ?=
 TESTS ?= tests
 FLOOR ?= 85
+WORKERS ?= auto
+PYTEST = env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 25
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CORE := $(VENV)/.installed-core
@@ -36,10 +39,10 @@ demo: $(CORE)
 	@echo "The pages are in $(abspath $(DEMO)): open them in any browser."
 
 test: $(FULL)
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(PYTEST) $(TESTS)
 
 test-fast: $(FULL)
-	@$(BIN)/python -m pytest -m "not slow" $(TESTS)
+	@$(PYTEST) -m "not slow" $(TESTS)
 
 bench: $(FULL)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_generation.py $(BENCH)

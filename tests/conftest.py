@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,6 +20,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "NEUROFLAMINGO_HOME" not in os.environ:  # caches of a run of the tests are its own
     os.environ["NEUROFLAMINGO_HOME"] = tempfile.mkdtemp(prefix="neuroflamingo-home-")
     atexit.register(shutil.rmtree, os.environ["NEUROFLAMINGO_HOME"], ignore_errors=True)
+elif "PYTEST_XDIST_WORKER" in os.environ:  # and each worker's are its own, below the run's
+    os.environ["NEUROFLAMINGO_HOME"] = os.path.join(os.environ["NEUROFLAMINGO_HOME"], os.environ["PYTEST_XDIST_WORKER"])
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes says how busy it is
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

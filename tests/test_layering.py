@@ -191,6 +191,7 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
     assert run.stdout.strip() == "", f"importing {module} loads {run.stdout.strip()}"
 
 
+@pytest.mark.slow
 def test_every_module_imports_alone() -> None:
     """One process, modules dropped in between, so that no import leans on one made before it."""
     code = """

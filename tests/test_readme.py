@@ -97,6 +97,7 @@ def test_commands_and_their_options_exist(line: str) -> None:
     assert not missing, f"{line}: {missing} not in its --help"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", sorted({line for _, line in commands() if line.startswith(QUICK)}))
 def test_quick_commands_run(line: str) -> None:
     answer = run("neuroflamingo", *(words_of(line, "neuroflamingo") or []))
@@ -141,6 +142,7 @@ def test_named_source_files_exist(page: Path) -> None:
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+@pytest.mark.slow
 def test_the_encoder_example_runs() -> None:
     """The page's blocks, one after the other, as a reader would paste them."""
     page = ROOT / "docs" / "write_an_encoder.md"

@@ -148,6 +148,7 @@ def prepared_with(scan: Scan, spec: ScanSpec, pose: np.ndarray | None) -> Prepar
 # --- the properties ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(cases())
 def test_the_product_of_the_log_is_what_happened_to_the_voxels(case: Any) -> None:
@@ -159,6 +160,7 @@ def test_the_product_of_the_log_is_what_happened_to_the_voxels(case: Any) -> Non
     assert names[-1] == "resampling" and "linear" in prepared.geometry[-1].interpolation
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(cases())
 def test_an_entry_that_is_left_out_or_wrong_does_not_pass(case: Any) -> None:
@@ -205,6 +207,7 @@ def lattices(draw: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     return affine, shape
 
 
+@pytest.mark.slow
 @settings(
     max_examples=40,
     deadline=None,

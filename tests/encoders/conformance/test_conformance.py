@@ -84,6 +84,7 @@ def test_every_group_has_a_broken_encoder() -> None:
     assert {check.group for check in CHECKS if check.name in found} == set(range(1, 11))
 
 
+@pytest.mark.slow
 def test_tokens_that_tell_nothing_are_found_end_to_end() -> None:
     with pytest.raises(check.Failure, match=r"chance is 0\.69"):
         _check("end_to_end.learns").run(Subject.of(broken.IgnoresTheScan))

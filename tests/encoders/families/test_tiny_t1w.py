@@ -35,6 +35,7 @@ def test_positions_are_in_the_brain_and_summaries_have_none(encoder: TinyT1wEnco
     assert float(positions[:BRAIN_CELLS, 0].abs().max()) < 85
 
 
+@pytest.mark.slow
 def test_a_scan_gives_the_same_tokens_alone_and_in_a_batch(encoder: TinyT1wEncoder) -> None:
     x = heads(3)
     with torch.no_grad():

@@ -76,6 +76,7 @@ def test_released_sizes_give_the_published_tokens(name: str) -> None:
     assert (card.output.token_count(sizes_of(card)), card.output.width) == OUTPUT[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(VOLUMES))
 def test_tokens_fit_the_card_and_do_not_depend_on_the_batch(name: str) -> None:
     encoder = small(name)
@@ -90,6 +91,7 @@ def test_tokens_fit_the_card_and_do_not_depend_on_the_batch(name: str) -> None:
 CNNS = sorted(name for name in VOLUMES if "resnet" in name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(VOLUMES) - set(CNNS)))
 def test_a_moved_block_changes_the_token_of_its_place_most(name: str) -> None:
     encoder = small(name)
@@ -328,6 +330,7 @@ def heads() -> tuple[Scan, Scan]:
 MARK_MM = np.array([-48.0, -18.0, 22.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["vit3d", "medicalnet-resnet10", "swinunetr-encoder"])
 def test_a_mark_on_the_left_of_a_head_changes_the_token_whose_position_is_nearest(heads: Any, family: str) -> None:
     sizes: dict[str, Any] = {"x": 48, "y": 56, "z": 48, "spacing_mm": 4.0}

@@ -120,6 +120,7 @@ def refused(file: Path | str, **options: Any) -> str:
 class TestInItsOwnProcess:
     """The real way, with the real bounds."""
 
+    @pytest.mark.slow
     def test_a_lightning_file_goes_through_and_loads(self, place: Path) -> None:
         settings = argparse.Namespace(rate=0.1, layers=[1, 2])
         path = save({"state_dict": state("model."), "hyper_parameters": settings, "epoch": 3})
@@ -134,11 +135,13 @@ class TestInItsOwnProcess:
         assert verify_weights(["net"])[0].sound
         assert not (place / "ran").exists()
 
+    @pytest.mark.slow
     def test_an_attack_is_refused_and_never_runs(self, place: Path) -> None:
         path = save({"state_dict": state(), "x": Attack(os.system, f"touch {place / 'ran'}")}, zipped=False)
         assert "wants to run code" in refused(path, skip_unknown=True)
         assert not (place / "ran").exists()
 
+    @pytest.mark.slow
     def test_too_little_memory_is_said(self) -> None:
         path = save({"w": torch.zeros(40_000_000)})
         with pytest.raises(ModelError, match="too much memory") as caught:

@@ -125,7 +125,7 @@ def test_as_a_program_of_its_own(write: Callable[[str], str]) -> None:
     names = ("page.nii.gz", "checksum.nii.gz", "two_sides.nii", "bomb.nii.gz")
     files = [write(name) for name in names]
     done = subprocess.run(
-        [sys.executable, "-m", "neuroflamingo", "check-scan", *files], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "neuroflamingo", "check-scan", *files], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 65 and done.stderr == ""
     assert done.stdout.count("cannot be used") == len(names) and "Traceback" not in done.stdout

@@ -69,6 +69,7 @@ def test_a_run(tmp_path: Path, capsys) -> None:
     assert "cannot be used" in text and "at least 20 frames" in text
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used(tmp_path: Path, head_file: Path, capsys) -> None:
     silent = write(tmp_path / "silent.nii", frames(3)[..., 0], codes=(0, 0))
     words = tmp_path / "words.nii"

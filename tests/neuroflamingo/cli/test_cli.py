@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,7 @@ class TestOutputs:
         assert "aligning" in err
         assert names(place) == []
 
+    @pytest.mark.slow
     def test_one_file_or_several_of_one_stem(self, place: Path, head_file: Path) -> None:
         assert main(["report", str(head_file), "-o", "out.txt", "-q"]) == 0
         assert main(["report", str(head_file), "-o", "head.html", "--format", "html,json,txt", "-q"]) == 0
@@ -215,9 +216,11 @@ class TestBadScans:
         header = nib.load(head_file).header.copy()
         header["dim"][1:4] = (10_000, 10_000, 10_000)
         (place / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + b"\0" * 5000))
-        begin = time.perf_counter()
+        tracemalloc.start()
         assert "claims" in self.refused(["a.nii.gz"], 65, capsys)
-        assert time.perf_counter() - begin < 20
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 64e6
 
     @pytest.mark.parametrize("fault", BROKEN_HEADERS)
     def test_broken_header_or_voxels(self, place: Path, head_file: Path, fault: str, capsys) -> None:
@@ -408,7 +411,7 @@ class TestFailures:
     def test_signals_end_cleanly(self, tmp_path: Path, head_file: Path, number: int, code: int) -> None:
         waits = (
             "import sys, time; import neuroflamingo.cli.report as r\n"
-            "def wait(*a, **k):\n    print('ready', flush=True); time.sleep(60)\n"
+            "def wait(*a, **k):\n    print('ready', flush=True); time.sleep(600)\n"
             "r.report_scans = wait\n"
             "from neuroflamingo.cli import main; sys.exit(main(['report', 'a.nii.gz']))"
         )
@@ -422,11 +425,12 @@ class TestFailures:
         )
         assert process.stdout and process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=900)
         assert process.returncode == code and "Traceback" not in err
         assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["fsync", "replace", "unlink"])
 def test_killed_while_writing_leaves_the_old_file_or_the_new(
     tmp_path: Path, tiny_model: Path, head_file: Path, step: str

@@ -154,6 +154,7 @@ def test_enough_is_planted(patient: Path) -> None:
         assert_unnamed("of MRN7730412", "this")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["folder", "archive"])
 def test_reports(
     form: str, patient: Path, tiny_model: Path, tmp_path: Path, aligned: None, monkeypatch: Any, spoken: list[str]
@@ -179,6 +180,7 @@ def test_reports(
     assert assert_folder_unnamed(out) == 4
 
 
+@pytest.mark.slow
 def test_a_relative_folder_and_several(
     patient: Path, tiny_model: Path, tmp_path: Path, aligned: None, monkeypatch: Any, spoken: list[str]
 ) -> None:
@@ -192,6 +194,7 @@ def test_a_relative_folder_and_several(
     assert assert_folder_unnamed(out) == 2
 
 
+@pytest.mark.slow
 def test_check_scan(patient: Path, aligned: None, capfd: Any, spoken: list[str]) -> None:
     assert main(["check-scan", str(patient)]) == 0
     words = capfd.readouterr().out
@@ -210,6 +213,7 @@ def test_check_scan(patient: Path, aligned: None, capfd: Any, spoken: list[str])
     assert main(["check-scan", str(patient), "--series", "7"]) == 65
 
 
+@pytest.mark.slow
 def test_stores(patient: Path, tmp_path: Path, aligned: None, capfd: Any, spoken: list[str]) -> None:
     store = tmp_path / "store"
     prepare = ["prepare", str(patient.parent), "-o", str(store), "--encoder", "tiny-t1w-cnn", "--nprocs", "1"]
@@ -231,6 +235,7 @@ def test_stores(patient: Path, tmp_path: Path, aligned: None, capfd: Any, spoken
     assert_folder_unnamed(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_series_is_hashed_once(patient: Path, tmp_path: Path, aligned: None, monkeypatch: Any) -> None:
     """For the item's key, which is that of the sorted hashes of its files, and for the record."""
     from neuroflamingo_preprocessing.formats.dicom import read_dicom
@@ -252,6 +257,7 @@ def test_a_series_is_hashed_once(patient: Path, tmp_path: Path, aligned: None, m
         assert examination.scan().provenance.sha256 == digest
 
 
+@pytest.mark.slow
 def test_tokens(patient: Path, tmp_path: Path, aligned: None, spoken: list[str]) -> None:
     out = tmp_path / "tokens.safetensors"
     assert main(["encode", str(patient), "--encoder", "tiny-t1w-cnn", "-o", str(out)]) == 0
@@ -310,6 +316,7 @@ def test_warnings_and_logs_of_the_library(tmp_path: Path, caplog: Any, recwarn: 
     assert len(recwarn) == 0 and caplog.text == ""
 
 
+@pytest.mark.slow
 def test_nifti_texts(head_file: Path, tmp_path: Path, aligned: None, tiny_model: Path, capfd: Any, spoken: Any) -> None:
     """`descrip`, `aux_file`, `intent_name`, `db_name`, an extension, a sidecar and the folder's name stay behind."""
     folder = tmp_path / LATER["folder"]

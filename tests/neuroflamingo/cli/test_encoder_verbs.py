@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
-import time
+import threading
 import tomllib
 from pathlib import Path
 
@@ -69,20 +69,22 @@ class TestList:
 
     def test_a_plug_in_that_hangs_is_named(self, site: Path) -> None:
         hostile.install(site, "h-hangs-at-import")
-        began = time.monotonic()
         found = {entry.name: entry for entry in survey(seconds=0.5)}
-        assert time.monotonic() - began < 30
+        (left,) = [thread for thread in threading.enumerate() if thread.name == "card of h-hangs-at-import"]
+        assert left.is_alive() and left.daemon, "it was not waited for"
         assert "no card after 0.5 s" in str(found["h-hangs-at-import"].fault)
         assert all(found[name].card is not None for name in BUILT_IN)
 
 
 class TestCheck:
+    @pytest.mark.slow
     def test_one_line_a_check(self, capsys) -> None:
         assert main(["encoders", "check", "precomputed"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert any(line.startswith("passed           order.tokens_follow ") for line in lines)
         assert lines[-1].startswith("precomputed: ") and "0 failed" not in lines[-1]
 
+    @pytest.mark.slow
     def test_failures_as_json_and_exit_code(self, capsys) -> None:
         assert main(["encoders", "check", "tests.encoders.conformance.broken:Mirrors", "--json"]) == 1
         (found,) = json.loads(capsys.readouterr().out)
@@ -104,6 +106,7 @@ class TestCheck:
         out, err = capsys.readouterr()
         assert says in out + err
 
+    @pytest.mark.slow
     def test_hostile_encoders_are_isolated_and_named(self, site: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
         names = ["h-good", "h-nan", "h-shape", "h-dtype", "h-prints", "h-dies", "h-raises"]
         hostile.install(site, *names)
@@ -124,6 +127,7 @@ class TestCheck:
         assert "no licence key" in told["h-raises"]["card.builds"]
         assert "h-twice-second" in told["h-twice"]["card.builds"]
 
+    @pytest.mark.slow
     def test_an_encoder_that_hangs_is_ended_and_the_next_one_checked(self, site: Path) -> None:
         hostile.install(site, "h-hangs")
         (name, results), (other, others) = check_isolated(["h-hangs", "no-such-encoder"], seconds=20)

@@ -53,6 +53,7 @@ def refused(code: int, capsys: pytest.CaptureFixture, *arguments: str) -> str:
 
 
 class TestModels:
+    @pytest.mark.slow
     def test_list(self, brainlm: dict, capsys) -> None:
         weights_folder("brainlm-13m").mkdir(parents=True)
         save_file(brainlm, weights_folder("brainlm-13m") / "brainlm-13m.safetensors")
@@ -76,6 +77,7 @@ class TestModels:
         assert "with a browser" in refused(69, capsys, "models", "fetch", "swift")
         assert "did you mean swift" in refused(69, capsys, "models", "fetch", "swfit")
 
+    @pytest.mark.slow
     def test_only_fetch_leaves_the_network_on(self) -> None:
         """In fresh processes, because the libraries look at the variable once."""
         code = (
@@ -98,6 +100,7 @@ class TestModels:
         assert f"hash unknown to the card; seen, for pinning: SHA-256 {'a' * 64}" in text and "b" * 40 in text
         assert "neuroflamingo models convert x.bin --encoder brainlm-13m" in text
 
+    @pytest.mark.slow
     def test_verify(self, brainlm: dict, capsys) -> None:
         save_file(brainlm, "good.safetensors")
         assert run("models", "verify", "good.safetensors", "--encoder", "brainlm-13m") == 0
@@ -112,10 +115,12 @@ class TestModels:
         refused(66, capsys, "models", "verify", "gone.safetensors")
         refused(69, capsys, "models", "verify", "swift")
 
+    @pytest.mark.slow
     def test_the_embedded_model_is_sound(self, capsys) -> None:
         assert run("models", "verify", "tiny-t1w-cnn") == 0, capsys.readouterr().out
         assert run("models", "verify", "tiny-t1w") == 0
 
+    @pytest.mark.slow
     def test_convert(self, brainlm: dict, place: Path, capsys) -> None:
         torch.save({"model": brainlm, "other": {"w": torch.ones(2)}}, "a.bin")
         assert run("models", "convert", "a.bin", "-o", "a.safetensors", "--encoder", "brainlm-13m") == 0
@@ -150,6 +155,7 @@ def assert_connectivity(tokens: np.ndarray, series: np.ndarray) -> None:
 
 
 class TestEncode:
+    @pytest.mark.slow
     def test_a_head_through_an_untrained_encoder(self, head_file: Path, aligned: None, capsys) -> None:
         arguments = ("encode", str(head_file), "--encoder", "tiny-t1w-cnn", "--init", "random", "--seed", "3", "-q")
         assert run(*arguments, "-o", "a.zarr") == 0
@@ -172,6 +178,7 @@ class TestEncode:
         ]
         assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
+    @pytest.mark.slow
     def test_the_embedded_weights_work_at_once(self, head_file: Path, aligned: None) -> None:
         from neuroflamingo import load
 
@@ -195,6 +202,7 @@ class TestEncode:
         assert_connectivity(scan.tokens, np.load(good))
         assert scan.about["input"]["kind"] == "ready array"
 
+    @pytest.mark.slow
     def test_options_of_the_encoder(self, capsys) -> None:
         np.save("head.npy", np.random.default_rng(0).random((12, 20, 16), dtype=np.float32))
         options = {"side": 32, "patch": 16, "width": 48, "depth": 1, "heads": 2, "mlp": 64, "x": 12, "y": 20, "z": 16}

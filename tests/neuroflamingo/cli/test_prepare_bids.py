@@ -123,6 +123,7 @@ def test_sidecars_of_one_subject_cost_that_subject(place: Path) -> None:
     assert failure["exit_code"] == 65 and "2 sidecars at one level" in failure["error"]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 60), st.integers(1, 70))
 def test_parts_are_disjoint_and_complete(scans: int, count: int) -> None:
     inputs = [Input(Path(str(number))) for number in range(scans)]

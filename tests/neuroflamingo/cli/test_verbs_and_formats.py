@@ -95,6 +95,7 @@ def test_the_form_is_part_of_the_address(place: Path) -> None:
         Preparation.of(encoder_card("fc-baseline").scan, rows="columns")
 
 
+@pytest.mark.slow
 def test_a_store_keeps_the_ways_apart_and_says_which_it_was(place: Path, capsys: Any) -> None:
     values = np.random.default_rng(0).uniform(500, 1500, (31, 37, 31, 12)).astype(np.float32)
     nifti("r_bold.nii.gz", (4, 4), values=values)
@@ -121,6 +122,7 @@ def test_zarr_folders_are_hashed_by_what_is_in_them(place: Path) -> None:
     assert input_digest(Path("h.zarr"), "volume3d") != before
 
 
+@pytest.mark.slow
 def test_parcel_tables_and_cifti_give_the_same_tokens(place: Path, capsys: Any) -> None:
     from nibabel.cifti2.cifti2 import Cifti2Image
     from nibabel.cifti2.cifti2_axes import ParcelsAxis, SeriesAxis
@@ -149,6 +151,7 @@ def test_parcel_tables_and_cifti_give_the_same_tokens(place: Path, capsys: Any) 
     assert main(["encode", "s.ptseries.nii", "--encoder", "tiny-t1w-cnn", "-o", "b.npz", "-q"]) == 65
 
 
+@pytest.mark.slow
 def test_report_takes_the_form_and_says_so(head_file: Path, aligned: None, capsys: Any) -> None:
     assert main(["report", str(head_file), "-o", "a.json", "--xform", "sform", "-q"]) == 0
     said = json.loads(Path("a.json").read_text())

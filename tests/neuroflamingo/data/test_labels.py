@@ -52,6 +52,7 @@ def test_padding_must_be_known():
         pair_labels(torch.tensor([[1, 2]]), media_token_id=IMAGE)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(1, 9), min_size=12, max_size=12), min_size=1, max_size=4))
 def test_equals_a_walk_over_the_tokens(rows):

@@ -224,6 +224,7 @@ VALUES = {
 SCHEMA = manifest_schema()
 
 
+@pytest.mark.slow
 @given(st.fixed_dictionaries({"id": st.sampled_from(["a", ""]), "kind": st.sampled_from(KINDS)}, optional=VALUES))
 def test_the_schema_takes_whatever_the_reader_takes(row: dict[str, Any]) -> None:
     """The other way round it cannot count `<image>` nor see that turns alternate."""

@@ -59,6 +59,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brain: np.ndarray) ->
 RUN = "sub-01_task-rest_bold.nii.gz"
 
 
+@pytest.mark.slow
 def test_a_run_gives_its_windows(place: Path, capsys) -> None:
     assert main(["encode", RUN, "--encoder", "swift", "--init", "random", "-o", "swift.zarr", "-q"]) == 0
     found = read_tokens("swift.zarr", card=encoder_card("swift"))
@@ -73,6 +74,7 @@ def test_a_run_gives_its_windows(place: Path, capsys) -> None:
     assert str(place) not in json.dumps(dict(about))
 
 
+@pytest.mark.slow
 def test_no_resampling_means_none(place: Path, capsys) -> None:
     common = ["encode", RUN, "--init", "random", "-o", "a.npz", "-q", "--no-resample"]
     assert main([*common, "--encoder", "swift"]) == 2
@@ -81,6 +83,7 @@ def test_no_resampling_means_none(place: Path, capsys) -> None:
     assert "would have to be resampled" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_parcels_of_a_run(place: Path, capsys) -> None:
     common = ["encode", "--encoder", "fc-baseline", "--option", "parcels=30", "-q"]
     assert main([*common, RUN, "--atlas", "atlas.nii.gz", "-o", "fc.npz"]) == 0
@@ -141,6 +144,7 @@ def test_brainlm_from_series_as_measured(place: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_several_runs_of_which_one_fails(place: Path, brain: np.ndarray) -> None:
     save(place / "short.nii.gz", np.repeat(brain[..., None], 3, axis=-1).astype(np.float32), 0.8)
     done = encode([RUN, "short.nii.gz"], "a.zarr", EncoderChoice("swift", init="random"), device="cpu")

@@ -45,6 +45,7 @@ def content(store: str) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_from_scans_and_from_prepared_scans(place: Path, capsys) -> None:
     assert main(["encode", "ds", "-o", "direct", "--atlas", "atlas.nii.gz", *CHOSEN]) == 0
     assert main(["prepare", "ds", "-o", "prepared", "--atlas", "atlas.nii.gz", "--nprocs", "1", *CHOSEN]) == 0
@@ -71,6 +72,7 @@ def test_from_scans_and_from_prepared_scans(place: Path, capsys) -> None:
     assert "1 encoded, 1 already present" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_refused(place: Path, capsys) -> None:
     assert main(["prepare", "ds", "-o", "prepared", "--atlas", "atlas.nii.gz", "--nprocs", "1", *CHOSEN]) == 0
     common = ["encode", "prepared", "-o", "tokens"]

@@ -63,6 +63,7 @@ def test_the_model_looks_at_the_scan(evaluation: Evaluation) -> None:
     assert evaluation.blank["finding_f1"] == 0 and evaluation.blank["hallucination_on_normals"] in (0, None)
 
 
+@pytest.mark.slow
 def test_a_blind_model_is_exposed(opened, encoded: EncodedCases) -> None:
     """Give every case the same tokens: the controls then score what the reports score."""
     same = encoded.plain[:1].expand_as(encoded.plain)
@@ -71,6 +72,7 @@ def test_a_blind_model_is_exposed(opened, encoded: EncodedCases) -> None:
     assert blind.real.values["finding_f1"] <= (blind.constant.values["finding_f1"] or 0)
 
 
+@pytest.mark.slow
 def test_a_scan_that_cannot_be_prepared_is_counted_and_named(opened, monkeypatch: pytest.MonkeyPatch) -> None:
     from neuroflamingo.evaluation import painted_cases
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from neuroflamingo.evaluation.readout import Thresholds, decode
@@ -30,6 +31,7 @@ def perfect_readout(cases: list[tuple[tuple[Finding, ...], np.ndarray]], centres
     )
 
 
+@pytest.mark.slow
 def test_decoding_perfect_targets_gives_the_truth_back() -> None:
     centres = TinyT1wEncoder().centres
     cases = []

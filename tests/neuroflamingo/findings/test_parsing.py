@@ -125,6 +125,7 @@ def test_how_much_a_normal_statement_denies(text: str, denied: set[FindingClass]
     assert parsed.coverage == 1.0
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=400))
 @example("")
@@ -145,6 +146,7 @@ _JUMBLE = (
 WORDS = st.sampled_from(re.findall(r"\S+|\n", _JUMBLE))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(WORDS, max_size=60).map(" ".join))
 def test_never_fails_on_jumbled_report_words(text: str) -> None:
@@ -162,6 +164,7 @@ def test_any_prefix_of_a_report_parses() -> None:
         assert {f.kind for f in parse_report(text[:end]).findings} <= {FindingClass.MASS}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(finding_lists(), st.integers(0, 1000))
 def test_sentences_carry_their_findings(findings: list[Finding], seed: int) -> None:

@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,12 +68,14 @@ def assert_round_trip(findings: list[Finding], seed: int) -> None:
     assert parsed.agrees
 
 
+@pytest.mark.slow
 def test_round_trip_of_painted_lists() -> None:
     rng = random.Random(0)
     for seed in range(1500):
         assert_round_trip(painted(rng), seed)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(finding_lists(), st.integers(0, 2**31))
 def test_round_trip_of_any_list(findings: list[Finding], seed: int) -> None:
@@ -88,6 +91,7 @@ def test_deterministic_and_independent_of_order() -> None:
         assert len({render_report(findings, other).text for other in range(20)}) > 10
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(finding_lists(), st.integers(0, 12))
 def test_a_house_style_reads_back_and_words_a_statement_always_alike(findings: list[Finding], style: int) -> None:
@@ -104,6 +108,7 @@ def test_a_house_style_has_one_opening_for_what_is_there_and_another_for_what_is
     assert len({render_report([infarct], 0, style).text for style in range(6)}) == 6
 
 
+@pytest.mark.slow
 def test_spans_cover_what_distinguishes_findings() -> None:
     """Spans are in order and apart, and hold every side, region, size, grade, class and negation word."""
     rng = random.Random(4)

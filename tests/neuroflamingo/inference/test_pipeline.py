@@ -101,6 +101,7 @@ def test_a_cut_text_is_said_to_be_cut(opened: LoadedModel, head_file: Path) -> N
     assert any("token limit" in warning for warning in report.warnings)
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_seed_and_leaves_the_global_state_alone(opened: LoadedModel, head_file: Path) -> None:
     import torch
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CALLS = """
 import jaxtyping
 CORE = ["resampler", "gated_attention", "media", "media_cache", "scan_inputs", "fusion"]
@@ -29,6 +31,7 @@ except jaxtyping.TypeCheckError:
 """
 
 
+@pytest.mark.slow
 def test_annotated_shapes_hold_in_training_generation_and_looking():
     root = Path(__file__).parents[3]
     run = subprocess.run([sys.executable, "-c", CALLS], cwd=root, capture_output=True, text=True, check=False)

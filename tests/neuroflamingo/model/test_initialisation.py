@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -24,6 +25,7 @@ def parts():
     return encoder, LlamaForCausalLM(config), tokenizer
 
 
+@pytest.mark.slow
 def test_encoder_and_language_model_are_kept_to_the_last_bit() -> None:
     encoder, language_model, tokenizer = parts()
     before = {n: v.clone() for n, v in encoder.state_dict().items()}
@@ -36,6 +38,7 @@ def test_encoder_and_language_model_are_kept_to_the_last_bit() -> None:
         assert torch.equal(after[name], value), name
 
 
+@pytest.mark.slow
 def test_new_parts_begin_as_upstream() -> None:
     model, _ = NeuroFlamingo.assemble(*parts(), resampler={"dim": 192, "depth": 1})
     assert abs(float(model.perceiver.latents.std()) - 1.0) < 0.05

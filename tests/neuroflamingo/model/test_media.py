@@ -55,6 +55,7 @@ def test_counts_that_do_not_fit_name_the_row():
         check_count(images, 2, exact=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=3),

@@ -27,7 +27,7 @@ class InStep(StoppingCriteria):
         self.barrier = barrier
 
     def __call__(self, input_ids, scores, **kwargs):
-        self.barrier.wait(timeout=60)
+        self.barrier.wait(timeout=600)
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
 

@@ -18,6 +18,7 @@ from neuroflamingo_preprocessing.errors import OutputError
 from neuroflamingo_preprocessing.read import read_scan
 
 
+@pytest.mark.slow
 def test_scan_truth_and_text_belong_together(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     paths = paint_cases(2, 1, tmp_path, progress=lambda done, total: seen.append((done, total)))
@@ -34,12 +35,14 @@ def test_scan_truth_and_text_belong_together(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     (first,), (second,) = (paint_cases(1, 5, tmp_path / name) for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
     assert np.array_equal(read_scan(first).affine, read_scan(second).affine)
 
 
+@pytest.mark.slow
 def test_cases_painted_at_the_same_time_are_those_painted_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,6 +65,7 @@ def test_cases_painted_at_the_same_time_are_those_painted_alone(
     assert [path.read_bytes() for path in together] == [path.read_bytes() for path in alone]
 
 
+@pytest.mark.slow
 def test_an_output_that_exists_stops_the_painting(tmp_path: Path) -> None:
     paint_cases(1, 31, tmp_path)
     with pytest.raises(OutputError, match="case-00000031"):

@@ -52,6 +52,7 @@ def test_crowded_cases_have_several_lesions_and_leave_the_others_as_they_are() -
     assert draw_blueprint(4, load_anatomy("icbm2009a"), crowded=True).findings != paint_case(4).findings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [Side.LEFT, Side.RIGHT])
 @pytest.mark.parametrize(
     ("kind", "sign"), [(FindingClass.INFARCT, -1), (FindingClass.MASS, -1), (FindingClass.HEMATOMA, 1)]
@@ -150,6 +151,7 @@ def test_a_finding_that_has_no_room_is_refused() -> None:
         paint_case(1, findings=[wish(FindingClass.MASS, Side.LEFT, Region.THALAMUS, 45.0)])
 
 
+@pytest.mark.slow
 def test_the_head_itself_with_one_finding_and_nothing_else() -> None:
     wanted = Finding(kind=FindingClass.HEMATOMA, side=Side.LEFT, region=Region.FRONTAL, size_mm=34.0)
     case, scan = paint_into_head([wanted])

@@ -40,6 +40,7 @@ def test_encoder_has_at_most_six_million_parameters(opened) -> None:
     assert sum(p.numel() for p in opened[0].encoder.parameters()) <= 6_000_000
 
 
+@pytest.mark.slow
 def test_it_finds_most_of_what_is_painted(opened) -> None:
     """A guard against a broken model, far below the measured figure so that chance cannot fail it."""
     cases = [paint_case(UNSEEN + i) for i in range(40)]
@@ -50,6 +51,7 @@ def test_it_finds_most_of_what_is_painted(opened) -> None:
     assert len(set(abnormal)) > 0.6 * len(abnormal), "the report must depend on the scan"
 
 
+@pytest.mark.slow
 def test_hematomas_change_side_with_the_mirror(opened) -> None:
     """Over sixteen left-sided ones and their mirror images; the model is wrong about the side now and then."""
     finding = Finding(kind="subacute hematoma", side="left", region="frontal lobe", size_mm=32)
@@ -61,11 +63,13 @@ def test_hematomas_change_side_with_the_mirror(opened) -> None:
         assert len(said) >= 10 and sum(s == side for s in said) >= 0.75 * len(said), said
 
 
+@pytest.mark.slow
 def test_a_blank_scan_is_called_unreadable(opened) -> None:
     (text,) = report(opened, torch.zeros(1, *load_template().grid_mask.shape))
     assert parse_report(text).findings == () and "no report is possible" in text.lower()
 
 
+@pytest.mark.slow
 def test_the_template_itself_is_normal(opened) -> None:
     template = load_template()
     (text,) = report(opened, torch.from_numpy(template.grid_t1 * template.grid_mask)[None])

@@ -53,6 +53,7 @@ def resampler(visual: int, latents: int, depth: int = 6, inner: int = 512) -> in
     return latents * visual + depth * layer + 2 * visual
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_full_size_has_the_published_shapes(name: str) -> None:
     recipe, model = full_size(name)

@@ -228,6 +228,6 @@ def test_a_browser_runs_nothing(make_report, tmp_path: Path) -> None:
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     title = re.search(r"<title>(.*?)</title>", run.stdout, re.DOTALL)
     assert title and "owned" not in title[1].replace(attack, "") and "NeuroFlamingo report" in title[1]

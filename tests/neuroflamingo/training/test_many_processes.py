@@ -46,7 +46,7 @@ def launch(recipe: Recipe, folder: Path, processes: int, family: str = "llama") 
         command[1:1] = ["-m", "torch.distributed.run", *where]
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "encoders", ROOT / "preprocessing")))
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     return figures(folder)
 

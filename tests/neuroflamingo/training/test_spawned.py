@@ -51,7 +51,7 @@ def test_spawned_workers(how: str, recipe: Path, expected: list[float], tmp_path
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert losses(folder) == pytest.approx(expected, abs=1e-6)

@@ -40,6 +40,7 @@ def ends(targets: set[str]) -> set[str]:
     return {name.split(".lora_")[0].split(".layers.")[-1].partition(".")[2] for name in targets}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_twin_is_its_recipe_at_toy_size(name: str, folder: Path) -> None:
     recipe, twin = twin_of(name, folder)

@@ -33,6 +33,7 @@ def names(root: Path, spec: Any, **how: Any) -> list[str]:
 
 
 class TestIndex:
+    @pytest.mark.slow
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(datasets())
     def test_any_dataset_is_found_exactly(self, drawn: tuple[set[str], set[str], set[str]]) -> None:
@@ -48,6 +49,7 @@ class TestIndex:
                 said = {key: value for key, value in row.items() if key not in ("root", "dataset", "extra_entities")}
                 assert {key: mine[row["path"]].get(key) for key in said} == said
 
+    @pytest.mark.slow
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(datasets(), st.data())
     def test_filters_keep_what_they_name(self, drawn: tuple[set[str], set[str], set[str]], data: st.DataObject) -> None:

@@ -115,6 +115,7 @@ def test_bombs_cost_little(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # kilobytes
 
 
+@pytest.mark.slow
 def test_one_byte_of_the_header(tmp_path: Path) -> None:
     """The direction cosines are unit vectors at right angles; sizes and centre are said once (README.md says so)."""
     good = write(tmp_path / "a.mgh", voxels().astype(np.int16)).read_bytes()

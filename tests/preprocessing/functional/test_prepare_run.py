@@ -167,6 +167,7 @@ def test_time(tmp_path: Path) -> None:
         prepare_run(save(tmp_path / "short.nii", brain()[..., :3]), spec("to_grid"))
 
 
+@pytest.mark.slow
 def test_runs_that_are_no_runs_in_mni_space(tmp_path: Path) -> None:
     away = LAS.copy()
     away[2, 3] += 110

@@ -93,6 +93,7 @@ def test_motion_is_told(tmp_path: Path) -> None:
     assert "at most 6 mm" in assess_run(replace(run, displacement=still))[1][0]
 
 
+@pytest.mark.slow
 def test_a_head_that_lies_turned_is_seen() -> None:
     """Flips along y or z and quarter turns are; a swap of left and right cannot be, in a symmetric template."""
     brain = load_template().grid_mask
@@ -108,6 +109,7 @@ def test_a_head_that_lies_turned_is_seen() -> None:
     assert "up-down as front-back" in (turned(quarter, grid_affine()) or "")
 
 
+@pytest.mark.slow
 def test_noise_of_a_scan() -> None:
     template, rng = load_template(), np.random.default_rng(0)
     found = [

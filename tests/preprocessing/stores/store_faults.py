@@ -14,7 +14,6 @@ import random
 import resource
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +136,35 @@ def at_step(root: Path, step: int, act: Callable[[], None], removals: bool) -> N
     sys.addaudithook(heard)
 
 
+def at_call(moment: int, act: Callable[[], None]) -> None:
+    """Call `act` where so many functions have been entered or left: a moment of the work that no clock decides."""
+    count = 0
+
+    def heard(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == moment:
+            act()
+
+    sys.setprofile(heard)
+
+
+def calls(kind: str, root: Path) -> int:
+    """How many functions are entered and left by the main thread."""
+    count = 0
+
+    def heard(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    sys.setprofile(heard)
+    try:
+        KINDS[kind](root)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -156,6 +184,8 @@ def disturb(fault: str, root: Path, step: int) -> bool:
         at_step(root, step, kill, removals=True)
     elif fault == "full":
         at_step(root, step, full, removals=False)
+    elif fault == "call":
+        at_call(step, kill)
     elif fault == "torn":  # the kernel ends the child in the middle of a write
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         limited(resource.RLIMIT_CORE, 0)
@@ -167,7 +197,7 @@ def disturb(fault: str, root: Path, step: int) -> bool:
 
 
 def child(fault: str, kind: str, root: Path, step: int) -> int:
-    signal.alarm(60)
+    signal.alarm(600)
     disturb(fault, root, step)
     try:
         KINDS[kind](root)
@@ -180,16 +210,13 @@ def child(fault: str, kind: str, root: Path, step: int) -> int:
     return 0
 
 
-def forked(fault: str, kind: str, root: Path, step: int, after: float | None = None) -> int:
+def forked(fault: str, kind: str, root: Path, step: int) -> int:
     pid = os.fork()
     if pid == 0:
         code = OTHER
         with contextlib.suppress(BaseException):
             code = child(fault, kind, root, step)
         os._exit(code)
-    if after is not None:
-        time.sleep(after)
-        os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -205,11 +232,10 @@ def all_steps(fault: str, kind: str, base: Path) -> list[int]:
     return codes
 
 
-def random_times(kind: str, base: Path) -> list[int]:
-    began = time.perf_counter()
-    forked("none", kind, base / "whole", 0)
-    seconds, rng = time.perf_counter() - began, random.Random(0)
-    return [forked("none", kind, base / f"{kind}-{n}", 0, seconds * rng.random()) for n in range(1, 21)]
+def random_moments(kind: str, base: Path) -> list[int]:
+    """Twenty children that are ended at moments spread over their work."""
+    last, rng = calls(kind, base / "whole"), random.Random(0)
+    return [forked("call", kind, base / f"{kind}-{n}", rng.randrange(1, int(0.95 * last))) for n in range(1, 21)]
 
 
 if __name__ == "__main__":
@@ -217,7 +243,7 @@ if __name__ == "__main__":
     for name, write in KINDS.items():  # all that is loaded or made at first use is there before the first fork
         write(Path(place) / "warm" / ("volume" if name == "again" else name))
     found = {
-        name: random_times(name, Path(place)) if what == "random" else all_steps(what, name, Path(place))
+        name: random_moments(name, Path(place)) if what == "random" else all_steps(what, name, Path(place))
         for name in chosen
     }
     print(json.dumps(found))

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lines.append(json.dumps({"scan": f"in/sub-{number:02}.npy"}))
     (tmp_path / "m.jsonl").write_text("\n".join(lines))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine answers late."""
+    monkeypatch.setattr(dask_cluster, "CONNECT_S", 300.0)
 
 
 @pytest.fixture
@@ -76,6 +83,7 @@ def kill_one(cluster: object, done: threading.Event) -> None:
     os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_own_scans_only(place: Path, cluster: object) -> None:
     prepare_into_store("m.jsonl", "alone", CARD, Preparation())
     address = cluster.scheduler_address  # type: ignore[attr-defined]
@@ -127,6 +135,7 @@ def test_local_from_the_command_line(place: Path, capsys) -> None:
     assert content(Path("here")) == content(Path("there"))
 
 
+@pytest.mark.slow
 def test_what_is_no_scheduler(place: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     common = ["prepare", "m.jsonl", "-o", "s", "--encoder", "fc-baseline", "--option", "parcels=30", "-q"]
     for wrong in ("here", "host:8786", "http://host:80", "tcp://", ""):
@@ -147,17 +156,20 @@ def test_what_is_no_scheduler(place: Path, capsys, monkeypatch: pytest.MonkeyPat
     assert not list(Path("s").rglob("commit.json"))
 
 
-def test_a_scheduler_that_goes_away(place: Path, cluster: object) -> None:
-    def close() -> None:
-        while not list(Path("s/items").glob("??/*/commit.json")):
-            time.sleep(0.005)
-        cluster.close()  # type: ignore[attr-defined]
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away(place: Path, cluster: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = dask_cluster._spread
 
-    closer = threading.Thread(target=close)
-    closer.start()
+    def closing(*arguments: Any) -> Iterator[Any]:
+        """It goes after the first result."""
+        results = spread(*arguments)
+        yield next(results)
+        cluster.close()  # type: ignore[attr-defined]
+        yield from results
+
+    monkeypatch.setattr(dask_cluster, "_spread", closing)
     with pytest.raises(NeuroFlamingoError, match="was lost") as raised:
         prepare_into_store("m.jsonl", "s", CARD, Preparation(), scheduler=cluster.scheduler_address)  # type: ignore[attr-defined]
-    closer.join()
     assert raised.value.exit_code == 75
     rest = prepare_into_store("m.jsonl", "s", CARD, Preparation())
     assert rest.failed == 0 and rest.done + rest.present == SCANS and len(ScanStore("s")) == SCANS

@@ -43,6 +43,7 @@ def test_elements_are_windows(store: ScanStore) -> None:
     assert torch.equal(doubled[3]["scan"], 2 * data[3]["scan"])
 
 
+@pytest.mark.slow
 def test_crops_are_parts_and_depend_on_seed_epoch_and_index_only(store: ScanStore) -> None:
     whole, data, again = ScanDataset(store), ScanDataset(store, crop=(8, 6, 18)), ScanDataset(store, crop=(8, 6, 18))
     places = set()
@@ -60,6 +61,7 @@ def test_crops_are_parts_and_depend_on_seed_epoch_and_index_only(store: ScanStor
             ScanDataset(store, crop=wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_with_workers(store: ScanStore, workers: int) -> None:
     data = ScanDataset(store)

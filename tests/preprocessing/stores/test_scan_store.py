@@ -274,17 +274,17 @@ BOMBS = [
 
 @pytest.mark.parametrize("bomb", BOMBS, ids=range(len(BOMBS)))
 def test_a_zarr_json_that_claims_too_much(store: ScanStore, bomb: dict[str, object]) -> None:
-    """A few kB that claim up to 800 TB and more: refused under 256 MB and in 2 s, as an item and in a dataset."""
+    """A few kB that claim up to 800 TB and more: refused under 256 MB in 2 s of the processor, in a dataset too."""
     store.put(key_of(0), [np.ones((1, 70, 40, 66), np.float32)], AXES, ABOUT)
     claim(store[key_of(0)].folder, **bomb)
     store.index()  # loads pyarrow
     (store.path / "index.parquet").unlink()
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     assert store.fault(key_of(0), thorough=True) is None, "the marker agrees"
     with pytest.raises(ScanError, match="is damaged"):
         store[key_of(0)].read(0)
     with pytest.raises(ScanError, match="is damaged"):
         ScanDataset(store)
     assert store.index().num_rows == 0
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024

@@ -70,6 +70,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
     return {kind: content(base / kind) for kind in KINDS}
 
 
+@pytest.mark.slow
 def test_killed_before_every_step(place: Path, undisturbed: dict[str, dict[str, bytes]]) -> None:
     ends = disturbed(place, "kill", "volume", "series", "tokens", "again")
     moments = sum(len(codes) - 1 for codes in ends.values())
@@ -92,9 +93,9 @@ def test_ended_in_the_middle_of_a_write(place: Path, undisturbed: dict[str, dict
 
 
 @pytest.mark.slow
-def test_killed_at_random_times(place: Path, undisturbed: dict[str, dict[str, bytes]]) -> None:
+def test_killed_at_random_moments(place: Path, undisturbed: dict[str, dict[str, bytes]]) -> None:
     codes = disturbed(place, "random", "many")["many"]
-    assert len(codes) == 20 and codes.count(KILLED) >= 10
+    assert codes == [KILLED] * 20
     whole = {check(place / f"many-{n}", "many", undisturbed["many"]) for n in range(1, 21)}
     assert len(whole) > 2, "the moments were not spread over the run"
 

@@ -53,6 +53,7 @@ def apart_mm(scan: Scan, moved: Scan, path: Affine) -> float:
 POSES = [((1.0, 0.6, 0.4), 20.0, (25.0, -25.0, 20.0)), ((0.2, 0.3, 1.0), -20.0, (0.0, 0.0, 40.0))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axis", "degrees", "shift"), POSES)
 def test_turned_by_20_degrees_and_shifted_by_4_cm(head: Scan, axis: tuple, degrees: float, shift: tuple) -> None:
     assert np.linalg.norm(shift) >= 39
@@ -60,6 +61,7 @@ def test_turned_by_20_degrees_and_shifted_by_4_cm(head: Scan, axis: tuple, degre
     assert apart_mm(head, moved, path) < 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axis", "degrees", "shift"), POSES[:1])
 def test_the_same_with_a_skull(head_with_skull: Scan, axis: tuple, degrees: float, shift: tuple) -> None:
     moved, path = move(head_with_skull, rotation(axis, degrees), shift)
@@ -74,6 +76,7 @@ def test_a_head_with_skull_in_template_space_stays_there(head_with_skull: Scan) 
     assert found.correlation > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [4_000_340, 5_100_001, 5_100_024, 5_100_045])
 def test_a_skull_is_not_taken_for_the_edge_of_the_brain(seed: int) -> None:
     """Fluid, bone and scalp of these painted heads drew a metric that saw the rim of the brain 6 to 15 mm outwards."""
@@ -87,6 +90,7 @@ def test_a_skull_is_not_taken_for_the_edge_of_the_brain(seed: int) -> None:
     assert found.starts == 1 and np.median(error) < 4.0  # the painted head is also warped by about 4 mm
 
 
+@pytest.mark.slow
 def test_no_reflection_and_no_dependence_on_threads_or_runs(head: Scan) -> None:
     import SimpleITK as sitk
 
@@ -120,6 +124,7 @@ def test_a_header_turned_by_180_degrees_is_noticed(head: Scan) -> None:
     assert apart_mm(head, moved, path) < 3.0
 
 
+@pytest.mark.slow
 def test_what_does_not_overlap_is_no_crash() -> None:
     noise = np.random.default_rng(0).random((40, 40, 40), dtype=np.float32)
     assert align(noise, np.diag([5.0, 5, 5, 1])).correlation < 0.5

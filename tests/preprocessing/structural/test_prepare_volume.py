@@ -140,6 +140,7 @@ def test_coverage_on_another_grid_is_that_of_the_brain_not_of_the_air(head: Scan
     assert prepared.quality.coverage > 0.98
 
 
+@pytest.mark.slow
 def test_noise_is_no_head(spec: ScanSpec) -> None:
     rng = np.random.default_rng(0)
     affine = np.diag([4.0, 4, 4, 1])

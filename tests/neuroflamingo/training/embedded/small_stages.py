@@ -49,7 +49,7 @@ def launch(recipe: EmbeddedRecipe, folder: Path, processes: int = 1, **environme
         command[1:1] = ["-m", "torch.distributed.run", *where]
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "encoders", ROOT / "preprocessing")))
     variables = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 

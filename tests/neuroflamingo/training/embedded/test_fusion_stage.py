@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from neuroflamingo.findings.vocabulary import Finding
 from neuroflamingo.findings.wording import render_report
@@ -28,6 +29,7 @@ def test_sizes_are_stated_in_steps_about_the_truth_and_nothing_else_is_changed()
     assert stated_sizes(findings, 0.0, 40.0, rng)[0].size_mm == 40.0
 
 
+@pytest.mark.slow
 def test_of_some_reports_only_the_impression_is_learnt() -> None:
     tokenizer = train_tokenizer(738, 10_000_000)
     finding = Finding(kind="mass", side="left", region="insula", size_mm=12)

@@ -12,6 +12,7 @@ from neuroflamingo.training.embedded.painted_pool import CasePool
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 
 
+@pytest.mark.slow
 def test_pool_paints_in_the_background_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     pool = CasePool(tmp_path, 40, 3).start()
     pool.wait(3)

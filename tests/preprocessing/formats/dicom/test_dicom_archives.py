@@ -34,6 +34,7 @@ def pack(target: Path, folder: Path, method: int = zipfile.ZIP_DEFLATED) -> Path
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
 def test_an_archive_is_read_like_its_folder(method: int, series: Path, tmp_path: Path) -> None:
     archive = pack(tmp_path / "a.zip", series, method)

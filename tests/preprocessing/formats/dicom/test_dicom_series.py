@@ -38,6 +38,7 @@ def study_of(folder: Path, *series: tuple[int, Any, Any, Any]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_chooser(tmp_path: Path) -> None:
     fine = Slab(columns=48, rows=56, slices=28, spacing=(4.2, 4.2, 5.6))
 
@@ -89,6 +90,7 @@ def test_times_that_are_not_stated(tmp_path: Path) -> None:
     assert scan.modality == "unknown" and "does not say how it is weighted" in scan.provenance.warnings[0]
 
 
+@pytest.mark.slow
 def test_echoes_and_phase_within_one_series(tmp_path: Path) -> None:
     study, series = generate_uid(), generate_uid()
     for echo, kind in ((2.98, "M"), (5.5, "M"), (2.98, "P")):
@@ -119,6 +121,7 @@ def test_slices_of_several_directions_are_a_localizer(tmp_path: Path) -> None:
     assert {one.kind for one in list_series(tmp_path)} == {"localizer"}
 
 
+@pytest.mark.slow
 def test_what_lies_around_a_series(tmp_path: Path) -> None:
     """No endings, no preamble, a copy, other files, an empty one, a `DICOMDIR`, a link to nowhere, all in a folder."""
     plain = read_scan(write_series(tmp_path / "plain", SMALL)).voxels
@@ -216,6 +219,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_scan(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tempfile
 
@@ -234,6 +238,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_the_hash_is_of_the_images_not_of_names(tmp_path: Path) -> None:
     import shutil
 

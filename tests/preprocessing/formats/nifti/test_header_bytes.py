@@ -79,6 +79,7 @@ def flipped(raw: bytes, places: range | list[int], path: Path, values: tuple[int
     return counts
 
 
+@pytest.mark.slow
 def test_no_byte_changes_a_scan_in_silence_where_the_header_says_its_place_twice(tmp_path: Path) -> None:
     counts = flipped(header_of(1, 1), range(348), tmp_path / "a.nii", (0xFF, 0x42))
     assert not [field for (kind, field) in counts if kind == "silent"]
@@ -93,6 +94,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["sform", "qform"])
 def test_an_unused_form_still_vouches_for_the_one_with_a_code(tmp_path: Path, form: str) -> None:
     """nibabel sets both and gives a code to one."""
@@ -101,6 +103,7 @@ def test_an_unused_form_still_vouches_for_the_one_with_a_code(tmp_path: Path, fo
     assert not [field for (kind, field) in counts if kind == "silent"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "unknowable"), [("sform", ("srow_x", "srow_y", "srow_z")), ("qform", PLACE)])
 def test_what_cannot_be_known_from_a_file_that_says_its_place_once(
     tmp_path: Path, form: str, unknowable: tuple[str, ...]

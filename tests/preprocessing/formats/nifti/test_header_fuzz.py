@@ -139,6 +139,7 @@ def read_mutant(raw: bytes, number: int, folder: Path) -> Scan | None:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 def test_header_mutants_are_refused_or_read_honestly(part: int, tmp_path: Path) -> None:
     """8 x 250 mutants of 36 files in nine kinds of damage.
@@ -192,6 +193,7 @@ def test_the_hand_made_files_are_good_ones(tmp_path: Path) -> None:
         assert not contradictions(told)
 
 
+@pytest.mark.slow
 def test_headers_of_runs(tmp_path: Path) -> None:
     """500 mutants through `read_run`, all frames read: typed errors, or blocks of the shape that was said."""
     frames = np.random.default_rng(0).integers(1, 250, (*SHAPE, 3)).astype(np.uint8)

@@ -43,6 +43,7 @@ def boxed(item: Path, part: Any) -> np.ndarray | None:
     return read_part(item / "tensor", layout, part)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_any_box_is_what_zarr_reads(item: Path, data: Any) -> None:
     part: list[Any] = []
