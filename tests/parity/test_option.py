@@ -24,18 +24,29 @@ WRONG = {
 }
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A pytest of its own, without this file, started from the root of the checkout."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--ignore={Path(__file__)}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTEST_ADDOPTS": ""}
-    return subprocess.run(
-        [*command, *arguments],
-        cwd=HERE.parents[1],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+class Results:
+    """A plugin that takes down the failed tests of a run and all that it reports."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+        self.said: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
+            self.said.append(report.longreprtext)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.said.append(report.longreprtext)
+
+
+def run(*arguments: str) -> tuple[int, Results]:
+    """Run pytest anew in this process, without this file; its exit code and its results."""
+    results = Results()
+    off = [word for name in ("cacheprovider", "xdist", "zarr", "anyio") for word in ("-p", f"no:{name}")]
+    code = pytest.main(["-q", *off, f"--ignore={Path(__file__)}", *arguments], plugins=[results])
+    return int(code), results
 
 
 def write(folder: Path) -> None:
@@ -58,19 +69,20 @@ def write(folder: Path) -> None:
 @pytest.mark.slow
 def test_wrong_numbers_and_unknown_kinds_fail(tmp_path):
     write(tmp_path)
-    result = run("tests/parity", "--openflamingo-fixtures", str(tmp_path))
-    failed = re.findall(r"^FAILED tests/parity/(\S+?)\[(\S+)\]", result.stdout, flags=re.MULTILINE)
-    tests = {(test, case.split("-")[0]) for test, case in failed}
+    code, results = run(str(HERE), "--openflamingo-fixtures", str(tmp_path))
+    failed = [re.fullmatch(r"tests/parity/(\S+?)\[(\S+)\]", name) for name in results.failed]
+    tests = {(found[1], found[2].split("-")[0]) for found in failed if found}
     expected = {(test, f"wrong_{name}") for name, (_, test) in WRONG.items()}
-    assert result.returncode == 1, result.stdout
-    assert tests == expected | {("test_fixture_folder.py::test_kind_is_known", "surprise")}, result.stdout
+    assert code == 1, results.said
+    assert tests == expected | {("test_fixture_folder.py::test_kind_is_known", "surprise")}, results.said
+    assert all(failed), results.failed
 
 
 @pytest.mark.slow
 def test_a_folder_without_fixtures_fails(tmp_path):
-    result = run("tests/parity", "--openflamingo-fixtures", str(tmp_path))
-    assert result.returncode not in (0, 5), result.stdout
-    assert "no golden numbers" in result.stdout
+    code, results = run(str(HERE), "--openflamingo-fixtures", str(tmp_path))
+    assert code not in (0, 5), results.said
+    assert any("no golden numbers" in words for words in results.said), results.said
 
 
 @pytest.mark.parametrize("index", ["{}", '{"fixtures": []}'])
@@ -83,5 +95,7 @@ def test_an_index_without_fixtures_is_an_error(tmp_path, read_fixtures, index):
 @pytest.mark.slow
 def test_the_option_is_known_from_the_root(tmp_path):
     """Without a path before it, the option needs its equals sign: pytest would take the folder for a path to test."""
-    result = run(f"--openflamingo-fixtures={tmp_path}", "--markers")
+    command = [sys.executable, "-m", "pytest", f"--openflamingo-fixtures={tmp_path}", "--markers"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
+    result = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

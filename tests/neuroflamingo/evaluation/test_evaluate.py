@@ -25,6 +25,8 @@ PUBLISHED = {
     "parse_coverage",
 }
 
+pytestmark = pytest.mark.slow  # for what all its tests wait for
+
 
 @pytest.fixture(scope="module")
 def opened():

@@ -17,6 +17,8 @@ EXTRA_BYTES = 256 * 2**20
 CPU_SECONDS = 2.0  # of the processor, not of the clock
 MAY_BE_READ = ("extension_of_2_gb",)  # the voxels are where the header says; what an extension claims is not looked at
 
+pytestmark = pytest.mark.slow  # for what all its tests wait for
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
