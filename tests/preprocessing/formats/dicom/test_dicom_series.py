@@ -66,7 +66,7 @@ def test_the_chooser(tmp_path: Path) -> None:
     scan = read_scan(folder)
     assert scan.provenance.header["series"] == "3"
     (warning,) = scan.provenance.warnings
-    assert "of 3 T1w series DICOM series 3 was taken" in warning and "series 2" in warning and "series 4" in warning
+    assert "of 3 T1w series DICOM series 3 was chosen" in warning and "series 2" in warning and "series 4" in warning
     chosen = read_scan(folder, series=1)
     assert chosen.modality == "T2w" and "by its header it is T2w, not T1w" in chosen.provenance.warnings[0]
     assert read_scan(folder, series=4).provenance.warnings == ("DICOM series 4 was made with a contrast agent",)
