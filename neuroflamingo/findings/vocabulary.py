@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -65,6 +66,11 @@ MIRRORED = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
 SIGNAL_OF = {FindingClass.INFARCT: Signal.LOW, FindingClass.MASS: Signal.LOW, FindingClass.HEMATOMA: Signal.HIGH}
 
 
+def _without_example(schema: dict[str, Any]) -> None:
+    """Leave the example of the docstring out of a JSON schema's description."""
+    schema["description"] = str(schema["description"]).partition("\n\nExample:")[0]
+
+
 class Finding(BaseModel):
     """One finding on a scan.
 
@@ -88,7 +94,7 @@ class Finding(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        json_schema_extra=lambda schema: schema.update(description=schema["description"].partition("\n\nExample:")[0]),
+        json_schema_extra=_without_example,
     )
 
     kind: FindingClass
