@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from neuroflamingo.encoder_check.end_to_end import END_TO_END, check_encoder
 from neuroflamingo_encoders.card import EncoderCard
 from neuroflamingo_encoders.conformance import check, preparation
-from neuroflamingo_encoders.conformance.check import CHECKS, GROUPS, CheckResult, failures
+from neuroflamingo_encoders.conformance.check import CHECKS, GROUPS, CheckResult, Failure, failures
 from neuroflamingo_encoders.conformance.subject import Subject
 from neuroflamingo_encoders.contract import BrainEncoder
 from neuroflamingo_encoders.families.brainlm.vitmae import BrainLmVitMaeEncoder
@@ -27,7 +27,6 @@ from neuroflamingo_preprocessing.errors import ScanError, UsageError
 from tests.encoders.conformance import broken
 
 GOLDEN = Path(__file__).parents[2] / "parity" / "encoders"
-SLOW = {"tiny-t1w-cnn"}  # checked at full size
 EXTRA = "open-clip"  # needs a package that is not installed here
 
 
@@ -35,10 +34,8 @@ def names(results: Iterable[CheckResult], status: str = "failed") -> set[str]:
     return {result.name for result in results if result.status == status}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(set(BUILT_IN) - {EXTRA})],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {EXTRA}))
 def test_built_in_encoders_keep_the_contract(name: str) -> None:
     results = list(check_encoder(name))
     assert not failures(results)
@@ -86,7 +83,7 @@ def test_every_group_has_a_broken_encoder() -> None:
 
 @pytest.mark.slow
 def test_tokens_that_tell_nothing_are_found_end_to_end() -> None:
-    with pytest.raises(check.Failure, match=r"chance is 0\.69"):
+    with pytest.raises(Failure, match=r"chance is 0\.69"):
         _check("end_to_end.learns").run(Subject.of(broken.IgnoresTheScan))
 
 
@@ -98,14 +95,14 @@ def test_a_turned_preparation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         return type(scan)(scan.voxels[::-1].copy(), scan.affine)
 
     monkeypatch.setattr(preparation, "_stored_ball", turned)
-    with pytest.raises(check.Failure, match="mm from its place"):
+    with pytest.raises(Failure, match="mm from its place"):
         _check("preparation.geometry").run(Subject.of(broken.Sound))
 
 
 def test_a_run_stored_on_the_wrong_side_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     write = preparation._write_run
     monkeypatch.setattr(preparation, "_write_run", lambda path, voxels, affine: write(path, voxels[::-1], affine))
-    with pytest.raises(check.Failure, match="mm from its place"):
+    with pytest.raises(Failure, match="mm from its place"):
         _check("preparation.geometry").run(Subject.of("swift"))
 
 
@@ -114,7 +111,7 @@ def test_another_constant_is_found(encoder: str, monkeypatch: pytest.MonkeyPatch
     subject, check = Subject.of(encoder), _check("preparation.normalisation")
     assert check.run(subject)
     monkeypatch.setattr(preparation, "STORED", (*preparation.STORED[:-1], 9.0))
-    with pytest.raises(check.Failure, match="makes"):
+    with pytest.raises(Failure, match="makes"):
         check.run(subject)
 
 
@@ -131,7 +128,7 @@ def test_a_repetition_time_treated_otherwise_is_found(
         return true(seconds, scan.model_copy(update={"repetition_time": rate}), *rest)
 
     monkeypatch.setattr(preparation, "target_seconds", otherwise)
-    with pytest.raises((check.Failure, ScanError)):
+    with pytest.raises((Failure, ScanError)):
         check.run(subject)
 
 
@@ -145,7 +142,7 @@ def test_other_golden_numbers_fail(tmp_path: Path) -> None:
     check = _check("parity.golden")
     assert "1 cases" in (check.run(Subject.of(broken.Sound, tmp_path)) or "")
     save_file({"input": x, "tokens": tokens + 1e-3}, tmp_path / "a.io.safetensors")
-    with pytest.raises(check.Failure, match=r"a: tokens differ by"):
+    with pytest.raises(Failure, match=r"a: tokens differ by"):
         check.run(Subject.of(broken.Sound, tmp_path))
 
 

@@ -61,6 +61,7 @@ def test_a_change_in_one_place_moves_the_token_of_that_place_most(encoder: TinyT
     assert moved[near] > 2 * moved[behind] and moved[near] > 2 * moved[below]
 
 
+@pytest.mark.slow
 def test_every_parameter_but_the_heads_gets_a_gradient_through_the_tokens(encoder: TinyT1wEncoder) -> None:
     encoder.zero_grad()
     encoder(heads(1)).tokens.square().sum().backward()

@@ -65,7 +65,7 @@ def test_parameters_are_those_of_the_published_networks(name: str) -> None:
 
 
 def test_every_volume_encoder_has_tiny_sizes_and_a_count() -> None:
-    modules = ("volume_cards", "resnet_cards", "swin_cards")
+    modules = ("vit3d.cards", "resnet3d.cards", "swin3d.cards")
     names = {name for name, dotted in BUILT_IN.items() if dotted.split(":")[0].endswith(modules)}
     assert names == set(VOLUMES) == set(PARAMETERS)
 

@@ -28,6 +28,7 @@ def wish(kind: FindingClass, side: Side, region: Region, size_mm: float) -> Find
 PLAIN = Sampling((2.0, 2.0, 2.0), (0, 1, 2), (False, False, False), np.eye(3), (1, 1, 1))
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_case_and_another_seed_another() -> None:
     first, again, other = (paint_case(seed).on_model_grid() for seed in (7, 7, 8))
     assert np.array_equal(first, again)
@@ -75,6 +76,7 @@ def test_a_lesion_changes_the_signal_on_its_side(kind: FindingClass, sign: int, 
     assert np.linalg.norm(changed.centres[0] - world.mean(0)) < 8.0
 
 
+@pytest.mark.slow
 def test_truth_is_measured_from_what_is_painted() -> None:
     """Side, region and longest diameter of the painted voxels agree with the finding, over many cases."""
     head = load_anatomy()

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from neuroflamingo.cli import main
-from neuroflamingo.recipe.schema import Recipe, TrainedSettings
+from neuroflamingo.recipe.schema import LoraSettings, Recipe, TrainedSettings
 from neuroflamingo.settings import check_settings
 from neuroflamingo.training import trainable
 from neuroflamingo.training.assembly import build
@@ -62,7 +62,7 @@ def test_what_autograd_keeps_is_what_was_estimated(family, trained):
     # With dropout on the scores a CPU's attention is not fused.
     model, _ = tiny_model(family, changes={"attn_pdrop": 0.0} if family == "gpt2" else None)
     if trained == "lora":
-        trainable.add_lora(model, trainable.LoraSettings(rank=2, targets=("to_q", "to_kv", "ff.1")))
+        trainable.add_lora(model, LoraSettings(rank=2, targets=("to_q", "to_kv", "ff.1")))
         trainable.freeze(model, TrainedSettings(parts=()))
     else:
         trainable.freeze(model, TrainedSettings(parts=tuple(trained.split())))
@@ -111,6 +111,7 @@ def test_advice_names_settings_that_take_less_and_is_kept():
     assert any("fsdp" in setting for setting, _ in advice(asked, sizes, world=2))
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_recipe_parameters_steps_and_memory(tmp_path):
     text = describe_run(recipe(trained={"lora": {"rank": 16}, "parts": ["new_tokens"]}), world=1)
     for words in ("# recipe", "# parameters", "# steps", "# memory, estimated, on one device"):

@@ -42,7 +42,8 @@ def expected(recipe: Path) -> list[float]:
     return losses(recipe.parent / "alone")
 
 
-@pytest.mark.parametrize("how", ["function", pytest.param("command", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["function", "command"])
 def test_spawned_workers(how: str, recipe: Path, expected: list[float], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "encoders", ROOT / "preprocessing")))

@@ -181,9 +181,8 @@ def test_nothing_is_left_of_a_twin_that_could_not_be_finished(tmp_path: Path, mo
         tiny_twin(load_recipe(RECIPES[QUICK]), tmp_path / "file" / "twin")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_twin_trains_and_lowers_its_loss(name: str, tmp_path: Path) -> None:
     path = train(RECIPES[name], folder=tmp_path / "run", tiny=True, quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -42,6 +42,7 @@ def test_the_wrong_kind_at_a_lesion_costs_more() -> None:
     assert min(kinds) == kinds[1]
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_step_is_the_sum_of_its_parts() -> None:
     """However the heads of a step are shared out among micro-steps and processes; gradients too."""
     torch.manual_seed(0)
