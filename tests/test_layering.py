@@ -44,7 +44,8 @@ LIGHT = (
 # `(package)` is its face, which loads on first use.
 ORDER = {
     "neuroflamingo_preprocessing": "errors cache_home software geometry files scan spec records bids formats read "
-    "inputs structural functional arrays preparation_options preparation check fit_scaling stores",
+    "inputs structural functional sequence arrays preparation_options measured_series prepared_input preparation "
+    "check fit_scaling stores",
     "neuroflamingo_encoders": "card card_list state_dict_fit contract registry build layers families tokens weights "
     "plugins scaffold conformance",
     "neuroflamingo": "settings progress provenance device model checkpoints findings painting report recipe "

@@ -82,7 +82,7 @@ def estimate(
     found = find_inputs(source, card.scan, request.labels, filter_file=request.filter_file, notes=notes)
     inputs = StoreOptions(part=request.part).share(found)
     preparation.check_tables([one.confounds for one in inputs], card.scan)
-    wanted: Literal["T1w", "bold"] = "bold" if card.scan.modality in ("volume4d", "parcels") else "T1w"
+    wanted: Literal["T1w", "bold"] = "bold" if card.scan.takes_runs else "T1w"
     hows = [preparation.at(one.repetition_time, one.series, one.confounds) for one in inputs]
     looked = [_look(one.path, wanted, at.series) for one, at in zip(inputs, hows, strict=True)]
     known = [one for one in looked if one is not None]

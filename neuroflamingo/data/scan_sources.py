@@ -16,8 +16,7 @@ from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
 from neuroflamingo_encoders.tokens.files import ENDINGS, read_tokens
 from neuroflamingo_encoders.tokens.store import TokenStore
 from neuroflamingo_preprocessing.errors import ModelError, UsageError
-from neuroflamingo_preprocessing.preparation import prepare_for_encoder
-from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
 if TYPE_CHECKING:
@@ -61,8 +60,8 @@ class FileScans(ScanSource):
             mask = {} if chosen.mask is None else {"token_mask": torch.from_numpy(chosen.mask)}
             return {"scan_tokens": torch.from_numpy(chosen.tokens), **mask}
 
-        prepared = list(prepare_for_encoder(path, self.card.scan, Preparation()))
-        tensor = torch.as_tensor(prepared[pick % len(prepared)].tensor)
+        windows = prepare(path, self.card.scan).windows
+        tensor = torch.as_tensor(windows[pick % len(windows)].tensor)
         return {"scan_tokens" if self.ready else "scan": tensor}
 
 

@@ -95,7 +95,7 @@ def _by_content(files: Sequence[str], store: ItemStore[Any], card: EncoderCard) 
     keys: dict[str, str] = {}
     for name in files:
         path = Path(name)
-        found = made_of.get(input_digest(path, card.scan.modality), []) if path.exists() else []
+        found = made_of.get(input_digest(path, card.scan), []) if path.exists() else []
         if len(found) > 1:
             raise ModelError(
                 f"{path.name} is in the store {store.path.name} {len(found)} times, prepared in several ways",

@@ -13,7 +13,7 @@ from neuroflamingo_encoders.contract import weights_digest
 from neuroflamingo_encoders.tokens.store import TokenStore
 from neuroflamingo_preprocessing.errors import ModelError
 from neuroflamingo_preprocessing.files import sha256_of_text
-from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.stores.items import ItemStore, StoredItem, item_key
 from neuroflamingo_preprocessing.stores.jobs import Job, Task, joint_record
 from neuroflamingo_preprocessing.stores.scans import ScanStore
@@ -94,7 +94,7 @@ class EncodeJob(Job):
     ) -> Iterator[tuple[NDArray[np.float32], Mapping[str, Any]]]:
         """Yield prepared tensors with their metadata."""
         if task.item is None:
-            for one in prepare_for_encoder(task.path, self.card.scan, self.with_series_hash(task, made_of)):
+            for one in prepare(task.path, self.card.scan, self.with_series_hash(task, made_of)).windows:
                 yield one.tensor, one.about
             return
         item = ScanStore(task.path)[task.item]

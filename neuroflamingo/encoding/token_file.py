@@ -13,7 +13,7 @@ from neuroflamingo_encoders.tokens.files import check_token_target, describe_tok
 from neuroflamingo_encoders.tokens.format import ScanTokens
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
 from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
-from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.software import software
 
@@ -104,8 +104,8 @@ def _all_tokens(scans: Sequence[str | Path], setup: _EncodingSetup) -> Iterator[
         if setup.progress:
             setup.progress(name, number, len(scans))
         try:
-            for prepared in prepare_for_encoder(Path(scan), setup.encoder.card.scan, setup.preparation):
-                yield tokens_of(setup.encoder, prepared.tensor, prepared.about, setup.device)
+            for window in prepare(scan, setup.encoder.card.scan, setup.preparation).windows:
+                yield tokens_of(setup.encoder, window.tensor, window.about, setup.device)
         except NeuroFlamingoError as failure:
             setup.failures.append((name, failure))
 

@@ -10,13 +10,13 @@ from neuroflamingo_preprocessing.errors import ModelError
 
 if TYPE_CHECKING:
     from neuroflamingo.inference.loaded_model import LoadedModel
-    from neuroflamingo_preprocessing.structural.prepare_volume import Prepared
+    from neuroflamingo_preprocessing.prepared_input import PreparedInput
 
 
 def write_text(
     opened: LoadedModel,
     prompt: str,
-    prepared: Sequence[Prepared],
+    prepared: Sequence[PreparedInput],
     *,
     asked: int,
     seed: int,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.findings.parsing import parse_report
@@ -26,31 +24,34 @@ from neuroflamingo.report.model import Report
 from neuroflamingo.report.sections import parse_of, split_sections, statements_of
 from neuroflamingo.report.tracing import draw, trace
 from neuroflamingo_preprocessing.errors import UsageError
-from neuroflamingo_preprocessing.files import printable, sha256_of_text
+from neuroflamingo_preprocessing.files import sha256_of_text
 from neuroflamingo_preprocessing.formats.nifti.xform import checked_xform
-from neuroflamingo_preprocessing.read import read_scan
-from neuroflamingo_preprocessing.scan import Scan
+from neuroflamingo_preprocessing.preparation import prepare
+from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.software import software, utc_now
-from neuroflamingo_preprocessing.structural.prepare_volume import prepare
-from neuroflamingo_preprocessing.structural.volume_quality import CORRELATION_WARN, COVERAGE_WARN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
     from neuroflamingo.report.records import GeneratedText
+    from neuroflamingo_preprocessing.prepared_input import PreparedInput
     from neuroflamingo_preprocessing.spec import ScanSpec
-    from neuroflamingo_preprocessing.structural.prepare_volume import Prepared
 
 DEFAULT_PROMPT = IMAGE
-Source = "str | Path | Scan"
 
 
 @dataclass(frozen=True)
-class PreparedScan:
-    """One scan on the road: as read and as prepared."""
+class ReportInput:
+    """One input of a report, prepared, and whether the report is about it or it belongs to an example."""
 
-    scan: Scan
-    prepared: Prepared
-    role: str
-    name: str
+    prepared: PreparedInput
+    is_example: bool
+
+    @property
+    def name(self) -> str:
+        """As the report calls it."""
+        return self.prepared.name
 
 
 def write_report(
@@ -61,6 +62,7 @@ def write_report(
     prompt: str | None = None,
     examples: Sequence[tuple[Any, str]] = (),
     xform: str = "auto",
+    preparation: Preparation | None = None,
     seed: int = 0,
     device: str = "auto",
     temperature: float = 0.0,
@@ -73,12 +75,15 @@ def write_report(
     """Write a report on a scan.
 
     Args:
-        scan: a NIfTI file, a DICOM folder or archive, or a `Scan`; a list of them for a prompt with as many `<image>`.
+        scan: whatever the model's encoder takes, see `neuroflamingo_preprocessing.prepare`: a volume or run (NIfTI,
+            MGH, DICOM), a parcel table, a stack of slices, a sequence, a ready array, a `Scan`; a list of them for a
+            prompt with as many `<image>`. Of a run with several windows the first is read.
         model: name of an embedded model, a folder, or what `open_model` gave (to load once for many scans).
         series: of a DICOM scan; None: its one T1-weighted volume.
         prompt: text with one `<image>` per scan; None is `<image>` alone.
         examples: pairs of a scan and the report that belongs to it, shown before the prompt.
         xform: `auto`, `sform` or `qform`: which affine of a scan's header is used (not of the examples').
+        preparation: what else may be said of the scans: atlas, repetition time, denoising; see `Preparation`.
         seed: for sampling.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; ignored when `model` is already open.
         temperature: 0 writes greedily; above it, samples.
@@ -106,8 +111,9 @@ def write_report(
     scans = list(scan) if isinstance(scan, list | tuple) else [scan]
     _check_prompt(prompt, scans, examples)
     known = model if isinstance(model, LoadedModel) else model_folder(model, device=device)
-    taken = [_take(source, "scan", known.scan_spec, clock, tell, series, xform) for source in scans]
-    shown = [_take(source, "example scan", known.scan_spec, clock, tell) for source, _ in examples]
+    options = replace(preparation or Preparation(), **_given(series=series, xform=xform))
+    taken = [_prepare(source, known.scan_spec, options, clock, tell, example=False) for source in scans]
+    shown = [_prepare(source, known.scan_spec, Preparation(), clock, tell, example=True) for source, _ in examples]
     if not isinstance(known, LoadedModel):  # so late, because a scan that fails should not wait for it
         tell("loading the model")
         with clock.stage("load model"):
@@ -158,27 +164,17 @@ def _check_prompt(prompt: str, scans: list[Any], examples: Sequence[tuple[Any, s
             )
 
 
-def _take(
-    source: Any,
-    role: str,
-    spec: ScanSpec,
-    clock: Stopwatch,
-    tell: Callable[[str], None],
-    series: int | None = None,
-    xform: Any = "auto",
-) -> PreparedScan:
-    tell("reading" if role == "scan" else "reading an example")
-    with clock.stage("read"):
-        scan = source if isinstance(source, Scan) else read_scan(source, series, xform=xform)
-    tell("aligning" if role == "scan" else "aligning an example")
-    with clock.stage("prepare"):
-        prepared = prepare(scan, spec)
-    return PreparedScan(scan, prepared, role, printable(scan.provenance.file or "scan in memory"))
+def _prepare(
+    source: Any, spec: ScanSpec, options: Preparation, clock: Stopwatch, tell: Callable[[str], None], example: bool
+) -> ReportInput:
+    tell("reading and aligning" + (" an example" if example else ""))
+    with clock.stage("read and prepare"):
+        return ReportInput(prepare(source, spec, options), example)
 
 
 def _assemble(
-    taken: list[PreparedScan],
-    shown: list[PreparedScan],
+    taken: list[ReportInput],
+    shown: list[ReportInput],
     examples: Sequence[tuple[Any, str]],
     model: LoadedModel,
     written: GeneratedText,
@@ -191,7 +187,7 @@ def _assemble(
     with clock.stage("trace and draw"):
         parsed = parse_report(written.text)
         statements, traces = trace(statements_of(parsed), written)
-        drawn = draw(taken, traces, written) if pictures else ()
+        drawn = draw([item.prepared.view for item in taken], traces, written) if pictures else ()
     warnings = _warnings(taken, written, parsed)
     provenance = Provenance(
         run_uuid=clock.run_uuid,
@@ -231,18 +227,18 @@ def _title(name: str) -> str:
 
 
 def _inputs(
-    taken: list[PreparedScan], shown: list[PreparedScan], examples: Sequence[tuple[Any, str]]
+    taken: list[ReportInput], shown: list[ReportInput], examples: Sequence[tuple[Any, str]]
 ) -> tuple[InputRecord, ...]:
     records = []
     for item in (*taken, *shown):
-        source = item.scan.provenance
+        source = item.prepared.provenance
         records.append(
             InputRecord(
                 name=item.name,
-                role="scan" if item.role == "scan" else "example scan",
+                role="example scan" if item.is_example else "scan",
                 sha256=source.sha256,
                 header_sha256=source.header_sha256,
-                spacing_mm=tuple(round(size, 4) for size in item.scan.spacing),
+                spacing_mm=tuple(round(size, 4) for size in item.prepared.spacing),
                 header=source.header,
             )
         )
@@ -259,7 +255,7 @@ def _inputs(
     return tuple(records)
 
 
-def _geometry(items: list[PreparedScan]) -> tuple[GeometryEntry, ...]:
+def _geometry(items: list[ReportInput]) -> tuple[GeometryEntry, ...]:
     return tuple(
         GeometryEntry(scan=number, **step.as_dict())
         for number, item in enumerate(items)
@@ -267,9 +263,11 @@ def _geometry(items: list[PreparedScan]) -> tuple[GeometryEntry, ...]:
     )
 
 
-def _warnings(taken: list[PreparedScan], written: GeneratedText, parsed: Any) -> tuple[str, ...]:
+def _warnings(taken: list[ReportInput], written: GeneratedText, parsed: Any) -> tuple[str, ...]:
     found = [
-        f"{item.name}: {warning}" if len(taken) > 1 else warning for item in taken for warning in item.prepared.warnings
+        f"{item.name}: {warning}" if len(taken) > 1 else warning
+        for item in taken
+        for warning in (*item.prepared.warnings, *_windows_left(item.prepared))
     ]
     if not written.ended:
         found.append("the text reached the token limit, so its end is missing")
@@ -277,20 +275,30 @@ def _warnings(taken: list[PreparedScan], written: GeneratedText, parsed: Any) ->
     return tuple(found)
 
 
-def _checks(taken: list[PreparedScan], parsed: Any) -> tuple[QualityFlag, ...]:
+def _windows_left(prepared: PreparedInput) -> list[str]:
+    """A warning that a model reads one window of a run."""
+    if len(prepared.windows) == 1:
+        return []
+    frames = prepared.windows[0].about["window"]["frames"]
+    return [f"the model reads {frames} frames at a time: the first of {len(prepared.windows)} windows was read"]
+
+
+def _checks(taken: list[ReportInput], parsed: Any) -> tuple[QualityFlag, ...]:
     checks = []
     for item in taken:
         of = f" of {item.name}" if len(taken) > 1 else ""
-        quality = item.prepared.quality
-        if quality.correlation is not None:
-            checks.append(
-                _at_least(f"alignment{of}: correlation with the template", quality.correlation, CORRELATION_WARN)
-            )
-        checks.append(_at_least(f"brain inside the field of view{of}", quality.coverage, COVERAGE_WARN))
+        for check in item.prepared.checks:
+            name = f"{check.subject}{of}" + (f": {check.measure}" if check.measure else "")
+            checks.append(_at_least(name, check.value, check.at_least))
     checks.append(_at_least("share of sentences understood", parsed.coverage, 0.9))
     if parsed.has_impression:
         checks.append(_at_least("findings and impression agree", float(parsed.agrees), 1.0))
     return tuple(checks)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """The options that say something of their own."""
+    return {key: value for key, value in values.items() if value not in (None, "auto")}
 
 
 def _at_least(name: str, value: float, threshold: float) -> QualityFlag:

@@ -14,8 +14,7 @@ from transformers import AutoTokenizer, BatchFeature
 from neuroflamingo.model.folder import check_folder, read_card
 from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE, PAD
 from neuroflamingo_preprocessing.errors import UsageError
-from neuroflamingo_preprocessing.read import read_scan
-from neuroflamingo_preprocessing.structural.prepare_volume import prepare
+from neuroflamingo_preprocessing.preparation import prepare
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
@@ -66,8 +65,8 @@ class NeuroFlamingoProcessor:
 
         Args:
             text: one prompt per row, with one `<image>` per scan.
-            scans: per row its scans: prepared tensors, `Scan`s or paths to files (these are prepared as the encoder's
-                card says). One row may be given without the outer list.
+            scans: per row its scans: prepared tensors, or anything that `prepare` takes (paths, `Scan`s, runs), which
+                is prepared as the encoder's card says. One row may be given without the outer list.
             scan_tokens: instead, per row, ready tokens `[token, width]` or `[frame, token, width]` of each scan.
             padding_side: left for generation, right for training.
 
@@ -116,8 +115,6 @@ class NeuroFlamingoProcessor:
         if self.card is None:
             raise UsageError("this model has no encoder", expected="ready tokens", seen=type(scan).__name__)
 
-        if isinstance(scan, str | Path):
-            scan = read_scan(scan)
         return torch.as_tensor(prepare(scan, self.card.scan).tensor)
 
     def decode(self, ids: Any, *, prompt_length: int = 0, skip_special_tokens: bool = True) -> str | list[str]:

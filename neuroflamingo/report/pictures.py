@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neuroflamingo.report.evidence import FULL_COLOUR, attention_map
-from neuroflamingo.report.records import Evidence, Picture, Plane
+from neuroflamingo.report.records import Evidence, Picture, PictureKind, Plane
 from neuroflamingo_preprocessing.geometry import to_canonical
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def canvas_of(values: Float[np.ndarray, "x y z"], affine: Float[np.ndarray, "4 4
     return Canvas(np.where(inside, grey, 0.0), affine)
 
 
-def picture_of_slices(canvas: Canvas, scan: int) -> tuple[Picture, ...]:
+def picture_of_slices(canvas: Canvas, scan: int, kind: PictureKind = "seen") -> tuple[Picture, ...]:
     """Slices of the scan as seen by the encoder: six in each plane, spread over the brain."""
     pictures = []
     for plane in PLANES:
@@ -67,7 +67,7 @@ def picture_of_slices(canvas: Canvas, scan: int) -> tuple[Picture, ...]:
             image = _draw(canvas, plane, index, _TILE_PIXELS_PER_MM)
             position = canvas.world(axis, index)
             alt = f"{plane.capitalize()} slice at {_LETTER[plane]} = {position:+.0f} mm of the prepared scan"
-            pictures.append(_encode(image, "seen", plane, scan, position, alt))
+            pictures.append(_encode(image, kind, plane, scan, position, alt))
     return tuple(pictures)
 
 

@@ -42,6 +42,7 @@ BANNER = "Research use only, not for diagnosis. Machine-generated, not reviewed.
 
 
 Plane = Literal["axial", "coronal", "sagittal"]
+PictureKind = Literal["seen", "look", "alignment", "mean", "motion", "carpet", "array"]
 
 
 SectionName = Literal["technique", "findings", "impression", "other"]
@@ -121,12 +122,15 @@ class Methods(Record):
 
 @dataclass(frozen=True)
 class Picture:
-    """One slice as an encoded image file, always with patient's left on the right side of the picture."""
+    """An encoded image file: a slice, with the patient's left on the right side of the picture, or a drawing over time.
 
-    kind: Literal["seen", "look", "alignment"]
-    plane: Plane
+    `plane` and `position_mm` are those of a slice; None for a drawing.
+    """
+
+    kind: PictureKind
+    plane: Plane | None
     scan: int
-    position_mm: float
+    position_mm: float | None
     media_type: str
     data: bytes
     width: int

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 PAGE_LIMIT = 5_000_000
 _ITEM = re.compile(r" (?=\d{1,2}\. )")
+CAPTIONS = {
+    "mean": "the mean of the run's frames on the encoder's grid, before the intensity steps. Radiological convention: "
+    "the patient's left is on the right of axial and coronal pictures. Positions are in template millimetres (RAS+).",
+    "motion": "the run's motion: DVARS, the root mean square change from frame to frame in percent of the mean signal, "
+    "and framewise displacement where a table of confounds gives it. Peaks are sudden movements or artefacts.",
+    "carpet": "the parcel series as a carpet plot, every parcel a row in units of its own standard deviation. Vertical "
+    "stripes are changes of the whole brain at once: motion, breathing or artefacts.",
+    "array": "planes of the array as it was given. Where it lies in the body is not recorded, so no side is marked.",
+}
+"""Of pictures that are not slices of a prepared volume, by their kind."""
 GRADES = {1: "mild", 2: "moderate", 3: "severe"}
 
 
@@ -50,13 +60,14 @@ def to_html(report: ReportRecord) -> str:
             css=Markup(css),
             style_hash=f"sha256-{digest}",
             pictures=pictures,
+            drawn=CAPTIONS,
             left_out=len(report.pictures) - len(pictures),
         )
     )
 
 
 def _within_limit(pictures: tuple[Picture, ...]) -> list[Picture]:
-    first_out = {"seen": 0, "look": 1, "alignment": 2}
+    first_out = {"seen": 0, "mean": 0, "motion": 0, "carpet": 0, "array": 0, "look": 1, "alignment": 2}
     kept = sorted(pictures, key=lambda picture: first_out[picture.kind])
     while kept and sum(len(picture.data) for picture in kept) * 4 / 3 > 0.9 * PAGE_LIMIT:
         kept.pop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,29 +12,16 @@ from neuroflamingo.report.evidence import locate, words_of
 from neuroflamingo.report.native_overlay import native_view
 from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, picture_of_attention, picture_of_slices
 from neuroflamingo.report.records import Evidence, Picture, Statement
+from neuroflamingo.report.time_pictures import picture_of_carpet, pictures_of_array, pictures_of_run
+from neuroflamingo_preprocessing.prepared_input import ArrayView, RunView, SeriesView, VolumeView
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from neuroflamingo.report.records import GeneratedText
-    from neuroflamingo_preprocessing.scan import Scan
-    from neuroflamingo_preprocessing.structural.prepare_volume import Prepared
+    from neuroflamingo_preprocessing.prepared_input import View
 
 WHOLE = "all"
-
-
-class Shown(Protocol):
-    """A scan that can be drawn."""
-
-    @property
-    def scan(self) -> Scan:
-        """The scan as read."""
-        ...
-
-    @property
-    def prepared(self) -> Prepared:
-        """The scan as prepared."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -71,17 +58,22 @@ def trace(statements: Sequence[Statement], written: GeneratedText) -> tuple[tupl
     return tuple(out), tuple(found for _, found in traces.values())
 
 
-def draw(taken: Sequence[Shown], traces: Sequence[Trace], written: GeneratedText) -> tuple[Picture, ...]:
-    """Draw all pictures of a report; none for scans that are not volumes."""
+def draw(views: Sequence[View | None], traces: Sequence[Trace], written: GeneratedText) -> tuple[Picture, ...]:
+    """Draw all pictures of a report: what was read, and on volumes where the model looked."""
     pictures: list[Picture] = []
     canvases = {}
-    for number, item in enumerate(taken):
-        if item.prepared.tensor.ndim != 4:
-            continue
-        canvases[number] = canvas_of(item.prepared.tensor[0], item.prepared.affine)
-        pictures += picture_of_slices(canvases[number], number)
-        native, outline = native_view(item.scan, item.prepared)
-        pictures += picture_of_alignment(native, outline, number)
+    for number, view in enumerate(views):
+        if isinstance(view, VolumeView):
+            canvases[number] = canvas_of(view.prepared.tensor[0], view.prepared.affine)
+            pictures += picture_of_slices(canvases[number], number)
+            native, outline = native_view(view.scan, view.prepared)
+            pictures += picture_of_alignment(native, outline, number)
+        elif isinstance(view, RunView):
+            pictures += pictures_of_run(view, number)
+        elif isinstance(view, SeriesView):
+            pictures.append(picture_of_carpet(view, number))
+        elif isinstance(view, ArrayView):
+            pictures += pictures_of_array(view, number)
     for found in traces:
         if found.evidence.scan in canvases and written.positions is not None:
             canvas = canvases[found.evidence.scan]

@@ -7,7 +7,10 @@ from .functional.prepare_run import PreparedRun as PreparedRun
 from .functional.prepare_run import prepare_run as prepare_run
 from .geometry import GeometryStep as GeometryStep
 from .inputs import find_inputs as find_inputs
+from .preparation import prepare as prepare
 from .preparation import prepare_many as prepare_many
+from .preparation_options import Preparation as Preparation
+from .prepared_input import PreparedInput as PreparedInput
 from .read import read_run as read_run
 from .read import read_scan as read_scan
 from .scan import Scan as Scan
@@ -18,4 +21,3 @@ from .stores.scans import ScanStore as ScanStore
 from .structural.native_space import save_native as save_native
 from .structural.native_space import to_native as to_native
 from .structural.prepare_volume import Prepared as Prepared
-from .structural.prepare_volume import prepare as prepare

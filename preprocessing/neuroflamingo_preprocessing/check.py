@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.files import printable
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input, refuse_series, shown_name
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
-from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform, refuse_xform
+from neuroflamingo_preprocessing.formats.nifti.xform import checked_xform, refuse_xform
 from neuroflamingo_preprocessing.functional.denoised_run import denoise_run
-from neuroflamingo_preprocessing.functional.denoising import Denoising
-from neuroflamingo_preprocessing.functional.denoising_plan import plan_denoising
 from neuroflamingo_preprocessing.functional.parcel_series import target_seconds
-from neuroflamingo_preprocessing.functional.prepare_run import TO_GRID, prepare_run
+from neuroflamingo_preprocessing.functional.prepare_run import TO_GRID
 from neuroflamingo_preprocessing.functional.run_quality import assess_run
-from neuroflamingo_preprocessing.read import is_run, read_run, read_scan
-from neuroflamingo_preprocessing.spec import InputCard, Step
-from neuroflamingo_preprocessing.structural.prepare_volume import GEOMETRIC_STEPS, prepare
+from neuroflamingo_preprocessing.measured_series import open_run, plan_for
+from neuroflamingo_preprocessing.preparation import prepare
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.read import is_run, read_scan
+from neuroflamingo_preprocessing.structural.prepare_volume import GEOMETRIC_STEPS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from neuroflamingo_preprocessing.formats.nifti.run import Run
-    from neuroflamingo_preprocessing.functional.run_quality import RunQuality
+    from neuroflamingo_preprocessing.functional.denoising import Denoising
     from neuroflamingo_preprocessing.geometry import Affine, GeometryStep
     from neuroflamingo_preprocessing.scan import Provenance, Scan
+    from neuroflamingo_preprocessing.spec import InputCard, Step
 
-Cards = tuple[InputCard | None, InputCard | None]
 WAYS = {"R": "left to right", "L": "right to left", "A": "back to front", "P": "front to back", "S": "up", "I": "down"}
 FIGURES = {
     "coverage": "coverage",
@@ -122,13 +123,19 @@ def check_scan(
     if cleaning:
         cleaning.check_table()
     found = ScanCheck(printable(shown_name(path)))
+    options = Preparation(repetition_time=repetition_time, series=series, xform=wanted, cleaning=cleaning)
     try:
         if is_dicom_input(path):
             refuse_xform(shown_name(path), wanted, "DICOM")
-            _check_dicom(path, (card, volume_card), (repetition_time, series, cleaning), found)
+            kind = _list_series(path, card, series, found)
         else:
             refuse_series(path, series)
-            _check_file(path, (card, volume_card), (repetition_time, wanted, cleaning), found)
+            kind = "run" if is_run(path) else "volume"
+        found.kind = kind
+        if kind == "run":
+            _check_run(open_run(path, options), card, options, found)
+        else:
+            _check_volume(read_scan(path, series, xform=wanted), card or volume_card, options, found)
     except NeuroFlamingoError as fault:
         if fault.exit_code in (66, 69):
             raise
@@ -136,30 +143,13 @@ def check_scan(
     return found
 
 
-def _check_file(path: Path, cards: Cards, how: tuple[float | None, Xform, Denoising | None], found: ScanCheck) -> None:
-    card, volume_card = cards
-    repetition_time, xform, cleaning = how
-    if is_run(path):
-        found.kind = "run"
-        _check_run(read_run(path, repetition_time, xform=xform), card, cleaning, found)
-    else:
-        found.kind = "volume"
-        _check_volume(lambda file: read_scan(file, xform=xform), path, card or volume_card, found)
-
-
-def _check_dicom(
-    path: Path, cards: Cards, how: tuple[float | None, int | None, Denoising | None], found: ScanCheck
-) -> None:
-    card, volume_card = cards
-    repetition_time, series, cleaning = how
+def _list_series(path: Path, card: InputCard | None, series: int | None, found: ScanCheck) -> str:
+    """The series of a DICOM input, and what would be taken of it."""
     with open_dicom(path) as examination:
         found.series = [one.as_dict() for one in examination.series]
-        runs = card is not None and card.scan.modality in ("volume4d", "parcels")
-        found.kind = "run" if runs else "volume" if card is not None else examination.kind(series)
-        if found.kind == "run":
-            _check_run(examination.run(series, repetition_time), card, cleaning, found)
-        else:
-            _check_volume(examination.scan, series, card or volume_card, found)
+        if card is None:
+            return examination.kind(series)
+        return "run" if card.scan.takes_runs else "volume"
 
 
 def _tell(provenance: Provenance, affine: Affine, found: ScanCheck) -> None:
@@ -171,63 +161,51 @@ def _tell(provenance: Provenance, affine: Affine, found: ScanCheck) -> None:
     found.warnings += provenance.warnings
 
 
-def _check_volume(read: Callable[[Any], Scan], what: Any, card: InputCard | None, found: ScanCheck) -> None:
+def _check_volume(scan: Scan, card: InputCard | None, options: Preparation, found: ScanCheck) -> None:
     found.encoder = card.name if card else None
-    scan = read(what)
     _tell(scan.provenance, scan.affine, found)
     if card is None:
         return
-    prepared = prepare(scan, card.scan)
+    prepared = prepare(scan, card.scan, options)
     intensities = [_named(step) for step in card.scan.steps if step.name not in GEOMETRIC_STEPS]
     found.steps = [*_words(prepared.geometry), *intensities]
-    quality = prepared.quality
-    figures = {
-        "coverage": quality.coverage,
-        "correlation with the template": quality.correlation,
-        "SNR of white matter": quality.snr,
-    }
-    found.quality = {name: value for name, value in figures.items() if value is not None}
+    quality = prepared.windows[0].about.get("quality", {})
+    names = {"coverage": "coverage", "correlation": "correlation with the template", "snr": "SNR of white matter"}
+    found.quality = {words: quality[key] for key, words in names.items() if quality.get(key) is not None}
     found.warnings = list(prepared.warnings)
 
 
-def _check_run(run: Run, card: InputCard | None, cleaning: Denoising | None, found: ScanCheck) -> None:
+def _check_run(run: Run, card: InputCard | None, options: Preparation, found: ScanCheck) -> None:
     _tell(run.provenance, run.affine, found)
-    plan = plan_denoising(cleaning or Denoising(), run.path, run.name, run.frames, run.repetition_time)
-    run = denoise_run(run, plan)
+    plan = plan_for(run, run, options)
     found.warnings += plan.warnings
     found.cleaning, found.steps = plan.about, plan.words()
     if card is not None:
         found.encoder = card.name
         found.warnings += plan.against(card.scan)
-    if card is not None and card.scan.modality == "volume4d":
-        prepared = prepare_run(run, card.scan)
-        placed = _words(prepared.geometry)
-        found.steps += [words for s in card.scan.steps for words in (placed if s.name == TO_GRID else [_named(s)])]
-        found.quality = _figures(prepared.quality) | {"windows": len(prepared)}
-        found.warnings = [*prepared.warnings, *plan.against(card.scan)]
-        return
-    if card is not None:
-        _refuse_unfit(run, card, found)
-    quality, said = assess_run(run)
-    found.quality = _figures(quality)
-    found.warnings += said
+        if card.scan.parcellation is None:
+            _check_prepared_run(run, card, options, found)
+            return
+        found.steps += [_named(step) for step in card.scan.steps]
+        target_seconds(run.repetition_time, card.scan, run.name, found.warnings)
+    quality, odd = assess_run(denoise_run(run, plan))
+    found.quality = _figures(quality.as_dict())
+    found.warnings += odd
 
 
-def _refuse_unfit(run: Run, card: InputCard, found: ScanCheck) -> None:
-    """What can be said of a run for an encoder of parcels without an atlas; other encoders take no runs."""
-    if card.scan.modality != "parcels":
-        raise ScanError(
-            f"{run.name} is a run", expected=f"for '{card.name}': {card.scan.describe()}", seen="a 4D time series"
-        )
-    found.steps += [_named(step) for step in card.scan.steps]
-    target_seconds(run.repetition_time, card.scan, run.name, found.warnings)
+def _check_prepared_run(run: Run, card: InputCard, options: Preparation, found: ScanCheck) -> None:
+    prepared = prepare(run, card.scan, options)
+    placed = _words(prepared.geometry)
+    found.steps += [words for s in card.scan.steps for words in (placed if s.name == TO_GRID else [_named(s)])]
+    found.quality = _figures(prepared.windows[0].about["quality"]) | {"windows": len(prepared.windows)}
+    found.warnings = list(prepared.warnings)
 
 
-def _figures(quality: RunQuality) -> dict[str, float]:
-    return {FIGURES[key]: value for key, value in quality.as_dict().items()}
+def _figures(quality: Mapping[str, float]) -> dict[str, float]:
+    return {FIGURES[key]: value for key, value in quality.items()}
 
 
-def _words(log: list[GeometryStep]) -> list[str]:
+def _words(log: Iterable[GeometryStep]) -> list[str]:
     return [f"{step.name}: {step.reason}; interpolation {step.interpolation}" for step in log]
 
 

@@ -11,7 +11,8 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
 from neuroflamingo_preprocessing.files import check_writable, printable
 from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling, at_repetition_time, check_series_spec
 from neuroflamingo_preprocessing.inputs import find_inputs
-from neuroflamingo_preprocessing.preparation import measured_series
+from neuroflamingo_preprocessing.measured_series import measured_series
+from neuroflamingo_preprocessing.preparation_options import Preparation
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.preparation_options import Preparation

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neuroflamingo_preprocessing.bids.entities import DESCRIPTION, dataset_root, entities_of, plain_label
 from neuroflamingo_preprocessing.bids.filters import EntityFilter, label_filters, read_filter_file
 from neuroflamingo_preprocessing.bids.index import bids_index
-from neuroflamingo_preprocessing.bids.selection import is_run, select_versions
+from neuroflamingo_preprocessing.bids.selection import select_versions
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, did_you_mean
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
@@ -164,7 +164,7 @@ def _in_dataset(
         expected = f"files *_{suffix}.nii or .nii.gz of a BIDS dataset"
         raise _nothing(source, expected, rows, [*conditions, *chosen], notes, bids=True)
     notes += [f"no scan has {words}" for condition in conditions if (words := _missing(condition, rows))]
-    if is_run(spec) and not any("space" in row for row in kept) and (root / "derivatives").is_dir():
+    if spec.takes_runs and not any("space" in row for row in kept) and (root / "derivatives").is_dir():
         notes.append("no file name states a space; preprocessed runs may be in a derivative: give its folder as input")
     return [Input(root / row["path"], entities_of(Path(row["path"]))) for row in select_versions(kept, spec, notes)]
 

@@ -1,4 +1,4 @@
-"""From a file to what an encoder takes: one volume, a run's windows, a parcel series' windows, or a ready array."""
+"""The one door: any input, a file, folder, DICOM series, `Scan` or run, to the tensors that an encoder declares."""
 
 from __future__ import annotations
 
@@ -6,260 +6,103 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from neuroflamingo_preprocessing.arrays import is_array_file, read_array
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
-from neuroflamingo_preprocessing.files import printable
-from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
-from neuroflamingo_preprocessing.functional.cifti import is_cifti, is_dense
-from neuroflamingo_preprocessing.functional.cifti_dense import DenseAtlas
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError, UsageError
+from neuroflamingo_preprocessing.formats.nifti.run import Run
+from neuroflamingo_preprocessing.functional.cifti import is_cifti
 from neuroflamingo_preprocessing.functional.denoised_run import denoise_run
-from neuroflamingo_preprocessing.functional.denoising import Denoising
-from neuroflamingo_preprocessing.functional.denoising_plan import plan_denoising
-from neuroflamingo_preprocessing.functional.parcel_series import prepare_series, target_seconds
-from neuroflamingo_preprocessing.functional.parcellation import parcel_series
+from neuroflamingo_preprocessing.functional.parcel_series import Window, prepare_series
+from neuroflamingo_preprocessing.functional.prepare_run import COVERAGE_WARN as RUN_COVERAGE_WARN
 from neuroflamingo_preprocessing.functional.prepare_run import prepare_run
-from neuroflamingo_preprocessing.functional.run_quality import FrameWatch, assess_series
-from neuroflamingo_preprocessing.read import read_run, read_scan
-from neuroflamingo_preprocessing.scan import Scan
-from neuroflamingo_preprocessing.spec import ScanSpec
-from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare
+from neuroflamingo_preprocessing.measured_series import (
+    denoising_record,
+    describe_input,
+    input_name,
+    measured_series,
+    open_run,
+    plan_for,
+)
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.prepared_input import (
+    ArrayView,
+    PreparedInput,
+    PreparedWindow,
+    QualityCheck,
+    RunView,
+    SeriesView,
+    VolumeView,
+)
+from neuroflamingo_preprocessing.read import read_scan
+from neuroflamingo_preprocessing.scan import Provenance, Scan
+from neuroflamingo_preprocessing.sequence import is_sequence_file, read_sequence
+from neuroflamingo_preprocessing.structural.prepare_volume import prepare_volume
+from neuroflamingo_preprocessing.structural.volume_quality import CORRELATION_WARN, COVERAGE_WARN
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from neuroflamingo_preprocessing.functional.denoising_plan import DenoisingPlan
-    from neuroflamingo_preprocessing.functional.parcel_series import Window
-    from neuroflamingo_preprocessing.functional.parcellation import Atlas
-    from neuroflamingo_preprocessing.geometry import GeometryStep
-    from neuroflamingo_preprocessing.preparation_options import Preparation
     from neuroflamingo_preprocessing.spec import ScanSpec
 
-
-@dataclass(frozen=True)
-class PreparedInput:
-    """One tensor for an encoder.
-
-    Attributes:
-        tensor: float32, the axes of the card.
-        about: plain data: name, hash of the input, geometry log, warnings, window.
-    """
-
-    tensor: NDArray[np.float32]
-    about: Mapping[str, Any]
+Source = str | Path | Scan | Run
+"""A file or folder, or what was read from one."""
+MakesScan = Callable[[], Scan]
+"""A picklable function that makes a scan where it is needed."""
 
 
-def prepare_for_encoder(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[PreparedInput]:
-    """All tensors that a file gives: one, or one for each window of a run.
+def prepare(source: Source, spec: ScanSpec, options: Preparation | None = None) -> PreparedInput:
+    """Prepare an input as an encoder declares it.
+
+    A volume is brought to the grid, template space and intensities of `spec` (see `prepare_volume`); a run to windows
+    of volumes (see `prepare_run`); a run with an atlas, a table or a CIFTI file to windows of a parcel series (see
+    `prepare_series`); a sequence file to token ids; a ready array is taken as it is.
+
+    Args:
+        source: NIfTI, MGH, zarr, a DICOM folder or archive, CIFTI, an array (`.npy`, `.npz`), a table (`.tsv`,
+            `.csv`), a sequence (`.fa`, `.fasta`, `.txt`); or a `Scan` or `Run` that was read before.
+        spec: `card.scan` of the encoder.
+        options: see `Preparation`.
 
     Raises:
-        NeuroFlamingoError: the file cannot be read, or is not what the encoder takes.
+        NeuroFlamingoError: the input cannot be read, or is not what the encoder takes.
     """
-    if is_array_file(path) and not (how.raw or is_cifti(path)):
-        return _ready(path, spec, how)
-    if spec.modality == "parcels":
-        return _from_parcels(path, spec, how)
-    if spec.modality == "volume4d":
-        return _from_run(path, spec, how)
-    if spec.modality == "volume3d" and len(spec.channels) == 1:
-        return _from_volume(path, spec, how)
+    options = options or Preparation()
+    if not isinstance(source, Scan | Run):
+        source = Path(source)
+        if is_array_file(source) and not (options.raw or is_cifti(source)):
+            return _from_array(source, spec, options)
+    for takes, way in _WAYS:
+        if takes(source, spec):
+            return way(source, spec, options)
+    if isinstance(source, Scan | Run):
+        raise ScanError(
+            f"{_called(source)} is {'a run' if isinstance(source, Run) else 'one volume'}",
+            expected=spec.describe(),
+            seen="a 4D time series" if isinstance(source, Run) else "a 3D volume",
+            hint="use a model whose encoder takes it, or give another input",
+        )
     raise UsageError(
-        f"{_name(path)}: files of this kind are not prepared for this encoder",
+        f"{_called(source)}: files of this kind are not prepared for this encoder",
         expected=f"a ready array (.npy, .npz, .tsv or .csv): {spec.describe()}",
-        seen=path.suffix or "no ending",
+        seen=source.suffix or "no ending",
         hint="prepare it as `neuroflamingo encoders card` says, and save it with numpy.save",
     )
 
 
-def _ready(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[PreparedInput]:
-    if how.cleaning:
-        raise UsageError(
-            f"{_name(path)} is a ready array, which is taken as it is",
-            expected="no confounds, filters or choice of frames",
-            hint="--raw, if it is a parcel series as measured",
-        )
-    ready = read_array(path, spec, how.repetition_time, rows=how.rows)
-    source = {"name": _name(path), "sha256": ready.sha256, "bytes": ready.bytes, "kind": "ready array"}
-    about = {"name": _name(path), "input": source, "geometry": [], "warnings": list(ready.warnings)}
-    yield PreparedInput(ready.tensor, about | ready.record() | {"repetition_time_s": ready.repetition_time})
-
-
-def _from_volume(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[PreparedInput]:
-    if not how.may_resample:
-        raise UsageError(
-            f"{_name(path)} would have to be resampled",
-            expected="volumes are aligned to the template and interpolated once",
-            hint="leave --no-resample out, or give a ready array",
-        )
-    scan = read_scan(path, how.series, xform=how.xform, series_sha256=how.series_sha256)
-    prepared = prepare(scan, spec)
-    about = _about(path, scan.provenance, prepared.geometry, prepared.warnings)
-    about["scan_to_template"] = prepared.scan_to_template.tolist()
-    about["quality"] = asdict(prepared.quality)
-    yield PreparedInput(prepared.tensor, about)
-
-
-def _from_run(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[PreparedInput]:
-    stored = read_run(path, how.repetition_time, how.series, xform=how.xform, series_sha256=how.series_sha256)
-    plan = _plan(how, path, stored.name, stored.frames, stored.repetition_time)
-    run = denoise_run(stored, plan)
-    prepared = prepare_run(run, spec, may_resample=how.may_resample)
-    about = _about(path, run.provenance, prepared.geometry, (*prepared.warnings, *plan.against(spec)))
-    about["repetition_time_s"] = run.repetition_time
-    about["quality"] = prepared.quality.as_dict()
-    yield from _windows(prepared.windows(), about | _cleaning(plan))
-
-
-def _from_parcels(path: Path, spec: ScanSpec, how: Preparation) -> Iterator[PreparedInput]:
-    got = measured_series(path, spec, how)
-    windows, said = prepare_series(got.series, got.seconds, spec, got.name, how.scaling, got.times)
-    about = dict(got.about) | {"warnings": [*got.about["warnings"], *said]}
-    used = how.scaling
-    yield from _windows(windows, about | ({"scaling": {"runs": used.runs, "frames": used.frames}} if used else {}))
-
-
-@dataclass(frozen=True)
-class MeasuredSeries:
-    """A parcel series before the repetition time and the normalisation of an encoder.
-
-    Attributes:
-        name: of the file, for messages.
-        series: float32 `[parcel, frame]`, cleaned.
-        seconds: between frames; None where that is not known.
-        times: seconds of each frame from the first, where frames in between were left out.
-        about: as `PreparedInput.about`.
-    """
-
-    name: str
-    series: NDArray[np.float32]
-    seconds: float | None
-    times: NDArray[np.float64] | None
-    about: Mapping[str, Any]
-
-
-def measured_series(path: Path, spec: ScanSpec, how: Preparation) -> MeasuredSeries:
-    """The parcel series of a run and an atlas, or of an array, with the frames and the cleaning that were asked for.
-
-    Raises:
-        NeuroFlamingoError: the file cannot be read, is not what the encoder takes, or no atlas was given.
-    """
-    return _series_of_array(path, spec, how) if is_array_file(path) else _series_of_run(path, spec, how)
-
-
-def _series_of_run(path: Path, spec: ScanSpec, how: Preparation) -> MeasuredSeries:
-    if how.atlas is None or isinstance(how.atlas, DenseAtlas):
-        wanted = spec.parcellation.identifier if spec.parcellation else f"of {spec.axes[0].describe()}"
-        raise UsageError(
-            f"this encoder takes parcel series, and no atlas of volumes was given for {_name(path)}",
-            expected=f"--atlas LABELS.nii.gz ({wanted})",
-            hint="or give a parcel series: .ptseries.nii, or .tsv, .csv, .npy with --raw",
-        )
-    run = read_run(path, how.repetition_time, how.series, xform=how.xform, series_sha256=how.series_sha256)
-    _refuse_resampling(run.repetition_time, spec, run.name, how)
-    plan = _plan(how, path, run.name, run.frames, run.repetition_time)
-    watch = FrameWatch()
-    series, log, odd = parcel_series(run, how.atlas, may_resample=how.may_resample, watch=watch)
-    series = plan.clean(series[:, plan.first : plan.stop])
-    told = denoise_run(run, plan)
-    quality, said = assess_series(series, watch, told)
-    about = _about(path, run.provenance, log, (*told.provenance.warnings, *odd, *said, *plan.against(spec)))
-    about["repetition_time_s"] = run.repetition_time
-    about["quality"] = quality.as_dict()
-    about |= _atlas(how.atlas) | _cleaning(plan)
-    return MeasuredSeries(run.name, series, run.repetition_time, plan.times, about)
-
-
-def _atlas(atlas: Atlas | DenseAtlas) -> dict[str, Any]:
-    return {"atlas": {"file": atlas.name, "sha256": atlas.sha256, "parcels": len(atlas.values)}}
-
-
-def _series_of_array(path: Path, spec: ScanSpec, how: Preparation) -> MeasuredSeries:
-    axes = tuple(a if a.name == "parcel" else a.model_copy(update={"size": None, "minimum": 2}) for a in spec.axes)
-    anything = spec.model_copy(update={"axes": axes, "repetition_time": None})
-    dense = how.atlas if isinstance(how.atlas, DenseAtlas) else None
-    found = read_array(path, anything, how.repetition_time, rows=how.rows, atlas=dense)
-    _refuse_resampling(found.repetition_time, spec, _name(path), how)
-    plan = _plan(how, path, _name(path), found.tensor.shape[1], found.repetition_time)
-    source = {"name": _name(path), "sha256": found.sha256, "bytes": found.bytes, "kind": _kind(found.kind)}
-    said = [*found.warnings, *plan.warnings, *plan.against(spec)]
-    about = {"name": _name(path), "input": source, "geometry": [], "warnings": said}
-    about |= found.record() | (_atlas(dense) if dense is not None and is_dense(path) else {})
-    about["repetition_time_s"] = found.repetition_time
-    series = plan.clean(found.tensor[:, plan.first : plan.stop])
-    return MeasuredSeries(_name(path), series, found.repetition_time, plan.times, about | _cleaning(plan))
-
-
-def _plan(how: Preparation, path: Path, name: str, frames: int, seconds: float | None) -> DenoisingPlan:
-    return plan_denoising(how.cleaning or Denoising(), path, name, frames, seconds)
-
-
-def _cleaning(plan: DenoisingPlan) -> dict[str, Any]:
-    return {"cleaning": plan.about} if plan.about else {}
-
-
-def _kind(kind: str) -> str:
-    return "parcel series" if kind == "array" else kind
-
-
-def _refuse_resampling(seconds: float | None, spec: ScanSpec, name: str, how: Preparation) -> None:
-    if not how.may_resample and target_seconds(seconds, spec, name, []) is not None:
-        raise UsageError(
-            f"{name} would have to be resampled in time",
-            expected=f"{spec.repetition_time.seconds} s between frames" if spec.repetition_time else None,
-            seen=f"{seconds} s",
-            hint="leave --no-resample out",
-        )
-
-
-def _windows(windows: Iterable[Window], about: dict[str, Any]) -> Iterator[PreparedInput]:
-    for window in windows:
-        yield PreparedInput(
-            window.tensor, about | {"window": {"first_frame": window.first_frame, "frames": window.frames}}
-        )
-
-
-def _about(path: Path, provenance: Any, geometry: list[GeometryStep], warnings: Iterable[str]) -> dict[str, Any]:
-    name = printable(provenance.file) if provenance.file else _name(path)
-    source = {"name": name, "sha256": provenance.sha256}
-    if provenance.header.get("format", "").startswith("DICOM"):
-        source["kind"] = "DICOM"
-    else:
-        source |= {"bytes": _bytes(path), "kind": provenance.header.get("format", "scan").partition(",")[0]}
-    source |= {"header_sha256": provenance.header_sha256, "header": dict(provenance.header)}
-    return {
-        "name": name,
-        "input": source,
-        "geometry": [step.as_dict() for step in geometry],
-        "warnings": list(warnings),
-    }
-
-
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _name(path: Path) -> str:
-    return printable(shown_name(path))
-
-
-ScanSource = str | Path | Scan | Callable[[], Scan]
-
-
 def prepare_many(
-    sources: Iterable[ScanSource], spec: ScanSpec, processes: int = 1
-) -> Iterator[Prepared | NeuroFlamingoError]:
-    """Prepare many scans, in order; a scan that fails gives its error in its place, and the others go on.
+    sources: Iterable[Source | MakesScan], spec: ScanSpec, processes: int = 1
+) -> Iterator[PreparedInput | NeuroFlamingoError]:
+    """Prepare many inputs, in order; one that fails gives its error in its place, and the others go on.
 
     Args:
-        sources: paths, scans, or picklable functions that make a scan (so that workers can do the making).
+        sources: see `prepare`; or picklable functions that make a scan, so that workers can do the making.
         spec: `card.scan` of the encoder.
         processes: workers; 1 works in this process. Workers are spawned, so a script that asks for more than one
-            needs the usual `if __name__ == "__main__":`. At most two scans a worker are under way at a time.
+            needs the usual `if __name__ == "__main__":`. At most two scans a worker are under way at a time. What comes
+            back has no `view`: it would be the scan again.
     """
     if processes <= 1:
         yield from (_prepare_one(source, spec) for source in sources)
@@ -274,9 +117,161 @@ def prepare_many(
             yield under_way.popleft().result()
 
 
-def _prepare_one(source: ScanSource, spec: ScanSpec) -> Prepared | NeuroFlamingoError:
+def _prepare_one(source: Source | MakesScan, spec: ScanSpec) -> PreparedInput | NeuroFlamingoError:
     try:
-        scan = source if isinstance(source, Scan) else source() if callable(source) else read_scan(source)
-        return prepare(scan, spec)
+        made = source() if callable(source) else source
+        return replace(prepare(made, spec), view=None)
     except NeuroFlamingoError as error:
         return error
+
+
+def _from_array(path: Path, spec: ScanSpec, options: Preparation) -> PreparedInput:
+    name = input_name(path)
+    if options.cleaning:
+        raise UsageError(
+            f"{name} is a ready array, which is taken as it is",
+            expected="no confounds, filters or choice of frames",
+            hint="--raw, if it is a parcel series as measured",
+        )
+    ready = read_array(path, spec, options.repetition_time, rows=options.rows)
+    source = {"name": name, "sha256": ready.sha256, "bytes": ready.bytes, "kind": "ready array"}
+    about = {"name": name, "input": source, "geometry": [], "warnings": list(ready.warnings)}
+    about |= ready.record() | {"repetition_time_s": ready.repetition_time}
+    return PreparedInput(
+        name=name,
+        windows=(PreparedWindow(ready.tensor, about),),
+        provenance=Provenance(file=name, sha256=ready.sha256, header={"format": "ready array"}),
+        spacing=(),
+        geometry=(),
+        warnings=ready.warnings,
+        checks=(),
+        timings={},
+        view=ArrayView(ready.tensor, tuple(axis.name for axis in spec.axes)),
+    )
+
+
+def _from_sequence(path: Source, spec: ScanSpec, options: Preparation) -> PreparedInput:
+    assert isinstance(path, Path)
+    read = read_sequence(path, spec)
+    name = input_name(path)
+    source = {"name": name, "sha256": read.sha256, "bytes": read.bytes, "kind": "sequence"}
+    about = {"name": name, "input": source, "geometry": [], "warnings": list(read.warnings)}
+    return PreparedInput(
+        name=name,
+        windows=(PreparedWindow(read.ids, about),),
+        provenance=Provenance(
+            file=name, sha256=read.sha256, header={"format": "sequence", "letters": str(read.letters)}
+        ),
+        spacing=(),
+        geometry=(),
+        warnings=read.warnings,
+        checks=(),
+        timings={},
+        view=ArrayView(read.ids, tuple(axis.name for axis in spec.axes)),
+    )
+
+
+def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> PreparedInput:
+    if not options.may_resample:
+        raise UsageError(
+            f"{_called(source)} would have to be resampled",
+            expected="volumes are aligned to the template and interpolated once",
+            hint="leave --no-resample out, or give a ready array",
+        )
+    if isinstance(source, str | Path):
+        scan = read_scan(source, options.series, xform=options.xform, series_sha256=options.series_sha256)
+    else:
+        assert isinstance(source, Scan)
+        scan = source
+    prepared = prepare_volume(scan, spec)
+    about = describe_input(source, scan.provenance, prepared.geometry, prepared.warnings)
+    about["scan_to_template"] = prepared.scan_to_template.tolist()
+    about["quality"] = asdict(prepared.quality)
+    quality, checks = prepared.quality, []
+    if quality.correlation is not None:
+        subject, measure = "alignment", "correlation with the template"
+        checks.append(QualityCheck(subject, measure, quality.correlation, CORRELATION_WARN))
+    checks.append(QualityCheck("brain inside the field of view", "", quality.coverage, COVERAGE_WARN))
+    return PreparedInput(
+        name=about["name"],
+        windows=(PreparedWindow(prepared.tensor, about),),
+        provenance=scan.provenance,
+        spacing=scan.spacing,
+        geometry=tuple(prepared.geometry),
+        warnings=prepared.warnings,
+        checks=tuple(checks),
+        timings=prepared.timings,
+        view=VolumeView(scan, prepared),
+    )
+
+
+def _from_run(source: Source, spec: ScanSpec, options: Preparation) -> PreparedInput:
+    assert not isinstance(source, Scan)
+    stored = open_run(source, options)
+    plan = plan_for(source, stored, options)
+    run = denoise_run(stored, plan)
+    prepared = prepare_run(run, spec, may_resample=options.may_resample)
+    warnings = (*prepared.warnings, *plan.against(spec))
+    about = describe_input(source, run.provenance, prepared.geometry, warnings)
+    about["repetition_time_s"] = run.repetition_time
+    about["quality"] = prepared.quality.as_dict()
+    coverage = prepared.quality.coverage or 0.0
+    return PreparedInput(
+        name=about["name"],
+        windows=_windows(prepared.windows(), about | denoising_record(plan)),
+        provenance=run.provenance,
+        spacing=tuple(float(size) for size in np.linalg.norm(run.affine[:3, :3], axis=0)),
+        geometry=tuple(prepared.geometry),
+        warnings=warnings,
+        checks=(QualityCheck("brain inside the field of view", "", coverage, RUN_COVERAGE_WARN),),
+        timings={},
+        view=RunView(prepared.mean, prepared.affine, prepared.dvars, run.displacement, run.repetition_time),
+    )
+
+
+def _from_parcels(source: Source, spec: ScanSpec, options: Preparation) -> PreparedInput:
+    assert not isinstance(source, Scan)
+    found = measured_series(source, spec, options)
+    windows, odd = prepare_series(found.series, found.seconds, spec, found.name, options.scaling, found.times)
+    warnings = (*found.about["warnings"], *odd)
+    about = dict(found.about) | {"warnings": list(warnings)}
+    used = options.scaling
+    about |= {"scaling": {"runs": used.runs, "frames": used.frames}} if used else {}
+    return PreparedInput(
+        name=found.name,
+        windows=_windows(windows, about),
+        provenance=found.provenance,
+        spacing=(),
+        geometry=found.geometry,
+        warnings=warnings,
+        checks=(),
+        timings={},
+        view=SeriesView(found.series, found.seconds),
+    )
+
+
+_WAYS: tuple[
+    tuple[Callable[[Source, ScanSpec], bool], Callable[[Source, ScanSpec, Preparation], PreparedInput]], ...
+] = (
+    (lambda source, spec: spec.modality == "parcels" and not isinstance(source, Scan), _from_parcels),
+    (lambda source, spec: spec.modality == "volume4d" and not isinstance(source, Scan), _from_run),
+    (lambda source, spec: spec.modality == "sequence" and is_sequence_file(source), _from_sequence),
+    (
+        lambda source, spec: spec.modality == "volume3d" and len(spec.channels) == 1 and not isinstance(source, Run),
+        _from_volume,
+    ),
+)
+"""What an input is prepared by: the first way that takes it."""
+
+
+def _called(source: Source) -> str:
+    return source.provenance.file or "the scan" if isinstance(source, Scan | Run) else input_name(Path(source))
+
+
+def _windows(windows: Iterable[Window], about: Mapping[str, Any]) -> tuple[PreparedWindow, ...]:
+    return tuple(
+        PreparedWindow(
+            window.tensor, dict(about) | {"window": {"first_frame": window.first_frame, "frames": window.frames}}
+        )
+        for window in windows
+    )

@@ -138,7 +138,7 @@ class Preparation:
 
 
 def _refuse_cleaning(spec: ScanSpec) -> None:
-    if spec.modality not in ("volume4d", "parcels"):
+    if not spec.takes_runs:
         raise UsageError(
             "this encoder takes no runs, and nothing else has frames to clean",
             expected="no confounds, filters or choice of frames",

@@ -238,6 +238,11 @@ class ScanSpec(Declaration):
         affine[:3, 3] = self.origin_mm
         return affine
 
+    @property
+    def takes_runs(self) -> bool:
+        """Whether the encoder takes fMRI runs, or parcel series of them."""
+        return self.modality in ("volume4d", "parcels")
+
     def step(self, name: str) -> Step | None:
         """Step of that name, None if this encoder does not ask for it."""
         return next((step for step in self.steps if step.name == name), None)

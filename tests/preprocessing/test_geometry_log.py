@@ -23,9 +23,9 @@ from neuroflamingo_preprocessing.geometry import GeometryStep, apply
 from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.scan import NativeSpace, Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
-from neuroflamingo_preprocessing.structural import prepare_volume
+from neuroflamingo_preprocessing.structural import prepare_volume as structural
 from neuroflamingo_preprocessing.structural.alignment import Alignment
-from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare
+from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume
 
 WEIGHTS = np.array([1.0, 29.0, 31.0 * 29.0])
 WITHIN = 0.25  # of the least weight: a quarter of a voxel
@@ -141,8 +141,8 @@ def cards(draw: Any, middle: np.ndarray, fwhm: float, aligned: bool) -> ScanSpec
 def prepared_with(scan: Scan, spec: ScanSpec, pose: np.ndarray | None) -> Prepared:
     """The search for the pose is replaced by a drawn one: whatever it finds must be logged."""
     found = Alignment(np.eye(4) if pose is None else pose, 0.9, 1, False)
-    with patch.object(prepare_volume, "align", lambda voxels, affine: found):
-        return prepare(scan, spec)
+    with patch.object(structural, "align", lambda voxels, affine: found):
+        return prepare_volume(scan, spec)
 
 
 # --- the properties ------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from neuroflamingo_preprocessing.geometry import apply, orientation_codes
 from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
-from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare
+from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume
 
 MARK_MM = np.array([-38.0, -22.0, 22.0])  # in the left hemisphere, behind the middle, above it
 BALL_MM = 10.0
@@ -131,7 +131,7 @@ def test_every_way_to_store_a_head_with_every_kind_of_header(
     assert any("the sform is used" in words for words in warnings) == (header == "places differ") or "only" in header
     assert not warnings or header != "both equal"
     assert all("unknown" in words for words in warnings) or "only" not in header  # of the form that has no code
-    assert_left(prepare(scan, grid()), within_mm=SPACING.min() / 2)
+    assert_left(prepare_volume(scan, grid()), within_mm=SPACING.min() / 2)
 
 
 # --- obliques ----------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_obliques(seed: int, tmp_path: Path) -> None:
     scan = read_scan(path)
     assert not scan.provenance.warnings
     np.testing.assert_allclose(scan.affine, affine, atol=5e-3)
-    prepared = prepare(scan, grid())
+    prepared = prepare_volume(scan, grid())
     assert orientation_codes(prepared.affine) == "RAS"
     assert_left(prepared, within_mm=min(scan.spacing) / 2)
 
@@ -217,4 +217,4 @@ def test_units(stated: str, numbers: str, codes: tuple[int, int], original: Scan
     np.testing.assert_allclose(scan.affine, TURNED, rtol=1e-5, atol=1e-3)
     said = scan.provenance.header["units"]
     assert said == stated or (stated == "unknown" and "taken as mm" in said)
-    assert_left(prepare(scan, grid()), within_mm=SPACING.min() / 2)
+    assert_left(prepare_volume(scan, grid()), within_mm=SPACING.min() / 2)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,7 +28,10 @@ from neuroflamingo_preprocessing.functional.prepare_run import (
 from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import ScanSpec, Step
-from neuroflamingo_preprocessing.structural.prepare_volume import check_spec, prepare
+from neuroflamingo_preprocessing.structural.prepare_volume import check_spec, prepare_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 SPREAD_MM = 12.0
 """Standard deviation in mm of the Gaussian ball in the test scans."""
@@ -89,7 +91,7 @@ def geometry(subject: Subject) -> str:
     geometric = tuple(s for s in scan.steps if s.name in ("gaussian_antialias", "linear_resampling"))
     bare = scan.model_copy(update={"steps": geometric})
     storage = ((1.0, (1, 1, 1)), (1.5, (-1, -1, 1)), (0.8, (1, -1, -1)))
-    return _arrival(bare, storage, lambda stored: prepare(stored, bare).tensor[0])
+    return _arrival(bare, storage, lambda stored: prepare_volume(stored, bare).tensor[0])
 
 
 def _run_geometry(scan: ScanSpec) -> str:

@@ -45,15 +45,10 @@ def select_versions(rows: Sequence[Row], spec: ScanSpec, notes: list[str]) -> li
         taken = ", ".join(f"{version} for {count}" for version, count in counts)
         notes.append(f"{len(several)} scans exist in several versions; used: {taken}")
     spaces = Counter(str(row.get("space", "none named")) for row in chosen.values())
-    if len(spaces) > 1 and is_run(spec):
+    if len(spaces) > 1 and spec.takes_runs:
         found = ", ".join(f"{space} ({count})" for space, count in spaces.most_common())
         notes.append(f"the runs are in different spaces: {found}; a filter file keeps one")
     return sorted(chosen.values(), key=lambda row: str(row["path"]))
-
-
-def is_run(spec: ScanSpec) -> bool:
-    """True for an encoder of fMRI runs, or of parcel series of runs."""
-    return spec.modality in ("volume4d", "parcels")
 
 
 def _combined(versions: list[Row]) -> list[Row]:
@@ -89,7 +84,9 @@ def _rank(row: Row, spec: ScanSpec) -> tuple[Any, ...]:
     mni = MNI_SPACES.index(space) if space in MNI_SPACES else other
     own = 3 if space is None else 4
     place = (
-        (own if mni is None else mni) if is_run(spec) else (0 if space is None else 1 + (own if mni is None else mni))
+        (own if mni is None else mni)
+        if spec.takes_runs
+        else (0 if space is None else 1 + (own if mni is None else mni))
     )
     return place, PREPROCESSED.get(description, 2), _distance(row.get("res"), spec), str(row["ext"])
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float32
+from numpy.typing import NDArray
 
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.functional.parcel_series import Window, interpolation, target_seconds
@@ -23,7 +24,9 @@ from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, apply, as
 from neuroflamingo_preprocessing.structural.volume_quality import brain_on_grid
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from collections.abc import Iterator
+
+    from jaxtyping import Float32, Float64
     from numpy.typing import NDArray
 
     from neuroflamingo_preprocessing.formats.nifti.run import Run
@@ -47,6 +50,8 @@ class PreparedRun:
         geometry: every change of geometry, in order.
         quality: see `RunQuality`.
         warnings: from reading, then from preparing.
+        mean: mean over time before the intensity steps, `[x, y, z]` on the same grid.
+        dvars: change from frame to frame in percent, see `Dvars`; one value for each frame of the run but the first.
     """
 
     volumes: Float32[np.ndarray, "x y z frame"]
@@ -54,6 +59,8 @@ class PreparedRun:
     geometry: list[GeometryStep]
     quality: RunQuality
     warnings: tuple[str, ...]
+    mean: Float32[np.ndarray, "x y z"]
+    dvars: Float64[np.ndarray, " frame"]
     _spec: ScanSpec
 
     def __len__(self) -> int:
@@ -96,6 +103,15 @@ class _Foreground:
     @property
     def spread(self) -> float:
         return float(np.sqrt(max(self.squares / self.count - self.mean**2, 0.0)))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Of a run on the grid: its quality, its mean volume, and its DVARS in percent."""
+
+    quality: RunQuality
+    mean: Float32[np.ndarray, "x y z"]
+    dvars: Float64[np.ndarray, " frame"]
 
 
 def check_run_spec(spec: ScanSpec) -> None:
@@ -147,13 +163,22 @@ def prepare_run(run: Run, spec: ScanSpec, *, may_resample: bool = True) -> Prepa
             hint="leave out --no-resample",
         )
     before = names[: names.index(TO_GRID)]
-    volumes, stored, quality = _read(run, spec, placed, before, target, warnings)
-    _judge(run, quality, warnings)
+    volumes, stored, seen = _read(run, spec, placed, before, target, warnings)
+    _judge(run, seen.quality, warnings)
     normalise(volumes, names, run.name, stored if "zscore_foreground" in before else None)
     left = volumes.shape[-1] % length
     if left:
         warnings.append(f"the last {left} frames do not fill a window of {length} and are left out")
-    return PreparedRun(volumes, spec.grid_affine, [*run.geometry, placed.log()], quality, tuple(warnings), spec)
+    return PreparedRun(
+        volumes,
+        spec.grid_affine,
+        [*run.geometry, placed.log()],
+        seen.quality,
+        tuple(warnings),
+        seen.mean,
+        seen.dvars,
+        spec,
+    )
 
 
 def _check_length(run: Run, length: int, target: float | None) -> None:
@@ -265,7 +290,7 @@ class _Frames:
 
 def _read(
     run: Run, spec: ScanSpec, placed: _Placement, before: list[str], target: float | None, warnings: list[str]
-) -> tuple[NDArray[np.float32], _Foreground, RunQuality]:
+) -> tuple[NDArray[np.float32], _Foreground, _Seen]:
     """Frames on the grid, foreground statistics of the run as stored, and quality, in one pass."""
     brain = _brain(spec, run.name)
     frames, stored = _Frames(run, placed.shape, target), _Foreground()
@@ -294,7 +319,7 @@ def _read(
     quality, quality_warnings = summarise(watch, dvars, run, tsnr, float(shown.sum() / brain.sum()))
     turn_warning = turned(signal, spec.grid_affine)
     warnings += quality_warnings + ([turn_warning] if turn_warning else [])
-    return frames.volumes, stored, quality
+    return frames.volumes, stored, _Seen(quality, mean.astype(np.float32), dvars.percent())
 
 
 def _brain(spec: ScanSpec, name: str) -> NDArray[np.bool_]:

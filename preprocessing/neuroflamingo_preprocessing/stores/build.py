@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroflamingo_preprocessing.bids.selection import is_run
 from neuroflamingo_preprocessing.bids.sidecars import sidecar_files
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
 from neuroflamingo_preprocessing.files import printable, sha256_of_text, write_text_atomic
@@ -205,7 +204,7 @@ def fingerprint(task: Task, job: Job, listed: dict[Path, list[str]]) -> str:
     words: list[Any] = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
     words += [folder_state(path)] if path.is_dir() else []
     words += [preparation.series] if preparation.series is not None else []
-    if is_run(job.card.scan) and not is_dicom_input(path):
+    if job.card.scan.takes_runs and not is_dicom_input(path):
         words += [[file.name, file.stat().st_mtime_ns] for file in sidecar_files(path, listed)]
     return sha256_of_text(json.dumps([words, job.key("", preparation.changes(path))]))
 

@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuroflamingo_preprocessing.bids.selection import is_run
 from neuroflamingo_preprocessing.bids.sidecars import read_sidecar
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.files import sha256_of
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
 from neuroflamingo_preprocessing.formats.zarr.metadata import fingerprint
-from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.inputs import Input
+from neuroflamingo_preprocessing.preparation import prepare
+from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.stores.items import ItemStore, item_key
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
@@ -111,7 +112,7 @@ class Job(ABC):
         """Hash of the input, and the options of its preparation that change the tensors."""
         how = self.for_scan(task)
         changes = how.changes(task.path) | sidecar_changes(task.path, self.card.scan, how)
-        return input_digest(task.path, self.card.scan.modality, how.series), changes
+        return input_digest(task.path, self.card.scan, how.series), changes
 
     @abstractmethod
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
@@ -132,7 +133,7 @@ class PrepareJob(Job):
 
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
         """Prepare one input and store its tensors."""
-        windows = list(prepare_for_encoder(task.path, self.card.scan, self.with_series_hash(task, made_of)))
+        windows = prepare(task.path, self.card.scan, self.with_series_hash(task, made_of)).windows
         about = joint_record([one.about for one in windows], made_of)
         axes = [axis.name for axis in self.card.scan.axes]
         return store.put(key, [one.tensor for one in windows], axes, about), about
@@ -151,19 +152,19 @@ def sidecar_changes(path: Path, spec: ScanSpec, how: Preparation) -> dict[str, A
     Raises:
         ScanError: sidecars that cannot be read, or two that apply at one level.
     """
-    if how.repetition_time is not None or not is_run(spec) or is_dicom_input(path):
+    if how.repetition_time is not None or not spec.takes_runs or is_dicom_input(path):
         return {}
     seconds = read_sidecar(path).values.get("RepetitionTime")
     return {} if seconds is None else {"sidecar_repetition_time": seconds}
 
 
-def input_digest(path: Path, modality: str, series: int | None = None) -> str:
+def input_digest(path: Path, spec: ScanSpec, series: int | None = None) -> str:
     """SHA-256 of an input: of the file, of the chosen series for DICOM, of all files for zarr."""
     if not is_dicom_input(path):
         return fingerprint(path)[0] if path.is_dir() else sha256_of(path)
 
     with open_dicom(path) as examination:
-        return examination.digest("bold" if modality in ("volume4d", "parcels") else "T1w", series)
+        return examination.digest("bold" if spec.takes_runs else "T1w", series)
 
 
 def work(job: Job, task: Task) -> JobResult:

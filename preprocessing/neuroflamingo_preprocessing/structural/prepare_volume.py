@@ -1,4 +1,4 @@
-"""`prepare`: prepare a volume for an encoder, with a log of every change of geometry."""
+"""`prepare_volume`: prepare a volume for an encoder, with a log of every change of geometry."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Prepared:
     native: NativeSpace
 
 
-def prepare(scan: Scan, spec: ScanSpec) -> Prepared:
+def prepare_volume(scan: Scan, spec: ScanSpec) -> Prepared:
     """Bring a scan to the grid, the template space and the intensities that an encoder declares.
 
     Canonical orientation (no interpolation), affine alignment, one anti-aliasing Gaussian and one linear interpolation
@@ -122,7 +122,7 @@ class _Clock:
 
 
 def check_spec(spec: ScanSpec) -> None:
-    """Check that `prepare` can do what a spec asks for.
+    """Check that `prepare_volume` can do what a spec asks for.
 
     Raises:
         ModelError: several channels or no 3D volume, unknown steps, not the grid that the steps need (exit 65).

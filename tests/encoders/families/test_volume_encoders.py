@@ -21,7 +21,7 @@ from neuroflamingo_encoders.registry import BUILT_IN, encoder_card, load_dotted
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.geometry import block_mean
 from neuroflamingo_preprocessing.scan import Scan
-from neuroflamingo_preprocessing.structural.prepare_volume import prepare
+from neuroflamingo_preprocessing.structural.prepare_volume import prepare_volume
 from neuroflamingo_preprocessing.structural.template import load_template
 from tests.encoders.families.small import TINY, VOLUMES, sizes_of, small
 
@@ -340,7 +340,7 @@ def test_a_mark_on_the_left_of_a_head_changes_the_token_whose_position_is_neares
     torch.manual_seed(0)
     encoder = load_dotted(family, card.implementation)(card).freeze()
     in_place = card.scan.model_copy(update={"steps": card.scan.steps[1:]})  # the head lies where it should
-    plain, marked = (encoder(torch.from_numpy(prepare(head, in_place).tensor)[None, None]) for head in heads)
+    plain, marked = (encoder(torch.from_numpy(prepare_volume(head, in_place).tensor)[None, None]) for head in heads)
     assert plain.positions.shape == (plain.tokens.shape[2], 3) == (card.output.token_count(sizes_of(card)), 3)
     moved = (marked.tokens - plain.tokens)[0, 0].norm(dim=-1)
     place = plain.positions[int(moved.argmax())].numpy()

@@ -17,7 +17,7 @@ from neuroflamingo_preprocessing.errors import OutputError, UsageError
 from neuroflamingo_preprocessing.fit_scaling import fit_scaling
 from neuroflamingo_preprocessing.functional.denoising import Denoising
 from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling
-from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.stores.build import prepare_into_store
 from neuroflamingo_preprocessing.stores.scans import ScanStore
@@ -223,7 +223,7 @@ def test_the_verb_and_the_function_are_one(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OutputError, match="exists"):
         fit_scaling("train.csv", "function.json", card, how)
     used = Preparation.of(card.scan, raw=True, scaling="verb.json", repetition_time=SECONDS)
-    (one,) = prepare_for_encoder(Path("train/run0.npy"), card.scan, used)
+    (one,) = prepare(Path("train/run0.npy"), card.scan, used).windows
     step = card.scan.step("robust_fixed")
     assert step is not None and one.about["scaling"] == {"runs": 3, "frames": 630}
     wanted = (series(0) - series(0).mean(axis=1, keepdims=True) - by_hand.median[:, None]) / by_hand.spread[:, None]

@@ -16,7 +16,7 @@ from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_encoders.tokens.files import read_tokens
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
 from neuroflamingo_preprocessing.functional.parcel_series import RobustScaling
-from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.structural.template import load_template
 
@@ -114,34 +114,30 @@ def test_brainlm_from_series_as_measured(place: Path) -> None:
     np.save("raw.npy", series)
     card = encoder_card("brainlm-13m")
     how = Preparation.of(card.scan, raw=True, repetition_time=0.735)
-    (only,) = prepare_for_encoder(Path("raw.npy"), card.scan, how)
+    (only,) = prepare(Path("raw.npy"), card.scan, how).windows
     centred = series - series.mean(1, keepdims=True, dtype=np.float64)
     low, middle, high = np.percentile(centred, (25, 50, 75), axis=1, keepdims=True)
     np.testing.assert_allclose(only.tensor, (7 * (centred - middle) / (high - low))[:, :200], rtol=1e-3, atol=2e-3)
     assert only.about["window"] == {"first_frame": 0, "frames": 200}
     plain = encoder_card("brainlm-vitmae-111m", normalisation="zscore_parcel", gain=2.0)
-    (other,) = prepare_for_encoder(Path("raw.npy"), plain.scan, how)
+    (other,) = prepare(Path("raw.npy"), plain.scan, how).windows
     np.testing.assert_allclose(
         other.tensor, (2 * centred / centred.std(1, keepdims=True))[:, :200], rtol=1e-3, atol=2e-3
     )
-    windows = list(
-        prepare_for_encoder(Path("raw.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=1.47))
-    )
+    windows = list(prepare(Path("raw.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=1.47)))
     assert [w.about["window"]["first_frame"] for w in windows] == [0, 200]
     assert "resampled in time" in windows[0].about["warnings"][0]
     fixed = Preparation.of(card.scan, raw=True, repetition_time=1.47, may_resample=False)
     with pytest.raises(UsageError, match="resampled in time"):
-        list(prepare_for_encoder(Path("raw.npy"), card.scan, fixed))
+        prepare(Path("raw.npy"), card.scan, fixed)
     RobustScaling.fit([series]).save("scaling.json")
     how = Preparation.of(card.scan, raw=True, repetition_time=0.735, scaling="scaling.json")
-    (scaled,) = prepare_for_encoder(Path("raw.npy"), card.scan, how)
+    (scaled,) = prepare(Path("raw.npy"), card.scan, how).windows
     np.testing.assert_allclose(scaled.tensor, only.tensor, atol=2e-3)
     assert scaled.about["scaling"] == {"runs": 1, "frames": 230} and "scaling" not in only.about
     np.save("few.npy", series[:100])
     with pytest.raises(ScanError, match=r"does not have the shape"):
-        list(
-            prepare_for_encoder(Path("few.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=0.735))
-        )
+        prepare(Path("few.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=0.735))
 
 
 @pytest.mark.slow

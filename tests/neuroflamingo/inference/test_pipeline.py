@@ -52,7 +52,7 @@ def test_provenance_is_complete_and_true(report: Report, head_file: Path, tiny_m
     assert provenance.model.encoder == "tiny-t1w-cnn"
     assert provenance.generation.strategy == "greedy" and provenance.generation.stopped == "end of report"
     assert [step.name for step in report.geometry] == ["reorientation", "affine alignment", "resampling"]
-    assert {"read", "prepare", "encode and generate", "trace and draw"} <= set(provenance.timing)
+    assert {"read and prepare", "encode and generate", "trace and draw"} <= set(provenance.timing)
     assert str(head_file.parent) not in report.to_json()
     assert {flag.name.split(":")[0] for flag in provenance.qc} >= {"alignment", "findings and impression agree"}
     jsonschema.validate(
@@ -118,7 +118,7 @@ def test_sampling_follows_the_seed_and_leaves_the_global_state_alone(opened: Loa
 def test_stages_are_told(opened: LoadedModel, head_file: Path) -> None:
     stages: list[str] = []
     write_report(head_file, model=opened, progress=stages.append, pictures=False)
-    assert stages == ["reading", "aligning", "writing", "tracing and drawing"]
+    assert stages == ["reading and aligning", "writing", "tracing and drawing"]
 
 
 def test_public_names() -> None:

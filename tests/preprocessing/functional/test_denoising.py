@@ -240,7 +240,7 @@ def test_a_store_key_knows_the_table_and_each_wish(tmp_path: Path) -> None:
 MEMORY = """
 import resource, sys, warnings
 from pathlib import Path
-from neuroflamingo_preprocessing.preparation import prepare_for_encoder
+from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_encoders import encoder_card
 from neuroflamingo_preprocessing.functional.denoising import Denoising
@@ -252,8 +252,8 @@ card = encoder_card(sys.argv[2])
 brain_on_grid(card.scan)
 before = peak()
 cleaning = Denoising(detrend=True, high_pass=0.02) if sys.argv[3] == "clean" else None
-found = list(prepare_for_encoder(Path(sys.argv[1]), card.scan, Preparation.of(card.scan, cleaning=cleaning)))
-print(sum(one.tensor.size for one in found) * 4 / 2**20, peak() - before)
+found = prepare(Path(sys.argv[1]), card.scan, Preparation.of(card.scan, cleaning=cleaning))
+print(sum(one.tensor.size for one in found.windows) * 4 / 2**20, peak() - before)
 """
 
 

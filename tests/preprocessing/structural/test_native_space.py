@@ -18,7 +18,7 @@ from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import NativeSpace, Scan
 from neuroflamingo_preprocessing.spec import ScanSpec
 from neuroflamingo_preprocessing.structural.native_space import native_to_grid, save_native
-from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare
+from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume
 from neuroflamingo_preprocessing.structural.resampling import resample
 from neuroflamingo_preprocessing.structural.template import load_template
 from neuroflamingo_preprocessing.structural.volume_quality import Quality
@@ -92,7 +92,7 @@ def test_a_marked_side_comes_back_to_its_side(head: Scan, spec: ScanSpec, orient
     image.set_sform(image.affine, 1)
     image.to_filename(tmp_path / "a_T1w.nii.gz")
     scan = read_scan(tmp_path / "a_T1w.nii.gz")
-    prepared = prepare(scan, spec)
+    prepared = prepare_volume(scan, spec)
     index = np.moveaxis(np.indices(spec.grid_shape), 0, -1).reshape(-1, 3)
     ball = np.linalg.norm(apply(prepared.affine, index) - [-38, -22, 22], axis=1).reshape(spec.grid_shape) < 15
     file = save_native(tmp_path / "ball.nii.gz", prepared, ball)

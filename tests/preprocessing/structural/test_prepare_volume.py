@@ -15,7 +15,7 @@ from neuroflamingo_preprocessing.preparation import prepare_many
 from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
-from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare
+from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume
 from neuroflamingo_preprocessing.structural.template import load_template
 
 
@@ -30,7 +30,7 @@ def test_left_is_left_in_all_orientations(
     stored: tuple, stored_as: Callable[..., Scan], marked_head: Scan, spec_in_place: ScanSpec
 ) -> None:
     """The head lies in the template already, so registration can be left out and every way be tried."""
-    seen = mark_of(prepare(stored_as(marked_head, *stored), spec_in_place))
+    seen = mark_of(prepare_volume(stored_as(marked_head, *stored), spec_in_place))
     np.testing.assert_allclose(seen, [-38, -22, 22], atol=1.5)
 
 
@@ -46,7 +46,7 @@ def test_left_is_left_through_a_file_and_the_alignment(
     turn[:3, 3] = (30, -10, 20)
     other = stored_as(Scan(marked_head.voxels, turn @ marked_head.affine), order, signs)
     scan = read_scan(write_nifti(other.voxels, other.affine))
-    prepared = prepare(scan, spec)
+    prepared = prepare_volume(scan, spec)
     np.testing.assert_allclose(mark_of(prepared), [-38, -22, 22], atol=3.0)
     back = np.linalg.inv(prepared.scan_to_template) @ [-38, -22, 22, 1]
     np.testing.assert_allclose(back, turn @ [-38, -22, 22, 1], atol=3.0)
@@ -55,13 +55,13 @@ def test_left_is_left_through_a_file_and_the_alignment(
 def test_orientation_of_storage_changes_nothing_at_all(
     stored_as: Callable[..., Scan], marked_head: Scan, spec: ScanSpec
 ) -> None:
-    want = prepare(marked_head, spec)
-    other = prepare(stored_as(marked_head, (2, 0, 1), (-1, 1, -1)), spec)
+    want = prepare_volume(marked_head, spec)
+    other = prepare_volume(stored_as(marked_head, (2, 0, 1), (-1, 1, -1)), spec)
     np.testing.assert_allclose(other.tensor, want.tensor, atol=1e-4)
 
 
 def test_the_healthy_template_comes_out_as_itself(head: Scan, spec: ScanSpec) -> None:
-    prepared = prepare(head, spec)
+    prepared = prepare_volume(head, spec)
     template = load_template()
     assert prepared.tensor.shape == (1, 56, 64, 56) and prepared.tensor.dtype == np.float32
     assert (prepared.tensor[0][~template.grid_mask] == 0).all()
@@ -77,7 +77,7 @@ def test_every_change_of_geometry_is_in_the_log(
     stored_as: Callable[..., Scan], head: Scan, spec: ScanSpec, spec_in_place: ScanSpec
 ) -> None:
     scan = stored_as(head, (1, 0, 2), (1, -1, 1))
-    prepared = prepare(scan, spec)
+    prepared = prepare_volume(scan, spec)
     assert [step.name for step in prepared.geometry] == ["reorientation", "affine alignment", "resampling"]
     first, second, third = prepared.geometry
     assert first.before == as_rows(scan.affine)
@@ -85,7 +85,7 @@ def test_every_change_of_geometry_is_in_the_log(
     assert third.after == as_rows(spec.grid_affine)
     assert [step.interpolation.split(",")[0] for step in prepared.geometry] == ["none", "none", "linear"]
     assert third.as_dict()["shape_after"] == [56, 64, 56]
-    assert [step.name for step in prepare(head, spec_in_place).geometry] == ["resampling"]
+    assert [step.name for step in prepare_volume(head, spec_in_place).geometry] == ["resampling"]
 
 
 def test_thick_slices_come_out_like_thin_ones(spec_in_place: ScanSpec) -> None:
@@ -97,15 +97,15 @@ def test_thick_slices_come_out_like_thin_ones(spec_in_place: ScanSpec) -> None:
     thick_affine = template.affine @ np.diag([1, 1, 3, 1.0])
     thick_affine[:3, 3] += template.affine[:3, 2]
     fine = spec_in_place.model_copy(update={"steps": spec_in_place.steps[:2]})
-    one = prepare(thin, fine).tensor[0][template.grid_mask]
-    other = prepare(Scan(averaged, thick_affine), fine).tensor[0][template.grid_mask]
+    one = prepare_volume(thin, fine).tensor[0][template.grid_mask]
+    other = prepare_volume(Scan(averaged, thick_affine), fine).tensor[0][template.grid_mask]
     assert np.abs(one - other).mean() < 0.015
     assert abs(one.std() / other.std() - 1) < 0.02
 
 
 def test_uncovered_brain_is_told_and_does_not_look_like_a_lesion(head: Scan, spec_in_place: ScanSpec) -> None:
     cut = Scan(head.voxels[:, :, 12:], head.affine @ _shift(z=12))
-    prepared = prepare(cut, spec_in_place)
+    prepared = prepare_volume(cut, spec_in_place)
     assert 0.8 < prepared.quality.coverage < 0.98
     assert "outside the field of view" in prepared.warnings[0]
     template = load_template()
@@ -122,7 +122,7 @@ def _shift(z: int) -> np.ndarray:
 def test_half_a_brain_is_refused(head: Scan, spec_in_place: ScanSpec) -> None:
     half = Scan(head.voxels[:, :, 45:], head.affine @ _shift(z=45), provenance=Provenance(file="half.nii"))
     with pytest.raises(ScanError, match=r"half.nii shows only \d+% of the brain"):
-        prepare(half, spec_in_place)
+        prepare_volume(half, spec_in_place)
 
 
 def test_coverage_on_another_grid_is_that_of_the_brain_not_of_the_air(head: Scan, spec_in_place: ScanSpec) -> None:
@@ -135,7 +135,7 @@ def test_coverage_on_another_grid_is_that_of_the_brain_not_of_the_air(head: Scan
     sizes = {"channel": 1, "x": 60, "y": 72, "z": 60}
     axes = tuple(Axis(name=name, size=size) for name, size in sizes.items())  # type: ignore[arg-type]
     large = {"axes": axes, "spacing_mm": (4.0, 4.0, 4.0), "origin_mm": (-120.0, -160.0, -110.0)}
-    prepared = prepare(tight, spec_in_place.model_copy(update={**large, "steps": spec_in_place.steps[:2]}))
+    prepared = prepare_volume(tight, spec_in_place.model_copy(update={**large, "steps": spec_in_place.steps[:2]}))
     assert prepared.tensor.shape == (1, 60, 72, 60)
     assert prepared.quality.coverage > 0.98
 
@@ -145,32 +145,32 @@ def test_noise_is_no_head(spec: ScanSpec) -> None:
     rng = np.random.default_rng(0)
     affine = np.diag([4.0, 4, 4, 1])
     with pytest.raises(ScanError, match="cannot be aligned"):
-        prepare(Scan(rng.random((50, 50, 50), dtype=np.float32), affine), spec)
+        prepare_volume(Scan(rng.random((50, 50, 50), dtype=np.float32), affine), spec)
 
 
 def test_another_contrast_by_name_is_told(head: Scan, spec_in_place: ScanSpec) -> None:
-    assert "says FLAIR" in prepare(Scan(head.voxels, head.affine, "FLAIR"), spec_in_place).warnings[0]
+    assert "says FLAIR" in prepare_volume(Scan(head.voxels, head.affine, "FLAIR"), spec_in_place).warnings[0]
 
 
 def test_an_empty_brain_in_a_head_is_a_typed_error(head: Scan, spec_in_place: ScanSpec) -> None:
     hollow = head.voxels.copy()
     hollow[5:-5, 5:-5, 5:-5] = 3.0
     with pytest.raises(ScanError, match="intensities"):
-        prepare(Scan(np.full_like(hollow, 3.0), head.affine), spec_in_place)
+        prepare_volume(Scan(np.full_like(hollow, 3.0), head.affine), spec_in_place)
 
 
 def test_cards_that_ask_for_the_impossible(head: Scan, spec: ScanSpec) -> None:
     unknown = spec.model_copy(update={"steps": (*spec.steps, Step.named("nyul"))})
     with pytest.raises(ModelError, match="nyul"):
-        prepare(head, unknown)
+        prepare_volume(head, unknown)
     disordered = spec.model_copy(update={"steps": spec.steps[::-1]})
     with pytest.raises(ModelError, match="unknown or misplaced steps"):
-        prepare(head, disordered)
+        prepare_volume(head, disordered)
     elsewhere = spec.model_copy(update={"origin_mm": (0.0, 0.0, 0.0)})
     with pytest.raises(ModelError, match="not on the grid of the template"):
-        prepare(head, elsewhere)
+        prepare_volume(head, elsewhere)
     with pytest.raises(ModelError, match="cannot be prepared"):
-        prepare(head, spec.model_copy(update={"modality": "parcels"}))
+        prepare_volume(head, spec.model_copy(update={"modality": "parcels"}))
 
 
 def test_many_scans_keep_their_order_and_their_errors(head: Scan, spec_in_place: ScanSpec, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_many_scans_keep_their_order_and_their_errors(head: Scan, spec_in_place:
 
 @pytest.mark.slow
 def test_many_scans_in_worker_processes(head: Scan, spec_in_place: ScanSpec, tmp_path: Path) -> None:
-    alone = prepare(head, spec_in_place)
+    alone = prepare_volume(head, spec_in_place)
     results = list(prepare_many([head, tmp_path / "gone.nii", head], spec_in_place, processes=2))
     assert isinstance(results[0], Prepared) and isinstance(results[2], Prepared)
     np.testing.assert_array_equal(results[2].tensor, alone.tensor)

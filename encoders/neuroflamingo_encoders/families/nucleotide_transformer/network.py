@@ -18,9 +18,10 @@ from transformers import EsmConfig, EsmModel
 
 from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 from neuroflamingo_encoders.families.nucleotide_transformer.cards import TINY
-from neuroflamingo_encoders.families.nucleotide_transformer.tokenizer import CLASS, PADDING, partners
+from neuroflamingo_encoders.families.nucleotide_transformer.tokenizer import partners
 from neuroflamingo_encoders.layers.tiny_config import constants, shrunk
 from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.sequence import CLASS, PADDING
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64

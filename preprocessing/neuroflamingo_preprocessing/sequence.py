@@ -1,0 +1,153 @@
+"""DNA sequences: FASTA or plain text to token ids, by the step that an encoder's input names.
+
+`six_letter_words` is InstaDeep's tokenizer (instadeepai/nucleotide-transformer): between two Ns a stretch is cut into
+words of six from its first letter on; letters that are left over, and each N, are tokens of their own. Ids: 0 unknown,
+1 padding, 2 mask, 3 class, then all words with letters in the order A, T, C, G, then A, T, C, G and N.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
+    from neuroflamingo_preprocessing.spec import ScanSpec
+
+ENDINGS = (".fa", ".fasta", ".fna", ".txt")
+MAX_BYTES = 2**24
+WORD = 6
+LETTERS = "ATCG"
+SPECIAL = ("<unk>", "<pad>", "<mask>", "<cls>")
+PADDING, CLASS = SPECIAL.index("<pad>"), SPECIAL.index("<cls>")
+STEP = "six_letter_words"
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A sequence as an encoder takes it.
+
+    Attributes:
+        ids: token ids, float32 for they travel as other inputs do; whole numbers below 2**24 are exact.
+        letters: how many there are.
+        sha256, bytes: of the file.
+        warnings: what was odd but usable.
+    """
+
+    ids: Float32[np.ndarray, " token"]
+    letters: int
+    sha256: str
+    bytes: int
+    warnings: tuple[str, ...] = ()
+
+
+def is_sequence_file(source: object) -> bool:
+    """Whether the ending is one of a sequence file."""
+    return isinstance(source, str | Path) and Path(source).suffix.lower() in ENDINGS
+
+
+def read_sequence(path: Path, spec: ScanSpec) -> Sequence:
+    """Read one DNA sequence and cut it into the tokens of an encoder.
+
+    Args:
+        path: FASTA with one record, or plain letters.
+        spec: `card.scan` of the encoder.
+
+    Raises:
+        NotFoundError: no such file (exit 66).
+        ScanError: several records, other letters, no text, or more tokens than the encoder takes (exit 65).
+        ModelError: the card names no step that is known here (exit 65).
+    """
+    if [step.name for step in spec.steps] != [STEP]:
+        raise ModelError(
+            "this encoder's sequences cannot be prepared from a file",
+            expected=f"the step {STEP}",
+            seen=", ".join(step.name for step in spec.steps) or "no step",
+            hint="give ready ids as .npy",
+            exit_code=65,
+        )
+    if not path.is_file():
+        raise NotFoundError(
+            f"there is no file {path}", expected="a DNA sequence, as FASTA or text", hint="check the path"
+        )
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ScanError(
+            f"{path.name} is too long for a sequence", expected=f"at most {MAX_BYTES:,} bytes", seen=f"{size:,}"
+        )
+    raw = path.read_bytes()
+    letters = _letters(raw, path.name)
+    longest = next((axis.maximum or axis.size for axis in spec.axes if axis.name == "token"), None)
+    ids = np.array(word_ids(letters, longest), np.float32)
+    return Sequence(ids, len(letters), hashlib.sha256(raw).hexdigest(), len(raw))
+
+
+def _letters(raw: bytes, name: str) -> str:
+    try:
+        lines = raw.decode("ascii").splitlines()
+    except UnicodeDecodeError as error:
+        raise ScanError(
+            f"{name} is no DNA sequence", expected="letters A, C, G, T and N", seen=str(error), hint="save it as text"
+        ) from error
+    headers = [line for line in lines if line.startswith(">")]
+    if len(headers) > 1:
+        raise ScanError(
+            f"{name} holds {len(headers)} sequences",
+            expected="one record",
+            seen=f"headers of {len(headers)} records",
+            hint="write one file for each sequence, one <image> each",
+        )
+    return "".join("".join(line.split()) for line in lines if not line.startswith((">", ";")))
+
+
+@lru_cache(maxsize=1)
+def vocabulary() -> dict[str, int]:
+    """Token to id, in the published order."""
+    words = ("".join(letters) for letters in product(LETTERS, repeat=WORD))
+    return {token: number for number, token in enumerate((*SPECIAL, *words, *LETTERS, "N"))}
+
+
+def word_ids(text: str, longest: int | None = None) -> list[int]:
+    """Ids of one DNA sequence, class token first; white space is left out, small letters count as large ones.
+
+    Args:
+        text: the letters.
+        longest: tokens that the encoder has positions for, the class token included.
+
+    Raises:
+        ScanError: no letter, letters other than A, C, G, T and N, or more tokens than `longest`.
+    """
+    letters = "".join(text.split()).upper()
+    foreign = sorted(set(letters) - set(LETTERS + "N"))
+    if foreign or not letters:
+        raise ScanError(
+            "the DNA sequence cannot be read",
+            expected="letters A, C, G, T and N",
+            seen=f"{', '.join(foreign[:8])}" if foreign else "an empty sequence",
+            hint="leave out FASTA headers, write T for U and N for other letters" if foreign else "check the region",
+        )
+    tokens: list[str] = []
+    for number, stretch in enumerate(letters.split("N")):
+        tokens += ["N"] * (number > 0) + _words(stretch)
+    if longest is not None and len(tokens) + 1 > longest:
+        raise ScanError(
+            "the DNA sequence is too long",
+            expected=f"at most {longest - 1} tokens ({(longest - 1) * WORD} letters without N)",
+            seen=f"{len(tokens)} tokens",
+            hint="cut it into several sequences, one <image> each",
+        )
+    known = vocabulary()
+    return [CLASS, *(known[token] for token in tokens)]
+
+
+def _words(stretch: str) -> list[str]:
+    whole = len(stretch) // WORD * WORD
+    return [stretch[i : i + WORD] for i in range(0, whole, WORD)] + list(stretch[whole:])
