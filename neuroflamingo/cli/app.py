@@ -74,11 +74,12 @@ def root(
 
 
 @application.command()
+@takes_groups
 def report(
+    *,
     context: typer.Context,
     scans: Annotated[
-        list[str],
-        typer.Argument(metavar="SCAN...", help="T1-weighted head scans: NIfTI files, DICOM folders or zip archives."),
+        list[str], typer.Argument(metavar="SCAN...", help="Inputs of the model: NIfTI, DICOM, table, array or FASTA.")
     ],
     output: Annotated[
         str | None,
@@ -88,7 +89,6 @@ def report(
     ] = None,
     formats: Annotated[str | None, typer.Option("--format", help="Comma-separated: html,json,txt,prov.")] = None,
     model: Model = "tiny-t1w",
-    series: Series = None,
     prompt: Annotated[
         str | None,
         typer.Option("--prompt", help="Prompt text with one <image> for each scan of a report; default: <image>."),
@@ -97,15 +97,16 @@ def report(
         list[str] | None,
         typer.Option("--example", help="Few-shot example SCAN=REPORT.txt, shown before the scan; repeatable."),
     ] = None,
-    xform: XformName = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Random seed for sampling.", min=0)] = 0,
     temperature: Temperature = 0.0,
     max_new_tokens: MaxNewTokens = 400,
+    preparation_options: PreparationOptions,
+    denoising: DenoisingOptions,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a report page for each scan.
+    """Write a report page for each scan; the embedded model reads T1-weighted head scans.
 
     Without -o, NAME.report.html, NAME.report.json, NAME.report.txt and NAME.prov.json are written to the working
     directory. A prompt with several <image> tokens combines that many scans into one report.
@@ -117,10 +118,9 @@ def report(
         output=output,
         formats=formats,
         model=model,
-        series=series,
         prompt=prompt,
         examples=example or [],
-        xform=xform,
+        preparation=preparation_options | {"cleaning": denoising},
         device=device,
         seed=seed,
         temperature=temperature,

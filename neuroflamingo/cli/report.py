@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.cli.errors import say_error
 from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets, title_of
@@ -28,10 +28,9 @@ def report_scans(
     output: str | None,
     formats: str | None,
     model: str,
-    series: int | None,
     prompt: str | None,
     examples: Sequence[str],
-    xform: str,
+    preparation: Mapping[str, Any],
     device: str,
     seed: int,
     temperature: float,
@@ -51,9 +50,11 @@ def report_scans(
     for scan in scans:
         _check_scan(scan)
     with _stdout_kept_clean(targets[0].stdout) as write_out:
-        from neuroflamingo.inference.loaded_model import open_model
+        from neuroflamingo.inference.loaded_model import model_folder, open_model
         from neuroflamingo.inference.pipeline import write_report
+        from neuroflamingo_preprocessing.preparation_options import Preparation
 
+        options = Preparation.of(model_folder(model, device=device).scan_spec, **preparation)
         opened = model
         if len(groups) > 1:  # a model that cannot be loaded then fails once, not with every scan
             with Progress(quiet=quiet) as progress:
@@ -67,10 +68,9 @@ def report_scans(
                         group if len(group) > 1 else group[0],
                         model=opened,
                         device=device,
-                        series=series,
                         prompt=prompt,
                         examples=shown,
-                        xform=xform,
+                        preparation=options,
                         seed=seed,
                         temperature=temperature,
                         max_new_tokens=max_new_tokens,

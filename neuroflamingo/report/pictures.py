@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -239,7 +239,7 @@ def _tick(
 
 def _encode(
     image: Image.Image,
-    kind: Literal["seen", "look", "alignment"],
+    kind: PictureKind,
     plane: Plane,
     scan: int,
     position: float,

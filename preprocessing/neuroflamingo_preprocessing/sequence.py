@@ -64,7 +64,7 @@ def read_sequence(path: Path, spec: ScanSpec) -> Sequence:
 
     Raises:
         NotFoundError: no such file (exit 66).
-        ScanError: several records, other letters, no text, or more tokens than the encoder takes (exit 65).
+        ScanError: several records, other letters, no text, or another number of tokens than the encoder takes (65).
         ModelError: the card names no step that is known here (exit 65).
     """
     if [step.name for step in spec.steps] != [STEP]:
@@ -85,8 +85,15 @@ def read_sequence(path: Path, spec: ScanSpec) -> Sequence:
         )
     raw = path.read_bytes()
     letters = _letters(raw, path.name)
-    longest = next((axis.maximum or axis.size for axis in spec.axes if axis.name == "token"), None)
-    ids = np.array(word_ids(letters, longest), np.float32)
+    token = next(axis for axis in spec.axes if axis.name == "token")
+    ids = np.array(word_ids(letters, token.maximum or token.size), np.float32)
+    if not token.accepts(len(ids)):
+        raise ScanError(
+            f"{path.name} has another length than the encoder takes",
+            expected=token.describe(),
+            seen=f"{len(ids)} tokens, the class token among them",
+            hint="cut the sequence to a region of that length",
+        )
     return Sequence(ids, len(letters), hashlib.sha256(raw).hexdigest(), len(raw))
 
 
