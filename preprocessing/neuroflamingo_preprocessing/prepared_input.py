@@ -22,11 +22,11 @@ class PreparedWindow:
     """One tensor for an encoder.
 
     Attributes:
-        tensor: float32, the axes of the encoder's input.
+        tensor: the axes of the encoder's input; float32, but for the ids of a sequence, which are int64.
         about: plain data: name, hash of the input, geometry log, warnings, and which frames of a run these are.
     """
 
-    tensor: NDArray[np.float32]
+    tensor: NDArray[Any]
     about: Mapping[str, Any]
 
 
@@ -86,7 +86,7 @@ class SeriesView:
 class ArrayView:
     """A ready array with the names of its axes; where it lies in the world is not known."""
 
-    values: NDArray[np.float32]
+    values: NDArray[Any]
     axes: tuple[str, ...]
 
 
@@ -120,7 +120,7 @@ class PreparedInput:
     view: View | None
 
     @property
-    def tensor(self) -> NDArray[np.float32]:
+    def tensor(self) -> NDArray[Any]:
         """The tensor, or that of the first window."""
         return self.windows[0].tensor
 

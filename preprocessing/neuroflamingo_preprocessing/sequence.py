@@ -19,7 +19,7 @@ import numpy as np
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Int64
 
     from neuroflamingo_preprocessing.spec import ScanSpec
 
@@ -37,13 +37,13 @@ class Sequence:
     """A sequence as an encoder takes it.
 
     Attributes:
-        ids: token ids, float32 for they travel as other inputs do; whole numbers below 2**24 are exact.
+        ids: token ids, whole numbers: floats of half precision could not hold them.
         letters: how many there are.
         sha256, bytes: of the file.
         warnings: what was odd but usable.
     """
 
-    ids: Float32[np.ndarray, " token"]
+    ids: Int64[np.ndarray, " token"]
     letters: int
     sha256: str
     bytes: int
@@ -86,7 +86,7 @@ def read_sequence(path: Path, spec: ScanSpec) -> Sequence:
     raw = path.read_bytes()
     letters = _letters(raw, path.name)
     token = next(axis for axis in spec.axes if axis.name == "token")
-    ids = np.array(word_ids(letters, token.maximum or token.size), np.float32)
+    ids = np.array(word_ids(letters, token.maximum or token.size), np.int64)
     if not token.accepts(len(ids)):
         raise ScanError(
             f"{path.name} has another length than the encoder takes",

@@ -169,16 +169,8 @@ def prepare_run(run: Run, spec: ScanSpec, *, may_resample: bool = True) -> Prepa
     left = volumes.shape[-1] % length
     if left:
         warnings.append(f"the last {left} frames do not fill a window of {length} and are left out")
-    return PreparedRun(
-        volumes,
-        spec.grid_affine,
-        [*run.geometry, placed.log()],
-        seen.quality,
-        tuple(warnings),
-        seen.mean,
-        seen.dvars,
-        spec,
-    )
+    geometry = [*run.geometry, placed.log()]
+    return PreparedRun(volumes, spec.grid_affine, geometry, seen.quality, tuple(warnings), seen.mean, seen.dvars, spec)
 
 
 def _check_length(run: Run, length: int, target: float | None) -> None:

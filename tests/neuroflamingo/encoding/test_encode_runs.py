@@ -124,7 +124,7 @@ def test_brainlm_from_series_as_measured(place: Path) -> None:
     np.testing.assert_allclose(
         other.tensor, (2 * centred / centred.std(1, keepdims=True))[:, :200], rtol=1e-3, atol=2e-3
     )
-    windows = list(prepare(Path("raw.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=1.47)))
+    windows = prepare(Path("raw.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=1.47)).windows
     assert [w.about["window"]["first_frame"] for w in windows] == [0, 200]
     assert "resampled in time" in windows[0].about["warnings"][0]
     fixed = Preparation.of(card.scan, raw=True, repetition_time=1.47, may_resample=False)

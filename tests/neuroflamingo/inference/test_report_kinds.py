@@ -104,7 +104,7 @@ def test_a_run_says_which_window_was_read_and_how_much_of_the_brain_it_shows(
     assert main(["report", name, "--model", model, "-o", "run.json", "--max-new-tokens", "3", "-q"]) == 0
     report = json.loads((tmp_path / "run.json").read_text())
     assert any("the last 4 frames do not fill a window of 20" in warning for warning in report["warnings"])
-    assert [flag["name"] for flag in report["provenance"]["qc"]][0] == "brain inside the field of view"
+    assert next(flag["name"] for flag in report["provenance"]["qc"]) == "brain inside the field of view"
     assert report["provenance"]["qc"][0]["value"] > 0.9
     assert [step["name"] for step in report["provenance"]["geometry"]]
 

@@ -12,6 +12,7 @@ import pytest
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError
 from neuroflamingo_preprocessing.geometry import as_rows
 from neuroflamingo_preprocessing.preparation import prepare_many
+from neuroflamingo_preprocessing.prepared_input import PreparedInput
 from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
@@ -179,7 +180,7 @@ def test_many_scans_keep_their_order_and_their_errors(head: Scan, spec_in_place:
 
     sources = [head, tmp_path / "gone.nii", functools.partial(make, head)]
     first, second, third = prepare_many(sources, spec_in_place)
-    assert isinstance(first, Prepared) and isinstance(third, Prepared)
+    assert isinstance(first, PreparedInput) and isinstance(third, PreparedInput)
     assert isinstance(second, NotFoundError)
     np.testing.assert_array_equal(first.tensor, third.tensor)
 
@@ -188,6 +189,6 @@ def test_many_scans_keep_their_order_and_their_errors(head: Scan, spec_in_place:
 def test_many_scans_in_worker_processes(head: Scan, spec_in_place: ScanSpec, tmp_path: Path) -> None:
     alone = prepare_volume(head, spec_in_place)
     results = list(prepare_many([head, tmp_path / "gone.nii", head], spec_in_place, processes=2))
-    assert isinstance(results[0], Prepared) and isinstance(results[2], Prepared)
+    assert isinstance(results[0], PreparedInput) and isinstance(results[2], PreparedInput)
     np.testing.assert_array_equal(results[2].tensor, alone.tensor)
     assert isinstance(results[1], NotFoundError) and results[1].exit_code == 66 and results[1].hint == "check the path"
