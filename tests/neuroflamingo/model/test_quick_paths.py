@@ -57,9 +57,9 @@ def test_loss_of_some_positions_is_the_loss_of_all(weighted: bool) -> None:
     weights = torch.rand(2, 6) + 0.5 if weighted else None
     targets = next_tokens(labels, weights)
     every = weighted_loss(logits, targets)
-    some = logits.flatten(0, 1)[targets.places]
+    some = logits.flatten(0, 1)[targets.positions]
     assert len(some) == int((labels[:, 1:] != -100).sum()) == 7
-    torch.testing.assert_close(weighted_loss(some, targets.at(targets.places)), every)
+    torch.testing.assert_close(weighted_loss(some, targets.at(targets.positions)), every)
     by_hand = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
     share = (labels[:, 1:] != -100).float() * (weights[:, 1:] if weights is not None else 1.0)
     torch.testing.assert_close(every, (by_hand * share.flatten()).sum() / share.sum())

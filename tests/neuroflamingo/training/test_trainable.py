@@ -96,7 +96,7 @@ def test_last_blocks_of_the_encoder_train_in_eval_mode():
     model(**ids, labels=ids["input_ids"]).loss.backward()
     idle = [name for name in names if model.get_parameter(name).grad is None]
     assert idle == []
-    with pytest.raises(ConfigError, match="last 99 blocks"):
+    with pytest.raises(ConfigError, match="does not have 99 blocks"):
         freeze(model, TrainedSettings(encoder_blocks=99))
     chosen = add_lora(model, LoraSettings(rank=2, targets=(r"encoder\.blocks\..*",), encoder_blocks=1))
     last = ".".join(names[0].split(".")[:3]) + "."

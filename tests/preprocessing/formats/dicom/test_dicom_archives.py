@@ -205,7 +205,7 @@ def test_inputs(series: Path, tmp_path: Path, spec: ScanSpec) -> None:
     manifest.write_text("scan,series\npatients/DOE,2\npatients/MOE.zip,\n")
     assert [(one.path.name, one.series) for one in find_inputs(manifest, spec)] == [("DOE", 2), ("MOE.zip", None)]
     manifest.write_text("scan,series\npatients/DOE,two\n")
-    with pytest.raises(ScanError, match="the series 'two' is no number"):
+    with pytest.raises(ScanError, match="the series 'two' is not a number"):
         find_inputs(manifest, spec)
 
 

@@ -166,7 +166,7 @@ def edit(field: str, value: Any) -> Callable[[Any], None]:
         (edit("intent_code", 3), "statistical map"),
         (edit("intent_code", 2999), "unknown intent"),
         (edit("scl_slope", -2.0), "scaled by -2"),
-        (lambda h: (h.__setitem__("cal_min", 1e4), h.__setitem__("cal_max", 1e5)), "wants 10000 to 100000"),
+        (lambda h: (h.__setitem__("cal_min", 1e4), h.__setitem__("cal_max", 1e5)), "display range is 10000 to 100000"),
     ],
 )
 def test_odd_fields_are_told(write_nifti: Callable[..., Path], change: Callable[[Any], Any], says: str) -> None:
