@@ -14,7 +14,7 @@ Row = dict[str, Any] | str
 """What a row says; of one that cannot be read the words that say why."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-MAX_TABLE_BYTES, MAX_LINE = 2**30, 2**20
+MAX_TABLE_BYTES, MAX_LINE, MAX_SKIPPED = 2**30, 2**20, 2**26
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -81,12 +81,18 @@ def _refuse_missing(file: Path) -> None:
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
-    """Lines; None for one that is too long, which is never held in memory as a whole."""
+    """Lines; None for one that is too long, which is never held in memory as a whole.
+
+    What follows a line of more than `MAX_SKIPPED` bytes is not read: no table has such lines, and skipping takes time.
+    """
     while line := stream.readline(MAX_LINE + 1):
-        whole = len(line) <= MAX_LINE
-        while len(line) > MAX_LINE and not line.endswith(b"\n"):
+        whole, skipped = len(line) <= MAX_LINE, 0
+        while len(line) > MAX_LINE and not line.endswith(b"\n") and skipped <= MAX_SKIPPED:
             line = stream.readline(MAX_LINE + 1)
+            skipped += len(line)
         yield line if whole else None
+        if skipped > MAX_SKIPPED:
+            return
 
 
 def _parsed(text: bytes, strict: bool) -> Any:
