@@ -265,7 +265,8 @@ _WAYS: tuple[
 
 
 def _called(source: Source) -> str:
-    return source.provenance.file or "the scan" if isinstance(source, Scan | Run) else input_name(Path(source))
+    """The name of an input in messages."""
+    return (isinstance(source, Scan | Run) and source.provenance.file) or input_name(source)
 
 
 def _windows(windows: Iterable[Window], about: Mapping[str, Any]) -> tuple[PreparedWindow, ...]:

@@ -1,4 +1,4 @@
-"""Cards of encoders of biological sequences; no torch. Text becomes ids by `dna_tokens.sequence_to_ids`."""
+"""Cards of encoders of biological sequences; no torch. Text becomes ids by `tokenizer.sequence_to_ids`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST = 1000
 TINY: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "nucleotide-transformer": ({"token": 12}, {"width": 16, "depth": 2, "heads": 2, "mlp": 32}),
 }
-"""As `volume_cards.TINY`. The batch holds whole numbers: ids that begin with 3, the class token."""
+"""As `vit3d.cards.TINY`. The batch holds whole numbers: ids that begin with 3, the class token."""
 
 
 def nucleotide_transformer_card(

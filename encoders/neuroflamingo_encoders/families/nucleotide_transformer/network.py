@@ -49,7 +49,7 @@ def pool_windows(
 
 
 class NucleotideTransformerEncoder(BrainEncoder):
-    """Ids `[token]` of `dna_tokens.sequence_to_ids` to tokens after the last norm, class token first; padding masked.
+    """Ids `[token]` of `tokenizer.sequence_to_ids` to tokens after the last norm, class token first; padding masked.
 
     Args:
         card: declares in `network` the sizes, the strand and the pooling.
@@ -108,7 +108,7 @@ class NucleotideTransformerEncoder(BrainEncoder):
                 "these are no ids of DNA sequences",
                 expected=f"int64, 0 to {self.vocabulary - 1}, class token ({CLASS}) first, padding ({PADDING}) last",
                 seen=f"{ids.dtype}, {ids.min().item()} to {ids.max().item()}, first {ids[:, 0].unique().tolist()[:4]}",
-                hint="make them with dna_tokens.sequence_to_ids; never cast ids to floats",
+                hint="give a FASTA file, or make them with tokenizer.sequence_to_ids; never cast ids to floats",
             )
         return real
 

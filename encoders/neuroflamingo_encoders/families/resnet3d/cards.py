@@ -18,7 +18,7 @@ TINY: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "medicalnet-resnet50": ({"x": 24, "y": 32, "z": 16}, {"width": 128}),
     "neuro-simclr-resnet18": ({"z": 32, "y": 48, "x": 32}, {"width": 32}),
 }
-"""As `volume_cards.TINY`."""
+"""As `vit3d.cards.TINY`."""
 
 # name -> blocks per stage, bottleneck, shortcut, bias in the shortcut, parameters
 _RESNETS = {

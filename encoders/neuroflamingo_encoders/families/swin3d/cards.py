@@ -12,7 +12,7 @@ TINY: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "brainsegfounder": ({"x": 32, "y": 48, "z": 16}, {"width": 48, "depth": 1}),
     "swinunetr-encoder": ({"x": 32, "y": 48, "z": 16}, {"width": 48, "depth": 1}),
 }
-"""As `volume_cards.TINY`."""
+"""As `vit3d.cards.TINY`."""
 
 _SWIN = {"depth": 2, "window": 7, "patch": 2, "heads": 3, "merging": "merging"}
 _SWIN_REST = ("encoder*", "decoder*", "out.*", "conv*", "rotation_head.*", "contrastive_head.*", "mask_token*")

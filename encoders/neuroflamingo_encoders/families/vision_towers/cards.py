@@ -22,7 +22,7 @@ TINY: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     name: ({"x": 12, "y": 20, "z": 16}, _TOWER)
     for name in ("clip-vit-l14", "clip-tower", "siglip-so400m", "siglip-tower")
 }
-"""As `volume_cards.TINY`. open_clip's models have no other size than that of their name."""
+"""As `vit3d.cards.TINY`. open_clip's models have no other size than that of their name."""
 
 
 def _input(
@@ -135,7 +135,7 @@ def clip_tower_card(
     Args:
         side, patch, width, depth, heads, mlp: of the tower.
         quick_gelu: OpenAI's weights need it; those that others trained mostly do not. A file does not tell.
-        slicing: slices, axis, window, low, high, x, y, z, spacing_mm, channel: see `picture_cards._input`.
+        slicing: slices, axis, window, low, high, x, y, z, spacing_mm, channel: see `_input`.
     """
     return _clip(
         "clip-tower",
