@@ -50,10 +50,14 @@ class GeometryEntry(Record):
 
 
 class ModelRecord(Record):
-    """The model that wrote the text: every file by SHA-256."""
+    """The model that wrote the text: every file that was loaded, by SHA-256, and one digest over all of them.
+
+    The digest is that of `sha256sum FILES | sha256sum`, the files in alphabetical order.
+    """
 
     name: str
     files: dict[str, str] = Field(default={})
+    digest: str | None = None
     encoder: str | None = None
     encoder_version: str | None = None
     encoder_distribution: str | None = None

@@ -13,6 +13,9 @@ from neuroflamingo_preprocessing.files import read_json
 # Keys by which a config or tokenizer file asks for code that lies beside it to be imported and run.
 REMOTE_CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code", "custom_generate", "code_revision"})
 
+MAX_MODEL_JSON = 2**28
+"""Largest file of a model, other than weights, that is read, in bytes."""
+
 
 class Section(BaseModel):
     """A frozen section of a config or recipe; unknown keys are errors."""
@@ -99,12 +102,10 @@ def refuse_remote_code(values: Any, where: str) -> None:
             refuse_remote_code(value, where)
 
 
-def refuse_remote_code_in(file: Path) -> None:
-    """`refuse_remote_code` for a JSON file of a model or tokenizer; tokenizers have up to 100 MB.
+def read_model_json(file: Path, kind: type = dict) -> Any:
+    """Read a JSON file of a model or tokenizer within limits; tokenizers have up to 100 MB.
 
     Raises:
-        ConfigError: names the key.
-        ModelError: it is not JSON (exit 65).
+        ModelError: no JSON of this kind, too large, or nested too deeply (exit 65).
     """
-    plain = read_json(file, expected="plain JSON", name=str(file), error=ModelError, most=2**28, kind=object)
-    refuse_remote_code(plain, str(file))
+    return read_json(file, expected="plain JSON", name=str(file), error=ModelError, most=MAX_MODEL_JSON, kind=kind)

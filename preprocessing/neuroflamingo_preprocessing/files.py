@@ -10,13 +10,16 @@ import shutil
 import socket
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, OutputError, ScanError
 
 MAX_JSON_BYTES = 2**24
 """Largest JSON file that is read; sidecars, cards and states are far smaller."""
+MAX_DEPTH = 100
+"""Most lists and objects within each other in a JSON file; a model's config has about five."""
 TEMPORARY_PREFIX = ".neuroflamingo-"
 """Prefix of temporary names; the host name and the process id follow, so that leftovers can be told from live files."""
 _TEMPORARY_SUFFIX = ".tmp"
@@ -262,19 +265,41 @@ def load_json(file: Path, *, most: int = MAX_JSON_BYTES, links: bool = True, kin
         kind: expected type of the content.
 
     Raises:
-        ValueError: too large, a link, not UTF-8, not JSON, nested too deeply, or of another type.
+        ValueError: too large, a link, a pipe or device, not UTF-8, not JSON, nested too deeply, or of another type.
         OSError: missing, or it cannot be read.
     """
-    size = file.stat().st_size
-    if size > most or (file.is_symlink() and not links):
-        raise ValueError(f"{size:,} bytes, at most {most:,} are read" if size > most else "a link")
+    about = file.stat()
+    if not stat.S_ISREG(about.st_mode) and not str(file).startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin")):
+        raise ValueError("not a regular file" if not file.is_dir() else "a folder")
+    if about.st_size > most or (file.is_symlink() and not links):
+        raise ValueError(f"{about.st_size:,} bytes, at most {most:,} are read" if about.st_size > most else "a link")
     try:
-        plain = json.loads(file.read_text(encoding="utf-8-sig"))
+        with file.open("rb") as stream:
+            data = stream.read(most + 1)  # a shell's `<(command)` has no size
+        if len(data) > most:
+            raise ValueError(f"more than {most:,} bytes")
+        plain = json.loads(data.decode("utf-8-sig"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(plain, kind):
         raise ValueError(f"JSON of another kind: {type(plain).__name__}")
+    if _depth(plain) > MAX_DEPTH:
+        raise ValueError("nested too deeply")
     return plain
+
+
+def _members(value: Any) -> Iterable[Any]:
+    return cast("dict[str, Any]", value).values() if isinstance(value, dict) else value
+
+
+def _depth(plain: Any) -> int:
+    """How many lists and objects lie within each other; without recursion, which hostile data would exhaust."""
+    level: list[Any] = [plain]
+    depth = 0
+    while level := [each for each in level if each and type(each) in (dict, list)]:
+        level = [inner for each in level for inner in _members(each)]
+        depth += 1
+    return depth
 
 
 def read_json(
