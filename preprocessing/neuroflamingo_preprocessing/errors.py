@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class NeuroFlamingoError(Exception):
@@ -78,6 +80,18 @@ def not_readable(what: object, error: OSError) -> ScanError:
     """The error for a scan that the system does not let us read (exit 74)."""
     seen = error.strerror or str(error)
     return ScanError(f"{what} cannot be read", seen=seen, hint="check its permissions", exit_code=74)
+
+
+def not_created(target: Path, error: OSError) -> OutputError:
+    """The error for a file or folder that cannot be made (exit 73; 74 where the disk is full)."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return OutputError(
+        f"{target} cannot be created",
+        expected=f"a writable folder {target.parent}",
+        seen=error.strerror or str(error),
+        hint="free some space, or choose another folder with -o" if full else "choose another folder with -o",
+        exit_code=74 if full else None,
+    )
 
 
 def nearest(words: str | Iterable[str], known: Collection[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
