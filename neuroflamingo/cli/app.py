@@ -36,6 +36,7 @@ from neuroflamingo.cli.options import (
     preparation,
     takes_groups,
 )
+from neuroflamingo.progress import say
 
 application = typer.Typer(
     name="neuroflamingo",
@@ -57,7 +58,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        print(f"neuroflamingo {version('neuroflamingo')}")
+        say(f"neuroflamingo {version('neuroflamingo')}")
         raise typer.Exit
 
 

@@ -59,7 +59,7 @@ class NotFoundError(NeuroFlamingoError):
 
 
 class ModelError(NeuroFlamingoError):
-    """Unknown or unavailable model, encoder or weight file (exit 69), or one that does not fit (exit 65)."""
+    """Model, encoder or weight file that is not available (exit 69), unknown (66), or does not fit (65)."""
 
     exit_code = 69
 
@@ -114,7 +114,10 @@ def did_you_mean(words: str | Iterable[str], known: Collection[str], count: int 
 
 
 def is_out_of_memory(failure: BaseException) -> bool:
-    """True for Python's and the GPU's out-of-memory errors, and for torch's on the CPU, a plain RuntimeError."""
+    """True for Python's, the system's and the GPU's out-of-memory errors, and for libraries that only say so."""
     if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(failure, RuntimeError) and "can't allocate memory" in str(failure)
+    if isinstance(failure, OSError) and failure.errno == errno.ENOMEM:
+        return True
+    words = ("can't allocate memory", "Cannot allocate memory", "os error 12", "CUBLAS_STATUS_ALLOC_FAILED")
+    return not isinstance(failure, NeuroFlamingoError) and any(word in str(failure) for word in words)

@@ -201,7 +201,7 @@ def load_json(file: Path, *, most: int = MAX_JSON_BYTES, links: bool = True, kin
         raise ValueError(f"{about.st_size:,} bytes, at most {most:,} are read" if about.st_size > most else "a link")
     try:
         with file.open("rb") as stream:
-            data = stream.read(most + 1)  # a shell's `<(command)` has no size
+            data = stream.read((about.st_size if stat.S_ISREG(about.st_mode) else most) + 1)  # a pipe has no size
         if len(data) > most:
             raise ValueError(f"more than {most:,} bytes")
         plain = json.loads(data.decode("utf-8-sig"))
