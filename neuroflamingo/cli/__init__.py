@@ -12,14 +12,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     from neuroflamingo.cli.errors import flushed, guarded
 
-    code = guarded(_version if words == ["--version"] else _run, words)
+    code = guarded(show_version if words == ["--version"] else _run, words)
     if arguments is None:
         code = flushed(code)
         gc.freeze()  # the process ends here: looking through a million objects once more would take a second
     return code
 
 
-def _version(_: list[str]) -> None:
+def show_version(_: Sequence[str] = ()) -> None:
+    """Print the version."""
     from importlib.metadata import version
 
     from neuroflamingo.progress import say

@@ -259,13 +259,17 @@ def _of_row(row: Mapping[str, Any], folder: Path) -> Input | str:
         seconds = None if seconds is None else float(seconds)
     except (TypeError, ValueError, OverflowError):
         return f"the repetition_time {str(seconds)[:40]!r} is not a number"
-    if series is not None and not str(series).isdecimal():
+    if series is not None and not (str(series).isdecimal() and len(str(series)) < 20):
         return f"the series {str(series)[:40]!r} is not a number"
     if not name:
         return "no `scan`"
     path = folder / str(name)
-    if not path.exists():
-        return f"there is no file {name}"
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL in it
+        there = False
+    if not there:
+        return f"there is no file {name!s:.200}" + f"... ({len(str(name))} characters)" * (len(str(name)) > 200)
     numbers = seconds, None if series is None else int(series)
     return Input(path, entities_of(path), *numbers, confounds=None if table is None else folder / str(table))
 
