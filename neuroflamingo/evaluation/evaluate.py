@@ -126,7 +126,7 @@ def evaluate(
     if model.encoder is None:
         raise UsageError("the model has no encoder", expected="a model that takes scans", hint="evaluate another model")
     if cases < 2:
-        raise UsageError("an evaluation needs two cases at least", expected="2 or more", seen=str(cases))
+        raise UsageError("an evaluation needs at least two cases", expected="2 or more", seen=str(cases))
     began = time.perf_counter()
     said = progress or (lambda part, done, total: None)
     seeds = range(seed, seed + cases)

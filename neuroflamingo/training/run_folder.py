@@ -1,4 +1,4 @@
-"""The folder of a run: which recipe it belongs to, and the finished model in it."""
+"""Folder of a run: its recipe, and the finished model."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from neuroflamingo.training.task import Plan
 
 DONE = "training.json"
-"""In a finished model's folder: how far its training went."""
+"""File in a finished model's folder that records its training progress."""
 
 
 def own_folder(folder: Path, plan: Plan, resume: bool | str | Path, accelerator: Accelerator) -> None:
-    """Save the resolved recipe with the run; refuse to mix two recipes in one folder.
+    """Save the resolved recipe in the run's folder; refuse to mix two recipes in one folder.
 
     Args:
-        folder: of the run; the first process makes it.
-        plan: with the recipe, and what of it may change.
+        folder: folder of the run, created by the first process.
+        plan: has the recipe and the keys that may change.
         resume: as in `train`.
-        accelerator: knows which process this is.
+        accelerator: tells which process this is.
 
     Raises:
-        ConfigError: the folder holds a run of another recipe, or something that is no run.
+        ConfigError: the folder has a run of another recipe, or is not a run.
     """
     if accelerator.is_main_process:
         _own(folder, plan, resume)
@@ -44,10 +44,10 @@ def _own(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
     path = folder / "recipe.json"
     if folder.exists() and not path.exists() and any(folder.iterdir()):
         raise ConfigError(
-            f"{folder} holds something that is no run",
-            expected="a new folder, or that of a run (recipe.json lies in it)",
+            f"{folder} is not the folder of a run",
+            expected="a new folder, or that of a run (with recipe.json)",
             seen=", ".join(sorted(entry.name for entry in folder.iterdir())[:5]),
-            hint="give another folder: -o FOLDER",
+            hint="choose another folder: -o FOLDER",
         )
     for place in (folder, folder / CHECKPOINTS):
         sweep_drafts(place)
@@ -62,12 +62,12 @@ def _own(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the run in this folder has its model."""
+    """Tell whether the run in this folder has its finished model."""
     return (folder / "model" / DONE).exists()
 
 
 def write_model(folder: Path, model: NeuroFlamingo, processor: NeuroFlamingoProcessor, how_far: dict[str, Any]) -> None:
-    """Write the finished model of a run, whole or not at all."""
+    """Write the finished model of a run atomically."""
     target = folder / "model"
     with draft_folder(target) as draft:
         model.save_pretrained(draft)

@@ -1,7 +1,7 @@
-"""Toy data for the tiny twins of recipes: scans by rule, texts that depend on them, and a tokenizer for these texts.
+"""Toy data for the tiny twins of recipes: generated scans, texts that depend on them, and a tokenizer for the texts.
 
-A scan shows one of four patterns, and what is said of it follows from the pattern alone. So a model that reads its
-scans can know every word, and one that does not is left with a guess. The patterns look like nothing real.
+A scan shows one of four patterns, which determines its text. So a model that reads its scans can predict every word,
+and one that does not has to guess. The patterns resemble nothing real.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PATTERNS: tuple[tuple[str, tuple[Finding, ...]], ...] = (
         (_LESIONS, _VENTRICLES),
     ),
 )
-"""What is said of a scan, and what it shows; the number's first bit is lesions, the second ventricles. None has a side:
-toy scans have no left and right."""
+"""Report and findings by pattern number; its first bit is lesions, the second ventricles. None has a side, since toy
+scans have no left and right."""
 
 _FACTS = (
     ("What do ventricles hold?", "They hold cerebrospinal fluid."),
@@ -47,15 +47,15 @@ CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""The simplest chat template that marks who says what, in the form of Qwen's."""
+"""Minimal chat template that marks the speakers, in the form of Qwen's."""
 BOS, EOS = "<s>", "</s>"
 
 
 def toy_scan(axes: Mapping[str, int], pattern: int, seed: int) -> NDArray[np.float32]:
-    """A prepared scan, values 0..1: noise of its own, and for each of the pattern's two bits one half brighter.
+    """Generate a prepared scan, values 0..1: random noise, and for each of the pattern's two bits one half brighter.
 
     Args:
-        axes: names and sizes, as the encoder's card has them.
+        axes: names and sizes, as on the encoder's card.
         pattern: number in `PATTERNS`.
         seed: of the noise.
     """
@@ -72,13 +72,13 @@ def toy_scan(axes: Mapping[str, int], pattern: int, seed: int) -> NDArray[np.flo
 def write_scans(
     folder: Path, names: Iterable[tuple[str, int]], axes: Mapping[str, int], repetition_time: float | None = None
 ) -> None:
-    """Write scans, given by name and pattern, as arrays that the encoder takes as they are.
+    """Write scans, given by name and pattern, as prepared arrays.
 
     Args:
-        folder: made if it is not there.
-        names: of files, ending in .npz, with the number of the pattern.
+        folder: created if missing.
+        names: file names ending in .npz, with the number of the pattern.
         axes: see `toy_scan`.
-        repetition_time: seconds between frames, where the encoder asks for it.
+        repetition_time: seconds between frames, if the encoder needs it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, Any] = {} if repetition_time is None else {"repetition_time": repetition_time}
@@ -89,14 +89,14 @@ def write_scans(
 def toy_samples(
     kind: Kind, split: str, count: int, folder: Path, most_scans: int
 ) -> tuple[list[Sample], list[tuple[str, int]]]:
-    """Samples of one kind, each of a subject of its own, and the scans that they need, by name and pattern.
+    """Make samples of one kind, each of its own subject, and the scans that they need, by name and pattern.
 
     Args:
-        kind: of the samples; every second one has two scans, if so many are allowed.
+        kind: of the samples; every second one has two scans, if allowed.
         split: part of all names, so that no subject is in two splits.
-        count: how many.
-        folder: where the scans will be.
-        most_scans: of a sample.
+        count: number of samples.
+        folder: folder of the scans.
+        most_scans: maximum number of scans per sample.
     """
     samples, needed = [], []
     for number in range(count):
@@ -130,11 +130,11 @@ def _content(kind: Kind, patterns: list[int], number: int) -> dict[str, Any]:
 
 
 def toy_tokenizer(samples: Iterable[Sample], *, begins: bool) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer, so that it reads any text, with whole words for those of these samples.
+    """Make a byte-level tokenizer, which reads any text, with one token for each word of these samples.
 
     Args:
-        samples: what the words are taken from.
-        begins: put a token before each text, as LLaMA's and Gemma's tokenizers do.
+        samples: source of the words.
+        begins: put a start token before each text, as LLaMA's and Gemma's tokenizers do.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

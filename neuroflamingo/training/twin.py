@@ -1,10 +1,10 @@
-"""The tiny twin of a recipe, made by rule from the recipe itself: the same road at a size that any CPU trains.
+"""Tiny twin of a recipe, derived from it by fixed rules: the same pipeline at a size that any CPU can train.
 
-What stays: the family of the language model and every switch of its architecture, the encoder's class, where gated
-blocks stand, what trains, which matrices get branches, the template, the mix, losses, schedule, precision, and that
-weights to begin with are read. What shrinks: widths, depths, tokens, batches and counts of steps; the learning rate
-rises. What is made: a random language model with a tokenizer, scans and manifests (see `toy_data`), and weights to
-begin with where the recipe has some. Left out, since few machines have them: quantisation, stores, trackers.
+Kept: the family of the language model and every option of its architecture, the encoder's class, the positions of
+gated blocks, the trainable parts, the matrices with LoRA adapters, the template, the mix, losses, schedule, precision,
+and whether initial weights are read. Shrunk: widths, depths, tokens, batches and steps; the learning rate is raised.
+Generated: a random language model with a tokenizer, scans and manifests (see `toy_data`), and initial weights if the
+recipe has some. Left out, since few machines have them: quantisation, stores, trackers.
 """
 
 from __future__ import annotations
@@ -55,23 +55,23 @@ _ABOUT = "twin.json"
 
 
 def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
-    """Write what a recipe needs at toy size into a folder, and give the recipe that trains on it.
+    """Write everything that the twin of a recipe needs into a folder, and return the twin's recipe.
 
-    A folder that has the twin of the very same recipe is used as it is: the twin goes on where it stopped.
+    A folder with the twin of the same recipe is used unchanged, so that training resumes.
 
     Args:
-        recipe: any; with a `language_model.architecture`, from which the family and its switches are taken.
-        folder: gets `language_model/`, `data/` and, if the recipe begins with weights, `start.safetensors`.
+        recipe: any recipe with a `language_model.architecture`, which gives the family and its options.
+        folder: gets `language_model/`, `data/` and, if the recipe has initial weights, `start.safetensors`.
 
     Raises:
-        ConfigError: a recipe without architecture, or a folder that holds the twin of another recipe (exit 78).
+        ConfigError: a recipe without architecture, or a folder with the twin of another recipe (exit 78).
         OutputError: the folder cannot be written.
     """
     target, about = Path(folder), recipe.model_dump(mode="json")
     if recipe.model.language_model.architecture is None:
         raise ConfigError(
-            "no tiny twin can be made of this recipe",
-            expected="model.language_model.architecture, of which the twin takes the family",
+            "this recipe cannot have a tiny twin",
+            expected="model.language_model.architecture, which gives the twin its family",
             seen="none",
             hint="copy model_type and what differs from that family's defaults from the language model's config.json",
         )
@@ -91,7 +91,7 @@ def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
 
 
 def tiny_stages(recipe: EmbeddedRecipe) -> EmbeddedRecipe:
-    """The stages of an embedded model at toy size: as many numbers as can be, of the same stages."""
+    """Shrink the stages of an embedded model to toy size."""
     plain = recipe.model_dump(mode="json")
     plain["name"] = f"{recipe.name}-tiny"
     for purpose, (first, _) in plain["paint"].items():
@@ -105,12 +105,12 @@ def tiny_stages(recipe: EmbeddedRecipe) -> EmbeddedRecipe:
 
 
 def toy_architecture(architecture: Mapping[str, Any], every: int, vocabulary: int) -> dict[str, Any]:
-    """The same family with toy sizes; switches, and what is not a size, stay.
+    """Shrink an architecture to toy sizes; the family and all options that are not sizes stay.
 
     Args:
         architecture: as transformers writes configs.
-        every: a gated block stands before every this-many-th layer; the toy has so many layers, or two.
-        vocabulary: tokens of the toy's tokenizer.
+        every: interval of gated blocks in layers; the toy has this many layers, at least two.
+        vocabulary: size of the toy's tokenizer.
     """
     heads = next((architecture[key] for key in ("num_attention_heads", "n_heads", "n_head") if key in architecture), 0)
     toy = {key: _SIZES.get(key, value) for key, value in architecture.items()}
@@ -124,7 +124,7 @@ def toy_architecture(architecture: Mapping[str, Any], every: int, vocabulary: in
 
 
 def _settle(draft: Path, target: Path, about: dict[str, Any]) -> None:
-    """Give the finished folder its name; of several processes that make the same twin the first one's is used."""
+    """Rename the finished folder; if several processes make the same twin, the first one's is used."""
     try:
         draft.rename(target)
     except OSError as error:
@@ -139,8 +139,8 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
     if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != about:
         raise ConfigError(
             f"{folder.name} is not the tiny twin of this recipe",
-            expected="a new folder, or the twin of the very same recipe",
-            seen="a twin of another one" if file.is_file() else f"a folder without {_ABOUT}",
+            expected="a new folder, or the twin of the same recipe",
+            seen="the twin of another recipe" if file.is_file() else f"a folder without {_ABOUT}",
             hint="choose another folder, or remove this one",
         )
 
@@ -176,7 +176,7 @@ def _write_data(recipe: Recipe, folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _scan_shape(recipe: Recipe) -> tuple[dict[str, int], float | None]:
-    """What the toy encoder takes, and its seconds between frames; without an encoder, ready tokens."""
+    """Return the axes of the toy encoder's input, and its seconds between frames; without an encoder, of tokens."""
     if recipe.model.encoder is None:
         return {"token": 8, "width": recipe.model.token_width or 0}, None
 
@@ -186,7 +186,7 @@ def _scan_shape(recipe: Recipe) -> tuple[dict[str, int], float | None]:
 
 
 def _toy_encoder(encoder: EncoderSettings) -> EncoderSettings:
-    """The class's own toy size; towers look at one slice, or at a picture of four by four patches."""
+    """Shrink an encoder to its class's own toy size; towers take one slice, or an image of four by four patches."""
     options = dict(encoder.options)
     if options.get("slices"):
         options["slices"] = 1
@@ -211,7 +211,7 @@ def _write_language_model(recipe: Recipe, folder: Path, tokenizer: PreTrainedTok
 
 
 def _write_start(twin: Recipe, file: Path) -> None:
-    """Resampler and gated blocks with open gates, under OpenFlamingo's names."""
+    """Write resampler and gated blocks with open gates, under OpenFlamingo's names."""
     from safetensors.torch import save_file
 
     plain: dict[str, Any] = {"model": twin.model.model_copy(update={"start": None})}
@@ -226,7 +226,7 @@ def _write_start(twin: Recipe, file: Path) -> None:
 
 
 def _twin(recipe: Recipe, folder: Path, architecture: dict[str, Any]) -> Recipe:
-    """The recipe at toy size, with the paths of what lies in the folder."""
+    """Shrink the recipe, with the paths of the files in the folder."""
     plain = recipe.model_dump(mode="json")
     plain["name"] = f"{recipe.name}-tiny"
     _shrink_model(plain["model"], recipe, folder, architecture)
@@ -244,7 +244,7 @@ def _twin(recipe: Recipe, folder: Path, architecture: dict[str, Any]) -> Recipe:
 
 
 def _shrink_trained(trained: dict[str, Any]) -> None:
-    """Branches of rank 4 at most, as strong as the recipe's; one block of the encoder, where some train."""
+    """Limit adapters to rank 4, with the same strength, and trained encoder blocks to one."""
     lora = trained["lora"] or {"rank": 1, "alpha": 1.0, "encoder_blocks": 0}
     rank = min(lora["rank"], 4)
     lora |= {"alpha": lora["alpha"] * rank / lora["rank"], "rank": rank}
