@@ -1,4 +1,4 @@
-"""`neuroflamingo report`: outputs are settled first, then each report is written as soon as it is done."""
+"""`neuroflamingo report`: check all outputs first, then write each report as soon as it is done."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def report_scans(
     quiet: bool,
     command: Sequence[str],
 ) -> int:
-    """Write one report for each group of scans that the prompt asks for, and give the exit code.
+    """Write one report for each group of scans that the prompt asks for, and return the exit code.
 
-    A scan that fails on its own gives its error's code; of several, those that can be written are, and the code is 1.
+    For a single scan that fails, the exit code is that of its error; of several, the others are written and it is 1.
     """
     groups = group_scans(scans, prompt)
     targets = plan_targets([group[0] for group in groups], output, parse_formats(formats))
@@ -109,12 +109,12 @@ def group_scans(scans: Sequence[str], prompt: str | None) -> list[list[str]]:
 
 
 def parse_example(text: str) -> tuple[Path, str]:
-    """`SCAN=REPORT.txt` as the scan's path and the report's text.
+    """Split `SCAN=REPORT.txt` into the scan's path and the report's text.
 
     Raises:
         UsageError: no `=` in it.
         NotFoundError: one of the files does not exist.
-        ScanError: the text file is no text, or longer than 100 kB.
+        ScanError: the file is not text, or longer than 100 kB.
     """
     scan, equals, report = text.rpartition("=")
     if not equals or not scan or not report:
@@ -129,18 +129,18 @@ def parse_example(text: str) -> tuple[Path, str]:
         raise NotFoundError(f"there is no example report {report}", expected="a text file", hint="check the path")
     if path.stat().st_size > 100_000:
         raise ScanError(
-            f"{path.name} is no report", expected="at most 100 kB of text", seen=f"{path.stat().st_size} bytes"
+            f"{path.name} is not a report", expected="at most 100 kB of text", seen=f"{path.stat().st_size} bytes"
         )
     try:
         return Path(scan), path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError as error:
         raise ScanError(
-            f"{path.name} is no text", expected="UTF-8", seen=str(error), hint="save it as UTF-8"
+            f"{path.name} is not a text file", expected="UTF-8", seen=str(error), hint="save it as UTF-8"
         ) from error
 
 
 def write_files(report: Report, target: Targets, *, overwrite: bool) -> str:
-    """Write the files of one report, the provenance last because it names the others' hashes; gives what to print."""
+    """Write the files of one report, the provenance last since it has the others' hashes; return the text to print."""
     if target.stdout:
         return report.to_json()
     from neuroflamingo.provenance import OutputRecord
@@ -160,7 +160,7 @@ def write_files(report: Report, target: Targets, *, overwrite: bool) -> str:
 
 
 def _check_scan(scan: str) -> None:
-    """Name a missing file before the model is loaded; everything else is the reader's to judge."""
+    """Report a missing file before the model is loaded; the reader does all other checks."""
     if not os.path.lexists(scan):
         raise NotFoundError(
             f"there is no file {scan}", expected="a .nii or .nii.gz file", hint=f"check the path of {title_of(scan)}"
@@ -169,9 +169,9 @@ def _check_scan(scan: str) -> None:
 
 @contextlib.contextmanager
 def _stdout_kept_clean(wanted: bool) -> Iterator:
-    """Give a function that prints to standard output; while it is open all other printing goes to standard error.
+    """Provide a function that prints to standard output, and redirect all other output to standard error.
 
-    Libraries that print from compiled code are caught too, because the file descriptor itself is turned.
+    This includes libraries that print from compiled code, because the file descriptor itself is redirected.
     """
     if not wanted:
         yield lambda text: say(text, end="", flush=True)

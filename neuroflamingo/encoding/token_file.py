@@ -80,7 +80,9 @@ def encode(
     target = check_token_target(output, overwrite=overwrite)
     for scan in scans:
         if not Path(scan).exists():
-            raise NotFoundError(f"there is no file {scan}", expected="a scan or a ready array", hint="check the path")
+            raise NotFoundError(
+                f"there is no file {scan}", expected="a scan or a prepared array", hint="check the path"
+            )
     preparation = preparation or Preparation()
     choice = EncoderChoice(encoder) if isinstance(encoder, str) else encoder
     preparation.check_tables([None] * len(scans), choice.card.scan)

@@ -89,7 +89,7 @@ def _items(
     store.check_made_for(card.name, card.scan)
     if preparation.changes() or not preparation.may_resample:
         raise UsageError(
-            "the scans of a store are prepared already",
+            "the scans of a store are already prepared",
             expected="none of --tr, --atlas, --scaling, --raw, --no-resample, confounds, filters and frames",
             hint="leave them out, or encode the scans themselves",
         )

@@ -38,7 +38,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     if not is_recipe(data):
         raise ConfigError(
             f"{path} has no model section",
-            expected="the recipe of a research training",
+            expected="a recipe with a model section",
             seen="the stages of an embedded model",
             hint=f"neuroflamingo inspect {data.get('name', 'tiny-t1w')}",
         )
@@ -85,14 +85,14 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
-        raise ConfigError(f"--set {override} is no assignment", expected="--set section.key=value")
+        raise ConfigError(f"--set {override} is not an assignment", expected="--set section.key=value")
     *parents, last = key.split(".")
     for parent in parents:
         if data.get(parent) is None:
             data[parent] = {}
         inner: Any = data[parent]
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {key}: {parent} is no section")
+            raise ConfigError(f"--set {key}: {parent} is not a section")
         data = cast("dict[str, Any]", inner)
     try:
         data[last] = parse_yaml(value)

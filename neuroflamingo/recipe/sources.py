@@ -104,14 +104,14 @@ def _snapshot(name: str, revision: str | None, kind: str, *, offline: bool) -> P
             local_files_only=offline,
         )
     except HFValidationError as error:
-        raise ConfigError(f"{name} is no name that a hub could have", seen=str(error)) from error
+        raise ConfigError(f"{name} is not a valid repository name", seen=str(error)) from error
     except LocalEntryNotFoundError as error:
         if not offline:
             raise _refused(name, error) from error
         raise ModelError(
             f"{name} is not on this machine",
-            expected="a folder, or what an earlier download left in the cache",
-            seen="neither, and nothing is fetched unasked",
+            expected="a folder, or an earlier download in the cache",
+            seen="neither; downloads must be allowed",
             hint="--allow-download, or give the folder where it lies",
         ) from error
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:

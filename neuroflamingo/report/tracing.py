@@ -59,7 +59,7 @@ def trace(statements: Sequence[Statement], written: GeneratedText) -> tuple[tupl
 
 
 def draw(views: Sequence[View | None], traces: Sequence[Trace], written: GeneratedText) -> tuple[Picture, ...]:
-    """Draw all pictures of a report: what was read, and on volumes where the model looked."""
+    """Draw all pictures of a report: the input, and on volumes the attention of the model."""
     pictures: list[Picture] = []
     canvases = {}
     for number, view in enumerate(views):

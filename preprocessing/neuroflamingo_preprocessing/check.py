@@ -1,4 +1,4 @@
-"""`check_scan`: what a file is, what would be done to it for an encoder, what is odd, and whether it can be used."""
+"""`check_scan`: identify a scan file, show its preparation for an encoder, its problems, and whether it is usable."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ FIGURES = {
     "fd_max": "largest FD mm",
     "fd_moved": "frames above 0.5 mm",
 }
-"""Of `RunQuality`, in words."""
+"""Names of the measures of `RunQuality` in the output."""
 
 
 @dataclass
 class ScanCheck:
-    """What there is to say about a scan file.
+    """Result of checking a scan file.
 
     Attributes:
-        file: its name without the folder; of DICOM, often called after the patient, the number of the series.
-        series: those of a DICOM input, with what is known of each.
-        kind: `volume` or `run`; None where the header could not be read.
-        sha256, header: of the file, and the facts that are used of its header.
-        stored: the axes in words.
-        voxel_mm: sizes of a voxel along the stored axes.
-        encoder: which one it was checked for; None for a run without one.
-        steps: what would be done, in order.
-        quality: figures of the preparation or of the run.
-        warnings: what is odd but usable.
-        cleaning: what would be done to a run's frames, see `DenoisingPlan.about`.
-        fault: why it cannot be used; None if it can.
+        file: file name without its folder; for DICOM the series number, since names may contain the patient's.
+        series: the series of a DICOM input, with their properties.
+        kind: `volume` or `run`; None if the header could not be read.
+        sha256, header: hash of the file, and the header fields that were used.
+        stored: the stored axes in words.
+        voxel_mm: voxel size along the stored axes.
+        encoder: name of the encoder; None if none was given.
+        steps: preparation steps, in order.
+        quality: quality measures of the preparation or of the run.
+        warnings: problems that do not make the scan unusable.
+        cleaning: denoising of a run, see `DenoisingPlan.about`.
+        fault: why the scan is unusable; None if it is usable.
     """
 
     file: str
@@ -86,7 +86,7 @@ class ScanCheck:
         return self.fault is None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         plain = {key: value for key, value in vars(self).items() if key != "fault"}
         fault = self.fault
         said = None if fault is None else {"what": fault.what, "expected": fault.expected, "seen": fault.seen}
@@ -103,21 +103,21 @@ def check_scan(
     xform: str = "auto",
     volume_card: InputCard | None = None,
 ) -> ScanCheck:
-    """Read a scan and prepare it for an encoder, to see what would happen; nothing is written.
+    """Read a scan and prepare it for an encoder, as a trial; nothing is written.
 
     Args:
         path: a NIfTI or MGH file, a zarr folder, or a DICOM folder, zip archive or file.
-        card: of the encoder; None: `volume_card` for a volume, none for a run.
-        repetition_time: of a run, where the file does not say it.
-        series: of a DICOM input; None: the T1-weighted volume, else the run.
-        cleaning: of a run: frames to leave out, confounds and frequencies to take out.
-        xform: `auto`, `sform` or `qform`: which affine of a NIfTI header is used.
-        volume_card: of the encoder that volumes are checked for where no `card` is given; None: only the file is read.
+        card: card of the encoder; None: `volume_card` for a volume, none for a run.
+        repetition_time: seconds between frames of a run, if the file does not state it.
+        series: number of a DICOM series; None: the T1-weighted volume, otherwise the run.
+        cleaning: denoising of a run: frames to drop, confounds, filters.
+        xform: `auto`, `sform` or `qform`: the affine of a NIfTI header to use.
+        volume_card: card of the encoder for volumes if `card` is None; None: volumes are only read.
 
     Raises:
-        UsageError: no such `xform`, or a strategy for confounds and none given.
+        UsageError: unknown `xform`, or a confound strategy without a table.
         NotFoundError: no such file.
-        ModelError: an encoder that takes no files.
+        ModelError: the encoder takes no files.
     """
     path, wanted = Path(path), checked_xform(xform)
     if cleaning:
@@ -144,7 +144,7 @@ def check_scan(
 
 
 def _list_series(path: Path, card: InputCard | None, series: int | None, found: ScanCheck) -> str:
-    """The series of a DICOM input, and what would be taken of it."""
+    """List the series of a DICOM input, and return the kind that would be used."""
     with open_dicom(path) as examination:
         found.series = [one.as_dict() for one in examination.series]
         if card is None:
@@ -215,7 +215,7 @@ def _named(step: Step) -> str:
 
 
 def as_lines(found: ScanCheck) -> list[str]:
-    """For people."""
+    """Format a result as lines of text."""
     rows: list[tuple[str, str]] = []
     rows += [("" if i else "series", _words_of(one, found)) for i, one in enumerate(found.series)]
     if found.kind:

@@ -1,4 +1,4 @@
-"""Parcel series as measured: of a run and an atlas, or of a table or an array, before an encoder's normalisation."""
+"""Parcel series as measured, before an encoder's normalisation: of a run and an atlas, or of a table or an array."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeasuredSeries:
-    """A parcel series before the repetition time and the normalisation of an encoder.
+    """Parcel series before an encoder's resampling in time and normalisation.
 
     Attributes:
-        name: of the file, for messages.
+        name: name of the file, for messages.
         series: float32 `[parcel, frame]`, denoised.
-        seconds: between frames; None where that is not known.
-        times: seconds of each frame from the first, where frames in between were left out.
+        seconds: repetition time; None if unknown.
+        times: seconds of each frame from the first, if frames in between were dropped.
         about: as `PreparedWindow.about`, without the window.
         geometry, provenance: as those of `PreparedInput`.
     """
@@ -56,10 +56,10 @@ class MeasuredSeries:
 
 
 def measured_series(source: str | Path | Run, spec: ScanSpec, options: Preparation) -> MeasuredSeries:
-    """Read the parcel series of a run and an atlas, or of an array, with the frames and the denoising asked for.
+    """Read the parcel series of a run and an atlas, or of an array, with frames and denoising as chosen.
 
     Raises:
-        NeuroFlamingoError: the input cannot be read, is not what the encoder takes, or no atlas was given.
+        NeuroFlamingoError: the input cannot be read or does not suit the encoder, or the atlas is missing.
     """
     if not isinstance(source, Run) and is_array_file(source):
         return _of_array(Path(source), spec, options)
@@ -67,7 +67,7 @@ def measured_series(source: str | Path | Run, spec: ScanSpec, options: Preparati
 
 
 def open_run(source: str | Path | Run, options: Preparation) -> Run:
-    """The run of a file, read with these options, or the one that was given."""
+    """Open the run of a file with these options; a `Run` is returned unchanged."""
     if isinstance(source, Run):
         return source
     return read_run(
@@ -76,23 +76,23 @@ def open_run(source: str | Path | Run, options: Preparation) -> Run:
 
 
 def plan_for(source: str | Path | Run, run: Run, options: Preparation) -> DenoisingPlan:
-    """What is to be done to the frames of a run; confounds are looked for beside its input."""
+    """Plan the denoising of a run; confounds are searched for beside its file."""
     path = source.path if isinstance(source, Run) else Path(source)
     return plan_denoising(options.cleaning or Denoising(), path, run.name, run.frames, run.repetition_time)
 
 
 def denoising_record(plan: DenoisingPlan) -> dict[str, Any]:
-    """What was done to the frames, for the record; empty where nothing was."""
+    """Make the record's entry about denoising; empty if nothing was done."""
     return {"cleaning": plan.about} if plan.about else {}
 
 
 def describe_input(
     source: object, provenance: Provenance, geometry: Iterable[GeometryStep], warnings: Iterable[str]
 ) -> dict[str, Any]:
-    """An input as plain data: name, hashes, header, geometry log and warnings.
+    """Describe an input as plain data: name, hashes, header, geometry log and warnings.
 
     Args:
-        source: the path, for its size; anything else was in memory.
+        source: the path, for its size; anything else counts as in memory.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     name = printable(provenance.file) if provenance.file else input_name(path)
@@ -112,7 +112,7 @@ def describe_input(
 
 
 def input_name(source: object) -> str:
-    """The name of an input without its folder; of DICOM, often called after the patient, a plain word."""
+    """Name an input without its folder; DICOM inputs get a neutral name, since theirs may contain the patient's."""
     return printable(shown_name(source)) if isinstance(source, str | Path) else "scan in memory"
 
 
@@ -125,7 +125,7 @@ def _of_run(source: str | Path | Run, spec: ScanSpec, options: Preparation) -> M
     if options.atlas is None or isinstance(options.atlas, DenseAtlas):
         wanted = spec.parcellation.identifier if spec.parcellation else f"of {spec.axes[0].describe()}"
         raise UsageError(
-            f"this encoder takes parcel series, and no atlas of volumes was given for {input_name(source)}",
+            f"this encoder takes parcel series, and {input_name(source)} needs an atlas (a label image)",
             expected=f"--atlas LABELS.nii.gz ({wanted})",
             hint="or give a parcel series: .ptseries.nii, or .tsv, .csv, .npy with --raw",
         )
@@ -174,5 +174,5 @@ def _refuse_resampling(seconds: float | None, spec: ScanSpec, name: str, options
             f"{name} would have to be resampled in time",
             expected=f"{spec.repetition_time.seconds} s between frames" if spec.repetition_time else None,
             seen=f"{seconds} s",
-            hint="leave --no-resample out",
+            hint="leave out --no-resample",
         )

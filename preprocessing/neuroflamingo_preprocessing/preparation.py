@@ -1,4 +1,4 @@
-"""The one door: any input, a file, folder, DICOM series, `Scan` or run, to the tensors that an encoder declares."""
+"""`prepare`: the single way from any input (file, folder, DICOM series, `Scan`, run) to an encoder's tensors."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.spec import ScanSpec
 
 Source = str | Path | Scan | Run
-"""A file or folder, or what was read from one."""
+"""File or folder, or a scan or run in memory."""
 MakesScan = Callable[[], Scan]
-"""A picklable function that makes a scan where it is needed."""
+"""Picklable function that makes a scan, so that a worker can call it."""
 
 
 def prepare(source: Source, spec: ScanSpec, options: Preparation | None = None) -> PreparedInput:
-    """Prepare an input as an encoder declares it.
+    """Prepare an input as an encoder's card declares.
 
-    A volume is brought to the grid, template space and intensities of `spec` (see `prepare_volume`); a run to windows
-    of volumes (see `prepare_run`); a run with an atlas, a table or a CIFTI file to windows of a parcel series (see
-    `prepare_series`); a sequence file to token ids; a ready array is taken as it is.
+    A volume is resampled to the grid and template space of `spec` and normalised (see `prepare_volume`). A run becomes
+    windows of volumes (see `prepare_run`); a run with an atlas, a table or a CIFTI file becomes windows of a parcel
+    series (see `prepare_series`); a sequence file becomes token ids; a prepared array is used unchanged.
 
     Args:
         source: NIfTI, MGH, zarr, a DICOM folder or archive, CIFTI, an array (`.npy`, `.npz`), a table (`.tsv`,
-            `.csv`), a sequence (`.fa`, `.fasta`, `.txt`); or a `Scan` or `Run` that was read before.
+            `.csv`), a sequence (`.fa`, `.fasta`, `.txt`); or a `Scan` or `Run` in memory.
         spec: `card.scan` of the encoder.
         options: see `Preparation`.
 
     Raises:
-        NeuroFlamingoError: the input cannot be read, or is not what the encoder takes.
+        NeuroFlamingoError: the input cannot be read, or does not suit the encoder.
     """
     options = options or Preparation()
     if not isinstance(source, Scan | Run):
@@ -86,7 +86,7 @@ def prepare(source: Source, spec: ScanSpec, options: Preparation | None = None) 
         )
     raise UsageError(
         f"{_called(source)}: files of this kind are not prepared for this encoder",
-        expected=f"a ready array (.npy, .npz, .tsv or .csv): {spec.describe()}",
+        expected=f"a prepared array (.npy, .npz, .tsv or .csv): {spec.describe()}",
         seen=source.suffix or "no ending",
         hint="prepare it as `neuroflamingo encoders card` says, and save it with numpy.save",
     )
@@ -95,14 +95,14 @@ def prepare(source: Source, spec: ScanSpec, options: Preparation | None = None) 
 def prepare_many(
     sources: Iterable[Source | MakesScan], spec: ScanSpec, processes: int = 1
 ) -> Iterator[PreparedInput | NeuroFlamingoError]:
-    """Prepare many inputs, in order; one that fails gives its error in its place, and the others go on.
+    """Prepare many inputs, in order; for an input that fails its error is yielded instead.
 
     Args:
-        sources: see `prepare`; or picklable functions that make a scan, so that workers can do the making.
+        sources: see `prepare`; or picklable functions that make a scan in a worker.
         spec: `card.scan` of the encoder.
-        processes: workers; 1 works in this process. Workers are spawned, so a script that asks for more than one
-            needs the usual `if __name__ == "__main__":`. At most two scans a worker are under way at a time. What comes
-            back has no `view`: it would be the scan again.
+        processes: number of workers; 1 works in this process. Workers are spawned, so a script with more than one
+            needs the usual `if __name__ == "__main__":`. At most two scans per worker are queued at a time. Results
+            have no `view`, which would send the scan back too.
     """
     if processes <= 1:
         yield from (_prepare_one(source, spec) for source in sources)
@@ -129,7 +129,7 @@ def _from_array(path: Path, spec: ScanSpec, options: Preparation) -> PreparedInp
     name = input_name(path)
     if options.cleaning:
         raise UsageError(
-            f"{name} is a ready array, which is taken as it is",
+            f"{name} is a prepared array, which is used unchanged",
             expected="no confounds, filters or choice of frames",
             hint="--raw, if it is a parcel series as measured",
         )
@@ -176,7 +176,7 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
         raise UsageError(
             f"{_called(source)} would have to be resampled",
             expected="volumes are aligned to the template and interpolated once",
-            hint="leave --no-resample out, or give a ready array",
+            hint="leave out --no-resample, or give a prepared array",
         )
     if isinstance(source, str | Path):
         scan = read_scan(source, options.series, xform=options.xform, series_sha256=options.series_sha256)
@@ -261,11 +261,11 @@ _WAYS: tuple[
         _from_volume,
     ),
 )
-"""What an input is prepared by: the first way that takes it."""
+"""Ways to prepare an input; the first that takes it is used."""
 
 
 def _called(source: Source) -> str:
-    """The name of an input in messages."""
+    """Name an input in messages."""
     return (isinstance(source, Scan | Run) and source.provenance.file) or input_name(source)
 
 

@@ -69,10 +69,10 @@ def steps(subject: Subject) -> str:
     if unfitted:
         raise Failure(f"'{unfitted[0]}' has statistics of a training set, but none among its constants")
     if scan.modality == "tokens":
-        raise NotApplicable("ready tokens need no preparation")
+        raise NotApplicable("precomputed tokens need no preparation")
     check = _CHECK_STEPS.get(scan.modality)
     if check is None or (scan.modality == "volume3d" and (len(scan.channels) != 1 or scan.spacing_mm is None)):
-        raise NotApplicable(f"{scan.describe()} is not prepared from files: it comes as a ready tensor")
+        raise NotApplicable(f"{scan.describe()} is not prepared from files but given as a tensor")
     try:
         check(scan)
     except NeuroFlamingoError as refusal:
@@ -164,7 +164,7 @@ def time_and_parcels(subject: Subject) -> str:
         elif (target_seconds(3 * rate.seconds, scan, "a run", warnings) is None) != (rate.policy == "as_is"):
             raise Failure(f"another repetition time is not treated {rate.policy}")
         if rate.policy != "refuse" and not warnings:
-            raise Failure("another repetition time passes without a word")
+            raise Failure("another repetition time is accepted silently")
         done.append(f"{rate.seconds} s, else {rate.policy}")
     if parcels is not None:
         series = np.random.default_rng(0).random((parcels + 1, 40), dtype=np.float32)

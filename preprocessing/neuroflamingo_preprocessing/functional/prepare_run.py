@@ -107,7 +107,7 @@ class _Foreground:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Of a run on the grid: its quality, its mean volume, and its DVARS in percent."""
+    """Results from a run on the grid: quality, mean volume, and DVARS in percent."""
 
     quality: RunQuality
     mean: Float32[np.ndarray, "x y z"]
@@ -333,7 +333,7 @@ def _judge(run: Run, quality: RunQuality, warnings: list[str]) -> None:
     coverage = quality.coverage or 0.0
     if coverage < COVERAGE_REFUSE:
         raise ScanError(
-            f"{run.name} does not lie in MNI space, or shows little of the brain",
+            f"{run.name} is not in MNI space, or shows little of the brain",
             expected=f"signal in at least {COVERAGE_REFUSE:.0%} of the template brain",
             seen=f"{coverage:.0%}",
             hint="register it first (fMRIPrep: --output-spaces MNI152NLin6Asym:res-2)",

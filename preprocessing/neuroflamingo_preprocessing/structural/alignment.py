@@ -80,8 +80,8 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
 def _other_pose(coarse: sitk.Image, centre: NDArray[np.float64]) -> tuple[sitk.Similarity3DTransform, bool, int]:
     """Best of the starting poses, whether it is turned by 90 degrees or more, and the number tried.
 
-    Judged by the coarse stage alone, in the brain and a ring around it: the outline of the head tells poses apart
-    where the inside of the brain does not. A pose has to win by a margin, so that ties fall to the milder turn.
+    Judged by the coarse stage only, in the brain and a rim around it: the outline of the head distinguishes poses
+    better than the inside of the brain. A pose has to win by a margin, so that the milder rotation wins ties.
     """
     template = _fixed()
     best: tuple[float, sitk.Similarity3DTransform, bool] | None = None
@@ -195,7 +195,7 @@ def _starts() -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
 
     The header's own, then shifts (the head's centre is wrong where neck or shoulders are in view), then tilts, then
     the 23 other rotations of a cube (a wrong header turns a head by quarter turns). No reflections: they would swap
-    left and right, which the symmetric template could not tell.
+    left and right, which the symmetric template could not reveal.
     """
     none = np.zeros(3)
     starts = [(np.eye(3), none)]

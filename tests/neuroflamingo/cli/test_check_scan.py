@@ -82,7 +82,7 @@ def test_what_cannot_be_used(tmp_path: Path, head_file: Path, capsys) -> None:
     said = [one["fault"]["what"] for one in found]
     assert [one["usable"] for one in found] == [False] * 4 and [one["kind"] for one in found][:2] == ["volume", None]
     for saw, wanted in zip(
-        said, ("left and right", "not a NIfTI", "cannot be aligned", "two repetition times"), strict=True
+        said, ("left and right", "not a NIfTI", "cannot be aligned", "different repetition times"), strict=True
     ):
         assert wanted in saw
     assert all(one["fault"]["try"] for one in found)

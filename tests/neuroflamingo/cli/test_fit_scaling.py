@@ -97,7 +97,7 @@ def test_runs_without_confounds_are_named_and_the_others_done(dataset: Path, cap
     assert "1 prepared, 0 already present, 1 failed" in caught.out and "no confounds beside sub-02" in caught.err
     table = "runs/sub-01_task-rest_desc-confounds_timeseries.tsv"
     assert command(*words[:-3], table, *words[-2:]) == 2
-    assert "one table of confounds cannot be that of several runs" in capsys.readouterr().err
+    assert "one confounds table cannot belong to several runs" in capsys.readouterr().err
 
 
 def test_a_manifest_names_the_confounds_of_each_run(dataset: Path, capsys: Any) -> None:
@@ -127,7 +127,7 @@ def test_a_manifest_names_the_confounds_of_each_run(dataset: Path, capsys: Any) 
     assert prepare("all.csv", *asked) == "0: 1 prepared, 1 already present, 0 failed"
     assert len(set(ScanStore("store")) - keys) == 1 and len(ScanStore("store")) == 3
     assert "no --confound-strategy" in prepare("all.csv", *common)
-    assert "nothing else has frames" in prepare("all.csv", "--encoder", "vit3d", "-q")
+    assert "no frames to denoise" in prepare("all.csv", "--encoder", "vit3d", "-q")
     (dataset / "half.csv").write_text("\n".join([*rows[:2], f"{runs[1]},"]))
     assert prepare("half.csv", *asked).startswith("2: ") and "need a confound table" in prepare("half.csv", *asked)
     assert prepare("half.csv", *asked, "--confounds", tables[1]) == "0: 0 prepared, 2 already present, 0 failed"
@@ -184,7 +184,7 @@ def test_what_cannot_be(dataset: Path, capsys: Any, words: tuple[str, ...], code
 
 
 def test_encoders_without_frames_take_no_cleaning() -> None:
-    with pytest.raises(UsageError, match="nothing else has frames"):
+    with pytest.raises(UsageError, match="no frames to denoise"):
         Preparation.of(encoder_card("tiny-t1w-cnn").scan, cleaning=Denoising(detrend=True))
 
 

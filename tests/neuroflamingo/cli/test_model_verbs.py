@@ -215,7 +215,7 @@ class TestEncode:
         capsys.readouterr()
         for option in ("slices", "slices=[1", "side=32"):
             assert "--option" in refused(2, capsys, *common, *chosen, "--option", option, "-o", "b.npz")
-        for option, words in (("slicez=3", "slicez"), ("slices=99", "at most those there are"), ("low=[1]", "list")):
+        for option, words in (("slicez=3", "slicez"), ("slices=99", "must not exceed"), ("low=[1]", "list")):
             assert words in refused(78, capsys, *common, *chosen, "--option", option, "-o", "b.npz")
         fixed = ("encode", "head.npy", "--encoder", "swift", "--init", "random", "--option", "side=3", "-o", "b.npz")
         assert "takes no options" in refused(78, capsys, *fixed)
@@ -282,7 +282,7 @@ class TestEncode:
             encode(["gone.npy"], "a.npz", encoder="fc-baseline")
         with pytest.raises(ScanError):
             encode([parcels(3)], "a.npz", encoder="fc-baseline")
-        with pytest.raises(UsageError, match="no atlas"):
+        with pytest.raises(UsageError, match="needs an atlas"):
             encode([head_file], "a.npz", encoder="fc-baseline")
         with pytest.raises(ModelError):
             encode([head_file], "a.npz", encoder="swfit")

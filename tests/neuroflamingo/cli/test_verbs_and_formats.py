@@ -87,11 +87,11 @@ def test_the_form_is_part_of_the_address(place: Path) -> None:
     assert Preparation.of(card.scan, xform="auto").changes() == {}
     assert Preparation.of(card.scan, xform="qform").changes() == {"xform": "qform"}
     assert Preparation.of(encoder_card("fc-baseline").scan, rows="frames").changes() == {"rows": "frames"}
-    with pytest.raises(UsageError, match="no xform"):
+    with pytest.raises(UsageError, match="unknown xform"):
         Preparation.of(card.scan, xform="left")
-    with pytest.raises(UsageError, match="takes no parcels"):
+    with pytest.raises(UsageError, match="does not take parcel series"):
         Preparation.of(card.scan, rows="frames")
-    with pytest.raises(UsageError, match="what lines are"):
+    with pytest.raises(UsageError, match="value of --rows"):
         Preparation.of(encoder_card("fc-baseline").scan, rows="columns")
 
 

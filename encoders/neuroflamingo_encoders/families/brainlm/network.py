@@ -63,7 +63,7 @@ def check_coordinates(xyz: Tensor, parcels: int) -> None:
 def no_coordinates(parcels: int) -> UsageError:
     """Make the error for an encoder whose parcel coordinates are not set."""
     return UsageError(
-        "BrainLM lacks the coordinates of its parcels",
+        "the parcel coordinates of BrainLM are not set",
         expected=f"encoder.set_coordinates(table) with shape [{parcels}, 3]",
         hint="the table is A424_Coordinates.dat of the BrainLM repository",
     )

@@ -183,7 +183,7 @@ class BrainMtEncoder(BrainEncoder):
         places = rearrange(self.stem(x.flatten(0, 1)), "f w y x z -> f (y x z) w")
         if places.shape[1] != self.places or frames != self.frames:
             raise UsageError(
-                "the run has another size than BrainMT's position tables",
+                "the size of the run differs from BrainMT's position tables",
                 expected=f"{self.places} places and {self.frames} frames",
                 seen=f"{places.shape[1]} places and {frames} frames",
             )

@@ -60,7 +60,7 @@ def _input(
         or window not in ("percentile", "value")
         or not 0 < slices <= {"x": x, "y": y, "z": z}[axis]
     ):
-        raise ValueError("axis is x, y or z; window is 'percentile' or 'value'; slices are at most those there are")
+        raise ValueError("axis is x, y or z; window 'percentile' or 'value'; slices must not exceed the axis")
     if low >= high:
         raise ValueError("low must be below high")
     across, down = (name for name in ("x", "y", "z") if name != axis)

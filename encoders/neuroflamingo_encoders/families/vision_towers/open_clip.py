@@ -70,7 +70,7 @@ class OpenClipTower(PictureEncoder):
             self.visual.ln_post = nn.Identity()
         elif not hasattr(self.visual, "trunk"):
             raise ModelError(
-                f"the tower of '{s['model']}' gives no patch tokens",
+                f"the tower of '{s['model']}' returns no patch tokens",
                 expected="a vision transformer, or a tower from timm",
                 seen=type(self.visual).__name__,
                 hint="choose a ViT",
@@ -79,7 +79,7 @@ class OpenClipTower(PictureEncoder):
         seen = self._side()
         if seen != s["side"]:
             raise ModelError(
-                f"the tower of '{s['model']}' takes another picture than its card says",
+                f"the tower of '{s['model']}' takes images of another size than its card says",
                 expected=f"side {s['side']}",
                 seen=f"side {seen}",
                 hint="give the options side, patch and width of that model",

@@ -38,7 +38,7 @@ def test_values_that_are_no_numbers_are_nan(tmp_path: Path) -> None:
 
 
 NS, PER = {"sec": 1.0, "msec": 1e3, "usec": 1e6}, {"fast": 0.72, "usual": 2.0}
-TWO, NEVER = "two repetition times", "impossible repetition time"
+TWO, NEVER = "different repetition times", "impossible repetition time"
 
 # stated in the header (value, unit), in the sidecar, by the user -> seconds, or words of the refusal
 TIMES: list[tuple[float, str, float | None, float | None, Any]] = [
