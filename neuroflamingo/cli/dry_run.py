@@ -79,7 +79,7 @@ def estimate(
             hint="run without --dry-run; interrupt it any time",
         )
     notes: list[str] = []
-    found = find_inputs(source, card.scan, request.labels, filter_file=request.filter_file, notes=notes)
+    found = find_inputs(source, card.scan, request.labels, filter_file=request.bids_filter_file, notes=notes)
     inputs = StoreOptions(part=request.part).share(found)
     preparation.check_tables([one.confounds for one in inputs], card.scan)
     wanted: Literal["T1w", "bold"] = "bold" if card.scan.takes_runs else "T1w"

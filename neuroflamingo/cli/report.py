@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neuroflamingo.cli.errors import say_error
 from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets, title_of
@@ -17,68 +17,54 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError, NotFoundError
 from neuroflamingo_preprocessing.files import printable, write_text_atomic
 
 if TYPE_CHECKING:
+    from neuroflamingo.cli.requests import ReportRequest
     from neuroflamingo.report.model import Report
 
 SOME_FAILED = 1
 
 
-def report_scans(
-    scans: Sequence[str],
-    *,
-    output: str | None,
-    formats: str | None,
-    model: str,
-    prompt: str | None,
-    examples: Sequence[str],
-    preparation: Mapping[str, Any],
-    device: str,
-    seed: int,
-    temperature: float,
-    max_new_tokens: int,
-    overwrite: bool,
-    quiet: bool,
-    command: Sequence[str],
-) -> int:
+def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
     """Write one report for each group of scans that the prompt asks for, and return the exit code.
 
     For a single scan that fails, the exit code is that of its error; of several, the others are written and it is 1.
     """
-    groups = group_scans(scans, prompt)
-    targets = plan_targets([group[0] for group in groups], output, parse_formats(formats))
-    check_targets(targets, overwrite=overwrite)
-    shown = [parse_example(text) for text in examples]
-    for scan in scans:
+    groups = group_scans(request.scans, request.prompt)
+    targets = plan_targets([group[0] for group in groups], request.output, parse_formats(request.formats))
+    check_targets(targets, overwrite=request.overwrite)
+    shown = [parse_example(text) for text in request.examples or ()]
+    for scan in request.scans:
         _check_scan(scan)
     with _stdout_kept_clean(targets[0].stdout) as write_out:
         from neuroflamingo.inference.loaded_model import model_folder, open_model
         from neuroflamingo.inference.pipeline import write_report
         from neuroflamingo_preprocessing.preparation_options import Preparation
 
-        options = Preparation.of(model_folder(model, device=device).scan_spec, **preparation)
-        opened = model
+        spec = model_folder(request.model, device=request.device).scan_spec
+        options = Preparation.of(spec, **request.preparation, cleaning=request.denoising)
+        opened = request.model
         if len(groups) > 1:  # a model that cannot be loaded then fails once, not with every scan
-            with Progress(quiet=quiet) as progress:
+            with Progress(quiet=request.quiet) as progress:
                 progress("loading the model")
-                opened = open_model(model, device=device)
+                opened = open_model(request.model, device=request.device)
         failures: list[NeuroFlamingoError] = []
         for group, target in zip(groups, targets, strict=True):
             try:
-                with Progress(target.title, quiet=quiet) as progress:
+                with Progress(target.title, quiet=request.quiet) as progress:
                     report = write_report(
                         group if len(group) > 1 else group[0],
                         model=opened,
-                        device=device,
-                        prompt=prompt,
+                        device=request.device,
+                        prompt=request.prompt,
                         examples=shown,
                         preparation=options,
-                        seed=seed,
-                        temperature=temperature,
-                        max_new_tokens=max_new_tokens,
+                        seed=request.seed,
+                        temperature=request.temperature,
+                        max_new_tokens=request.max_new_tokens,
                         progress=progress,
                         pictures="html" in target.files,
                         command=command,
                     )
-                    write_out(write_files(report, target, overwrite=overwrite))
+                    write_out(write_files(report, target, overwrite=request.overwrite))
             except NeuroFlamingoError as failure:
                 if len(groups) == 1:
                     raise

@@ -80,7 +80,7 @@ def test_what_is_refused(place: Path, capsys) -> None:
     for code, words, *arguments in (
         (65, "is a token store for something else", *common, *CHOSEN, "--dtype", "float16"),
         (65, "were not prepared for", *common, "--encoder", "fc-baseline", "-q"),
-        (2, "are prepared already", *common, *CHOSEN, "--tr", "2.0"),
+        (2, "are already prepared", *common, *CHOSEN, "--tr", "2.0"),
         (66, "after the filters", *common, *CHOSEN, "--participant-label", "07"),
         (2, "float32 or float16", *common, *CHOSEN, "--dtype", "int8"),
         (2, "is a single file", "encode", "ds", "-o", "a.zarr", "--nprocs", "2", *CHOSEN),
