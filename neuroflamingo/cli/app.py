@@ -150,7 +150,7 @@ def prepare(
         encoder=encoder,
         options=options or (),
         request=request,
-        preparation_options=preparation_options | {"cleaning": denoising},
+        preparation_options=preparation_options | {"denoising": denoising},
     )
     raise typer.Exit(code)
 
@@ -187,7 +187,7 @@ def fit_scaling(
         output,
         encoder=encoder,
         options=options or (),
-        preparation_options=preparation(tr=tr, atlas=atlas, xform=xform, raw=raw, rows=rows) | {"cleaning": denoising},
+        preparation_options=preparation(tr=tr, atlas=atlas, xform=xform, raw=raw, rows=rows) | {"denoising": denoising},
         overwrite=overwrite,
         as_json=json,
         quiet=quiet,
@@ -258,7 +258,7 @@ def encode(
         encoder=encoder,
         options=options or (),
         weights=weights,
-        preparation_options=preparation_options | {"cleaning": denoising},
+        preparation_options=preparation_options | {"denoising": denoising},
         device=device,
         dtype=dtype,
         overwrite=overwrite,

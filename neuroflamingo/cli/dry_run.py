@@ -131,7 +131,7 @@ def _denoising_cost(voxels: int, frames: int, preparation: Preparation, spec: An
 
     A run that is denoised voxel by voxel is held in memory as a whole; see `denoise_run`.
     """
-    wanted = preparation.cleaning
+    wanted = preparation.denoising
     if not wanted or not wanted.changes_values or frames == 1:
         return ExtraCost(0, 0.0)
     cost = FILTERING if wanted.filters else REGRESSION

@@ -40,7 +40,7 @@ def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
         from neuroflamingo_preprocessing.preparation_options import Preparation
 
         spec = model_folder(request.model, device=request.device).scan_spec
-        options = Preparation.of(spec, **request.preparation, cleaning=request.denoising)
+        options = Preparation.of(spec, **request.preparation, denoising=request.denoising)
         opened = request.model
         if len(groups) > 1:  # a model that cannot be loaded then fails once, not with every scan
             with Progress(quiet=request.quiet) as progress:

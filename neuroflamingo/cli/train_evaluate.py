@@ -60,7 +60,7 @@ def evaluate_model(request: EvaluateRequest) -> None:
             TEST_SEED if request.seed is None else request.seed,
             anatomy=request.anatomy,
             progress=progress.count,
-            about={"model": opened.name, "files": opened.record.files},
+            metadata={"model": opened.name, "files": opened.record.files},
         )
     if request.csv is not None:
         with tempfile.TemporaryDirectory() as folder:

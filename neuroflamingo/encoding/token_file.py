@@ -89,13 +89,13 @@ def encode(
     place = pick_device(device)
     module, origin = choice.load()
     setup = _EncodingSetup(module.to(place), place, preparation, [], progress)
-    about = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
+    metadata = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
     tokens = _all_tokens(scans, setup)
     try:
         first = next(tokens)
     except StopIteration:
         raise setup.failures[0][1] from None
-    count = write_tokens(target, _chained(first, tokens), about, overwrite=overwrite)
+    count = write_tokens(target, _chained(first, tokens), metadata, overwrite=overwrite)
     return EncodeResult(target, count, tuple(setup.failures))
 
 
@@ -107,7 +107,7 @@ def _all_tokens(scans: Sequence[str | Path], setup: _EncodingSetup) -> Iterator[
             setup.progress(name, number, len(scans))
         try:
             for window in prepare(scan, setup.encoder.card.scan, setup.preparation).windows:
-                yield tokens_of(setup.encoder, window.tensor, window.about, setup.device)
+                yield tokens_of(setup.encoder, window.tensor, window.metadata, setup.device)
         except NeuroFlamingoError as failure:
             setup.failures.append((name, failure))
 
@@ -118,7 +118,7 @@ def _chained(first: ScanTokens, rest: Iterator[ScanTokens]) -> Iterator[ScanToke
 
 
 def tokens_of(
-    encoder: BrainEncoder, tensor: NDArray[np.float32], about: Mapping[str, Any], device: str, dtype: str = "float32"
+    encoder: BrainEncoder, tensor: NDArray[np.float32], metadata: Mapping[str, Any], device: str, dtype: str = "float32"
 ) -> ScanTokens:
     """Encode one prepared tensor.
 
@@ -134,7 +134,7 @@ def tokens_of(
     tokens = output.tokens[0, 0].to(getattr(torch, dtype)).cpu()
     if not bool(tokens.isfinite().all()):
         raise ModelError(
-            f"the encoder gives non-finite tokens for {about['name']}",
+            f"the encoder gives non-finite tokens for {metadata['name']}",
             expected=f"numbers that {dtype} can hold",
             hint="check the weights: neuroflamingo models verify" + ("; or --dtype float32" * (dtype != "float32")),
             exit_code=65,
@@ -143,7 +143,7 @@ def tokens_of(
         tokens=tokens.numpy(),
         mask=None if output.mask is None else output.mask[0, 0].cpu().numpy(),
         positions=None if output.positions is None else output.positions.float().cpu().numpy(),
-        about=about,
+        metadata=metadata,
     )
 
 

@@ -98,7 +98,7 @@ def _items(
             "a filter file is for BIDS datasets, not for a store", hint="use --participant-label and the like"
         )
     conditions = label_filters(spread.filters)
-    named = [(key, str(store[key].about.get("name") or key[:12])) for key in store]
+    named = [(key, str(store[key].metadata.get("name") or key[:12])) for key in store]
     kept = [
         (key, name)
         for key, name in named

@@ -125,7 +125,7 @@ def write_report(
             known,
             text,
             [item.prepared for item in (*shown, *taken)],
-            asked=len(taken),
+            report_scans=len(taken),
             seed=seed,
             temperature=temperature,
             max_new_tokens=max_new_tokens,
@@ -279,7 +279,7 @@ def _windows_left(prepared: PreparedInput) -> list[str]:
     """Warn that a model reads only one window of a run."""
     if len(prepared.windows) == 1:
         return []
-    frames = prepared.windows[0].about["window"]["frames"]
+    frames = prepared.windows[0].metadata["window"]["frames"]
     return [f"the model reads {frames} frames at a time: the first of {len(prepared.windows)} windows was read"]
 
 

@@ -196,13 +196,15 @@ def newest(root: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = FREE) 
     return None
 
 
-def check_same(asked: Mapping[str, Any], had: Mapping[str, Any], what: str, free: tuple[str, ...] = FREE) -> None:
+def check_same(
+    recipe: Mapping[str, Any], trained_with: Mapping[str, Any], what: str, free: tuple[str, ...] = FREE
+) -> None:
     """Check that two recipes agree except for free keys.
 
     Raises:
         ConfigError: they differ; the message names each key with both values.
     """
-    ours, theirs = _flat(asked), _flat(had)
+    ours, theirs = _flat(recipe), _flat(trained_with)
     keys = [key for key in sorted(ours.keys() | theirs.keys()) if not key.startswith(free)]
     other = [key for key in keys if ours.get(key) != theirs.get(key)]
     if other:

@@ -67,7 +67,7 @@ def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
         ConfigError: a recipe without architecture, or a folder with the twin of another recipe (exit 78).
         OutputError: the folder cannot be written.
     """
-    target, about = Path(folder), recipe.model_dump(mode="json")
+    target, recipe_values = Path(folder), recipe.model_dump(mode="json")
     if recipe.model.language_model.architecture is None:
         raise ConfigError(
             "this recipe cannot have a tiny twin",
@@ -76,7 +76,7 @@ def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
             hint="copy model_type and what differs from that family's defaults from the language model's config.json",
         )
     if target.exists():
-        _check_same(target, about)
+        _check_same(target, recipe_values)
         return _twin(recipe, target, _read_architecture(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,9 +84,9 @@ def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
         raise not_created(target, error) from error
     with draft_folder(target) as draft:
         _write(recipe, draft)
-        (draft / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (draft / _ABOUT).write_text(json.dumps(recipe_values, indent=2) + "\n", encoding="utf-8")
         fsync_tree(draft)
-        _settle(draft, target, about)
+        _settle(draft, target, recipe_values)
     return _twin(recipe, target, _read_architecture(target))
 
 
@@ -123,20 +123,20 @@ def toy_architecture(architecture: Mapping[str, Any], every: int, vocabulary: in
     return toy | wide | {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1}
 
 
-def _settle(draft: Path, target: Path, about: dict[str, Any]) -> None:
+def _settle(draft: Path, target: Path, recipe_values: dict[str, Any]) -> None:
     """Rename the finished folder; if several processes make the same twin, the first one's is used."""
     try:
         draft.rename(target)
     except OSError as error:
         if not target.is_dir():
             raise not_created(target, error) from error
-        _check_same(target, about)
+        _check_same(target, recipe_values)
         shutil.rmtree(draft)
 
 
-def _check_same(folder: Path, about: dict[str, Any]) -> None:
+def _check_same(folder: Path, recipe_values: dict[str, Any]) -> None:
     file = folder / _ABOUT
-    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != about:
+    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != recipe_values:
         raise ConfigError(
             f"{folder.name} is not the tiny twin of this recipe",
             expected="a new folder, or the twin of the same recipe",

@@ -42,7 +42,7 @@ class MeasuredSeries:
         series: float32 `[parcel, frame]`, denoised.
         seconds: repetition time; None if unknown.
         times: seconds of each frame from the first, if frames in between were dropped.
-        about: as `PreparedWindow.about`, without the window.
+        metadata: as `PreparedWindow.metadata`, without the window.
         geometry, provenance: as those of `PreparedInput`.
     """
 
@@ -50,7 +50,7 @@ class MeasuredSeries:
     series: NDArray[np.float32]
     seconds: float | None
     times: NDArray[np.float64] | None
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     geometry: tuple[GeometryStep, ...]
     provenance: Provenance
 
@@ -78,12 +78,12 @@ def open_run(source: str | Path | Run, options: Preparation) -> Run:
 def plan_for(source: str | Path | Run, run: Run, options: Preparation) -> DenoisingPlan:
     """Plan the denoising of a run; confounds are searched for beside its file."""
     path = source.path if isinstance(source, Run) else Path(source)
-    return plan_denoising(options.cleaning or Denoising(), path, run.name, run.frames, run.repetition_time)
+    return plan_denoising(options.denoising or Denoising(), path, run.name, run.frames, run.repetition_time)
 
 
 def denoising_record(plan: DenoisingPlan) -> dict[str, Any]:
     """Make the record's entry about denoising; empty if nothing was done."""
-    return {"cleaning": plan.about} if plan.about else {}
+    return {"cleaning": plan.record} if plan.record else {}
 
 
 def describe_input(
@@ -138,11 +138,11 @@ def _of_run(source: str | Path | Run, spec: ScanSpec, options: Preparation) -> M
     denoised = denoise_run(run, plan)
     quality, seen = assess_series(series, watch, denoised)
     warnings = (*denoised.provenance.warnings, *odd, *seen, *plan.against(spec))
-    about = describe_input(source, run.provenance, log, warnings)
-    about["repetition_time_s"] = run.repetition_time
-    about["quality"] = quality.as_dict()
-    about |= _atlas_record(options.atlas) | denoising_record(plan)
-    return MeasuredSeries(run.name, series, run.repetition_time, plan.times, about, tuple(log), run.provenance)
+    metadata = describe_input(source, run.provenance, log, warnings)
+    metadata["repetition_time_s"] = run.repetition_time
+    metadata["quality"] = quality.as_dict()
+    metadata |= _atlas_record(options.atlas) | denoising_record(plan)
+    return MeasuredSeries(run.name, series, run.repetition_time, plan.times, metadata, tuple(log), run.provenance)
 
 
 def _of_array(path: Path, spec: ScanSpec, options: Preparation) -> MeasuredSeries:
@@ -151,17 +151,17 @@ def _of_array(path: Path, spec: ScanSpec, options: Preparation) -> MeasuredSerie
     dense = options.atlas if isinstance(options.atlas, DenseAtlas) else None
     found, name = read_array(path, anything, options.repetition_time, rows=options.rows, atlas=dense), input_name(path)
     _refuse_resampling(found.repetition_time, spec, name, options)
-    plan = plan_denoising(options.cleaning or Denoising(), path, name, found.tensor.shape[1], found.repetition_time)
+    plan = plan_denoising(options.denoising or Denoising(), path, name, found.tensor.shape[1], found.repetition_time)
     kind = "parcel series" if found.kind == "array" else found.kind
     source = {"name": name, "sha256": found.sha256, "bytes": found.bytes, "kind": kind}
     warnings = [*found.warnings, *plan.warnings, *plan.against(spec)]
-    about = {"name": name, "input": source, "geometry": [], "warnings": warnings}
-    about |= found.record() | (_atlas_record(dense) if dense is not None and is_dense(path) else {})
-    about["repetition_time_s"] = found.repetition_time
+    metadata = {"name": name, "input": source, "geometry": [], "warnings": warnings}
+    metadata |= found.record() | (_atlas_record(dense) if dense is not None and is_dense(path) else {})
+    metadata["repetition_time_s"] = found.repetition_time
     series = plan.clean(found.tensor[:, plan.first : plan.stop])
     provenance = Provenance(file=name, sha256=found.sha256, header={"format": kind})
-    about |= denoising_record(plan)
-    return MeasuredSeries(name, series, found.repetition_time, plan.times, about, (), provenance)
+    metadata |= denoising_record(plan)
+    return MeasuredSeries(name, series, found.repetition_time, plan.times, metadata, (), provenance)
 
 
 def _atlas_record(atlas: Atlas | DenseAtlas) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _prepare_one(source: Source | MakesScan, spec: ScanSpec) -> PreparedInput | 
 
 def _from_array(path: Path, spec: ScanSpec, options: Preparation) -> PreparedInput:
     name = input_name(path)
-    if options.cleaning:
+    if options.denoising:
         raise UsageError(
             f"{name} is a prepared array, which is used unchanged",
             expected="no confounds, filters or choice of frames",
@@ -135,11 +135,11 @@ def _from_array(path: Path, spec: ScanSpec, options: Preparation) -> PreparedInp
         )
     ready = read_array(path, spec, options.repetition_time, rows=options.rows)
     source = {"name": name, "sha256": ready.sha256, "bytes": ready.bytes, "kind": "ready array"}
-    about = {"name": name, "input": source, "geometry": [], "warnings": list(ready.warnings)}
-    about |= ready.record() | {"repetition_time_s": ready.repetition_time}
+    metadata = {"name": name, "input": source, "geometry": [], "warnings": list(ready.warnings)}
+    metadata |= ready.record() | {"repetition_time_s": ready.repetition_time}
     return PreparedInput(
         name=name,
-        windows=(PreparedWindow(ready.tensor, about),),
+        windows=(PreparedWindow(ready.tensor, metadata),),
         provenance=Provenance(file=name, sha256=ready.sha256, header={"format": "ready array"}),
         spacing=(),
         geometry=(),
@@ -155,10 +155,10 @@ def _from_sequence(path: Source, spec: ScanSpec, options: Preparation) -> Prepar
     read = read_sequence(path, spec)
     name = input_name(path)
     source = {"name": name, "sha256": read.sha256, "bytes": read.bytes, "kind": "sequence"}
-    about = {"name": name, "input": source, "geometry": [], "warnings": list(read.warnings)}
+    metadata = {"name": name, "input": source, "geometry": [], "warnings": list(read.warnings)}
     return PreparedInput(
         name=name,
-        windows=(PreparedWindow(read.ids, about),),
+        windows=(PreparedWindow(read.ids, metadata),),
         provenance=Provenance(
             file=name, sha256=read.sha256, header={"format": "sequence", "letters": str(read.letters)}
         ),
@@ -184,17 +184,17 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
         assert isinstance(source, Scan)
         scan = source
     prepared = prepare_volume(scan, spec)
-    about = describe_input(source, scan.provenance, prepared.geometry, prepared.warnings)
-    about["scan_to_template"] = prepared.scan_to_template.tolist()
-    about["quality"] = asdict(prepared.quality)
+    metadata = describe_input(source, scan.provenance, prepared.geometry, prepared.warnings)
+    metadata["scan_to_template"] = prepared.scan_to_template.tolist()
+    metadata["quality"] = asdict(prepared.quality)
     quality, checks = prepared.quality, []
     if quality.correlation is not None:
         subject, measure = "alignment", "correlation with the template"
         checks.append(QualityCheck(subject, measure, quality.correlation, CORRELATION_WARN))
     checks.append(QualityCheck("brain inside the field of view", "", quality.coverage, COVERAGE_WARN))
     return PreparedInput(
-        name=about["name"],
-        windows=(PreparedWindow(prepared.tensor, about),),
+        name=metadata["name"],
+        windows=(PreparedWindow(prepared.tensor, metadata),),
         provenance=scan.provenance,
         spacing=scan.spacing,
         geometry=tuple(prepared.geometry),
@@ -212,13 +212,13 @@ def _from_run(source: Source, spec: ScanSpec, options: Preparation) -> PreparedI
     run = denoise_run(stored, plan)
     prepared = prepare_run(run, spec, may_resample=options.may_resample)
     warnings = (*prepared.warnings, *plan.against(spec))
-    about = describe_input(source, run.provenance, prepared.geometry, warnings)
-    about["repetition_time_s"] = run.repetition_time
-    about["quality"] = prepared.quality.as_dict()
+    metadata = describe_input(source, run.provenance, prepared.geometry, warnings)
+    metadata["repetition_time_s"] = run.repetition_time
+    metadata["quality"] = prepared.quality.as_dict()
     coverage = prepared.quality.coverage or 0.0
     return PreparedInput(
-        name=about["name"],
-        windows=_windows(prepared.windows(), about | denoising_record(plan)),
+        name=metadata["name"],
+        windows=_windows(prepared.windows(), metadata | denoising_record(plan)),
         provenance=run.provenance,
         spacing=tuple(float(size) for size in np.linalg.norm(run.affine[:3, :3], axis=0)),
         geometry=tuple(prepared.geometry),
@@ -233,13 +233,13 @@ def _from_parcels(source: Source, spec: ScanSpec, options: Preparation) -> Prepa
     assert not isinstance(source, Scan)
     found = measured_series(source, spec, options)
     windows, odd = prepare_series(found.series, found.seconds, spec, found.name, options.scaling, found.times)
-    warnings = (*found.about["warnings"], *odd)
-    about = dict(found.about) | {"warnings": list(warnings)}
+    warnings = (*found.metadata["warnings"], *odd)
+    metadata = dict(found.metadata) | {"warnings": list(warnings)}
     used = options.scaling
-    about |= {"scaling": {"runs": used.runs, "frames": used.frames}} if used else {}
+    metadata |= {"scaling": {"runs": used.runs, "frames": used.frames}} if used else {}
     return PreparedInput(
         name=found.name,
-        windows=_windows(windows, about),
+        windows=_windows(windows, metadata),
         provenance=found.provenance,
         spacing=(),
         geometry=found.geometry,
@@ -269,10 +269,10 @@ def _called(source: Source) -> str:
     return (isinstance(source, Scan | Run) and source.provenance.file) or input_name(source)
 
 
-def _windows(windows: Iterable[Window], about: Mapping[str, Any]) -> tuple[PreparedWindow, ...]:
+def _windows(windows: Iterable[Window], metadata: Mapping[str, Any]) -> tuple[PreparedWindow, ...]:
     return tuple(
         PreparedWindow(
-            window.tensor, dict(about) | {"window": {"first_frame": window.first_frame, "frames": window.frames}}
+            window.tensor, dict(metadata) | {"window": {"first_frame": window.first_frame, "frames": window.frames}}
         )
         for window in windows
     )

@@ -37,7 +37,7 @@ class Preparation:
     raw: bool = False
     may_resample: bool = True
     series: int | None = None
-    cleaning: Denoising | None = None
+    denoising: Denoising | None = None
     series_sha256: str | None = None
 
     @classmethod
@@ -47,8 +47,8 @@ class Preparation:
         *,
         atlas: str | Path | None = None,
         scaling: str | Path | None = None,
-        cleaning: Denoising | None = None,
-        **how: Any,
+        denoising: Denoising | None = None,
+        **others: Any,
     ) -> Preparation:
         """Read the atlas and the scaling, so that their errors come before any scan is read.
 
@@ -56,12 +56,12 @@ class Preparation:
             UsageError: an option that does not apply to the encoder; an unknown `xform`.
             NeuroFlamingoError: a missing or invalid file.
         """
-        checked_xform(how.get("xform", "auto"))
-        if cleaning:
-            _refuse_cleaning(spec)
+        checked_xform(others.get("xform", "auto"))
+        if denoising:
+            _refuse_denoising(spec)
         parcels = next((axis.size for axis in spec.axes if axis.name == "parcel"), None)
         if spec.modality != "parcels" and (
-            atlas is not None or scaling is not None or how.get("raw") or how.get("rows")
+            atlas is not None or scaling is not None or others.get("raw") or others.get("rows")
         ):
             raise UsageError(
                 "this encoder does not take parcel series",
@@ -69,15 +69,15 @@ class Preparation:
                 seen=spec.describe(),
                 hint="leave them out",
             )
-        if how.get("rows") not in (None, "frames", "parcels"):
-            raise UsageError("unknown value of --rows", expected="frames or parcels", seen=str(how["rows"]))
+        if others.get("rows") not in (None, "frames", "parcels"):
+            raise UsageError("unknown value of --rows", expected="frames or parcels", seen=str(others["rows"]))
 
         read = read_dense_atlas if atlas is not None and is_dense_atlas(atlas) else read_atlas
         return cls(
             atlas=None if atlas is None else read(atlas, spec.parcellation, parcels),
             scaling=None if scaling is None else RobustScaling.load(scaling),
-            cleaning=cleaning.anywhere() if cleaning else None,
-            **how,
+            denoising=denoising.anywhere() if denoising else None,
+            **others,
         )
 
     def at(
@@ -89,7 +89,7 @@ class Preparation:
             UsageError: confounds without a strategy.
         """
         said = {"repetition_time": repetition_time, "series": series}
-        said["cleaning"] = confounds and replace(self.cleaning or Denoising(), confounds=confounds)
+        said["denoising"] = confounds and replace(self.denoising or Denoising(), confounds=confounds)
         return replace(self, **{key: value for key, value in said.items() if value is not None})  # type: ignore[arg-type]
 
     def changes(self, path: Path | None = None) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Preparation:
         said = {"repetition_time": self.repetition_time, "atlas": atlas, "scaling": scaling, "raw": self.raw or None}
         said["rows"] = self.rows
         said["xform"] = None if self.xform == "auto" else self.xform
-        said["cleaning"] = self.cleaning and self.cleaning.changes(path)
+        said["cleaning"] = self.denoising and self.denoising.changes(path)
         return {key: value for key, value in said.items() if value is not None}
 
     def check_tables(self, tables: Sequence[Path | None], spec: ScanSpec) -> None:
@@ -122,12 +122,12 @@ class Preparation:
         """
         said = next((table for table in tables if table is not None), None)
         if said is not None:
-            _refuse_cleaning(spec)
+            _refuse_denoising(spec)
             self.at(None, None, said)
         others = sum(table is None for table in tables)
-        if self.cleaning and others:
-            self.cleaning.check_table()
-        if self.cleaning and self.cleaning.one_table and others > 1:
+        if self.denoising and others:
+            self.denoising.check_table()
+        if self.denoising and self.denoising.one_table and others > 1:
             raise UsageError(
                 "one confounds table cannot belong to several runs",
                 expected="--confounds auto: for each run the table that fMRIPrep wrote beside it; or a manifest with "
@@ -136,7 +136,7 @@ class Preparation:
             )
 
 
-def _refuse_cleaning(spec: ScanSpec) -> None:
+def _refuse_denoising(spec: ScanSpec) -> None:
     if not spec.takes_runs:
         raise UsageError(
             "this encoder does not take runs, so there are no frames to denoise",

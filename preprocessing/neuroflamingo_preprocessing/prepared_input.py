@@ -23,11 +23,11 @@ class PreparedWindow:
 
     Attributes:
         tensor: axes of the encoder's input; float32, or int64 for the ids of a sequence.
-        about: metadata as plain data: name, hash of the input, geometry log, warnings, and the frames of a run.
+        metadata: plain data: name, hash of the input, geometry log, warnings, and the frames of a run.
     """
 
     tensor: NDArray[Any]
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

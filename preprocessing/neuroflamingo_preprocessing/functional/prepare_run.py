@@ -16,9 +16,9 @@ from neuroflamingo_preprocessing.functional.run_quality import (
     Dvars,
     FrameWatch,
     RunQuality,
+    orientation_warning,
     summarise,
     temporal_snr,
-    turned,
 )
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, apply, as_rows, orientation_codes
 from neuroflamingo_preprocessing.structural.volume_quality import brain_on_grid
@@ -233,8 +233,8 @@ class _Placement:
 
     def log(self) -> GeometryStep:
         """Entry for the geometry log."""
-        turned = orientation_codes(self.run.affine) != orientation_codes(self.spec.grid_affine)
-        method = "cut, padded" + (" and turned" if turned else "") if self.copies else "linear"
+        orientation_warning = orientation_codes(self.run.affine) != orientation_codes(self.spec.grid_affine)
+        method = "cut, padded" + (" and turned" if orientation_warning else "") if self.copies else "linear"
         return GeometryStep(
             name="to the grid",
             before=as_rows(self.run.affine),
@@ -309,7 +309,7 @@ def _read(
     shown = brain & signal
     tsnr = temporal_snr(mean, squares / run.frames, shown)
     quality, quality_warnings = summarise(watch, dvars, run, tsnr, float(shown.sum() / brain.sum()))
-    turn_warning = turned(signal, spec.grid_affine)
+    turn_warning = orientation_warning(signal, spec.grid_affine)
     warnings += quality_warnings + ([turn_warning] if turn_warning else [])
     return frames.volumes, stored, _Seen(quality, mean.astype(np.float32), dvars.percent())
 
