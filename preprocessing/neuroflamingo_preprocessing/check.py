@@ -139,7 +139,8 @@ def check_scan(
     except NeuroFlamingoError as fault:
         if fault.exit_code in (66, 69):
             raise
-        found.fault = fault
+        found.warnings += [note for note in fault.noted if note not in found.warnings]
+        fault.noted, found.fault = (), fault
     return found
 
 

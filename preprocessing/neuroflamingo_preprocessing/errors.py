@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -28,14 +29,19 @@ class NeuroFlamingoError(Exception):
         hint: str | None = None,
         exit_code: int | None = None,
     ) -> None:
-        parts = [what]
-        parts += [f"expected: {expected}"] if expected else []
-        parts += [f"seen: {seen}"] if seen else []
-        parts += [f"try: {hint}"] if hint else []
-        super().__init__("\n  ".join(parts))
+        super().__init__(what)
         self.what, self.expected, self.seen, self.hint = what, expected, seen, hint
+        self.noted: tuple[str, ...] = ()
         if exit_code is not None:
             self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        parts += [f"expected: {self.expected}"] if self.expected else []
+        parts += [f"seen: {self.seen}"] if self.seen else []
+        parts += [f"noted before: {note}" for note in self.noted]
+        parts += [f"try: {self.hint}"] if self.hint else []
+        return "\n  ".join(parts)
 
 
 class UsageError(NeuroFlamingoError):
@@ -72,6 +78,20 @@ class ConfigError(NeuroFlamingoError):
     """Configuration with unknown keys or invalid values."""
 
     exit_code = 78
+
+
+@contextmanager
+def noting(notes: Iterable[str]) -> Generator[None]:
+    """Add what was odd about an input to the errors raised about it: often it is the reason.
+
+    Args:
+        notes: the warnings so far; those given twice count once.
+    """
+    try:
+        yield
+    except NeuroFlamingoError as error:
+        error.noted = tuple(dict.fromkeys((*notes, *error.noted)))
+        raise
 
 
 def not_readable(what: object, error: OSError) -> ScanError:
