@@ -14,7 +14,7 @@ from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, pla
 from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo.progress import Progress
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, NotFoundError, ScanError, UsageError
-from neuroflamingo_preprocessing.files import printable, write_text_atomic
+from neuroflamingo_preprocessing.files import decode_text, printable, write_text_atomic
 
 if TYPE_CHECKING:
     from neuroflamingo.report.model import Report
@@ -132,7 +132,7 @@ def parse_example(text: str) -> tuple[Path, str]:
             f"{path.name} is no report", expected="at most 100 kB of text", seen=f"{path.stat().st_size} bytes"
         )
     try:
-        return Path(scan), path.read_text(encoding="utf-8").strip()
+        return Path(scan), decode_text(path.read_bytes()).strip()
     except UnicodeDecodeError as error:
         raise ScanError(
             f"{path.name} is no text", expected="UTF-8", seen=str(error), hint="save it as UTF-8"

@@ -15,6 +15,7 @@ from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo.settings import check_settings
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
+from neuroflamingo_preprocessing.files import decode_text
 
 
 def load_any_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe | EmbeddedRecipe:
@@ -67,7 +68,7 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
     if not path.is_file():
         raise NotFoundError(f"there is no recipe {path}", hint="neuroflamingo train configs/tiny-t1w.yaml")
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data: Any = yaml.safe_load(decode_text(path.read_bytes()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML", seen=str(error)) from error
     if not isinstance(data, dict):

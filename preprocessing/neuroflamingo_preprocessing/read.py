@@ -84,8 +84,8 @@ def read_run(
     A DICOM folder or zip archive is converted first: its only fMRI run, or the series of that number.
 
     The repetition time is the one given here, else that of the sidecars (`NAME.json` beside the file, and in a BIDS
-    dataset all that apply; see `read_sidecar`), else that of the header. A run whose sidecar and header differ is
-    refused, unless the time is given here.
+    dataset all that apply; see `read_sidecar`), else that of the header. Where sidecar and header differ, the sidecar's
+    is taken, as BIDS says, with a warning.
 
     Args:
         path: file or folder of the run.
@@ -96,8 +96,7 @@ def read_run(
     Raises:
         NotFoundError: no such file (exit 66).
         UsageError: no such `xform`.
-        ScanError: not a NIfTI file, not a time series, an untrustworthy header, contradicting repetition times (exit
-            65).
+        ScanError: not a NIfTI file, not a time series, an untrustworthy header (exit 65).
     """
     path, xform = Path(path), checked_xform(xform)
     if is_dicom_input(path):

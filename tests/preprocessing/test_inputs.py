@@ -80,7 +80,16 @@ def test_nothing_found_says_what_was_looked_for(dataset: Path, tmp_path: Path) -
 
 def test_folders_and_files(dataset: Path) -> None:
     (dataset / "dataset_description.json").unlink()
-    assert len(find_inputs(dataset, T1W)) == 8
+    notes: list[str] = []
+    assert [one.path.name for one in find_inputs(dataset, T1W, notes=notes)] == [
+        "sub-01_T1w.nii.gz",
+        "sub-02_ses-a_T1w.nii",
+        "sub-02_ses-b_T1w.nii",
+    ]
+    assert notes == [
+        "1 files in derivatives and sourcedata are left out: give such a folder itself",
+        "4 files are left out, by their names: bold (3), T2w (1)",
+    ]
     one = dataset / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     assert [found.path for found in find_inputs(one, T1W)] == [one]
 

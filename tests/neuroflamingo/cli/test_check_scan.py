@@ -76,13 +76,13 @@ def test_what_cannot_be_used(tmp_path: Path, head_file: Path, capsys) -> None:
     words.write_text("no scan")
     noise = write(tmp_path / "noise.nii", frames(3)[..., 0])
     lying = write(tmp_path / "lying.nii", frames())
-    (tmp_path / "lying.json").write_text('{"RepetitionTime": 1.0}')
+    (tmp_path / "lying.json").write_text('{"RepetitionTime": 1000}')
     assert main(["check-scan", *map(str, (silent, words, noise, lying)), "--json"]) == 65
     found = json.loads(capsys.readouterr().out)
     said = [one["fault"]["what"] for one in found]
     assert [one["usable"] for one in found] == [False] * 4 and [one["kind"] for one in found][:2] == ["volume", None]
     for saw, wanted in zip(
-        said, ("left and right", "not a NIfTI", "cannot be aligned", "two repetition times"), strict=True
+        said, ("left and right", "not a NIfTI", "cannot be aligned", "impossible repetition time"), strict=True
     ):
         assert wanted in saw
     assert all(one["fault"]["try"] for one in found)
