@@ -88,6 +88,7 @@ def test_folders_and_files(dataset: Path) -> None:
     ]
     assert notes == [
         "1 files in derivatives and sourcedata are left out: give such a folder itself",
+        "there are sub- folders but no dataset_description.json: files are told apart by their names alone",
         "4 files are left out, by their names: bold (3), T2w (1)",
     ]
     one = dataset / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
