@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.cli.errors import say_error
-from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets, title_of
+from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets
 from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo.progress import Progress
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, NotFoundError, ScanError, UsageError
-from neuroflamingo_preprocessing.files import decode_text, printable, write_text_atomic
+from neuroflamingo_preprocessing.files import printable, write_text_atomic
+from neuroflamingo_preprocessing.user_files import check_input, decode_text
 
 if TYPE_CHECKING:
     from neuroflamingo.report.model import Report
@@ -44,11 +45,11 @@ def report_scans(
     A scan that fails on its own gives its error's code; of several, those that can be written are, and the code is 1.
     """
     groups = group_scans(scans, prompt)
+    for scan in scans:  # before anything is loaded; everything else is the reader's to judge
+        check_input(scan)
     targets = plan_targets([group[0] for group in groups], output, parse_formats(formats))
     check_targets(targets, overwrite=overwrite)
     shown = [parse_example(text) for text in examples]
-    for scan in scans:
-        _check_scan(scan)
     with _stdout_kept_clean(targets[0].stdout) as write_out:
         from neuroflamingo.inference.loaded_model import model_folder, open_model
         from neuroflamingo.inference.pipeline import write_report
@@ -123,7 +124,7 @@ def parse_example(text: str) -> tuple[Path, str]:
             expected="SCAN.nii.gz=REPORT.txt",
             hint="--example scan.nii.gz=report.txt",
         )
-    _check_scan(scan)
+    check_input(scan)
     path = Path(report)
     if not path.is_file():
         raise NotFoundError(f"there is no example report {report}", expected="a text file", hint="check the path")
@@ -157,14 +158,6 @@ def write_files(report: Report, target: Targets, *, overwrite: bool) -> str:
         provenance = report.provenance.model_copy(update={"outputs": tuple(written)})
         write_text_atomic(target.files["prov"], provenance.model_dump_json(indent=2) + "\n", overwrite=overwrite)
     return "".join(f"{path}\n" for path in target.files.values())
-
-
-def _check_scan(scan: str) -> None:
-    """Name a missing file before the model is loaded; everything else is the reader's to judge."""
-    if not os.path.lexists(scan):
-        raise NotFoundError(
-            f"there is no file {scan}", expected="a .nii or .nii.gz file", hint=f"check the path of {title_of(scan)}"
-        )
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_encoders.weights.cache import find_weights, how_to_get
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError, UsageError
-from neuroflamingo_preprocessing.files import decode_text, sha256_of
+from neuroflamingo_preprocessing.files import sha256_of
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard

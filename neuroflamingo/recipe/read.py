@@ -15,7 +15,7 @@ from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo.settings import check_settings
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
-from neuroflamingo_preprocessing.files import decode_text
+from neuroflamingo_preprocessing.user_files import decode_text
 
 
 def load_any_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe | EmbeddedRecipe:

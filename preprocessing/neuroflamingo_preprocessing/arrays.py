@@ -16,11 +16,12 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from neuroflamingo_preprocessing.bids.sidecars import SAME_SECONDS
-from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.errors import ScanError, UsageError
 from neuroflamingo_preprocessing.functional.cifti import is_cifti, is_dense, read_cifti
 from neuroflamingo_preprocessing.functional.cifti_dense import DenseAtlas, parcellated
 from neuroflamingo_preprocessing.functional.parcel_series import target_seconds
 from neuroflamingo_preprocessing.functional.parcel_tables import MAX_TABLE_BYTES, Rows, Table, oriented, read_table
+from neuroflamingo_preprocessing.user_files import check_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,8 +98,7 @@ def read_array(
         UsageError: the encoder asks for a repetition time and none is known.
     """
     path = Path(path)
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", expected=" or ".join(ENDINGS), hint="check the path")
+    check_input(path, " or ".join(ENDINGS))
     if path.suffix.lower() in TABLES and path.stat().st_size > MAX_TABLE_BYTES:
         raise ScanError(
             f"{path.name} is too large for a table",

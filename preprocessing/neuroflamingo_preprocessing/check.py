@@ -22,6 +22,7 @@ from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.read import is_run, read_scan
 from neuroflamingo_preprocessing.structural.prepare_volume import GEOMETRIC_STEPS
+from neuroflamingo_preprocessing.user_files import check_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -119,6 +120,7 @@ def check_scan(
         NotFoundError: no such file.
         ModelError: an encoder that takes no files.
     """
+    check_input(path)
     path, wanted = Path(path), checked_xform(xform)
     if cleaning:
         cleaning.check_table()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
+import errno
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -13,22 +12,21 @@ import socket
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, OutputError, ScanError
+from neuroflamingo_preprocessing.errors import (
+    ModelError,
+    NeuroFlamingoError,
+    OutputError,
+    ScanError,
+)
+from neuroflamingo_preprocessing.user_files import decode_text
 
 MAX_JSON_BYTES = 2**24
 """Largest JSON file that is read; sidecars, cards and states are far smaller."""
 TEMPORARY_PREFIX = ".neuroflamingo-"
 """Prefix of temporary names; the host name and the process id follow, so that leftovers can be told from live files."""
 _TEMPORARY_SUFFIX = ".tmp"
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is a part of this one
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
 
 
 def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False) -> Path:
@@ -120,6 +118,13 @@ def not_written(target: Path, error: OSError, expected: str | None = None) -> Ou
 
 def not_created(target: Path, error: OSError) -> OutputError:
     """The error for a file or folder that cannot be made (exit 73)."""
+    if error.errno == errno.ENAMETOOLONG:
+        return OutputError(
+            f"{target.name[:40]}... cannot be created: the name is too long",
+            expected="a name of at most 255 bytes, ending included",
+            seen=f"{len(os.fsencode(target.name))} bytes",
+            hint="name the output with -o, or give the input a shorter name",
+        )
     return OutputError(
         f"{target} cannot be created",
         expected=f"a writable folder {target.parent}",
@@ -259,47 +264,6 @@ def sha256_of_text(text: str) -> str:
 def printable(text: str) -> str:
     """Text that UTF-8 can encode: undecodable bytes of a file name become question marks."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
-
-
-def encoding_of(head: bytes) -> tuple[str, int]:
-    """Encoding of a text by its byte order mark, and the mark's length; UTF-8 where there is none.
-
-    Args:
-        head: the first four bytes.
-    """
-    for mark, encoding in BYTE_ORDER_MARKS:
-        if head.startswith(mark):
-            return encoding, len(mark)
-    return "utf-8", 0
-
-
-def decode_text(raw: bytes) -> str:
-    """Decode a user's text: UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is left out.
-
-    Raises:
-        UnicodeDecodeError: none of these.
-    """
-    encoding, length = encoding_of(raw[:4])
-    return raw[length:].decode(encoding)
-
-
-def utf8_stream(file: Path) -> BinaryIO:
-    """Open a user's text as bytes of UTF-8 without byte order mark; other encodings are converted as a whole.
-
-    Raises:
-        ScanError: a byte order mark and other bytes than it says; bytes that are not UTF-8 are left to the reader.
-    """
-    stream = file.open("rb")
-    encoding, length = encoding_of(stream.read(4))
-    if encoding == "utf-8":
-        stream.seek(length)
-        return stream
-    with stream:
-        try:
-            return io.BytesIO(decode_text(file.read_bytes()).encode())
-        except UnicodeDecodeError as error:
-            expected = "text in UTF-8, or in UTF-16 with a byte order mark"
-            raise ScanError(f"{file.name} cannot be read", expected=expected, seen=str(error)[:200]) from error
 
 
 def load_json(file: Path, *, most: int = MAX_JSON_BYTES, links: bool = True, kind: type = dict) -> Any:

@@ -21,11 +21,11 @@ from neuroflamingo_preprocessing.bids.filters import EntityFilter, as_written, l
 from neuroflamingo_preprocessing.bids.index import bids_index
 from neuroflamingo_preprocessing.bids.selection import select_versions
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, did_you_mean
-from neuroflamingo_preprocessing.files import utf8_stream
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
 from neuroflamingo_preprocessing.records import records
+from neuroflamingo_preprocessing.user_files import MAX_SHOWN, check_input, utf8_stream
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.bids.index import BidsIndex
@@ -98,6 +98,7 @@ def find_inputs(
         ConfigError: a filter file with faults (exit 78).
     """
     source, notes = Path(source), [] if notes is None else notes
+    check_input(source, "a scan, a folder or a manifest")
     conditions = label_filters(filters)
     root = dataset_root(source) if source.is_dir() and not is_zarr(source) else None
     if root is not None and _is_part(source, root):
@@ -112,10 +113,6 @@ def find_inputs(
         scans = [Input(source, entities_of(source))]
     elif source.is_dir():
         scans = _in_folder(source, spec, notes)
-    elif not source.is_file():
-        raise NotFoundError(
-            f"there is no input {source}", expected="a scan, a folder or a manifest", hint="check the path"
-        )
     elif source.suffix.lower() in MANIFESTS and not _is_parcel_table(source, spec):
         scans = _in_manifest(source)
     else:
@@ -315,8 +312,8 @@ def _of_row(row: Mapping[str, Any], folder: Path) -> Input | str:
     if not name:
         return "no `scan`"
     path = folder / str(name)
-    if not path.exists():
-        return f"there is no file {name}"
+    if not os.path.exists(path):
+        return f"there is no file {str(name)[:MAX_SHOWN]}"
     numbers = seconds, None if series is None else int(series)
     return Input(path, entities_of(path), *numbers, confounds=None if table is None else folder / str(table))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input, refuse_series, shown_name
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
 from neuroflamingo_preprocessing.formats.nifti.read_nifti import modality_of, read_nifti, to_float
@@ -14,6 +14,7 @@ from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
 from neuroflamingo_preprocessing.formats.zarr.read_zarr import read_zarr, zarr_sizes
 from neuroflamingo_preprocessing.scan import Scan
+from neuroflamingo_preprocessing.user_files import check_input
 
 
 def read_scan(
@@ -48,26 +49,17 @@ def read_scan(
         'LAS'
     """
     path, xform = Path(path), checked_xform(xform)
+    check_input(path)
     if is_dicom_input(path):
         refuse_xform(shown_name(path), xform, "DICOM")
         with open_dicom(path) as examination:
             return examination.scan(series, series_sha256)
     refuse_series(path, series)
-    if not path.exists():
-        hint = "fetch its content first: datalad get, or git annex get" if path.is_symlink() else "check the path"
-        raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint=hint)
     if is_zarr(path):
         stored, checked, provenance = read_zarr(path, xform)
         voxels, warnings = to_float(stored, checked, path.name)
         provenance = replace(provenance, warnings=(*provenance.warnings, *warnings))
         return Scan(voxels, checked.affine, modality_of(path.name), provenance, space=checked.code)
-    if not path.is_file():
-        raise ScanError(
-            f"{path} is not a file",
-            expected="a .nii or .nii.gz file",
-            seen="a folder" if path.is_dir() else "a device or socket",
-            hint="name one scan inside it",
-        )
     return read_nifti(path, xform)
 
 
@@ -99,6 +91,7 @@ def read_run(
         ScanError: not a NIfTI file, not a time series, an untrustworthy header (exit 65).
     """
     path, xform = Path(path), checked_xform(xform)
+    check_input(path, "a 4D .nii or .nii.gz file")
     if is_dicom_input(path):
         refuse_xform(shown_name(path), xform, "DICOM")
         with open_dicom(path) as examination:
@@ -111,8 +104,6 @@ def read_run(
             seen="a zarr folder",
             hint="write the run as .nii.gz",
         )
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", expected="a 4D .nii or .nii.gz file", hint="check the path")
     return read_nifti_run(path, repetition_time, xform)
 
 
@@ -128,8 +119,7 @@ def claimed_sizes(path: str | Path) -> tuple[int, ...]:
         NotFoundError, ScanError: no such file, or not a scan.
     """
     path = Path(path)
+    check_input(path)
     if is_zarr(path):
         return zarr_sizes(path)
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint="check the path")
     return nifti_sizes(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
-from neuroflamingo_preprocessing.files import utf8_stream
+from neuroflamingo_preprocessing.user_files import utf8_stream
 
 Row = dict[str, Any] | str
 """What a row says; of one that cannot be read the words that say why."""
@@ -177,5 +177,5 @@ def _parquet(file: Path, columns: Collection[str] | None) -> Iterator[tuple[int,
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ScanError(f"{file.name} cannot be read", expected="a parquet table", seen=str(error)[:200]) from error

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError
-from neuroflamingo_preprocessing.files import decode_text
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     from jaxtyping import Int64

@@ -74,7 +74,7 @@ def test_nothing_found_says_what_was_looked_for(dataset: Path, tmp_path: Path) -
     (tmp_path / "empty" / "dataset_description.json").write_text("{}")
     with pytest.raises(NotFoundError, match=r"\*_T1w\.nii"):
         find_inputs(tmp_path / "empty", T1W)
-    with pytest.raises(NotFoundError, match="there is no input"):
+    with pytest.raises(NotFoundError, match="there is no file"):
         find_inputs(tmp_path / "gone", T1W)
 
 

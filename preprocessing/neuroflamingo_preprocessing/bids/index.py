@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from neuroflamingo_preprocessing.bids.entities import folded_label, parse_name
 from neuroflamingo_preprocessing.cache_home import home_folder
 from neuroflamingo_preprocessing.errors import OutputError, ScanError
-from neuroflamingo_preprocessing.files import decode_text, write_bytes_atomic
+from neuroflamingo_preprocessing.files import write_bytes_atomic
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     import pyarrow

@@ -14,8 +14,9 @@ import numpy as np
 
 from neuroflamingo_preprocessing.bids.entities import entities_of, folded
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, nearest
-from neuroflamingo_preprocessing.files import decode_text, read_json
+from neuroflamingo_preprocessing.files import read_json
 from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     from jaxtyping import Float64

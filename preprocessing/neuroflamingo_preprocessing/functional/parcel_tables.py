@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError
-from neuroflamingo_preprocessing.files import decode_text
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

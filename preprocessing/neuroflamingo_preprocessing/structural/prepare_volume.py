@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ModelError, ScanError
+from neuroflamingo_preprocessing.formats.described import described_by_name
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes, to_canonical
 from neuroflamingo_preprocessing.structural.alignment import align
 from neuroflamingo_preprocessing.structural.intensity import match_to_template
@@ -160,8 +161,15 @@ def check_spec(spec: ScanSpec) -> None:
 def _modality_warnings(scan: Scan, spec: ScanSpec) -> list[str]:
     warnings = []
     of_dicom = scan.provenance.header.get("format", "").startswith("DICOM")  # warned when the series was chosen
-    if scan.modality not in ("unknown", spec.channels[0]) and not of_dicom:
-        warnings.append(f"the file's name says {scan.modality}, but this encoder takes {spec.channels[0]}")
+    if not of_dicom:
+        named = described_by_name(scan.provenance.file or "")
+        named = named or ((scan.modality,) if scan.modality != "unknown" else ())
+        texts = scan.provenance.header.get("described as", "").split(", ")
+        for source, kinds in (("file's name", named), ("header's text", texts)):
+            others = [kind for kind in kinds if kind and kind != spec.channels[0]]
+            if others:
+                words = ", ".join(others)
+                warnings.append(f"the {source} says {words}, but this encoder takes {spec.channels[0]}")
     if max(scan.spacing) > THICK_MM:
         warnings.append(f"slices are {max(scan.spacing):.1f} mm apart: small findings may be missed")
     return warnings

@@ -10,9 +10,9 @@ import pytest
 
 from neuroflamingo_preprocessing.bids.index import bids_index
 from neuroflamingo_preprocessing.bids.sidecars import read_sidecar
-from neuroflamingo_preprocessing.files import decode_text
 from neuroflamingo_preprocessing.functional.confounds import find_confounds
 from neuroflamingo_preprocessing.inputs import find_inputs
+from neuroflamingo_preprocessing.user_files import decode_text
 from tests.preprocessing.bids.bids_trees import BOLD, T1W, plant
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]

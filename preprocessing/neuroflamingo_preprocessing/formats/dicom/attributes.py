@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.formats.described import AGENT, described_by_text
 
 Form = Literal["classic", "enhanced", "mosaic"]
 Triple = tuple[float, float, float]
@@ -29,26 +30,17 @@ COMPRESSED = {  # transfer syntaxes that dcm2niix decompresses
     "1.2.840.10008.1.2.4.91": "JPEG 2000",
     "1.2.840.10008.1.2.5": "RLE",
 }
-MAKERS = (
-    "Siemens",
-    "GE",
-    "Philips",
-    "Canon",
-    "Toshiba",
-    "Hitachi",
-    "Fujifilm",
-    "UIH",
-    "Bruker",
-    "Hyperfine",
-    "Mindray",
-)
 # fmt: off
+MAKERS = (
+    "Siemens", "GE", "Philips", "Canon", "Toshiba", "Hitachi", "Fujifilm", "UIH", "Bruker", "Hyperfine", "Mindray",
+)
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber",
     "Modality", "Manufacturer", "ImageType", "ScanningSequence", "SequenceVariant", "SequenceName",
     "MRAcquisitionType", "RepetitionTime", "EchoTime", "InversionTime", "BodyPartExamined", "ContrastBolusAgent",
     "ImagesInAcquisition", "ComplexImageComponent", "AcquisitionContrast", "DiffusionBValue", "EchoPulseSequence",
-    "PulseSequenceName", "FlipAngle", "AngioFlag", "TimeOfFlightContrast", "PhotometricInterpretation",
+    "SeriesDescription", "PulseSequenceName", "FlipAngle", "AngioFlag", "TimeOfFlightContrast",
+    "PhotometricInterpretation",
     "EchoPlanarPulseSequence", "InversionRecovery", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "BitsAllocated", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
@@ -102,7 +94,8 @@ class Image:
         contrast: AcquisitionContrast of an enhanced image.
         b_value: of diffusion imaging.
         head: False if the header names another part of the body.
-        agent: True if a contrast agent is stated.
+        agent: True if a contrast agent is stated, or named in the series' description.
+        described: what that says of the kind of image, see `described_by_text`; the text itself is not kept.
         announced: ImagesInAcquisition.
         rows, columns: of the image (for a mosaic: of one tile if that is stated, else of the whole).
         tiles: number of slices in a mosaic; 1 for other forms.
@@ -137,6 +130,7 @@ class Image:
     b_value: float | None
     head: bool
     agent: bool
+    described: tuple[str, ...]
     announced: int | None
     rows: int
     columns: int
@@ -318,10 +312,9 @@ class _Facts:
         part, colours = self.word("BodyPartExamined"), self.word("PhotometricInterpretation")
         samples, bits = int(data.get("SamplesPerPixel") or 1), int(data.get("BitsAllocated") or 16)
         tiles = self._tiles() if form == "mosaic" else 1
-        across = next(n for n in range(1, tiles + 1) if n * n >= tiles)
+        across = math.isqrt(tiles - 1) + 1  # mosaics are square
         number, announced = self.number("SeriesNumber"), self.number("ImagesInAcquisition")
-        position = self.numbers("ImagePositionPatient", count=3)
-        spacing = self.numbers("PixelSpacing", count=2)
+        position, spacing = self.numbers("ImagePositionPatient", count=3), self.numbers("PixelSpacing", count=2)
         return Image(
             file=self.file,
             frame=frame,
@@ -348,7 +341,8 @@ class _Facts:
             contrast=self.word("AcquisitionContrast"),
             b_value=self.number("DiffusionBValue"),
             head="HEAD" in part or not any(word in part for word in ELSEWHERE),
-            agent=bool(self.get("ContrastBolusAgent")),
+            agent=bool(self.get("ContrastBolusAgent")) or AGENT in self.described(),
+            described=self.described(),
             announced=None if announced is None else int(announced),
             rows=rows // across,
             columns=columns // across,
@@ -362,6 +356,10 @@ class _Facts:
             grey=samples == 1 and colours != "PALETTE COLOR",
             inverted=colours == "MONOCHROME1",
         )
+
+    def described(self) -> tuple[str, ...]:
+        """What the series' description says of the kind of image, in words of a closed list."""
+        return described_by_text(str(self.get("SeriesDescription") or ""))
 
     def _is_cut(self, syntax: str, frame_bytes: int) -> bool:
         """True if the file is shorter than its pixels, as far as that is known without decompressing them."""

@@ -44,7 +44,8 @@ class Series:
         spacing: along a row, down a column, from slice to slice, mm; None where not stated.
         three_d: True if acquired as a volume.
         head: False if the header names another part of the body.
-        agent: True if a contrast agent is stated.
+        agent: True if a contrast agent is stated or described.
+        described: what the series' description says of the kind of image, where that is not T1-weighted.
         prepared: True for magnetisation prepared by inversion (MPRAGE).
         order: order of the parts; the first magnitude echo is 0.
         echo_time: in ms; None where not stated.
@@ -72,6 +73,7 @@ class Series:
     three_d: bool
     head: bool
     agent: bool
+    described: tuple[str, ...]
     prepared: bool
     order: int
     echo_time: float | None
@@ -233,6 +235,7 @@ def _series(number: int, part: str, order: int, images: list[Image], warnings: l
         three_d=first.three_d,
         head=first.head,
         agent=first.agent,
+        described=first.described,
         prepared=is_prepared(first),
         order=order,
         echo_time=first.times[1],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
+from neuroflamingo_preprocessing.formats.described import AGENT
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.formats.dicom.series import Series
@@ -145,6 +146,9 @@ def _remarks(
     if alike and kind == "T1w" and number is None and chosen not in alike:
         words = "; ".join(one.describe() for one in alike[:5]) + ("; ..." if len(alike) > 5 else "")
         warnings.append(f"not taken, since their headers do not say T1-weighted: {words}")
+    said = [one for one in chosen.described if one != AGENT and not (one == kind == chosen.kind)]
+    if said:
+        warnings.append(f"the description of {chosen.name} says {', '.join(said)}, not {kind}")
     if chosen.agent and kind == "T1w":
         warnings.append(f"{chosen.name} was made with a contrast agent")
     return warnings
