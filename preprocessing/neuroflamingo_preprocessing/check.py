@@ -174,6 +174,7 @@ def _check_volume(scan: Scan, card: InputCard | None, options: Preparation, foun
     found.steps = [*_words(prepared.geometry), *intensities]
     quality = prepared.windows[0].about.get("quality", {})
     names = {"coverage": "coverage", "correlation": "correlation with the template", "snr": "SNR of white matter"}
+    names |= {"smoothness": "smoothness", "ghosts": "ghosts", "spikes": "spikes"}
     found.quality = {words: quality[key] for key, words in names.items() if quality.get(key) is not None}
     found.warnings = list(prepared.warnings)
 

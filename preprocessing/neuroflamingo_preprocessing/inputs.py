@@ -23,6 +23,7 @@ from neuroflamingo_preprocessing.bids.selection import select_versions
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, did_you_mean
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
+from neuroflamingo_preprocessing.formats.nifti.pair import is_pair_header
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
 from neuroflamingo_preprocessing.records import records
 from neuroflamingo_preprocessing.user_files import MAX_SHOWN, check_input, utf8_stream
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.bids.index import BidsIndex
     from neuroflamingo_preprocessing.spec import ScanSpec
 
-SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr")
+SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 MANIFESTS = (".jsonl", ".csv", ".parquet")
 COLUMNS = ("scan", "path", "repetition_time", "series", "confounds")
 """Columns of a manifest that are read."""
@@ -199,7 +200,7 @@ def _say_left_out(index: BidsIndex, notes: list[str]) -> None:
 
 def _in_folder(folder: Path, spec: ScanSpec, notes: list[str]) -> list[Input]:
     files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(SCANS) and not p.name.startswith("."))
-    files = [p for p in files if not p.is_dir() or is_zarr(p)]
+    files = [p for p in files if (is_zarr(p) if p.is_dir() else p.suffix.lower() != ".hdr" or is_pair_header(p))]
     if not files:
         return _dicom_in(folder)
     return [Input(p, entities_of(p)) for p in _raw_of_kind(folder, files, spec, notes)]

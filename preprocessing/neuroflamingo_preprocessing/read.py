@@ -8,6 +8,8 @@ from pathlib import Path
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input, refuse_series, shown_name
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
+from neuroflamingo_preprocessing.formats.itk import is_itk, itk_sizes, read_itk
+from neuroflamingo_preprocessing.formats.nifti.pair import is_pair, pair_sizes, read_pair
 from neuroflamingo_preprocessing.formats.nifti.read_nifti import modality_of, read_nifti, to_float
 from neuroflamingo_preprocessing.formats.nifti.run import Run, nifti_sizes, read_nifti_run
 from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform, refuse_xform
@@ -20,7 +22,7 @@ from neuroflamingo_preprocessing.user_files import check_input
 def read_scan(
     path: str | Path, series: int | None = None, *, xform: Xform = "auto", series_sha256: str | None = None
 ) -> Scan:
-    """Read one volume: NIfTI-1 or -2 (`.nii`, `.nii.gz`), FreeSurfer's MGH (`.mgh`, `.mgz`), a zarr folder, or DICOM.
+    """Read one volume: NIfTI-1 or -2, FreeSurfer's MGH, NRRD, MetaImage, a zarr folder, or DICOM; see docs/formats.md.
 
     Any byte order and orientation. Voxels are read once in their stored type and scaled once to float32. The affine of
     a NIfTI header is the sform if its code is above 0, else the qform; the two are compared, and a difference gives a
@@ -60,7 +62,9 @@ def read_scan(
         voxels, warnings = to_float(stored, checked, path.name)
         provenance = replace(provenance, warnings=(*provenance.warnings, *warnings))
         return Scan(voxels, checked.affine, modality_of(path.name), provenance, space=checked.code)
-    return read_nifti(path, xform)
+    if is_itk(path):
+        return read_itk(path, xform)
+    return read_pair(path, xform) if is_pair(path) else read_nifti(path, xform)
 
 
 def read_run(
@@ -104,6 +108,13 @@ def read_run(
             seen="a zarr folder",
             hint="write the run as .nii.gz",
         )
+    if is_itk(path) or is_pair(path):
+        raise ScanError(
+            f"{path.name}: runs are not read from files of this kind",
+            expected="a 4D .nii, .nii.gz, .mgh or .mgz file",
+            seen=path.suffix,
+            hint="save the run as .nii.gz",
+        )
     return read_nifti_run(path, repetition_time, xform)
 
 
@@ -122,4 +133,6 @@ def claimed_sizes(path: str | Path) -> tuple[int, ...]:
     check_input(path)
     if is_zarr(path):
         return zarr_sizes(path)
-    return nifti_sizes(path)
+    if is_itk(path):
+        return itk_sizes(path)
+    return pair_sizes(path) if is_pair(path) else nifti_sizes(path)

@@ -82,7 +82,8 @@ def read_table(raw: bytes, separator: str) -> Table:
 
 def _is_header(words: list[str]) -> bool:
     """True for names, or for column numbers; the first cell does not count, it may head a column of names."""
-    return not any(_is_number(word) for word in words[1:] or words) or _counted(words)
+    numbered = _counted(words) or (not words[0] and _counted(words[1:]))  # pandas: no name over the lines' numbers
+    return not any(_is_number(word) for word in words[1:] or words) or numbered
 
 
 def printable(names: list[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from neuroflamingo_preprocessing.errors import ModelError, ScanError
 from neuroflamingo_preprocessing.formats.described import described_by_name
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes, to_canonical
 from neuroflamingo_preprocessing.structural.alignment import align
+from neuroflamingo_preprocessing.structural.artefacts import Artefacts, judge_artefacts, measure_artefacts
 from neuroflamingo_preprocessing.structural.intensity import match_to_template
 from neuroflamingo_preprocessing.structural.resampling import covered_voxels, resample
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, load_template
@@ -95,6 +96,8 @@ def prepare_volume(scan: Scan, spec: ScanSpec) -> Prepared:
     covered = covered_voxels(voxels.shape, in_template, spec.grid_shape, spec.grid_affine)
     coverage = judge_coverage(covered, spec, scan, warnings)
     snr = judge_noise(scan, scan_to_template, spec, warnings)
+    artefacts = measure_artefacts(voxels, affine) if spec.template else Artefacts()
+    judge_artefacts(artefacts, warnings)
     clock.lap("resampling")
     volume = _change_intensities(grid, covered, spec, scan)
     clock.lap("intensity")
@@ -103,7 +106,7 @@ def prepare_volume(scan: Scan, spec: ScanSpec) -> Prepared:
         affine=spec.grid_affine,
         geometry=log,
         scan_to_template=scan_to_template,
-        quality=Quality(correlation, coverage, snr),
+        quality=Quality(correlation, coverage, snr, **asdict(artefacts)),
         warnings=tuple(warnings),
         timings=clock.seconds,
         native=scan.native,

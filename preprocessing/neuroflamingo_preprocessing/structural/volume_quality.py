@@ -40,11 +40,15 @@ class Quality:
         coverage: share of the template brain (of the grid, for an encoder without template) inside the field of view.
         snr: median of the white matter divided by its standard deviation, as MRIQC's SNR of one tissue (bias field and
             noise both lower it); None without a template, or where little white matter is in view.
+        smoothness, ghosts, spikes: see `Artefacts`; None without a template.
     """
 
     correlation: float | None
     coverage: float
     snr: float | None = None
+    smoothness: float | None = None
+    ghosts: float | None = None
+    spikes: float | None = None
 
 
 def name_of(scan: Scan) -> str:

@@ -24,7 +24,7 @@ fiftieth."""
 MAX_DIRECTORY_BYTES = 2**24
 """Largest table of contents of an archive: 100,000 members with names of 100 letters."""
 CHUNK_BYTES = 2**20
-OTHER_ENDINGS = (".npz", ".npy", ".zarr", ".nii", ".gz")
+OTHER_ENDINGS = (".npz", ".npy", ".zarr", ".nii", ".gz", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Extensions of other formats, even if the content looks like DICOM: their readers say what is wrong with them."""
 PACKED = (".gz", ".tgz", ".bz2", ".xz", ".tar", ".7z", ".rar")
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
