@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from neuroflamingo.cli import show_version
 from neuroflamingo.cli.data_verbs import data
 from neuroflamingo.cli.encoder_verbs import encoders, models
 from neuroflamingo.cli.options import (
@@ -55,9 +56,7 @@ application.add_typer(data, name="data")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        print(f"neuroflamingo {version('neuroflamingo')}")
+        show_version()
         raise typer.Exit
 
 

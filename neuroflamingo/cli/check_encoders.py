@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from neuroflamingo.progress import say
 from neuroflamingo_preprocessing.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ def check_encoders(name: str | None, *, every: bool, fixtures: str | None, secon
     for result in check_encoder(name, fixtures=fixtures):
         results.append(result)
         if not as_json:
-            print(result, flush=True)
+            say(result, flush=True)
     if as_json:
-        print(json.dumps([_as_dict(name, results)], indent=2))
+        say(json.dumps([_as_dict(name, results)], indent=2))
     else:
-        print(f"\n{name}: {_counts(results)}")
+        say(f"\n{name}: {_counts(results)}")
     return 0 if all(result.fine for result in results) else 1
 
 
@@ -52,14 +53,14 @@ def _check_all(fixtures: str | None, seconds: float, as_json: bool) -> int:
         found.append(_as_dict(name, results))
         if not as_json:
             spent = sum(result.seconds for result in results)
-            print(f"{'passed' if found[-1]['fine'] else 'failed':<8} {name:<22} {_counts(results)}; {spent:.1f} s")
+            say(f"{'passed' if found[-1]['fine'] else 'failed':<8} {name:<22} {_counts(results)}; {spent:.1f} s")
             for line in _notable(results):
-                print(f"         {line}", flush=True)
+                say(f"         {line}", flush=True)
     if as_json:
-        print(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     failed = [entry["encoder"] for entry in found if not entry["fine"]]
     if not as_json:
-        print(
+        say(
             f"\n{len(found) - len(failed)} of {len(found)} encoders passed"
             + (f"; failed: {', '.join(failed)}" if failed else "")
         )
@@ -101,5 +102,5 @@ def new_encoder(name: str, output: str | None, *, overwrite: bool) -> None:
     from neuroflamingo_encoders.scaffold import write_encoder_project
 
     folder = write_encoder_project(name, output, overwrite=overwrite)
-    print(folder)
-    print(f"next: pip install -e {folder}, then neuroflamingo encoders check {name}", file=sys.stderr)
+    say(folder)
+    say(f"next: pip install -e {folder}, then neuroflamingo encoders check {name}", file=sys.stderr)

@@ -94,7 +94,7 @@ AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Allow downloading the models and data that the recipe names.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
-Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")]
 Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a model folder.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides a recipe value; repeatable.")

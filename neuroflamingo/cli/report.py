@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neuroflamingo.cli.errors import say_error
 from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets
 from neuroflamingo.model.tokens import IMAGE
-from neuroflamingo.progress import Progress
+from neuroflamingo.progress import Progress, say
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.files import printable, write_text_atomic
 from neuroflamingo_preprocessing.user_files import check_input, decode_text
@@ -167,7 +167,7 @@ def _stdout_kept_clean(wanted: bool) -> Iterator:
     Libraries that print from compiled code are caught too, because the file descriptor itself is turned.
     """
     if not wanted:
-        yield lambda text: print(printable(text), end="", flush=True)
+        yield lambda text: say(text, end="", flush=True)
         return
     sys.stdout.flush()
     kept = os.dup(1)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neuroflamingo.cli.outputs import make_folder
-from neuroflamingo.progress import Progress
+from neuroflamingo.progress import Progress, say
 from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic
 
 
@@ -37,16 +37,16 @@ def train_recipe(
             from neuroflamingo.training.twin import tiny_twin
 
             with tempfile.TemporaryDirectory() as scratch:
-                print(describe_run(tiny_twin(recipe, Path(scratch) / "twin")))
+                say(describe_run(tiny_twin(recipe, Path(scratch) / "twin")))
             return
-        print(describe_run(recipe, allow_download=allow_download))
+        say(describe_run(recipe, allow_download=allow_download))
         return
     recipe = load_any_recipe(path, overrides)  # so that its faults are reported before torch is imported
     from neuroflamingo.training.run import train
 
     done = train(recipe, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet)
     if os.environ.get("RANK", "0") == "0":  # several processes, one line of output
-        print(done)
+        say(done)
 
 
 def evaluate_model(
@@ -85,7 +85,7 @@ def evaluate_model(
             draft = Path(folder) / "cases.csv"
             evaluation.write_csv(draft)
             write_bytes_atomic(csv, draft.read_bytes(), overwrite=overwrite)
-    print(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.table())
+    say(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.table())
 
 
 def paint_scans(cases: int, seed: int, folder: str, *, overwrite: bool, quiet: bool) -> None:
@@ -103,4 +103,4 @@ def paint_scans(cases: int, seed: int, folder: str, *, overwrite: bool, quiet: b
             overwrite=overwrite,
             progress=lambda done, total: progress.count("painted", done, total),
         )
-    print("\n".join(map(str, paths)))
+    say("\n".join(map(str, paths)))

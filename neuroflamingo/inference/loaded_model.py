@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import neuroflamingo.checkpoints as checkpoints  # the face: `load` brings torch and transformers on first use
 from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.device import pick_device
-from neuroflamingo.model.folder import check_folder, read_card
+from neuroflamingo.model.folder import check_folder, digest_of_files, loaded_files, read_card
+from neuroflamingo.model.plain_files import weight_tensors
 from neuroflamingo.provenance import ModelRecord
 from neuroflamingo.report.records import Citation
 from neuroflamingo_preprocessing.errors import ModelError
-from neuroflamingo_preprocessing.files import sha256_of
 from neuroflamingo_preprocessing.software import installed_version
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def model_folder(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto")
         NotFoundError: the folder holds no model.
     """
     folder = check_folder(find_model(name_or_path))
+    weight_tensors(folder)  # cut weights and odd files are found before the scan is read
     return ModelFolder(folder, device, read_card(folder))
 
 
@@ -136,18 +137,14 @@ def _without_collections() -> Iterator[None]:
 
 
 def describe(name: str, folder: Path, model: Any, processor: Any) -> ModelRecord:
-    """Provenance record of a model: hashes of its files, its encoder and language model."""
-    kinds = {".safetensors", ".json", ".jinja"}
-    files = {
-        path.relative_to(folder).as_posix(): sha256_of(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix in kinds
-    }
+    """Provenance record of a model: hashes of the files that it was loaded from, its encoder and language model."""
+    files = loaded_files(folder)
     card = processor.card
     distribution = _distribution(card.implementation) if card else None
     return ModelRecord(
         name=name,
         files=files,
+        digest=digest_of_files(files),
         encoder=card.name if card else None,
         encoder_version=card.version if card else None,
         encoder_distribution=distribution,

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
-from neuroflamingo.model.architecture import CrossAttentionSettings, ResamplerSettings
+from neuroflamingo.model.architecture import CrossAttentionSettings, ModelSettings, ResamplerSettings
 from neuroflamingo.settings import check_settings, refuse_remote_code
 from neuroflamingo_preprocessing.errors import ConfigError
 
@@ -56,6 +56,11 @@ class NeuroFlamingoConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         refuse_remote_code([text_config if isinstance(text_config, dict) else None, encoder, kwargs], "the config")
+        own = {"encoder": encoder, "image_token_id": image_token_id, "endofchunk_token_id": endofchunk_token_id}
+        own |= {"decoder_layers": decoder_layers, "new_token_ids": new_token_ids or []}
+        check_settings(ModelSettings, own, "the config")
+        if not isinstance(text_config, dict | PretrainedConfig | None):
+            raise ConfigError("text_config holds no settings", expected="keys and values", seen=repr(text_config)[:80])
         if isinstance(text_config, dict):
             text_config = make_text_config(text_config)
         self.text_config = text_config if text_config is not None else CONFIG_MAPPING["llama"]()
@@ -70,9 +75,9 @@ class NeuroFlamingoConfig(PretrainedConfig):
         self.new_token_ids = list(new_token_ids or ())
         kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
         # The base class hands its own attention implementation, None so far, down to text_config: keep what is there.
-        own = {name: getattr(self.text_config, name, None) for name in _IMPLEMENTATIONS}
+        kept = {name: getattr(self.text_config, name, None) for name in _IMPLEMENTATIONS}
         super().__init__(**kwargs)
-        for name, value in own.items():
+        for name, value in kept.items():
             if getattr(self.text_config, name, None) is None:
                 setattr(self.text_config, name, value)
 
@@ -85,7 +90,7 @@ def make_text_config(values: dict[str, Any], where: str = "text_config") -> Pret
     """
     values = dict(values)
     family = values.pop("model_type", None)
-    if family not in CONFIG_MAPPING:
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
         raise ConfigError(
             f"{where} names an unknown language model '{family}'",
             expected="a model_type that transformers ships",

@@ -12,12 +12,16 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature
 
 from neuroflamingo.model.folder import check_folder, read_card
+from neuroflamingo.model.library_errors import blame_file
 from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE, PAD
 from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.preparation import prepare
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
+
+TRIAL = f"{IMAGE} A scan of the head. {'a' * 48}! {'0' * 48}x{' ' * 48}x {'(' * 48}{END_OF_CHUNK}"
+"""A text that every tokenizer must be able to split; one whose patterns search without end is found out by it."""
 
 
 def add_special_tokens(tokenizer: Any) -> list[int]:
@@ -135,7 +139,9 @@ class NeuroFlamingoProcessor:
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> Self:
         """Read what `save_pretrained` wrote; the files are checked as those of the model are."""
         path = check_folder(folder)
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        with blame_file(path / "tokenizer.json", "the files of a tokenizer, as save_pretrained writes them"):
+            tokenizer: Any = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+            tokenizer.decode(tokenizer(TRIAL)["input_ids"])
         return cls(tokenizer, read_card(path))
 
 

@@ -23,8 +23,9 @@ from neuroflamingo.settings import check_settings
 from neuroflamingo.training.assembly import build
 from neuroflamingo.training.toy_data import toy_samples, toy_tokenizer, write_scans
 from neuroflamingo_encoders.build import build_encoder
-from neuroflamingo_preprocessing.errors import ConfigError
-from neuroflamingo_preprocessing.files import fsync_tree, make_draft_folder, not_created
+from neuroflamingo_preprocessing.drafts import draft_folder
+from neuroflamingo_preprocessing.errors import ConfigError, not_created
+from neuroflamingo_preprocessing.files import fsync_tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -79,17 +80,13 @@ def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
         return _twin(recipe, target, _read_architecture(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = make_draft_folder(target)
     except OSError as error:
         raise not_created(target, error) from error
-    try:
+    with draft_folder(target) as draft:
         _write(recipe, draft)
         (draft / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         fsync_tree(draft)
         _settle(draft, target, about)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return _twin(recipe, target, _read_architecture(target))
 
 

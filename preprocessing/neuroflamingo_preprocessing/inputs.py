@@ -26,7 +26,7 @@ from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
 from neuroflamingo_preprocessing.formats.nifti.pair import is_pair_header
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
 from neuroflamingo_preprocessing.records import records
-from neuroflamingo_preprocessing.user_files import MAX_SHOWN, check_input, utf8_stream
+from neuroflamingo_preprocessing.user_files import check_input, utf8_stream
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.bids.index import BidsIndex
@@ -308,13 +308,17 @@ def _of_row(row: Mapping[str, Any], folder: Path) -> Input | str:
         seconds = None if seconds is None else float(seconds)
     except (TypeError, ValueError, OverflowError):
         return f"the repetition_time {str(seconds)[:40]!r} is not a number"
-    if series is not None and not str(series).isdecimal():
+    if series is not None and not (str(series).isdecimal() and len(str(series)) < 20):
         return f"the series {str(series)[:40]!r} is not a number"
     if not name:
         return "no `scan`"
     path = folder / str(name)
-    if not os.path.exists(path):
-        return f"there is no file {str(name)[:MAX_SHOWN]}"
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL in it
+        there = False
+    if not there:
+        return f"there is no file {name!s:.200}" + f"... ({len(str(name))} characters)" * (len(str(name)) > 200)
     numbers = seconds, None if series is None else int(series)
     return Input(path, entities_of(path), *numbers, confounds=None if table is None else folder / str(table))
 

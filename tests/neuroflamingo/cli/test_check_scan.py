@@ -90,7 +90,7 @@ def test_what_cannot_be_used(tmp_path: Path, head_file: Path, capsys) -> None:
     assert not check_scan(write(tmp_path / "bold.nii", frames()), encoder_card("tiny-t1w-cnn")).usable
     with pytest.raises(NotFoundError):
         check_scan(tmp_path / "gone.nii")
-    assert main(["check-scan", str(head_file), "--encoder", "tiny-t1w-cm"]) == 69
+    assert main(["check-scan", str(head_file), "--encoder", "tiny-t1w-cm"]) == 66
     assert "did you mean tiny-t1w-cnn" in capsys.readouterr().err
 
 

@@ -253,7 +253,7 @@ class TestBadModels:
 
         monkeypatch.setattr(local_models, "list_models", lambda: ("tiny-t1w", "large-t1w"))
         code, err = self.run("tiny-t1", head_file, capsys)
-        assert code == 69 and "did you mean tiny-t1w" in err
+        assert code == 66 and "did you mean tiny-t1w" in err
 
     def test_folder_without_a_model(self, place: Path, head_file: Path, capsys) -> None:
         (place / "empty").mkdir()
@@ -399,6 +399,8 @@ class TestFailures:
             (KeyboardInterrupt(), 130),
             (MemoryError(), 75),
             (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), 75),
+            (RuntimeError("unable to mmap 21874348 bytes from file <x>: Cannot allocate memory (12)"), 75),
+            (OSError(12, "Cannot allocate memory"), 75),
             (OSError(28, "No space left on device", "/x/out.html"), 74),
             (BrokenPipeError(), 74),
         ],

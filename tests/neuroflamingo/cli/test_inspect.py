@@ -86,7 +86,7 @@ def test_overrides_and_what_cannot_be_inspected(recipe_file: str, capsys: pytest
     assert main(["inspect", "configs/tiny-t1w.yaml"]) == 78
     assert "neuroflamingo inspect tiny-t1w" in capsys.readouterr().err
     assert main(["inspect", "tiny-t1w", "--set", "a.b=1"]) == 2
-    assert main(["inspect", "no-such-model"]) == 69
+    assert main(["inspect", "no-such-model"]) == 66
 
 
 def test_a_models_parameters(capsys: pytest.CaptureFixture) -> None:

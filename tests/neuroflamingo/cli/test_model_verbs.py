@@ -75,7 +75,7 @@ class TestModels:
         err = refused(69, capsys, "models", "fetch", "brainlm-13m")
         assert err.index("CC-BY-NC-ND-4.0") < err.index("error: ") and "HF_HUB_OFFLINE=1" in err
         assert "with a browser" in refused(69, capsys, "models", "fetch", "swift")
-        assert "did you mean swift" in refused(69, capsys, "models", "fetch", "swfit")
+        assert "did you mean swift" in refused(66, capsys, "models", "fetch", "swfit")
 
     @pytest.mark.slow
     def test_only_fetch_leaves_the_network_on(self) -> None:
