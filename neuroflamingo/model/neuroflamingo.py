@@ -21,6 +21,7 @@ from neuroflamingo.model.generation import ScanGeneration
 from neuroflamingo.model.loss import gather_before, next_tokens, weighted_loss
 from neuroflamingo.model.media import NO_MEDIA, Media, MediaRule, check_count, make_plan, media_time
 from neuroflamingo.model.media_cache import MediaCache, attach, find_media_cache
+from neuroflamingo.model.media_probe import prove_media
 from neuroflamingo.model.packing import check_packing, packed_scan_bounds, packed_text_mask
 from neuroflamingo.model.pretrained import PretrainedMixin, build_encoder_from_config
 from neuroflamingo.model.resampler import PerceiverResampler
@@ -105,14 +106,18 @@ class NeuroFlamingo(TrainingState, Attribution, ScanGeneration, PretrainedMixin)
             **{key: value for key, value in config.cross_attention.items() if key != "media_rule"},
         )
         config.text_config = self.lang_encoder.config
-        self._keyword = fusion.passes_media_keyword(self.lang_encoder)
         self._text_arguments = fusion.forward_arguments(self.lang_encoder)
         self.new_tokens = None
         new_tokens.register(self)
         gather_before(self.lang_encoder.get_output_embeddings())
         self.post_init()
-        if not self.perceiver.latents.is_meta:  # from_pretrained freezes when the weights are there
+        if not self.perceiver.latents.is_meta:  # from_pretrained freezes and proves when the weights are there
+            prove_media(self)
             self.freeze_for_training()
+
+    def is_custom_code(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Whether the language model is code from elsewhere: transformers restores buffers of its own families only."""
+        return self.lang_encoder.is_custom_code()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing: each part initialises itself, and a trained encoder that was passed in must keep its weights."""

@@ -17,9 +17,11 @@ from neuroflamingo.model.config import NeuroFlamingoConfig
 from neuroflamingo.model.folder import CONFIG, GENERATION, check_folder, token_ids
 from neuroflamingo.model.library_errors import blame_file
 from neuroflamingo.model.plain_files import StoredTensor, weight_tensors
+from neuroflamingo.model.media_probe import prove_media
 from neuroflamingo.model.processor import NeuroFlamingoProcessor, add_special_tokens
 from neuroflamingo.model.resampler import PerceiverResampler
 from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE
+from neuroflamingo.model.weight_check import check_finite, check_stored_types
 from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_encoders.card import current_digest
 from neuroflamingo_encoders.registry import encoder_card, list_encoders
@@ -123,7 +125,7 @@ class PretrainedMixin(FusedModel):
         Raises:
             NotFoundError: no such folder.
             ModelError: a file that is no plain data, is damaged or cut off, or asks for more than a model can be;
-                weights that do not match (exit 65).
+                weights that do not match, or compute no numbers; a language model that would never see a scan (exit 65).
             ConfigError: its files request remote code, or keys of its config have wrong values.
         """
         folder = check_folder(pretrained_model_name_or_path)
@@ -154,6 +156,8 @@ class PretrainedMixin(FusedModel):
         _refuse_integers(model, stored, folder)
         _check_token_ids(model, folder)
         _restore_buffers(model)
+        check_stored_types(model, folder)
+        check_finite(model, prove_media(model), str(folder))
         model.freeze_for_training()
         model.eval()
         return (model, info) if wants_info else model
@@ -233,7 +237,7 @@ def _generation_config(
     language_model: PreTrainedModel, config: NeuroFlamingoConfig, tokenizer: Any
 ) -> GenerationConfig:
     """The language model's own generation settings, with `<|endofchunk|>` as an additional end token."""
-    generation = copy.deepcopy(language_model.generation_config) or GenerationConfig()
+    generation = copy.deepcopy(getattr(language_model, "generation_config", None)) or GenerationConfig()
     own = generation.eos_token_id
     own = own if isinstance(own, list) else [] if own is None else [own]
     generation.eos_token_id = list(dict.fromkeys([config.endofchunk_token_id, *own]))
