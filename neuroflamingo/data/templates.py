@@ -97,8 +97,8 @@ def check_template(template: str, tokenizer: Any) -> None:
 def _chunks(text: str, end: str) -> Iterator[Piece]:
     """Interleaved document in OpenFlamingo's form: `text<image>text<|endofchunk|><image>text<|endofchunk|>`.
 
-    Scans side by side stay so, as in pairs and prompts. An end of chunk that the document already has is not added twice;
-    the text after it is not learnt. Neither is the end token, as upstream.
+    Scans side by side stay so, as in pairs and prompts. An end of chunk that the document already has is not added
+    twice; the text after it is not learnt. Neither is the end token, as upstream.
     """
     before, *parts = text.split(IMAGE)
     yield Piece(before.strip())

@@ -22,6 +22,7 @@ from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo.training.embedded.language_model_stage import BLANK_SHARE, Texts, encode_reports
 from neuroflamingo.training.embedded.stage import StageTask, plan_of
+from neuroflamingo.training.scan_gradients import ScanGradients
 from neuroflamingo.training.task import Counts
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ class FusionTask(StageTask):
         self.settings, self.tokenizer = recipe.fusion, tokenizer
         self.cache, self.validation = cache, validation
         self.run_in(fusion)
+        self.scan_gradients = ScanGradients(fusion, accelerator)
 
     @cached_property
     def truth(self) -> list[tuple[Finding, ...]]:
@@ -221,6 +223,10 @@ class FusionTask(StageTask):
         text, presence = text * (batch.weight() / weight), presence * (len(batch.tokens) / scans)
         parts = {"text": float(text.detach()), "presence": float(presence.detach())}
         return text + self.settings.presence_weight * presence, parts
+
+    def check_gradients(self, step: Counts) -> None:
+        """Stop a training in which the scans have no part; see `ScanGradients`."""
+        self.scan_gradients.check(step.scans)
 
     def figures(self) -> dict[str, float]:
         """Scores of greedy reports, of which each process writes its share."""
