@@ -67,6 +67,14 @@ class FusedModel(PreTrainedModel):
             return False
         return "**" in self._text_arguments or name not in ("use_cache", "return_dict")
 
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether the language model continues a text from a cache that the scans can travel with.
+
+        State-space models (Mamba, xLSTM, RWKV) keep a state of their own kind: here they read the whole text again.
+        """
+        return "past_key_values" in self._text_arguments
+
     def encode(self, scan_inputs: ScanInputs, batch: int) -> tuple[Tensor, Tensor]:
         """Latents of the scans, `[batch, scan, latent, width]`, and a mask of the real ones, `[batch, scan]`."""
         present = scan_inputs.present(batch).to(self.perceiver.latents.device)

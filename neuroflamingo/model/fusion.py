@@ -104,13 +104,16 @@ class FusedLayer(nn.Module):
         return bool(getattr(self.decoder_layer, "gradient_checkpointing", False)) and self.decoder_layer.training
 
 
+_OTHER_THAN_TEXT = re.compile(r"vision|visual|image|audio|speech")
+
+
 def find_layers(language_model: nn.Module, path: str | None = None) -> tuple[str, nn.ModuleList]:
     """Find the list of decoder layers and its dotted name.
 
     Args:
         language_model: a causal language model of transformers.
-        path: the name, if known; None takes the list with as many members as the config has layers, and the one with
-            the most parameters if there are several.
+        path: the name, if known; None takes the list with as many members as the config has layers; of several, the
+            one with the most parameters that is not named after pictures or sound.
 
     Raises:
         ModelError: there is no such list.
@@ -146,7 +149,8 @@ def find_layers(language_model: nn.Module, path: str | None = None) -> tuple[str
             hint="name it: decoder_layers='path.to.layers'",
             exit_code=65,
         )
-    return max(found, key=lambda item: sum(p.numel() for p in item[1].parameters()))
+    text = [item for item in found if not _OTHER_THAN_TEXT.search(item[0])]
+    return max(text or found, key=lambda item: sum(p.numel() for p in item[1].parameters()))
 
 
 def text_config(language_model: nn.Module) -> Any:

@@ -117,11 +117,11 @@ class FusedTask(Task):
         total = step.tokens
         if recipe.data.reduction == "kinds":
             each = 1.0 / torch.tensor([*step.divisors, 1.0]).clamp(min=1.0)  # the last one is for padding, number -1
-            inputs["label_weights"] = inputs["label_weights"] * each[batch["kinds"]].to(inputs["label_weights"])
+            inputs["loss_weights"] = inputs["loss_weights"] * each[batch["kinds"]].to(inputs["loss_weights"])
             total = 1.0
         inputs["num_items_in_batch"] = total
         if recipe.optim.label_smoothing:
-            inputs["label_smoothing"] = recipe.optim.label_smoothing
+            inputs["smoothing"] = recipe.optim.label_smoothing
         if recipe.media_placement == "coin":
             rng = np.random.default_rng([recipe.seed, 11, micro_step])
             inputs["media_shift"] = "previous" if rng.random() < 0.5 else "next"

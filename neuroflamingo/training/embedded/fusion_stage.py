@@ -122,7 +122,7 @@ class Fusion(nn.Module):
         """The mean losses of the batch: of the text, and of which findings there are."""
         ids, mask, labels, weights = batch.texts
         out = self.model(
-            input_ids=ids, attention_mask=mask, scan_tokens=batch.tokens, labels=labels, label_weights=weights
+            input_ids=ids, attention_mask=mask, scan_tokens=batch.tokens, labels=labels, loss_weights=weights
         )
         logits = torch.logsumexp(self.presence(out.latents[:, 0]).float(), dim=1)
         presence = F.binary_cross_entropy_with_logits(logits, batch.present, reduction="sum") / len(logits)

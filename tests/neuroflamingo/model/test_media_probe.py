@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -201,24 +200,4 @@ def test_a_tensor_that_is_not_finite_is_refused_by_its_name(tmp_path, name):
     weights[name].view(-1)[0] = float("nan")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=f"does not compute numbers[^$]*{name}"):
-        NeuroFlamingo.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("key", ["rms_norm_eps", "rope_theta", "attention_dropout"])
-def test_a_number_of_the_config_that_is_none_is_refused(tmp_path, key):
-    saved(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    text = config["text_config"]
-    (text if key in text else text["rope_parameters"])[key] = float("nan")
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=rf"does not compute numbers[^$]*config\.json[^$]*{key}"):
-        NeuroFlamingo.from_pretrained(tmp_path)
-
-
-def test_weights_stored_as_integers_are_refused(tmp_path):
-    saved(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    spoilt = {name: value.to(torch.int8) if "mlp" in name else value for name, value in weights.items()}
-    save_file(spoilt, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"whole numbers[^$]*I8"):
         NeuroFlamingo.from_pretrained(tmp_path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Gemma3Config
 
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
+from neuroflamingo_preprocessing.errors import ModelError
+from tests.neuroflamingo.model.small_configs import small_config
 from tests.tiny import VOCAB, WIDTH, fill_by_rule, tiny_batch, tiny_tokenizer
 
 _SIZES = {
@@ -56,3 +59,38 @@ def test_every_tensor_comes_back_and_tied_ones_stay_tied(family, tmp_path):
     batch = tiny_batch(processor)
     with torch.no_grad():
         assert torch.equal(again(**batch, use_cache=False).logits, model(**batch, use_cache=False).logits)
+
+
+def test_a_language_model_with_a_text_part_inside_keeps_its_attention(tmp_path):
+    """Gemma 3 from 4B and MedGemma: sizes stand in the text config, and so does how attention is computed."""
+    text = _SIZES | {"head_dim": 8, "sliding_window": 4}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = Gemma3Config(text_config=text, vision_config=vision | {"image_size": 28, "patch_size": 14})
+    model, processor = assemble(config)
+    assert model.config.decoder_layers == "model.language_model.layers"
+    assert model.config.get_text_config() is model.lang_encoder.config.text_config
+    model.save_pretrained(tmp_path)
+    again = NeuroFlamingo.from_pretrained(tmp_path)
+    for one in (model, again):
+        assert one.lang_encoder.config.text_config._attn_implementation == "sdpa"
+    batch = tiny_batch(processor)
+    how = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    written = [one.generate(**batch, **how, use_cache=cached) for one in (model, again) for cached in (True, False)]
+    for other in written[1:]:
+        for step, logits in zip(written[0].logits, other.logits, strict=True):
+            torch.testing.assert_close(step, logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_class_that_its_config_alone_does_not_name_comes_back(tmp_path):
+    """transformers builds Emu3ForCausalLM from the config of the whole Emu3, and gives it the config of its text."""
+    model, processor = assemble(small_config("emu3"))
+    assert type(model.lang_encoder).__name__ == "Emu3ForCausalLM"
+    model.save_pretrained(tmp_path)
+    batch = tiny_batch(processor)
+    with torch.no_grad():
+        assert torch.equal(NeuroFlamingo.from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["architectures"] = ["Trainer"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="no causal language model from Emu3TextConfig"):
+        NeuroFlamingo.from_pretrained(tmp_path)
