@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroflamingo.cli.errors import say_error
-from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets, title_of
+from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets
 from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo.progress import Progress, say
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.files import printable, write_text_atomic
+from neuroflamingo_preprocessing.user_files import check_input, decode_text
 
 if TYPE_CHECKING:
     from neuroflamingo.cli.requests import ReportRequest
@@ -29,11 +30,11 @@ def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
     For a single scan that fails, the exit code is that of its error; of several, the others are written and it is 1.
     """
     groups = group_scans(request.scans, request.prompt)
+    for scan in request.scans:  # before anything is loaded; the reader does all other checks
+        check_input(scan)
     targets = plan_targets([group[0] for group in groups], request.output, parse_formats(request.formats))
     check_targets(targets, overwrite=request.overwrite)
     shown = [parse_example(text) for text in request.examples or ()]
-    for scan in request.scans:
-        _check_scan(scan)
     with _stdout_kept_clean(targets[0].stdout) as write_out:
         from neuroflamingo.inference.loaded_model import model_folder, open_model
         from neuroflamingo.inference.pipeline import write_report
@@ -109,7 +110,7 @@ def parse_example(text: str) -> tuple[Path, str]:
             expected="SCAN.nii.gz=REPORT.txt",
             hint="--example scan.nii.gz=report.txt",
         )
-    _check_scan(scan)
+    check_input(scan)
     path = Path(report)
     if not path.is_file():
         raise NotFoundError(f"there is no example report {report}", expected="a text file", hint="check the path")
@@ -118,7 +119,7 @@ def parse_example(text: str) -> tuple[Path, str]:
             f"{path.name} is not a report", expected="at most 100 kB of text", seen=f"{path.stat().st_size} bytes"
         )
     try:
-        return Path(scan), path.read_text(encoding="utf-8").strip()
+        return Path(scan), decode_text(path.read_bytes()).strip()
     except UnicodeDecodeError as error:
         raise ScanError(
             f"{path.name} is not a text file", expected="UTF-8", seen=str(error), hint="save it as UTF-8"
@@ -143,14 +144,6 @@ def write_files(report: Report, target: Targets, *, overwrite: bool) -> str:
         provenance = report.provenance.model_copy(update={"outputs": tuple(written)})
         write_text_atomic(target.files["prov"], provenance.model_dump_json(indent=2) + "\n", overwrite=overwrite)
     return "".join(f"{path}\n" for path in target.files.values())
-
-
-def _check_scan(scan: str) -> None:
-    """Report a missing file before the model is loaded; the reader does all other checks."""
-    if not os.path.lexists(scan):
-        raise NotFoundError(
-            f"there is no file {scan}", expected="a .nii or .nii.gz file", hint=f"check the path of {title_of(scan)}"
-        )
 
 
 @contextlib.contextmanager

@@ -97,14 +97,16 @@ def check_template(template: str, tokenizer: Any) -> None:
 def _chunks(text: str, end: str) -> Iterator[Piece]:
     """Interleaved document in OpenFlamingo's form: `text<image>text<|endofchunk|><image>text<|endofchunk|>`.
 
-    An end of chunk that the document already has is not added twice; the text after it is not learnt. Neither is the
-    end token, as upstream.
+    Scans side by side stay so, as in pairs and prompts. An end of chunk that the document already has is not added
+    twice; the text after it is not learnt. Neither is the end token, as upstream.
     """
     before, *parts = text.split(IMAGE)
     yield Piece(before.strip())
-    for part in parts:
+    for number, part in enumerate(parts, 1):
         chunk, _, rest = part.partition(END_OF_CHUNK)
         yield Piece(IMAGE)
+        if not part.strip() and number < len(parts):  # scans side by side share the chunk of the last one
+            continue
         yield Piece(chunk.strip() + END_OF_CHUNK, True)
         yield Piece(END_OF_CHUNK.join(shown.strip() for shown in rest.split(END_OF_CHUNK)))
     yield Piece(end)

@@ -54,6 +54,9 @@ _NUMBERS = {*_BEAMS, "temperature", "top_k", "top_p", "min_p", "typical_p", "eps
     "min_new_tokens",
 }
 
+NEVER_OPENED = re.compile(r"(optimizer|scheduler|scaler)\.(pt|bin)|rng_state(_\d+)?\.pth|training_args\.bin")
+"""Files of a checkpoint of transformers' Trainer that are no part of the model: they may lie there, unread."""
+
 
 def check_folder(path: str | Path) -> Path:
     """Check that a model folder holds data only, within limits.
@@ -70,7 +73,7 @@ def check_folder(path: str | Path) -> Path:
             hint="pass a folder that save_pretrained wrote, or the name of an embedded model",
         )
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in PICKLES:
+        if file.suffix.lower() in PICKLES and not NEVER_OPENED.fullmatch(file.relative_to(folder).as_posix()):
             raise _refusal(file, "weights in safetensors only", "a file that may be a pickle", "convert it first")
     refuse_adapters(folder)
     check_plain_data(folder, sorted(folder.glob("*.json")))

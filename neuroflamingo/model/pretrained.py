@@ -5,21 +5,25 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from inspect import isclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from neuroflamingo.model.base import FusedModel
 from neuroflamingo.model.config import NeuroFlamingoConfig
 from neuroflamingo.model.folder import CONFIG, GENERATION, check_folder, token_ids
 from neuroflamingo.model.library_errors import blame_file
+from neuroflamingo.model.media_probe import prove_media
 from neuroflamingo.model.plain_files import StoredTensor, weight_tensors
 from neuroflamingo.model.processor import NeuroFlamingoProcessor, add_special_tokens
 from neuroflamingo.model.resampler import PerceiverResampler
 from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE
+from neuroflamingo.model.weight_check import check_finite
 from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_encoders.card import current_digest
 from neuroflamingo_encoders.registry import encoder_card, list_encoders
@@ -71,6 +75,8 @@ class PretrainedMixin(FusedModel):
             ModelError: the language model's layers cannot be found.
         """
         resampler = _resampler(encoder, resampler)
+        if type(language_model.config) not in AutoModelForCausalLM._model_mapping:
+            language_model.config.architectures = [type(language_model).__name__]  # else it could not be built again
         new_tokens = add_special_tokens(tokenizer)
         embeddings: Any = language_model.get_input_embeddings()
         if len(tokenizer) > len(embeddings.weight):
@@ -118,18 +124,21 @@ class PretrainedMixin(FusedModel):
 
         Args:
             pretrained_model_name_or_path: the folder; nothing is ever downloaded.
-            args, kwargs: as for any transformers model (`dtype`, `device_map`, ...).
+            args, kwargs: as for any transformers model (`device_map`, ...). `dtype`: float32 unless given, whatever the
+                weights were stored in; `auto` takes the stored one.
 
         Raises:
             NotFoundError: no such folder.
             ModelError: a file that is no plain data, is damaged or cut off, or asks for more than a model can be;
-                weights that do not match (exit 65).
+                weights that do not match, or compute no numbers; a language model that would never see a scan.
             ConfigError: its files request remote code, or keys of its config have wrong values.
         """
         folder = check_folder(pretrained_model_name_or_path)
         stored = weight_tensors(folder)
         if kwargs.pop("trust_remote_code", None):
             raise UsageError("trust_remote_code was given", hint="leave it out; NeuroFlamingo never runs remote code")
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)  # training in half precision ends in NaN
         wants_info = kwargs.pop("output_loading_info", False)
         # Let mismatched sizes through, to report them below together with all other faults.
         kwargs.update(use_safetensors=True, local_files_only=True, ignore_mismatched_sizes=True)
@@ -154,6 +163,7 @@ class PretrainedMixin(FusedModel):
         _refuse_integers(model, stored, folder)
         _check_token_ids(model, folder)
         _restore_buffers(model)
+        check_finite(model, prove_media(model), str(folder))
         model.freeze_for_training()
         model.eval()
         return (model, info) if wants_info else model
@@ -233,7 +243,7 @@ def _generation_config(
     language_model: PreTrainedModel, config: NeuroFlamingoConfig, tokenizer: Any
 ) -> GenerationConfig:
     """The language model's own generation settings, with `<|endofchunk|>` as an additional end token."""
-    generation = copy.deepcopy(language_model.generation_config) or GenerationConfig()
+    generation = copy.deepcopy(getattr(language_model, "generation_config", None)) or GenerationConfig()
     own = generation.eos_token_id
     own = own if isinstance(own, list) else [] if own is None else [own]
     generation.eos_token_id = list(dict.fromkeys([config.endofchunk_token_id, *own]))
@@ -279,6 +289,27 @@ def build_encoder_from_config(description: dict[str, Any]) -> BrainEncoder:
             exit_code=65,
         )
     return encoder
+
+
+def build_language_model(config: PretrainedConfig) -> PreTrainedModel:
+    """Build a bare language model of transformers, untrained: the class of its config, else the one that it names.
+
+    Raises:
+        ModelError: transformers has no causal language model for this config (exit 65).
+    """
+    if type(config) in AutoModelForCausalLM._model_mapping:
+        return AutoModelForCausalLM.from_config(config)
+    named = (config.architectures or [""])[0]
+    kind: Any = getattr(transformers, named, None)
+    if not (isclass(kind) and issubclass(kind, PreTrainedModel) and kind.config_class is type(config)):
+        raise ModelError(
+            f"transformers builds no causal language model from {type(config).__name__}",
+            expected="a class registered with AutoModelForCausalLM, or the name of one in text_config.architectures",
+            seen=named or "none",
+            hint="AutoModelForCausalLM.register(CONFIG_CLASS, MODEL_CLASS) before loading",
+            exit_code=65,
+        )
+    return kind._from_config(config)
 
 
 @torch.no_grad()

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature
 
 from neuroflamingo.model.folder import check_folder, read_card
 from neuroflamingo.model.library_errors import blame_file
-from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE, PAD
+from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE, PAD, token_ids
 from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.preparation import prepare
 
@@ -84,13 +85,15 @@ class NeuroFlamingoProcessor:
         for row, prompt in enumerate(texts):
             if not prompt:
                 raise UsageError(f"prompt {row} is empty", expected="text", hint="begin with '<image>'")
-        batch = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side=padding_side)
-        data: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        rows = [torch.tensor(token_ids(self.tokenizer, prompt), dtype=torch.long) for prompt in texts]
+        data: dict[str, Any] = {
+            "input_ids": pad_sequence(rows, True, self.tokenizer.pad_token_id, padding_side),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], True, 0, padding_side),
+        }
         for name, given in (("scans", scans), ("scan_tokens", scan_tokens)):
             if given is None:
                 continue
-            rows = self._rows(given, texts)
-            tensors = [[self._tensor(scan) for scan in row] for row in rows]
+            tensors = [[self._tensor(scan) for scan in row] for row in self._rows(given, texts)]
             data[name], data["scan_mask"] = pad_scans(tensors)
         return BatchFeature(data)
 

@@ -14,6 +14,7 @@ from neuroflamingo.recipe.plain_yaml import MAX_BYTES, parse_yaml
 from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo.settings import check_settings
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
+from neuroflamingo_preprocessing.user_files import decode_text
 
 
 def load_any_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe | EmbeddedRecipe:
@@ -68,7 +69,7 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read")
-        data: Any = parse_yaml(path.read_text(encoding="utf-8"))
+        data: Any = parse_yaml(decode_text(path.read_bytes()))
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read", seen=error.strerror, hint="check its permissions", exit_code=74

@@ -22,6 +22,7 @@ from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.read import is_run, read_scan
 from neuroflamingo_preprocessing.structural.prepare_volume import GEOMETRIC_STEPS
+from neuroflamingo_preprocessing.user_files import check_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -119,6 +120,7 @@ def check_scan(
         NotFoundError: no such file.
         ModelError: the encoder takes no files.
     """
+    check_input(path)
     path, wanted = Path(path), checked_xform(xform)
     if denoising:
         denoising.check_table()
@@ -139,7 +141,8 @@ def check_scan(
     except NeuroFlamingoError as fault:
         if fault.exit_code in (66, 69):
             raise
-        result.fault = fault
+        result.warnings += [note for note in fault.noted if note not in result.warnings]
+        fault.noted, result.fault = (), fault
     return result
 
 
@@ -171,6 +174,7 @@ def _check_volume(scan: Scan, card: InputCard | None, options: Preparation, resu
     result.steps = [*_words(prepared.geometry), *intensities]
     quality = prepared.windows[0].metadata.get("quality", {})
     names = {"coverage": "coverage", "correlation": "correlation with the template", "snr": "SNR of white matter"}
+    names |= {"smoothness": "smoothness", "ghosts": "ghosts", "spikes": "spikes"}
     result.quality = {words: quality[key] for key, words in names.items() if quality.get(key) is not None}
     result.warnings = list(prepared.warnings)
 

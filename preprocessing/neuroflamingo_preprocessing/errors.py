@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable
+import os
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -30,14 +32,19 @@ class NeuroFlamingoError(Exception):
         hint: str | None = None,
         exit_code: int | None = None,
     ) -> None:
-        parts = [what]
-        parts += [f"expected: {expected}"] if expected else []
-        parts += [f"seen: {seen}"] if seen else []
-        parts += [f"try: {hint}"] if hint else []
-        super().__init__("\n  ".join(parts))
+        super().__init__(what)
         self.what, self.expected, self.seen, self.hint = what, expected, seen, hint
+        self.noted: tuple[str, ...] = ()
         if exit_code is not None:
             self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        parts += [f"expected: {self.expected}"] if self.expected else []
+        parts += [f"seen: {self.seen}"] if self.seen else []
+        parts += [f"noted before: {note}" for note in self.noted]
+        parts += [f"try: {self.hint}"] if self.hint else []
+        return "\n  ".join(parts)
 
 
 class UsageError(NeuroFlamingoError):
@@ -76,6 +83,20 @@ class ConfigError(NeuroFlamingoError):
     exit_code = 78
 
 
+@contextmanager
+def noting(notes: Iterable[str]) -> Generator[None]:
+    """Add what was odd about an input to the errors raised about it: often it is the reason.
+
+    Args:
+        notes: the warnings so far; those given twice count once.
+    """
+    try:
+        yield
+    except NeuroFlamingoError as error:
+        error.noted = tuple(dict.fromkeys((*notes, *error.noted)))
+        raise
+
+
 def not_readable(what: object, error: OSError) -> ScanError:
     """The error for a scan that the system does not let us read (exit 74)."""
     seen = error.strerror or str(error)
@@ -84,6 +105,13 @@ def not_readable(what: object, error: OSError) -> ScanError:
 
 def not_created(target: Path, error: OSError) -> OutputError:
     """The error for a file or folder that cannot be made (exit 73; 74 where the disk is full)."""
+    if error.errno == errno.ENAMETOOLONG:
+        return OutputError(
+            f"{target.name[:40]}... cannot be created: the name is too long",
+            expected="a name of at most 255 bytes, ending included",
+            seen=f"{len(os.fsencode(target.name))} bytes",
+            hint="name the output with -o, or give the input a shorter name",
+        )
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return OutputError(
         f"{target} cannot be created",

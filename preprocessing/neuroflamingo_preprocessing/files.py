@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from neuroflamingo_preprocessing.drafts import draft_file, sweep_once
 from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, OutputError, ScanError, not_created
+from neuroflamingo_preprocessing.user_files import decode_text
 
 MAX_JSON_BYTES = 2**24
 """Largest JSON file that is read; sidecars, cards and states are far smaller."""
@@ -185,13 +186,13 @@ def load_json(file: Path, *, most: int = MAX_JSON_BYTES, links: bool = True, kin
     """Read a small JSON file.
 
     Args:
-        file: UTF-8, with or without a byte order mark.
+        file: text, see `decode_text`.
         most: largest size in bytes.
         links: follow symbolic links.
         kind: expected type of the content.
 
     Raises:
-        ValueError: too large, a link, a pipe or device, not UTF-8, not JSON, nested too deeply, or of another type.
+        ValueError: too large, a link, a pipe or device, no text, not JSON, nested too deeply, or of another type.
         OSError: missing, or it cannot be read.
     """
     about = file.stat()
@@ -204,7 +205,7 @@ def load_json(file: Path, *, most: int = MAX_JSON_BYTES, links: bool = True, kin
             data = stream.read((about.st_size if stat.S_ISREG(about.st_mode) else most) + 1)  # a pipe has no size
         if len(data) > most:
             raise ValueError(f"more than {most:,} bytes")
-        plain = json.loads(data.decode("utf-8-sig"))
+        plain = json.loads(decode_text(data))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(plain, kind):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroflamingo_preprocessing.arrays import is_array_file, read_array
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError, UsageError
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError, UsageError, noting
 from neuroflamingo_preprocessing.formats.nifti.run import Run
 from neuroflamingo_preprocessing.functional.cifti import is_cifti
 from neuroflamingo_preprocessing.functional.denoised_run import denoise_run
@@ -183,7 +183,8 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
     else:
         assert isinstance(source, Scan)
         scan = source
-    prepared = prepare_volume(scan, spec)
+    with noting(scan.provenance.warnings):
+        prepared = prepare_volume(scan, spec)
     metadata = describe_input(source, scan.provenance, prepared.geometry, prepared.warnings)
     metadata["scan_to_template"] = prepared.scan_to_template.tolist()
     metadata["quality"] = asdict(prepared.quality)
@@ -210,7 +211,8 @@ def _from_run(source: Source, spec: ScanSpec, options: Preparation) -> PreparedI
     stored = open_run(source, options)
     plan = plan_for(source, stored, options)
     run = denoise_run(stored, plan)
-    prepared = prepare_run(run, spec, may_resample=options.may_resample)
+    with noting(run.provenance.warnings):
+        prepared = prepare_run(run, spec, may_resample=options.may_resample)
     warnings = (*prepared.warnings, *plan.against(spec))
     metadata = describe_input(source, run.provenance, prepared.geometry, warnings)
     metadata["repetition_time_s"] = run.repetition_time

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -99,8 +100,8 @@ def read_sequence(path: Path, spec: ScanSpec) -> Sequence:
 
 def _letters(raw: bytes, name: str) -> str:
     try:
-        lines = raw.decode("ascii").splitlines()
-    except UnicodeDecodeError as error:
+        lines = decode_text(raw).encode("ascii").decode().splitlines()
+    except UnicodeError as error:
         raise ScanError(
             f"{name} is not a DNA sequence",
             expected="letters A, C, G, T and N",

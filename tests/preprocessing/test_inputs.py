@@ -74,13 +74,23 @@ def test_nothing_found_says_what_was_looked_for(dataset: Path, tmp_path: Path) -
     (tmp_path / "empty" / "dataset_description.json").write_text("{}")
     with pytest.raises(NotFoundError, match=r"\*_T1w\.nii"):
         find_inputs(tmp_path / "empty", T1W)
-    with pytest.raises(NotFoundError, match="there is no input"):
+    with pytest.raises(NotFoundError, match="there is no file"):
         find_inputs(tmp_path / "gone", T1W)
 
 
 def test_folders_and_files(dataset: Path) -> None:
     (dataset / "dataset_description.json").unlink()
-    assert len(find_inputs(dataset, T1W)) == 8
+    notes: list[str] = []
+    assert [one.path.name for one in find_inputs(dataset, T1W, notes=notes)] == [
+        "sub-01_T1w.nii.gz",
+        "sub-02_ses-a_T1w.nii",
+        "sub-02_ses-b_T1w.nii",
+    ]
+    assert notes == [
+        "1 files in derivatives and sourcedata are left out: give such a folder itself",
+        "there are sub- folders but no dataset_description.json: files are told apart by their names alone",
+        "4 files are left out, by their names: bold (3), T2w (1)",
+    ]
     one = dataset / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     assert [found.path for found in find_inputs(one, T1W)] == [one]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ModelError, ScanError
+from neuroflamingo_preprocessing.formats.described import described_by_name
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes, to_canonical
 from neuroflamingo_preprocessing.structural.alignment import align
+from neuroflamingo_preprocessing.structural.artefacts import Artefacts, judge_artefacts, measure_artefacts
 from neuroflamingo_preprocessing.structural.intensity import match_to_template
 from neuroflamingo_preprocessing.structural.resampling import covered_voxels, resample
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, load_template
@@ -94,6 +96,8 @@ def prepare_volume(scan: Scan, spec: ScanSpec) -> Prepared:
     covered = covered_voxels(voxels.shape, in_template, spec.grid_shape, spec.grid_affine)
     coverage = judge_coverage(covered, spec, scan, warnings)
     snr = judge_noise(scan, scan_to_template, spec, warnings)
+    artefacts = measure_artefacts(voxels, affine) if spec.template else Artefacts()
+    judge_artefacts(artefacts, warnings)
     clock.lap("resampling")
     volume = _change_intensities(grid, covered, spec, scan)
     clock.lap("intensity")
@@ -102,7 +106,7 @@ def prepare_volume(scan: Scan, spec: ScanSpec) -> Prepared:
         affine=spec.grid_affine,
         geometry=log,
         scan_to_template=scan_to_template,
-        quality=Quality(correlation, coverage, snr),
+        quality=Quality(correlation, coverage, snr, **asdict(artefacts)),
         warnings=tuple(warnings),
         timings=clock.seconds,
         native=scan.native,
@@ -160,8 +164,15 @@ def check_spec(spec: ScanSpec) -> None:
 def _modality_warnings(scan: Scan, spec: ScanSpec) -> list[str]:
     warnings = []
     of_dicom = scan.provenance.header.get("format", "").startswith("DICOM")  # warned when the series was chosen
-    if scan.modality not in ("unknown", spec.channels[0]) and not of_dicom:
-        warnings.append(f"the file's name says {scan.modality}, but this encoder takes {spec.channels[0]}")
+    if not of_dicom:
+        named = described_by_name(scan.provenance.file or "")
+        named = named or ((scan.modality,) if scan.modality != "unknown" else ())
+        texts = scan.provenance.header.get("described as", "").split(", ")
+        for source, kinds in (("file's name", named), ("header's text", texts)):
+            others = [kind for kind in kinds if kind and kind != spec.channels[0]]
+            if others:
+                words = ", ".join(others)
+                warnings.append(f"the {source} says {words}, but this encoder takes {spec.channels[0]}")
     if max(scan.spacing) > THICK_MM:
         warnings.append(f"slices are {max(scan.spacing):.1f} mm apart: small findings may be missed")
     return warnings

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CORRELATION_REFUSE, CORRELATION_WARN = 0.3, 0.4
 COVERAGE_REFUSE, COVERAGE_WARN = 0.8, 0.98
 SCALE_RANGE = (0.6, 1.6)
+ADULT_SIZES = (0.78, 1.3)
+"""Scaling to the template, as the cube root of the change of volume, outside of which a head is not an adult's: 21 real
+adults' lay between 1.09 and 1.25 (the template is a large head)."""
 SURE_WHITE = 0.9
 SNR_WARN = 5.0
 """Rose's criterion (1948): at a lower SNR, details cannot be told from noise with certainty."""
@@ -37,11 +40,15 @@ class Quality:
         coverage: share of the template brain (of the grid, for an encoder without template) inside the field of view.
         snr: median of the white matter divided by its standard deviation, as MRIQC's SNR of one tissue (bias field and
             noise both lower it); None without a template, or where little white matter is in view.
+        smoothness, ghosts, spikes: see `Artefacts`; None without a template.
     """
 
     correlation: float | None
     coverage: float
     snr: float | None = None
+    smoothness: float | None = None
+    ghosts: float | None = None
+    spikes: float | None = None
 
 
 def name_of(scan: Scan) -> str:
@@ -68,13 +75,26 @@ def judge_alignment(alignment: Alignment, scan: Scan, warnings: list[str]) -> No
     stretch = np.linalg.svd(alignment.scan_to_template[:3, :3], compute_uv=False)
     upright = np.linalg.det(alignment.scan_to_template[:3, :3]) > 0
     in_range = SCALE_RANGE[0] <= stretch.min() and stretch.max() <= SCALE_RANGE[1]
-    if alignment.correlation < CORRELATION_REFUSE or not (upright and in_range):
+    if alignment.correlation < CORRELATION_REFUSE or not upright:
         raise ScanError(
             f"{name_of(scan)} cannot be aligned to the template brain",
             expected=f"a T1-weighted head (correlation with the template at least {CORRELATION_REFUSE})",
             seen=f"correlation {alignment.correlation:.2f}, scaling {stretch.min():.2f} to {stretch.max():.2f}, "
             f"{alignment.starts} starting poses tried",
             hint="check that the file is a T1-weighted whole head and that its orientation is right",
+        )
+    size = float(np.prod(stretch) ** (1 / 3))
+    if not in_range:
+        raise ScanError(
+            f"{name_of(scan)} is far {'smaller' if size > 1 else 'larger'} than an adult's head",
+            expected=f"a head that is scaled by {SCALE_RANGE[0]:g} to {SCALE_RANGE[1]:g} to fit the adult template",
+            seen=f"scaled by {stretch.min():.2f} to {stretch.max():.2f} (correlation {alignment.correlation:.2f})",
+            hint="check the voxel sizes in the header; heads of infants are not what this encoder was made for",
+        )
+    if not ADULT_SIZES[0] <= size <= ADULT_SIZES[1]:
+        warnings.append(
+            f"the head has {1 / size:.0%} of the adult template's size along each axis: the voxel sizes in the header "
+            "may be wrong, or it is a child's"
         )
     if alignment.correlation < CORRELATION_WARN:
         warnings.append(f"alignment is doubtful (correlation with the template {alignment.correlation:.2f})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -145,3 +146,27 @@ def test_a_name_that_no_file_can_have(tmp_path: Path, monkeypatch: pytest.Monkey
         assert f"line 2: there is no file {odd[0]}" in said and all(word in said for word in WORDS), said
         assert len(said) < 1000
     assert not Path("store").exists()
+
+
+@pytest.mark.parametrize("verb", [["report"], ["check-scan"], ["encode", "--encoder", "tiny-t1w-cnn", "-o", "a.npz"]])
+def test_what_is_no_file_is_named_before_a_model_is_loaded(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Two scans, since of several the model is loaded first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(opened_module, "open_model", None)
+    Path("whole.nii").write_bytes(bytes(400))
+    os.mkfifo("pipe.nii")
+    Path("annexed.nii.gz").symlink_to(".git/annex/objects/Xy/MD5E-s1--a.nii.gz/MD5E-s1--a.nii.gz")
+    wanted = {"pipe.nii": (65, "is a pipe"), "annexed.nii.gz": (66, "datalad get"), "/dev/null": (65, "is a device")}
+    for name, (code, words) in {**wanted, "gone.nii": (66, "check the path"), "": (66, "an empty name")}.items():
+        assert main([*verb, "whole.nii", name]) == code
+        assert words in capsys.readouterr().err
+
+
+def test_an_output_whose_name_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a" * 247 + ".nii").write_bytes(bytes(400))
+    assert main(["report", "a" * 247 + ".nii"]) == 73
+    said = capsys.readouterr().err
+    assert "the name is too long" in said and "at most 255 bytes" in said and "folder" not in said

@@ -16,8 +16,10 @@ from neuroflamingo_preprocessing.prepared_input import PreparedInput
 from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
+from neuroflamingo_preprocessing.structural.alignment import Alignment
 from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume
 from neuroflamingo_preprocessing.structural.template import load_template
+from neuroflamingo_preprocessing.structural.volume_quality import judge_alignment
 
 
 def mark_of(prepared: Prepared) -> np.ndarray:
@@ -192,3 +194,33 @@ def test_many_scans_in_worker_processes(head: Scan, spec_in_place: ScanSpec, tmp
     assert isinstance(results[0], PreparedInput) and isinstance(results[2], PreparedInput)
     np.testing.assert_array_equal(results[2].tensor, alone.tensor)
     assert isinstance(results[1], NotFoundError) and results[1].exit_code == 66 and results[1].hint == "check the path"
+
+
+@pytest.mark.parametrize(
+    ("scales", "fault", "warning"),
+    [
+        (
+            (1.63, 1.6, 1.58),
+            "far smaller than an adult's head",
+            None,
+        ),  # an infant's head: the reason is its size, not a correlation
+        ((0.55, 0.6, 0.62), "far larger than an adult's head", None),
+        ((1.45, 1.4, 1.42), None, "the head has 70% of the adult template's size"),
+        ((0.7, 0.72, 0.7), None, "the head has 142% of the adult template's size"),
+        ((1.29, 1.22, 1.25), None, None),
+        ((0.9, 0.95, 0.92), None, None),
+    ],
+)
+def test_the_size_of_a_head(scales: tuple[float, ...], fault: str | None, warning: str | None) -> None:
+    alignment, scan = (
+        Alignment(np.diag([*scales, 1.0]), 0.84, 1, False),
+        Scan(np.zeros((4, 4, 4), np.float32), np.eye(4)),
+    )
+    warnings: list[str] = []
+    if fault:
+        with pytest.raises(ScanError, match=fault) as caught:
+            judge_alignment(alignment, scan, warnings)
+        assert "correlation" not in str(caught.value.expected) and f"{max(scales):.2f}" in str(caught.value.seen)
+        return
+    judge_alignment(alignment, scan, warnings)
+    assert [words[: len(warning or "")] for words in warnings] == ([warning] if warning else [])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import ScanError, noting
 from neuroflamingo_preprocessing.files import sha256_of, sha256_of_text
 from neuroflamingo_preprocessing.formats.dicom.archive import dicom_files, is_dicom_file, is_dicom_input, walk
 from neuroflamingo_preprocessing.formats.dicom.attributes import COMPRESSED, read_images, require_dicom_extra, silenced
@@ -180,6 +180,10 @@ class Examination:
 
     def _convert(self, kind: ScanKind, number: int | None, place: Path, sha256: str | None) -> ConvertedSeries:
         chosen, remarks = choose_series(self.series, kind, number)
+        with noting(remarks):
+            return self._converted(chosen, remarks, place, sha256)
+
+    def _converted(self, chosen: Series, remarks: list[str], place: Path, sha256: str | None) -> ConvertedSeries:
         _refuse_huge(chosen)
         file = run_dcm2niix(chosen, place)
         shape, stored = sizes_and_affine(file, chosen)
@@ -213,14 +217,22 @@ def open_dicom(path: str | Path) -> Iterator[Examination]:
 
 def _series_of(files: list[Path]) -> list[Series]:
     with silenced():
-        series = group_series(image for file in files for image in read_images(file))
+        read = [read_images(file) for file in files]
+        series = group_series(image for images in read for image in images or ())
+    lost = read.count(None)
     if not series:
         raise ScanError(
             "the DICOM files hold no readable images",
             expected="an MR series",
-            seen=f"{len(files)} file{'s' * (len(files) > 1)}",
+            seen=f"{len(files)} file{'s' * (len(files) > 1)}" + (f", {lost} of them damaged or empty" if lost else ""),
             hint="export the images again: reports, key objects and DICOMDIR alone are not a scan",
         )
+    if lost:
+        warning = (
+            f"{lost} DICOM file{'s are' if lost > 1 else ' is'} damaged, cut off or empty, so slices may be missing at "
+            "an end of the series: copy it again"
+        )
+        series = [replace(one, warnings=(*one.warnings, warning)) for one in series]
     return series
 
 
@@ -244,7 +256,7 @@ def examinations(folder: Path) -> list[Path]:
     studies: dict[str, list[Path]] = {}
     with silenced():
         for parent, file in firsts.items():
-            study = next((image.study for image in read_images(file)), "")
+            study = next((image.study for image in read_images(file) or ()), "")
             studies.setdefault(study or str(parent), []).append(parent)
     places = sorted({Path(os.path.commonpath(parents)) for parents in studies.values()})
     outer = [place for place in places if not any(place.is_relative_to(other) for other in places if other != place)]
