@@ -220,7 +220,7 @@ def test_denoised_runs_have_no_mean_and_lie_in_mni_space_all_the_same(how: str, 
     elsewhere = LAS.copy()
     elsewhere[2, 3] += 90
     if how != "z-scored, all voxels":
-        with pytest.raises(ScanError, match="does not lie in MNI space"):
+        with pytest.raises(ScanError, match="is not in MNI space"):
             prepare_run(save(tmp_path / "moved.nii.gz", voxels, elsewhere), spec("to_grid", "zscore_foreground"))
     quality, odd = assess_run(run)
     assert quality.tsnr is None and any("the mean of the run was removed" in warning for warning in odd)
