@@ -98,7 +98,9 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *, force: bool = False) -> Prepar
         contrast = find_contrast(scan, scan_to_template)
         forced = judge_contrast(contrast, spec, scan, warnings, force=force)
         found = alignment.brain
-        quality = Quality(alignment.correlation, 0.0, None, alignment.overlap, found.volume_ml, contrast)
+        quality = Quality(
+            alignment.correlation, 0.0, overlap=alignment.overlap, brain_ml=found.volume_ml, contrast=contrast
+        )
         signal = within(voxels, *found.limits)
         log += [_log_brain(voxels.shape, affine, found), _log_alignment(voxels.shape, affine, scan_to_template)]
         brain = resample(

@@ -111,8 +111,8 @@ def judge_alignment(alignment: Alignment, scan: Scan, warnings: list[str]) -> No
         warnings.append(f"alignment is doubtful (the outlines of the brains overlap by {alignment.overlap:.2f})")
     if not ADULT_ML[0] <= volume <= ADULT_ML[1]:
         warnings.append(
-            f"the brain has {volume:.0f} ml, an adult's has 1,000 to 1,900: the voxel sizes in the header may be wrong, "
-            "or it is a child's"
+            f"the brain has {volume:.0f} ml, an adult's has 1,000 to 1,900: the voxel sizes in the header may be "
+            "wrong, or it is a child's"
         )
     if alignment.turned:
         warnings.append(
