@@ -115,6 +115,10 @@ BidsFilterFile = Annotated[
     str | None,
     typer.Option("--bids-filter-file", metavar="FILE.json", help="BIDS filter file, as for fMRIPrep."),
 ]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Use a scan that is not of the encoder's kind; stated at the top of the report."),
+]
 
 
 def takes_groups(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,6 +163,7 @@ def preparation(
     raw: Raw = False,
     rows: TableRows = None,
     no_resample: NoResample = False,
+    force: Force = False,
 ) -> dict[str, Any]:
     """Arguments of `Preparation.of`, except the denoising."""
     return {
@@ -170,6 +175,7 @@ def preparation(
         "raw": raw,
         "rows": rows,
         "may_resample": not no_resample,
+        "force": force,
     }
 
 

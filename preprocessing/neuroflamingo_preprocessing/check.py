@@ -62,6 +62,7 @@ class ScanCheck:
         encoder: name of the encoder; None if none was given.
         steps: preparation steps, in order.
         quality: quality measures of the preparation or of the run.
+        contrast: kind of image that the tissues of a volume show, such as `T1w`; None if not examined.
         warnings: problems that do not make the scan unusable.
         cleaning: denoising of a run, see `DenoisingPlan.record`.
         fault: why the scan is unusable; None if it is usable.
@@ -76,6 +77,7 @@ class ScanCheck:
     encoder: str | None = None
     steps: list[str] = field(default_factory=list)
     quality: dict[str, float] = field(default_factory=dict)
+    contrast: str | None = None
     warnings: list[str] = field(default_factory=list)
     series: list[dict[str, Any]] = field(default_factory=list)
     cleaning: dict[str, Any] = field(default_factory=dict)
@@ -164,6 +166,18 @@ def _tell(provenance: Provenance, affine: Affine, result: ScanCheck) -> None:
     result.warnings += provenance.warnings
 
 
+_FIGURES = {
+    "coverage": "coverage",
+    "overlap": "overlap with the template's brain",
+    "correlation": "correlation with the template",
+    "brain_ml": "brain in ml",
+    "snr": "SNR of white matter",
+    "smoothness": "smoothness",
+    "ghosts": "ghosts",
+    "spikes": "spikes",
+}
+
+
 def _check_volume(scan: Scan, card: InputCard | None, options: Preparation, result: ScanCheck) -> None:
     result.encoder = card.name if card else None
     _tell(scan.provenance, scan.affine, result)
@@ -173,9 +187,9 @@ def _check_volume(scan: Scan, card: InputCard | None, options: Preparation, resu
     intensities = [_named(step) for step in card.scan.steps if step.name not in GEOMETRIC_STEPS]
     result.steps = [*_words(prepared.geometry), *intensities]
     quality = prepared.windows[0].metadata.get("quality", {})
-    names = {"coverage": "coverage", "correlation": "correlation with the template", "snr": "SNR of white matter"}
-    names |= {"smoothness": "smoothness", "ghosts": "ghosts", "spikes": "spikes"}
-    result.quality = {words: quality[key] for key, words in names.items() if quality.get(key) is not None}
+    result.quality = {words: quality[key] for key, words in _FIGURES.items() if quality.get(key) is not None}
+    if quality.get("contrast"):
+        result.contrast = quality["contrast"]["kind"]
     result.warnings = list(prepared.warnings)
 
 
@@ -234,6 +248,7 @@ def as_lines(result: ScanCheck) -> list[str]:
     rows += [("for", result.encoder)] if result.encoder else []
     rows += [("" if i else "would be done", f"{i + 1}. {step}") for i, step in enumerate(result.steps)]
     quality = [f"{name} {value:.3g}" for name, value in result.quality.items()]
+    rows += [("by its tissues", result.contrast)] if result.contrast else []
     rows += [("quality", ", ".join(quality))] if quality else []
     rows += [("" if i else "odd", warning) for i, warning in enumerate(result.warnings)]
     rows.append(("result", "can be used" if result.usable else "cannot be used"))

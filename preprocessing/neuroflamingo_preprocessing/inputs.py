@@ -165,7 +165,7 @@ def _in_dataset(
     kept = [row for row in rows if all(condition.matches(row) for condition in (*conditions, *chosen))]
     kept = as_written(kept, [*conditions, *chosen])
     if not any(condition.entity == "part" for condition in chosen):
-        whole = [row for row in kept if row.get("part", "mag") == "mag"]
+        whole = [row for row in kept if str(row.get("part", "mag")).casefold() == "mag"]
         if len(whole) < len(kept):
             notes.append(f"{len(kept) - len(whole)} images of phase, real or imaginary part are left out")
         kept = whole

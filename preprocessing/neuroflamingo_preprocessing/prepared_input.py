@@ -107,6 +107,7 @@ class PreparedInput:
         checks: quality measures with their thresholds.
         timings: seconds by part of the preparation, if measured.
         view: data for pictures; None for results of worker processes.
+        forced: checks that the user overrode, for the top of a report.
     """
 
     name: str
@@ -118,6 +119,7 @@ class PreparedInput:
     checks: tuple[QualityCheck, ...]
     timings: Mapping[str, float]
     view: View | None
+    forced: tuple[str, ...] = ()
 
     @property
     def tensor(self) -> NDArray[Any]:

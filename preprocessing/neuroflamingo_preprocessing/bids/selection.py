@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 VERSION = ("space", "res", "den", "desc")
 """Entities that distinguish versions of one scan, not scans."""
 APART = {*VERSION, "echo", "ext", "path"}
-MNI_SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+MNI_SPACES = ("mni152nlin6asym", "mni152nlin2009casym")
 """In order of preference: encoders of runs were trained on FSL's MNI152, the 6th generation."""
 PREPROCESSED = {"preproc": 0, None: 1}
 COMBINATIONS = ("rms", "sos", "sum", "avg", "mean", "comb", "combined", "optcom")
@@ -125,8 +125,8 @@ def _name(row: Row) -> str:
 
 def _rank(row: Row, spec: ScanSpec) -> tuple[Any, ...]:
     """Rank of a version, smaller is better; versions of equal rank are left to the user."""
-    space, description = row.get("space"), row.get("desc")
-    other = 2 if space == "MNI" or str(space).startswith("MNI152") else None
+    space, description = (row[name].casefold() if name in row else None for name in ("space", "desc"))
+    other = 2 if space == "mni" or str(space).startswith("mni152") else None
     mni = MNI_SPACES.index(space) if space in MNI_SPACES else other
     own = 3 if space is None else 4
     place: tuple[Any, ...] = (0 if space is None else 1 + (own if mni is None else mni),)

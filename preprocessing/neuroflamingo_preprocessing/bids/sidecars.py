@@ -65,7 +65,7 @@ def sidecar_files(path: str | Path, listed: dict[Path, list[str]] | None = None)
     """
     path = Path(path).absolute()
     listed = {} if listed is None else listed
-    own = path.with_name(re.sub(r"\.(nii|nii\.gz|mgh|mgz)$", "", path.name) + ".json")
+    own = path.with_name(re.sub(r"\.(nii|nii\.gz|mgh|mgz)$", "", path.name, flags=re.IGNORECASE) + ".json")
     root, name = dataset_root(path.parent), parse_name(path.name)
     if root is None or name is None:
         return [own] if own.is_file() else []

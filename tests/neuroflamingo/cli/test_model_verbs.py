@@ -170,7 +170,7 @@ class TestEncode:
 
         assert scan.metadata["input"]["sha256"] == sha256_of(head_file)
         steps = [step["name"] for step in scan.metadata["geometry"]]
-        assert steps == ["reorientation", "affine alignment", "resampling"]
+        assert steps == ["reorientation", "brain extraction", "affine alignment", "resampling"]
         assert found.metadata["weights"] == {"init": "random", "seed": 3}
         assert found.metadata["software"]["libraries"]["torch"]
         weights = [

@@ -167,3 +167,8 @@ def test_two_sites_with_the_same_labels(tmp_path: Path) -> None:
         (tmp_path / site).mkdir()
         (tmp_path / site / "sub-01_T1w.nii.gz").touch()
     assert len(names(tmp_path, T1W)) == 2
+
+
+def test_spaces_in_other_capital_letters(tmp_path: Path) -> None:
+    files = [f"{FUNC}_space-{space}_desc-Preproc_bold.nii.gz" for space in ("T1w", "mni152nlin6asym")]
+    assert names(plant(tmp_path / "ds", files), BOLD) == [Path(files[1]).name]

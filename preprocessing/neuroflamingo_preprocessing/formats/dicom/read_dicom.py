@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 ScanKind = Literal["T1w", "bold"]
 MAX_BYTES = 2**34
 """Largest size of all voxels of a series."""
+TRIED = 5
+"""Files of a folder that are tried for the examination it belongs to: the first ones may be damaged, or reports."""
 OFF_SHARE = 0.25
 """Largest distance, in voxels, of a corner of the converted volume from its position by the headers."""
 MODALITIES: dict[str, ScanModality] = {"T1w": "T1w", "T2w": "T2w", "FLAIR": "FLAIR", "bold": "bold", "dwi": "dwi"}
@@ -239,24 +241,25 @@ def _series_of(files: list[Path]) -> list[Series]:
 def examinations(folder: Path) -> list[Path]:
     """Find the DICOM inputs below a folder: the folder of each examination, and each zip archive.
 
-    One image of each folder is read; examinations in nested folders count as one input.
+    Images of each folder are read until one says which examination it belongs to; examinations in nested folders count
+    as one input.
 
     Raises:
         ScanError: the extra `dicom` is missing (exit 69).
     """
-    firsts: dict[Path, Path] = {}
+    firsts: dict[Path, list[Path]] = {}
     archives = []
     for file in walk(folder):
         if file.suffix.lower() == ".zip" and is_dicom_input(file):
             archives.append(file)
-        elif file.parent not in firsts and is_dicom_file(file) and file.name.upper() != "DICOMDIR":
-            firsts[file.parent] = file
+        elif len(firsts.get(file.parent, ())) < TRIED and file.name.upper() != "DICOMDIR" and is_dicom_file(file):
+            firsts.setdefault(file.parent, []).append(file)
     if firsts or archives:
         require_dicom_extra()
     studies: dict[str, list[Path]] = {}
     with silenced():
-        for parent, file in firsts.items():
-            study = next((image.study for image in read_images(file) or ()), "")
+        for parent, files in firsts.items():
+            study = next((image.study for file in files for image in read_images(file) or ()), "")
             studies.setdefault(study or str(parent), []).append(parent)
     places = sorted({Path(os.path.commonpath(parents)) for parents in studies.values()})
     outer = [place for place in places if not any(place.is_relative_to(other) for other in places if other != place)]

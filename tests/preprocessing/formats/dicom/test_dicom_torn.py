@@ -13,12 +13,14 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless, generate_uid
 
-from neuroflamingo_preprocessing import read_scan
+from neuroflamingo_preprocessing import read_run, read_scan
 from neuroflamingo_preprocessing.errors import ScanError
-from neuroflamingo_preprocessing.formats.dicom.read_dicom import list_series
+from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations, list_series
 from neuroflamingo_preprocessing.formats.dicom.series import clusters
 from tests.preprocessing.formats.dicom.dicom_heads import (
+    EPI,
     MPRAGE,
+    RUN,
     SMALL,
     T2W,
     Slab,
@@ -243,7 +245,7 @@ def test_an_error_says_what_was_chosen_from(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 4000, (28, 56, 48)).astype(np.uint16)
     write_series(tmp_path, FINE, {**MPRAGE, "SeriesNumber": 2}, study=study, name="2-{}", voxels=noise)
     write_series(tmp_path, SMALL, {**MPRAGE, "SeriesNumber": 3}, study=study, name="3-{}")
-    with pytest.raises(ScanError, match="cannot be aligned") as caught:
+    with pytest.raises(ScanError, match=r"cannot be placed|no brain|far ") as caught:
         prepare(tmp_path, encoder_card("tiny-t1w-cnn").scan)
     assert "of 2 T1w series DICOM series 2 was chosen" in str(caught.value) and "series 3" in str(caught.value)
 
@@ -254,3 +256,27 @@ def test_packed_files_are_named(name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ScanError, match=words) as caught:
         read_scan(tmp_path)
     assert "unpack" in str(caught.value.hint)
+
+
+def test_runs_whose_echo_times_vary_from_slice_to_slice(tmp_path: Path) -> None:
+    study, series = generate_uid(), generate_uid()
+    for volume in range(6):
+
+        def edit(data: Dataset, number: int, volume: int = volume) -> None:
+            data.EchoTime = ("30.0049", "30.0051")[number % 2]
+            data.InstanceNumber, data.AcquisitionNumber = 1 + volume * RUN.slices + number, volume + 1
+
+        voxels = (RUN.head() + 10 * volume).astype(np.uint16)
+        write_series(tmp_path, RUN, EPI, study=study, series=series, name=f"{volume}-{{}}", edit=edit, voxels=voxels)
+    run = read_run(tmp_path)
+    (_, block), *_ = run.blocks(6)
+    assert run.frames == 6 and [float(block[..., n].min()) for n in range(6)] == [20, 30, 40, 50, 60, 70]
+
+
+def test_an_examination_whose_first_files_are_damaged_is_one_input(tmp_path: Path) -> None:
+    study = generate_uid()
+    for number, name in enumerate(("t1", "t2")):
+        write_series(tmp_path / name, SMALL, {**MPRAGE, "SeriesNumber": number + 1}, study=study)
+    broken_off(tmp_path / "t1" / "IM0000")
+    garbled(tmp_path / "t1" / "IM0001")
+    assert examinations(tmp_path) == [tmp_path]
