@@ -154,6 +154,12 @@ def takes_groups(verb: Callable[..., Any]) -> Callable[..., Any]:
     return with_groups
 
 
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Go on although the scan is not of the kind that the encoder takes; said on top."),
+]
+
+
 def preparation(
     tr: Tr = None,
     series: Series = None,
@@ -163,6 +169,7 @@ def preparation(
     raw: Raw = False,
     rows: TableRows = None,
     no_resample: NoResample = False,
+    force: Force = False,
 ) -> dict[str, Any]:
     """Arguments of `Preparation.of`, except the denoising."""
     return {
@@ -174,6 +181,7 @@ def preparation(
         "raw": raw,
         "rows": rows,
         "may_resample": not no_resample,
+        "force": force,
     }
 
 

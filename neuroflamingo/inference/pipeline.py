@@ -21,6 +21,7 @@ from neuroflamingo.provenance import (
 )
 from neuroflamingo.report.methods import methods_of
 from neuroflamingo.report.model import Report
+from neuroflamingo.report.records import BANNER
 from neuroflamingo.report.sections import parse_of, split_sections, statements_of
 from neuroflamingo.report.tracing import draw, trace
 from neuroflamingo_preprocessing.errors import UsageError
@@ -206,6 +207,7 @@ def _assemble(
         warnings=warnings,
     )
     return Report(
+        banner=" ".join([BANNER, *(words for item in taken for words in item.prepared.forced)]),
         title=title or _title(taken[0].name),
         text=written.text,
         sections=split_sections(written.text),

@@ -62,6 +62,7 @@ class ScanCheck:
         encoder: which one it was checked for; None for a run without one.
         steps: what would be done, in order.
         quality: figures of the preparation or of the run.
+        contrast: what kind of image a volume is by its tissues, such as `T1w`; None where that was not looked at.
         warnings: what is odd but usable.
         cleaning: what would be done to a run's frames, see `DenoisingPlan.about`.
         fault: why it cannot be used; None if it can.
@@ -76,6 +77,7 @@ class ScanCheck:
     encoder: str | None = None
     steps: list[str] = field(default_factory=list)
     quality: dict[str, float] = field(default_factory=dict)
+    contrast: str | None = None
     warnings: list[str] = field(default_factory=list)
     series: list[dict[str, Any]] = field(default_factory=list)
     cleaning: dict[str, Any] = field(default_factory=dict)
@@ -164,6 +166,18 @@ def _tell(provenance: Provenance, affine: Affine, found: ScanCheck) -> None:
     found.warnings += provenance.warnings
 
 
+_FIGURES = {
+    "coverage": "coverage",
+    "overlap": "overlap with the template's brain",
+    "correlation": "correlation with the template",
+    "brain_ml": "brain in ml",
+    "snr": "SNR of white matter",
+    "smoothness": "smoothness",
+    "ghosts": "ghosts",
+    "spikes": "spikes",
+}
+
+
 def _check_volume(scan: Scan, card: InputCard | None, options: Preparation, found: ScanCheck) -> None:
     found.encoder = card.name if card else None
     _tell(scan.provenance, scan.affine, found)
@@ -173,9 +187,9 @@ def _check_volume(scan: Scan, card: InputCard | None, options: Preparation, foun
     intensities = [_named(step) for step in card.scan.steps if step.name not in GEOMETRIC_STEPS]
     found.steps = [*_words(prepared.geometry), *intensities]
     quality = prepared.windows[0].about.get("quality", {})
-    names = {"coverage": "coverage", "correlation": "correlation with the template", "snr": "SNR of white matter"}
-    names |= {"smoothness": "smoothness", "ghosts": "ghosts", "spikes": "spikes"}
-    found.quality = {words: quality[key] for key, words in names.items() if quality.get(key) is not None}
+    found.quality = {words: quality[key] for key, words in _FIGURES.items() if quality.get(key) is not None}
+    if quality.get("contrast"):
+        found.contrast = quality["contrast"]["kind"]
     found.warnings = list(prepared.warnings)
 
 
@@ -234,6 +248,7 @@ def as_lines(found: ScanCheck) -> list[str]:
     rows += [("for", found.encoder)] if found.encoder else []
     rows += [("" if i else "would be done", f"{i + 1}. {step}") for i, step in enumerate(found.steps)]
     quality = [f"{name} {value:.3g}" for name, value in found.quality.items()]
+    rows += [("by its tissues", found.contrast)] if found.contrast else []
     rows += [("quality", ", ".join(quality))] if quality else []
     rows += [("" if i else "odd", warning) for i, warning in enumerate(found.warnings)]
     rows.append(("result", "can be used" if found.usable else "cannot be used"))

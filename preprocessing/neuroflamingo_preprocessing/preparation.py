@@ -42,7 +42,7 @@ from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.sequence import is_sequence_file, read_sequence
 from neuroflamingo_preprocessing.structural.prepare_volume import prepare_volume
-from neuroflamingo_preprocessing.structural.volume_quality import CORRELATION_WARN, COVERAGE_WARN
+from neuroflamingo_preprocessing.structural.volume_quality import COVERAGE_WARN, OVERLAP_WARN
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.spec import ScanSpec
@@ -184,14 +184,14 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
         assert isinstance(source, Scan)
         scan = source
     with noting(scan.provenance.warnings):
-        prepared = prepare_volume(scan, spec)
+        prepared = prepare_volume(scan, spec, force=options.force)
     about = describe_input(source, scan.provenance, prepared.geometry, prepared.warnings)
     about["scan_to_template"] = prepared.scan_to_template.tolist()
     about["quality"] = asdict(prepared.quality)
     quality, checks = prepared.quality, []
-    if quality.correlation is not None:
-        subject, measure = "alignment", "correlation with the template"
-        checks.append(QualityCheck(subject, measure, quality.correlation, CORRELATION_WARN))
+    if quality.overlap is not None:
+        subject, measure = "alignment", "overlap of the brain's outline with the template's"
+        checks.append(QualityCheck(subject, measure, quality.overlap, OVERLAP_WARN))
     checks.append(QualityCheck("brain inside the field of view", "", quality.coverage, COVERAGE_WARN))
     return PreparedInput(
         name=about["name"],
@@ -203,6 +203,7 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
         checks=tuple(checks),
         timings=prepared.timings,
         view=VolumeView(scan, prepared),
+        forced=prepared.forced,
     )
 
 

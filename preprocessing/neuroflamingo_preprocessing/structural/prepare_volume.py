@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +13,14 @@ from neuroflamingo_preprocessing.formats.described import described_by_name
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes, to_canonical
 from neuroflamingo_preprocessing.structural.alignment import align
 from neuroflamingo_preprocessing.structural.artefacts import Artefacts, judge_artefacts, measure_artefacts
-from neuroflamingo_preprocessing.structural.intensity import match_to_template
+from neuroflamingo_preprocessing.structural.contrast import find_contrast
+from neuroflamingo_preprocessing.structural.intensity import match_to_template, within
 from neuroflamingo_preprocessing.structural.resampling import covered_voxels, resample
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, load_template
 from neuroflamingo_preprocessing.structural.volume_quality import (
     Quality,
     judge_alignment,
+    judge_contrast,
     judge_coverage,
     judge_noise,
     name_of,
@@ -26,11 +28,12 @@ from neuroflamingo_preprocessing.structural.volume_quality import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Bool, Float32
     from numpy.typing import NDArray
 
     from neuroflamingo_preprocessing.scan import NativeSpace, Scan
     from neuroflamingo_preprocessing.spec import ScanSpec
+    from neuroflamingo_preprocessing.structural.brain_extraction import Brain
 
 GEOMETRIC_STEPS = ("affine_alignment", "gaussian_antialias", "linear_resampling")
 INTENSITY_STEPS = ("match_to_template", "template_mask")
@@ -49,6 +52,8 @@ class Prepared:
         quality: see `Quality`.
         warnings: from reading, then from preparing.
         timings: seconds by stage.
+        brain: the scan's brain mask on the encoder's grid, `[x, y, z]`; None without alignment.
+        forced: what the user insisted on, for the top of a report.
         native: voxel grid of the scan; `to_native` resamples maps on the encoder's grid to it.
     """
 
@@ -60,9 +65,11 @@ class Prepared:
     warnings: tuple[str, ...]
     timings: dict[str, float]
     native: NativeSpace
+    brain: Bool[np.ndarray, "x y z"] | None = None
+    forced: tuple[str, ...] = ()
 
 
-def prepare_volume(scan: Scan, spec: ScanSpec) -> Prepared:
+def prepare_volume(scan: Scan, spec: ScanSpec, *, force: bool = False) -> Prepared:
     """Bring a scan to the grid, the template space and the intensities that an encoder declares.
 
     Canonical orientation (no interpolation), affine alignment, one anti-aliasing Gaussian and one linear interpolation
@@ -71,9 +78,10 @@ def prepare_volume(scan: Scan, spec: ScanSpec) -> Prepared:
     Args:
         scan: as `read_scan` gives it.
         spec: `card.scan` of the encoder.
+        force: prepare an image that is not of the kind that the encoder takes.
 
     Raises:
-        ScanError: the scan cannot be aligned, or too little of the brain is in view (exit 65).
+        ScanError: the scan cannot be aligned, is of another kind, or shows too little of the brain (exit 65).
         ModelError: the card asks for an unknown step or grid (exit 65).
     """
     check_spec(spec)
@@ -81,17 +89,28 @@ def prepare_volume(scan: Scan, spec: ScanSpec) -> Prepared:
     warnings = [*scan.provenance.warnings, *_modality_warnings(scan, spec)]
     voxels, affine = to_canonical(scan.voxels, scan.affine)
     log = [*scan.geometry, *_log_reorientation(scan, voxels, affine)]
-    scan_to_template, correlation = np.eye(4), None
+    scan_to_template, quality, forced, brain = np.eye(4), Quality(None, 0.0), None, None
+    signal = voxels
     if spec.step("affine_alignment"):
         alignment = align(voxels, affine)
         judge_alignment(alignment, scan, warnings)
-        scan_to_template, correlation = alignment.scan_to_template, alignment.correlation
-        log.append(_log_alignment(voxels.shape, affine, scan_to_template))
+        scan_to_template = alignment.scan_to_template
+        contrast = find_contrast(scan, scan_to_template)
+        forced = judge_contrast(contrast, spec, scan, warnings, force=force)
+        found = alignment.brain
+        quality = Quality(
+            alignment.correlation, 0.0, overlap=alignment.overlap, brain_ml=found.volume_ml, contrast=contrast
+        )
+        signal = within(voxels, *found.limits)
+        log += [_log_brain(voxels.shape, affine, found), _log_alignment(voxels.shape, affine, scan_to_template)]
+        brain = resample(
+            found.mask.astype(np.float32), scan_to_template @ found.affine, spec.grid_shape, spec.grid_affine, 0.0, 0.0
+        )
     clock.lap("alignment")
     in_template = scan_to_template @ affine
     antialias = spec.step("gaussian_antialias")
     fwhm = float(antialias["fwhm_mm"]) if antialias else 0.0
-    grid = resample(voxels, in_template, spec.grid_shape, spec.grid_affine, fwhm, spec.fill)
+    grid = resample(signal, in_template, spec.grid_shape, spec.grid_affine, fwhm, spec.fill)
     log.append(_log_resampling(voxels.shape, in_template, spec, fwhm))
     covered = covered_voxels(voxels.shape, in_template, spec.grid_shape, spec.grid_affine)
     coverage = judge_coverage(covered, spec, scan, warnings)
@@ -106,10 +125,12 @@ def prepare_volume(scan: Scan, spec: ScanSpec) -> Prepared:
         affine=spec.grid_affine,
         geometry=log,
         scan_to_template=scan_to_template,
-        quality=Quality(correlation, coverage, snr, **asdict(artefacts)),
+        quality=replace(quality, coverage=coverage, snr=snr, **asdict(artefacts)),
         warnings=tuple(warnings),
         timings=clock.seconds,
         native=scan.native,
+        brain=None if brain is None else brain > 0.5,
+        forced=(forced,) if forced else (),
     )
 
 
@@ -228,13 +249,26 @@ def _log_reorientation(scan: Scan, voxels: NDArray[Any], affine: Affine) -> list
     ]
 
 
+def _log_brain(shape: tuple[int, ...], affine: Affine, brain: Brain) -> GeometryStep:
+    how = "as it came, without skull" if brain.given else "by deepbet, at the centre of the search for the head's pose"
+    return GeometryStep(
+        name="brain extraction",
+        before=as_rows(affine),
+        after=as_rows(affine),
+        interpolation="none",
+        reason=f"brain of {brain.volume_ml:.0f} ml, {how}; no voxel is removed",
+        shape_before=shape,
+        shape_after=shape,
+    )
+
+
 def _log_alignment(shape: tuple[int, ...], affine: Affine, scan_to_template: Affine) -> GeometryStep:
     return GeometryStep(
         name="affine alignment",
         before=as_rows(affine),
         after=as_rows(scan_to_template @ affine),
         interpolation="none",
-        reason="12-parameter affine to the ICBM152 2009a symmetric template; only the affine changes here",
+        reason="12-parameter affine of the brain to the ICBM152 2009a symmetric template; only the affine changes here",
         shape_before=shape,
         shape_after=shape,
     )

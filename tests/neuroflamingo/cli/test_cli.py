@@ -446,7 +446,10 @@ import numpy as np
 from neuroflamingo_preprocessing import files
 from neuroflamingo_preprocessing.structural import prepare_volume
 from neuroflamingo_preprocessing.structural.alignment import Alignment
-prepare_volume.align = lambda voxels, affine: Alignment(np.eye(4), 0.98, 1, False)
+from neuroflamingo_preprocessing.structural.brain_extraction import Brain
+from neuroflamingo_preprocessing.structural.template import load_template
+brain = Brain(load_template().mask > 0, load_template().affine, True, (-1e6, 1e6))
+prepare_volume.align = lambda voxels, affine: Alignment(np.eye(4), 0.98, 0.98, 0.98, 1, False, brain)
 def die(*a, **k):
     os.kill(os.getpid(), signal.SIGKILL)
 class Deadly:

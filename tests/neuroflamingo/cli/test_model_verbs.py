@@ -170,7 +170,7 @@ class TestEncode:
 
         assert scan.about["input"]["sha256"] == sha256_of(head_file)
         steps = [step["name"] for step in scan.about["geometry"]]
-        assert steps == ["reorientation", "affine alignment", "resampling"]
+        assert steps == ["reorientation", "brain extraction", "affine alignment", "resampling"]
         assert found.about["weights"] == {"init": "random", "seed": 3}
         assert found.about["software"]["libraries"]["torch"]
         weights = [

@@ -245,7 +245,7 @@ def test_an_error_says_what_was_chosen_from(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 4000, (28, 56, 48)).astype(np.uint16)
     write_series(tmp_path, FINE, {**MPRAGE, "SeriesNumber": 2}, study=study, name="2-{}", voxels=noise)
     write_series(tmp_path, SMALL, {**MPRAGE, "SeriesNumber": 3}, study=study, name="3-{}")
-    with pytest.raises(ScanError, match="cannot be aligned") as caught:
+    with pytest.raises(ScanError, match=r"cannot be placed|no brain|far ") as caught:
         prepare(tmp_path, encoder_card("tiny-t1w-cnn").scan)
     assert "of 2 T1w series DICOM series 2 was chosen" in str(caught.value) and "series 3" in str(caught.value)
 
