@@ -32,7 +32,7 @@ def report_scans(
     prompt: str | None,
     examples: Sequence[str],
     preparation: Mapping[str, Any],
-    device: str,
+    loading: Mapping[str, Any],
     seed: int,
     temperature: float,
     max_new_tokens: int,
@@ -51,16 +51,16 @@ def report_scans(
     check_targets(targets, overwrite=overwrite)
     shown = [parse_example(text) for text in examples]
     with _stdout_kept_clean(targets[0].stdout) as write_out:
-        from neuroflamingo.inference.loaded_model import model_folder, open_model
+        from neuroflamingo.inference.loaded_model import model_folder
         from neuroflamingo.inference.pipeline import write_report
         from neuroflamingo_preprocessing.preparation_options import Preparation
 
-        options = Preparation.of(model_folder(model, device=device).scan_spec, **preparation)
-        opened = model
+        opened = model_folder(model, **loading)
+        options = Preparation.of(opened.scan_spec, **preparation)
         if len(groups) > 1:  # a model that cannot be loaded then fails once, not with every scan
             with Progress(quiet=quiet) as progress:
                 progress("loading the model")
-                opened = open_model(model, device=device)
+                opened = opened.load()
         failures: list[NeuroFlamingoError] = []
         for group, target in zip(groups, targets, strict=True):
             try:
@@ -68,7 +68,6 @@ def report_scans(
                     report = write_report(
                         group if len(group) > 1 else group[0],
                         model=opened,
-                        device=device,
                         prompt=prompt,
                         examples=shown,
                         preparation=options,
