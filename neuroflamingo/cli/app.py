@@ -14,8 +14,11 @@ from neuroflamingo.cli.options import (
     AtlasFile,
     CardOptions,
     DenoisingOptions,
+    Depth,
     Device,
+    Frozen,
     Json,
+    LoadingOptions,
     OnDatasets,
     Overwrite,
     PreparationOptions,
@@ -268,33 +271,28 @@ def encode(
 
 
 @application.command()
+@takes_groups
 def inspect(
+    *,
     model: Annotated[
         str, typer.Argument(metavar="MODEL_OR_CONFIG", help="Name of an embedded model, a model folder, or a recipe.")
     ],
-    depth: Annotated[int | None, typer.Option("--depth", help="Maximum nesting level to show.", min=1)] = None,
-    frozen: Annotated[
-        bool,
-        typer.Option("--frozen", help="List every parameter as frozen or trained, with counts per parameter group."),
-    ] = False,
+    depth: Depth = None,
+    frozen: Frozen = False,
     settings: Settings = None,
+    loading: LoadingOptions,
     allow_download: AllowDownload = False,
     json: Json = False,
 ) -> None:
     """Show a model's modules, the shapes of their weights, and which are frozen or trained.
 
     For a recipe, shows the model that it would train, including LoRA branches, without loading or allocating weights.
+    With --device-map auto, shows instead where each layer of a saved model would be put, and how much goes where.
     """
     from neuroflamingo.cli.show import inspect_model
 
-    inspect_model(
-        model,
-        settings=settings or (),
-        depth=depth,
-        frozen=frozen,
-        allow_download=allow_download,
-        as_json=json,
-    )
+    what = {"depth": depth, "frozen": frozen, "loading": loading, "as_json": json}
+    inspect_model(model, settings=settings or (), allow_download=allow_download, **what)
 
 
 @application.command()

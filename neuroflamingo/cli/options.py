@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from neuroflamingo_preprocessing.errors import UsageError
+
 
 class _Quick:
     """Start-up shortcut: the default of `--help` is False, since typer would import pydantic (0.1 s) to check None."""
@@ -103,6 +105,10 @@ Settings = Annotated[
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="0: greedy decoding; above 0: sampling.", min=0.0)]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Maximum report length in tokens.", min=1)]
+Depth = Annotated[int | None, typer.Option("--depth", help="Maximum nesting level to show.", min=1)]
+Frozen = Annotated[
+    bool, typer.Option("--frozen", help="List every parameter as frozen or trained, with counts per parameter group.")
+]
 Participants = Annotated[
     list[str] | None,
     typer.Option(*LABELS[:2], metavar="LABEL...", help="Participants: 01 or sub-01; several as 01 02 or 01,02."),
@@ -179,6 +185,57 @@ def preparation(
     }
 
 
+def parse_room(assignments: Sequence[str]) -> dict[int | str, str] | None:
+    """`PLACE=SIZE` items, such as `0=20GiB` or `cpu=60GiB`, as a dictionary; None if there are none.
+
+    Raises:
+        UsageError: not an assignment.
+    """
+    room: dict[int | str, str] = {}
+    for item in assignments:
+        place, equals, size = item.partition("=")
+        if not equals or not place or not size:
+            raise UsageError(
+                f"--max-memory {item} is not an assignment",
+                expected="PLACE=SIZE, where PLACE is a GPU's number, cpu or disk",
+                seen=item,
+                hint="--max-memory 0=20GiB --max-memory cpu=60GiB",
+            )
+        room[int(place) if place.isdigit() else place] = size
+    return room or None
+
+
+def loading(
+    device: Device = "auto",
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            "--device-map", metavar="auto", help="For models larger than the GPU: GPUs first, then memory, then disk."
+        ),
+    ] = None,
+    max_memory: Annotated[
+        list[str] | None,
+        typer.Option("--max-memory", metavar="PLACE=SIZE", help="For --device-map: 0=20GiB, cpu=60GiB; repeatable."),
+    ] = None,
+    offload_folder: Annotated[
+        str | None, typer.Option("--offload-folder", help="For --device-map: folder for what goes to the disk.")
+    ] = None,
+) -> dict[str, Any]:
+    """Arguments of `model_folder`: where a model is put.
+
+    Raises:
+        UsageError: limits or a folder without a device map.
+    """
+    if device_map is None and (max_memory or offload_folder):
+        raise UsageError(
+            "--max-memory and --offload-folder are for --device-map",
+            expected="--device-map auto",
+            seen="no --device-map",
+        )
+    room = parse_room(max_memory or ())
+    return {"device": device, "device_map": device_map, "max_memory": room, "offload_folder": offload_folder}
+
+
 def weights(
     weights: Annotated[str | None, typer.Option("--weights", help="Encoder weights, a safetensors file.")] = None,
     init: Annotated[str | None, typer.Option("--init", help="random: use an untrained encoder deliberately.")] = None,
@@ -233,5 +290,6 @@ def denoising(
 
 # Groups of options that several commands share, for `takes_groups`.
 PreparationOptions = Annotated[dict[str, Any], preparation]
+LoadingOptions = Annotated[dict[str, Any], loading]
 WeightsOptions = Annotated[dict[str, Any], weights]
 DenoisingOptions = Annotated[Any, denoising]

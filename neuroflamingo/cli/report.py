@@ -36,17 +36,16 @@ def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
     check_targets(targets, overwrite=request.overwrite)
     shown = [parse_example(text) for text in request.examples or ()]
     with _stdout_kept_clean(targets[0].stdout) as write_out:
-        from neuroflamingo.inference.loaded_model import model_folder, open_model
+        from neuroflamingo.inference.loaded_model import model_folder
         from neuroflamingo.inference.pipeline import write_report
         from neuroflamingo_preprocessing.preparation_options import Preparation
 
-        spec = model_folder(request.model, device=request.device).scan_spec
-        options = Preparation.of(spec, **request.preparation, denoising=request.denoising)
-        opened = request.model
+        opened = model_folder(request.model, **request.loading)
+        options = Preparation.of(opened.scan_spec, **request.preparation, denoising=request.denoising)
         if len(groups) > 1:  # a model that cannot be loaded then fails once, not with every scan
             with Progress(quiet=request.quiet) as progress:
                 progress("loading the model")
-                opened = open_model(request.model, device=request.device)
+                opened = opened.load()
         failures: list[NeuroFlamingoError] = []
         for group, target in zip(groups, targets, strict=True):
             try:
@@ -54,7 +53,6 @@ def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
                     report = write_report(
                         group if len(group) > 1 else group[0],
                         model=opened,
-                        device=request.device,
                         prompt=request.prompt,
                         examples=shown,
                         preparation=options,

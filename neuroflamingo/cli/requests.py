@@ -12,6 +12,7 @@ from neuroflamingo.cli.options import (
     DenoisingOptions,
     Device,
     Json,
+    LoadingOptions,
     MaxNewTokens,
     Model,
     Overwrite,
@@ -45,7 +46,7 @@ class ReportRequest:
         list[str] | None,
         typer.Option("--example", help="Few-shot example SCAN=REPORT.txt, shown before the scan; repeatable."),
     ] = None
-    device: Device = "auto"
+    loading: LoadingOptions
     seed: Annotated[int, typer.Option("--seed", help="Random seed for sampling.", min=0)] = 0
     temperature: Temperature = 0.0
     max_new_tokens: MaxNewTokens = 400

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.progress import say
@@ -133,12 +133,16 @@ def inspect_model(
     settings: Sequence[str] = (),
     depth: int | None,
     frozen: bool,
+    loading: Mapping[str, Any],
     allow_download: bool = False,
     as_json: bool,
 ) -> None:
-    """Print the module tree of a model or recipe, or all its parameters, frozen or trained."""
+    """Print the module tree of a model or recipe, or all its parameters, or where a model's layers would be put."""
     from neuroflamingo.model.summary import as_lines, count_groups, frozen_lines, inspect_module, parameter_rows
 
+    if loading["device_map"] is not None:
+        _show_places(name, loading, as_json=as_json)
+        return
     model = _model_or_recipe(name, settings, allow_download)
     part = inspect_module(model, name)
     if frozen:
@@ -151,6 +155,36 @@ def inspect_model(
         return
     say("\n".join(as_lines(part, depth)))
     say(f"\n{part.parameters:,} weights, {part.trained:,} trained, {part.parameters - part.trained:,} frozen")
+
+
+def _show_places(name: str, loading: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print on which device each part of a saved model would be, and how much each device would hold."""
+    import torch
+
+    from neuroflamingo.checkpoints.device_map import place_bytes, place_layers
+    from neuroflamingo.checkpoints.local_models import find_model
+    from neuroflamingo.device import pick_device
+    from neuroflamingo.model.folder import check_folder
+
+    folder = check_folder(find_model(name))
+    places = place_layers(folder, loading["device_map"], pick_device(loading["device"]), loading["max_memory"])
+    sizes = place_bytes(folder, places, torch.float32)
+    held = {str(place): 0 for place in [*places.values(), "cpu", "disk"]}
+    for part, place in places.items():
+        held[str(place)] += sizes[part]
+    if as_json:
+        say(json.dumps({"hf_device_map": places, "bytes": sizes, "held": held}, indent=2))
+        return
+    width = max(map(len, places))
+    for part, place in places.items():
+        say(f"{part:<{width}}  {place!s:<6}  {_megabytes(sizes[part])}")
+    say("")
+    for place, size in held.items():
+        say(f"{'all on ' + place:<{width}}  {'':<6}  {_megabytes(size)}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:>12,.1f} MB"
 
 
 def _model_or_recipe(name: str, settings: Sequence[str], allow_download: bool) -> NeuroFlamingo:

@@ -203,7 +203,7 @@ def fit_scaling_of(
         progress(f"fitting the scaling of {card.name}")
         done = fit_scaling(source, output, card, preparation, overwrite=overwrite, progress=progress.count)
     for note in () if quiet else done.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", file=sys.stderr)
     for name, error in done.failures[:SHOWN]:
         say_error(f"{name}: {error}")
     counts = {"runs": done.runs, "frames": done.frames, "parcels": done.parcels, "failed": len(done.failures)}

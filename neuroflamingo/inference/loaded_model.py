@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +36,9 @@ class ModelFolder:
     folder: Path
     device: str
     card: EncoderCard | None
+    device_map: str | Mapping[str, int | str] | None = None
+    max_memory: Mapping[Any, int | str] | None = None
+    offload_folder: str | Path | None = None
 
     @property
     def scan_spec(self) -> ScanSpec:
@@ -52,7 +55,13 @@ class ModelFolder:
         with _without_collections():
             word = self.device.strip().lower()
             place = pick_device("cuda" + word[3:] if word == "gpu" or word.startswith("gpu:") else word)
-            model, processor = checkpoints.load(self.folder, device=place)
+            model, processor = checkpoints.load(
+                self.folder,
+                device=place,
+                device_map=self.device_map,
+                max_memory=self.max_memory,
+                offload_folder=self.offload_folder,
+            )
         record = describe(self.folder.resolve().name, self.folder, model, processor)
         return LoadedModel(record.name, model, processor, record, place)
 
@@ -86,21 +95,22 @@ class LoadedModel:
         return (Citation(key=card.name, text=card.citation, url=card.paper),)
 
 
-def open_model(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto") -> LoadedModel:
+def open_model(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto", **places: Any) -> LoadedModel:
     """Load a model for reports.
 
     Args:
         name_or_path: an embedded model's name, or a folder that `save_pretrained` wrote.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; `gpu` is another word for `cuda`.
+        places: `device_map`, `max_memory` and `offload_folder`, for models larger than the device: see `load`.
 
     Raises:
         ModelError: unknown model (the nearest names are given), or files that do not fit.
         UsageError: no such device.
     """
-    return model_folder(name_or_path, device=device).load()
+    return model_folder(name_or_path, device=device, **places).load()
 
 
-def model_folder(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto") -> ModelFolder:
+def model_folder(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto", **places: Any) -> ModelFolder:
     """Find a model and check its folder, without torch; arguments as for `open_model`.
 
     Raises:
@@ -109,7 +119,7 @@ def model_folder(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto")
     """
     folder = check_folder(find_model(name_or_path))
     weight_tensors(folder)  # cut weights and odd files are found before the scan is read
-    return ModelFolder(folder, device, read_card(folder))
+    return ModelFolder(folder, device, read_card(folder), **places)
 
 
 def _scan_spec(name: str, card: EncoderCard | None) -> ScanSpec:

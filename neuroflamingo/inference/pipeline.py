@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.inference.decode import write_text
-from neuroflamingo.inference.loaded_model import LoadedModel, model_folder
+from neuroflamingo.inference.loaded_model import LoadedModel, ModelFolder, model_folder
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo.provenance import (
     DeviceRecord,
@@ -58,7 +58,7 @@ class ReportInput:
 def write_report(
     scan: Any,
     *,
-    model: str | Path | LoadedModel = "tiny-t1w",
+    model: str | Path | ModelFolder | LoadedModel = "tiny-t1w",
     series: int | None = None,
     prompt: str | None = None,
     examples: Sequence[tuple[Any, str]] = (),
@@ -79,14 +79,15 @@ def write_report(
         scan: any input that the model's encoder takes, see `neuroflamingo_preprocessing.prepare`: a volume or run
             (NIfTI, MGH, DICOM), a parcel table, a stack of slices, a sequence, a prepared array, a `Scan`; a list of
             them for a prompt with as many `<image>`. Of a run with several windows the first is used.
-        model: name of an embedded model, a folder, or the result of `open_model` (to load once for many scans).
+        model: name of an embedded model, a folder, or the result of `open_model` (to load once for many scans)
+            or of `model_folder`, which is loaded after the scan is prepared.
         series: number of a DICOM series; None: the only T1-weighted volume.
         prompt: text with one `<image>` per scan; None is `<image>` alone.
         examples: pairs of a scan and its report, shown before the prompt.
         xform: `auto`, `sform` or `qform`: the affine of a scan's header to use (not of the examples').
         preparation: further options for preparing the scans: atlas, repetition time, denoising.
         seed: random seed for sampling.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; ignored if `model` is already loaded.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; ignored if `model` determines it.
         temperature: 0: greedy decoding; above 0: sampling.
         max_new_tokens: maximum length of the text in tokens.
         title: title of the report; None: the file's name.
@@ -111,7 +112,7 @@ def write_report(
     prompt = DEFAULT_PROMPT if prompt is None else prompt
     scans = list(scan) if isinstance(scan, list | tuple) else [scan]
     _check_prompt(prompt, scans, examples)
-    known = model if isinstance(model, LoadedModel) else model_folder(model, device=device)
+    known = model if isinstance(model, LoadedModel | ModelFolder) else model_folder(model, device=device)
     options = replace(preparation or Preparation(), **_given(series=series, xform=xform))
     taken = [_prepare(source, known.scan_spec, options, clock, tell, example=False) for source in scans]
     shown = [_prepare(source, known.scan_spec, Preparation(), clock, tell, example=True) for source, _ in examples]

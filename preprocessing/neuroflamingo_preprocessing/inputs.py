@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,8 @@ SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr", ".nrrd", ".nhdr", ".mha", "
 MANIFESTS = (".jsonl", ".csv", ".parquet")
 COLUMNS = ("scan", "path", "repetition_time", "series", "confounds")
 """Columns of a manifest that are read."""
+ANATOMICAL = ("T1w", "T2w", "PDw", "FLAIR", "T2starw", "UNIT1", "inplaneT1", "inplaneT2")
+"""Suffixes for encoders that take any contrast."""
 SUFFIX_OF = {"volume4d": "bold", "parcels": "bold"}
 
 
@@ -147,12 +150,12 @@ def _in_dataset(
     filter_file: str | Path | None,
     notes: list[str],
 ) -> list[Input]:
-    suffix = _suffix(spec)
-    chosen = [] if filter_file is None else read_filter_file(filter_file, suffix)
+    suffixes = _suffixes(spec)
+    chosen = [] if filter_file is None else read_filter_file(filter_file, suffixes[0])
     index = bids_index(root)
     below = source.absolute().relative_to(root).as_posix()
     own = next(
-        (condition for condition in chosen if condition.entity == "suffix"), *label_filters({"suffix": (suffix,)})
+        (condition for condition in chosen if condition.entity == "suffix"), *label_filters({"suffix": suffixes})
     )
     rows = [
         row
@@ -170,7 +173,7 @@ def _in_dataset(
             notes.append(f"{len(kept) - len(whole)} images of phase, real or imaginary part are left out")
         kept = whole
     if not kept:
-        expected = f"files *_{suffix}.nii or .nii.gz of a BIDS dataset"
+        expected = f"files *_{' or *_'.join(suffixes)}.nii or .nii.gz of a BIDS dataset"
         raise _nothing(source, expected, rows, [*conditions, *chosen], notes, bids=True)
     notes += [f"no scan has {words}" for condition in conditions if (words := _missing(condition, rows))]
     if spec.takes_runs and not any("space" in row for row in kept) and (root / "derivatives").is_dir():
@@ -224,7 +227,7 @@ def _raw_of_kind(folder: Path, files: list[Path], spec: ScanSpec, notes: list[st
             kind = None if file.name == "T1.mgz" else "a FreeSurfer volume beside T1.mgz"
         if kind is None:
             kept.append(file)
-        elif name and kind == _suffix(spec):
+        elif name and kind in _suffixes(spec):
             beside = {"folder": str(file.parent), "path": str(file), "suffix": kind, "ext": name.extension}
             rows.append({**name.entities, **beside})
         else:
@@ -250,8 +253,12 @@ def _is_parcel_table(file: Path, spec: ScanSpec) -> bool:
     return not {"scan", "path"} & {word.strip().strip('"') for word in first.split(",")}
 
 
-def _suffix(spec: ScanSpec) -> str:
-    return SUFFIX_OF.get(spec.modality) or (spec.channels[0] if spec.channels else "T1w")
+def _suffixes(spec: ScanSpec) -> tuple[str, ...]:
+    """Suffixes of the images that an encoder takes, as its first channel names them ("T1w, T2w or FLAIR")."""
+    if spec.modality in SUFFIX_OF:
+        return (SUFFIX_OF[spec.modality],)
+    named = re.findall(r"[A-Za-z0-9]+", spec.channels[0] if spec.channels else "T1w")
+    return tuple(word for word in named if word in SUFFIXES.values()) or ANATOMICAL
 
 
 def _in_manifest(manifest: Path) -> list[Input]:

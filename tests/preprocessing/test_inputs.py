@@ -178,3 +178,23 @@ def test_manifests_name_confounds(dataset: Path) -> None:
 )
 def test_entities(name: str, entities: str) -> None:
     assert " ".join(entities_of(Path(name)).values()) == entities
+
+
+@pytest.mark.parametrize(
+    ("channel", "kinds"),
+    [
+        ("T1w", ["T1w"]),
+        ("T1w, T2w, FLAIR or T1 with contrast", ["FLAIR", "T1w", "T2w"]),  # as encoders of several contrasts say it
+        ("CT or MR", ["FLAIR", "T1w", "T2w"]),
+    ],
+)
+@pytest.mark.parametrize("described", [True, False])
+def test_encoders_of_several_contrasts(channel: str, kinds: list[str], described: bool, tmp_path: Path) -> None:
+    for kind in ("T1w", "T2w", "FLAIR", "mask", "bold"):
+        file = tmp_path / "sub-01" / "anat" / f"sub-01_{kind}.nii.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    if described:
+        (tmp_path / "dataset_description.json").write_text("{}")
+    found = find_inputs(tmp_path, T1W.model_copy(update={"channels": (channel,)}))
+    assert [one.path.name for one in found] == [f"sub-01_{kind}.nii.gz" for kind in kinds]

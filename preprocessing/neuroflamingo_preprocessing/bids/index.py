@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -88,13 +88,14 @@ def _fresh(root: Path, kept: Path) -> BidsIndex:
     good, misnamed = [], []
     for file in files:
         (good if _belongs(file) else misnamed).append(file)
+    as_bids = {file: _as_bids(file) for file in good}
     with_files = {file.partition("/")[0] for file in walk.files}
     index = BidsIndex(
-        table=_table(good),
+        table=_table(as_bids),
         misnamed=len(_images(misnamed)),
         ignored=ignored,
         loops=walk.loops,
-        recased=len(_images(file for file in good if _as_bids(file) != file)),
+        recased=len(_images(file for file, name in as_bids.items() if name != file)),
         empty=tuple(sorted(name for name in walk.stamps if _is_subject(name) and name not in with_files)),
     )
     stamps = walk.stamps | {IGNORED: _stamp(root / IGNORED)}
@@ -201,16 +202,17 @@ def _is_text(file: str) -> bool:
     return True
 
 
-def _table(files: list[str]) -> pyarrow.Table:
+def _table(files: Mapping[str, str]) -> pyarrow.Table:
+    """Rows of files, by their paths as BIDS would write them."""
     import pyarrow
     from bids2table import get_arrow_schema, parse_bids_entities, validate_bids_entities
 
     rows: list[dict[str, Any]] = []
     with _quiet():
-        for file in files:
+        for file, name in files.items():
             if file.endswith(".json"):
                 continue
-            known, other = validate_bids_entities(parse_bids_entities(_as_bids(file)))
+            known, other = validate_bids_entities(parse_bids_entities(name))
             rows.append(known | ({"extra_entities": [*other.items()]} if other else {}) | {"path": file})
     schema = get_arrow_schema()
     always = {"path", "suffix", "ext"}

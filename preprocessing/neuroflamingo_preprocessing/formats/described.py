@@ -7,11 +7,11 @@ from pathlib import Path
 
 from neuroflamingo_preprocessing.bids.entities import entities_of, parse_name
 
-AGENT = "contrast agent"
+AGENT, MASK = "contrast agent", "mask or segmentation"
 _T1 = "t1 t1w t1n t1wi mprage bravo spgr unit1 uni"
 _STRONG = {
     AGENT: "t1c t1ce t1gd t1wce t1post t1wc ce gd gad gado gadolinium postgd postgad postcontrast postcon",
-    "mask or segmentation": "mask masks seg segs dseg probseg aseg aparc labelmap wmparc parcellation",
+    MASK: "mask masks seg segs dseg probseg aseg aparc labelmap wmparc parcellation",
     "T1map": "t1map r1map t1rho",
     "MP2RAGE inversion image": "inv1 inv2",
 }

@@ -110,6 +110,7 @@ def _of_nrrd(start: bytes, path: Path) -> tuple[_Layout, bytes]:
     )
     if not start.startswith(b"NRRD000"):
         raise _no_file(path.name, "NRRD", "a text that begins with NRRD0004 or the like")
+    _refuse_twice(head, rb"data ?file", path.name)
     fields = _fields(head, ":")
     if fields.get("space", "").strip().lower() not in SPACES or "space directions" not in fields:
         raise ScanError(
@@ -135,6 +136,7 @@ def _of_meta(start: bytes, path: Path) -> tuple[_Layout, bytes]:
     last = re.search(rb"(?m)^ElementDataFile\s*=\s*([^\r\n]*)\r?\n?", start)
     if last is None or not re.search(rb"(?m)^NDims\s*=", start[: last.end()]):
         raise _no_file(path.name, "MetaImage", "NDims, DimSize and, last, ElementDataFile")
+    _refuse_twice(start[: last.end()], rb"ElementDataFile", path.name)
     fields = _fields(start[: last.end()], "=")
     turned = {"transformmatrix", "rotation", "orientation"} & fields.keys()
     placed = {"offset", "position", "origin"} & fields.keys()
@@ -154,6 +156,12 @@ def _of_meta(start: bytes, path: Path) -> tuple[_Layout, bytes]:
     return _found(
         path, fields.get("dimsize", ""), None if name.upper() == "LOCAL" else name, last.end(), packed
     ), start[: last.end()]
+
+
+def _refuse_twice(head: bytes, field: bytes, name: str) -> None:
+    """Refuse a header that names its data more than once, in whatever letters: ITK might take the other name."""
+    if len(re.findall(field, head, re.IGNORECASE)) > 1:
+        raise ScanError(f"{name} names the file of its voxels more than once", expected="once", hint=DAMAGED)
 
 
 def _fields(head: bytes, mark: str) -> Mapping[str, str]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuroflamingo_preprocessing.bids.entities import SUFFIXES
 from neuroflamingo_preprocessing.errors import ModelError, ScanError
-from neuroflamingo_preprocessing.formats.described import described_by_name
+from neuroflamingo_preprocessing.formats.described import AGENT, MASK, described_by_name
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes, to_canonical
 from neuroflamingo_preprocessing.structural.alignment import align
 from neuroflamingo_preprocessing.structural.artefacts import Artefacts, judge_artefacts, measure_artefacts
@@ -190,13 +191,19 @@ def _modality_warnings(scan: Scan, spec: ScanSpec) -> list[str]:
         named = named or ((scan.modality,) if scan.modality != "unknown" else ())
         texts = scan.provenance.header.get("described as", "").split(", ")
         for source, kinds in (("file's name", named), ("header's text", texts)):
-            others = [kind for kind in kinds if kind and kind != spec.channels[0]]
+            others = [kind for kind in kinds if kind and not takes_kind(spec.channels[0], kind)]
             if others:
                 words = ", ".join(others)
                 warnings.append(f"the {source} says {words}, but this encoder takes {spec.channels[0]}")
     if max(scan.spacing) > THICK_MM:
         warnings.append(f"slices are {max(scan.spacing):.1f} mm apart: small findings may be missed")
     return warnings
+
+
+def takes_kind(channel: str, kind: str) -> bool:
+    """True if a kind of image is what a channel names, in words ("T1w, T2w or T1 with contrast"), or may be ("MR")."""
+    named = {word for word in (*SUFFIXES.values(), "contrast") if word in channel}
+    return kind in channel or (kind == AGENT and "contrast" in named) or (not named and kind != MASK)
 
 
 def _change_intensities(

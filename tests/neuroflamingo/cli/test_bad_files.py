@@ -17,7 +17,6 @@ import pytest
 
 from neuroflamingo.cli import main
 from neuroflamingo.inference import loaded_model as opened_module
-from neuroflamingo.inference import pipeline
 
 AFFINE = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -100], [0, 0, 6, -70], [0, 0, 0, 1]])
 SHAPE = (30, 32, 28)
@@ -108,8 +107,7 @@ def test_report(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(opened_module, "open_model", lambda name, device: loaded)
-    monkeypatch.setattr(pipeline, "model_folder", lambda name, device: loaded)
+    monkeypatch.setattr(opened_module.ModelFolder, "load", lambda self: loaded)
     file = write(name)
     assert main(["report", file, "--quiet"]) == 65
     out, err = capsys.readouterr()
@@ -154,7 +152,7 @@ def test_what_is_no_file_is_named_before_a_model_is_loaded(
 ) -> None:
     """Two scans, since of several the model is loaded first."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(opened_module, "open_model", None)
+    monkeypatch.setattr(opened_module.ModelFolder, "load", None)
     Path("whole.nii").write_bytes(bytes(400))
     os.mkfifo("pipe.nii")
     Path("annexed.nii.gz").symlink_to(".git/annex/objects/Xy/MD5E-s1--a.nii.gz/MD5E-s1--a.nii.gz")

@@ -40,8 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, loaded, aligned: None) -> None:
     """The tiny model is loaded once for all of these tests, and heads are aligned already."""
-    monkeypatch.setattr(opened_module, "open_model", lambda name, device: loaded)
-    monkeypatch.setattr(pipeline, "model_folder", lambda name, device: loaded)
+    monkeypatch.setattr(opened_module.ModelFolder, "load", lambda self: loaded)
 
 
 def names(folder: Path) -> list[str]:
@@ -520,3 +519,15 @@ def test_module_runs_too() -> None:
         env=environment,
     )
     assert run.returncode == 0 and run.stdout.startswith("neuroflamingo ")
+
+
+@pytest.mark.slow
+def test_a_model_spread_over_memory_and_disk_writes_the_same_report(
+    place: Path, head_file: Path, tiny_model: Path, aligned: None, written_report: str, capfd
+) -> None:
+    how = ["--model", str(tiny_model), "--device", "cpu", "--quiet", "-o", "-"]
+    room = ["--device-map", "auto", "--max-memory", "cpu=2MB", "--max-memory", "disk=1GB"]
+    assert main(["report", str(head_file), *how, *room]) == 2
+    assert "--offload-folder" in capfd.readouterr().err
+    assert main(["report", str(head_file), *how, *room, "--offload-folder", "offload"]) == 0
+    assert json.loads(capfd.readouterr().out)["text"] == written_report

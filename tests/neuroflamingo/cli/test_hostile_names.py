@@ -12,7 +12,6 @@ import pytest
 
 from neuroflamingo.cli import main
 from neuroflamingo.inference import loaded_model as opened_module
-from neuroflamingo.inference import pipeline
 from neuroflamingo.progress import say, visible, visible_lines
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,9 +23,7 @@ RAW = set("\x1b\x07\x9b\x7f\r\u202e")
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, aligned: None) -> Path:
     """The working folder of a user, and a model that is loaded already."""
     loaded = opened_module.open_model(tiny_model, device="cpu")
-    monkeypatch.setattr(opened_module, "model_folder", lambda name, device: loaded)
-    monkeypatch.setattr(opened_module, "open_model", lambda name, device: loaded)
-    monkeypatch.setattr(pipeline, "model_folder", lambda name, device: loaded)
+    monkeypatch.setattr(opened_module.ModelFolder, "load", lambda self: loaded)
     monkeypatch.setenv("NEUROFLAMINGO_HOME", str(tmp_path / "home"))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

@@ -99,6 +99,14 @@ HARM: dict[str, tuple[str, bytes, bytes, str]] = {
     "not such a file": ("nrrd", b"NRRD", b"NORD", "is not an NRRD file"),
     "no such file either": ("mha", b"NDims", b"MDims", "is not a MetaImage file"),
     "other folders": ("mhd", b"ElementDataFile = ", b"ElementDataFile = ../x/", "not in one file beside it"),
+    "two names": (
+        "mha",
+        b"ElementDataFile = ",
+        b" elementDataFile = /etc/passwd\nElementDataFile = ",
+        "more than once",
+    ),
+    "two names of data": ("nhdr", b"data file: ", b"Datafile: /etc/passwd\ndata file: ", "more than once"),
+    "a list": ("mhd", b"ElementDataFile = ", b"ElementDataFile = LIST ", "not in one file beside it"),
     "a pattern": ("mhd", b"ElementDataFile = ", b"ElementDataFile = %03d", "not in one file beside it"),
     "a folder's data": ("nhdr", b"data file: ", b"data file: /etc/passwd #", "not in one file beside it"),
 }

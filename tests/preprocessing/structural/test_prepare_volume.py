@@ -18,7 +18,7 @@ from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 from neuroflamingo_preprocessing.structural.alignment import Alignment
 from neuroflamingo_preprocessing.structural.brain_extraction import Brain
-from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume
+from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume, takes_kind
 from neuroflamingo_preprocessing.structural.template import load_template
 from neuroflamingo_preprocessing.structural.volume_quality import judge_alignment
 
@@ -226,3 +226,21 @@ def test_the_size_of_a_head(length: float, fault: str | None, warning: str | Non
         return
     judge_alignment(alignment, scan, warnings)
     assert [words[: len(warning or "")] for words in warnings] == ([warning] if warning else [])
+
+
+@pytest.mark.parametrize(
+    ("channel", "kind", "taken"),
+    [
+        ("T1w", "T1w", True),
+        ("T1w", "T2w", False),
+        ("T1w", "contrast agent", False),
+        ("T1w, T2w, FLAIR or T1 with contrast", "T2w", True),
+        ("T1w, T2w, FLAIR or T1 with contrast", "contrast agent", True),
+        ("T1w, T2w, FLAIR or T1 with contrast", "dwi", False),
+        ("CT or MR", "CT", True),
+        ("CT or MR", "T2w", True),
+        ("CT or MR", "mask or segmentation", False),
+    ],
+)
+def test_which_kinds_a_channel_takes(channel: str, kind: str, taken: bool) -> None:
+    assert takes_kind(channel, kind) is taken
