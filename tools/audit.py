@@ -3,9 +3,9 @@
     python tools/audit.py TOOLS PYTHON
 
 TOOLS is the folder of the programs of `requirements-audit.txt`, PYTHON the interpreter whose packages are looked at.
-The bill (CycloneDX) and the licences are written into `dist/`. Known weaknesses are asked for over the network; without one
-that is said, and is no failure. A licence that would bind the users of this package is one, and so is a known weakness
-with `--strict`.
+The bill (CycloneDX) and the licences are written into `dist/`. Known weaknesses are asked for over the network; without
+one that is said, and is no failure. A licence that would bind the users of this package is one, and so is a known
+weakness with `--strict`.
 """
 
 from __future__ import annotations
