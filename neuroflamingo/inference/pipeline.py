@@ -272,6 +272,8 @@ def _warnings(taken: list[ReportInput], written: GeneratedText, parsed: Any) -> 
         for item in taken
         for warning in (*item.prepared.warnings, *_windows_left(item.prepared))
     ]
+    if not written.text.strip():
+        found.append("the model wrote no text: this is no report")
     if not written.ended:
         found.append("the text reached the token limit, so its end is missing")
     found += [f"the text disagrees with itself: {words}" for words in parsed.contradictions]
