@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from torch import Tensor
 
 from neuroflamingo.findings.regions import region_of
 from neuroflamingo.findings.vocabulary import FOCAL_REGIONS, LOBES, Side
-from neuroflamingo.painting.heads import TEMPLATE, load_head
+from neuroflamingo.painting.heads import TEMPLATE, is_file, load_head
+from neuroflamingo_preprocessing.files import sha256_of, write_bytes_atomic
 from neuroflamingo_preprocessing.structural.template import antialiased
 
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ class Anatomy:
         fields: at 4 mm: distance to the lateral ventricles (mm, negative inside), direction to them (3), depth below
             the brain surface (mm, negative outside), outward direction (3), then 8 lobe weights (left, right of 4).
         candidates: brain points by focal region and side, for choosing where a lesion sits, MNI mm.
+        real: a head from a file: its own texture is kept.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Anatomy:
     coarse: Volume
     fields: Volume
     candidates: dict[tuple[int, str], NDArray[np.float32]]
+    real: bool = False
 
 
 def _world(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -163,5 +168,50 @@ def _candidates(
 
 @lru_cache(maxsize=4)
 def load_anatomy(name: str = TEMPLATE) -> Anatomy:
-    """Load a head by its name (see `neuroflamingo.painting.heads`)."""
-    return build_anatomy(name, *load_head(name))
+    """Load a head by its name or file (see `neuroflamingo.painting.heads`); its folder is not remembered."""
+    anatomy = build_anatomy(Path(name).name, *load_head(name))
+    return replace(anatomy, real=is_file(name))
+
+
+def load_coarse_anatomy(name: str, cache: Path | None = None) -> Anatomy:
+    """Load a head for the model grid alone: its maps at 1 mm are left out (`fine` is `coarse`), for 200 MB less.
+
+    Args:
+        name: of a head, or its file.
+        cache: folder in which what is made of a file is kept, under the hash of the file.
+    """
+    if not is_file(name):
+        anatomy = load_anatomy(name)
+        return replace(anatomy, fine=anatomy.coarse)
+    kept = None if cache is None else cache / f"{sha256_of(name)[:32]}.npz"
+    if kept is None or not kept.is_file():
+        anatomy = replace(build_anatomy(Path(name).name, *load_head(name)), real=True)
+        if kept is None:
+            return replace(anatomy, fine=anatomy.coarse)
+        write_bytes_atomic(kept, _packed(anatomy), overwrite=True)
+    with np.load(kept) as parts:
+        coarse, fields = (
+            Volume(parts[part].astype(np.float32), parts[f"{part}_affine"]) for part in ("coarse", "fields")
+        )
+        candidates = {
+            (index, side): parts[f"{index} {side}"].astype(np.float32)
+            for index in range(len(FOCAL_REGIONS))
+            for side in (Side.LEFT, Side.RIGHT, Side.MIDLINE)
+        }
+    return Anatomy(Path(name).name, coarse, coarse, fields, candidates, real=True)
+
+
+def _packed(anatomy: Anatomy) -> bytes:
+    """Coarse maps, fields and candidates as npz, in half precision."""
+    parts = {f"{index} {side}": points for (index, side), points in anatomy.candidates.items()}
+    for name, volume in (("coarse", anatomy.coarse), ("fields", anatomy.fields)):
+        channels = volume.image.shape[1]
+        parts[name] = (
+            volume.image.reshape(channels, volume.planes, volume.rows, volume.columns).numpy().astype(np.float16)
+        )
+        to_voxel = np.eye(4)
+        to_voxel[:3, :3], to_voxel[:3, 3] = volume.matrix.numpy(), volume.offset.numpy()[:, 0]
+        parts[f"{name}_affine"] = np.linalg.inv(to_voxel)
+    stream = BytesIO()
+    np.savez_compressed(stream, **parts)
+    return stream.getvalue()

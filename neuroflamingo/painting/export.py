@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from isal import igzip
 
 from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import Case, paint_case
+from neuroflamingo.painting.heads import TEMPLATE
 from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
 
 if TYPE_CHECKING:
@@ -65,29 +66,38 @@ def paint_cases(
     seed: int,
     folder: str | Path,
     *,
-    anatomy: str = "icbm2009a",
+    anatomy: str | Sequence[str] = TEMPLATE,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Paint cases with seeds `seed`, `seed + 1`, ... into a folder; returns the paths of the scans.
 
     Args:
+        cases: how many.
+        seed: of the first case.
+        folder: where they go.
+        anatomy: the head to paint into, or several that take turns by the seed (see `neuroflamingo.painting.heads`).
+        overwrite: replace files that are there.
         progress: called with (done, all) after each case.
     """
-    load_anatomy(anatomy)
+    heads = [anatomy] if isinstance(anatomy, str) else list(anatomy)
+    # Head by head: a head of the user's own takes some seconds to be read.
+    seeds = sorted(range(seed, seed + cases), key=lambda number: (number % len(heads), number))
+    load_anatomy(heads[seeds[0] % len(heads)])
 
     def write(case_seed: int) -> Path:
-        return write_case(paint_case(case_seed, anatomy), Path(folder), overwrite=overwrite)
+        head = heads[case_seed % len(heads)]
+        return write_case(paint_case(case_seed, head), Path(folder), overwrite=overwrite)
 
     paths, threads = [], torch.get_num_threads()
     # One thread per case: otherwise the last digits depend on the number of threads in a matrix product.
     pool = ThreadPoolExecutor(min(PAINTERS, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for path in pool.map(write, range(seed, seed + cases)):
+        for path in pool.map(write, seeds):
             paths.append(path)
             if progress:
                 progress(len(paths), cases)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-    return paths
+    return sorted(paths)

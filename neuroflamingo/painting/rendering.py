@@ -12,9 +12,17 @@ import torch
 from torch import Tensor
 
 from neuroflamingo.findings.vocabulary import FindingClass
-from neuroflamingo.painting.cases import TEMPLATE_SIGNAL, Blueprint, Scanner, rotation
+from neuroflamingo.painting.anatomy import Volume
+from neuroflamingo.painting.cases import (
+    TEMPLATE_SIGNAL,
+    Blueprint,
+    Scanner,
+    _lattice,
+    _lattice_affine,
+    rotation,
+)
 from neuroflamingo.painting.lattice import grow, hats
-from neuroflamingo_preprocessing.structural.intensity import match_to_template
+from neuroflamingo_preprocessing.structural.intensity import filled, match_to_template
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine, load_template
 
 if TYPE_CHECKING:
@@ -29,6 +37,8 @@ TO_VENTRICLE, DEPTH, WITHOUT_LOBES = slice(0, 1), slice(4, 5), slice(0, 8)
 """Indices into `Anatomy.fields`."""
 VENTRICLE_DEPTH_MM = 2.5
 """Enlarging takes fluid from this far inside the ventricle, never from beyond its middle."""
+LEAST_REAL_TEXTURE = 0.7
+"""Share of its own texture that a real head keeps at least."""
 ATROPHY_MM = 9.0
 """Distance by which the surface of a lobe recedes in the most severe atrophy."""
 
@@ -76,7 +86,7 @@ def _displaced(blueprint: Blueprint, points: Tensor, fields: Tensor) -> tuple[Te
     return source, atrophy
 
 
-def _tissue(blueprint: Blueprint, maps: Tensor, atrophy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _tissue(blueprint: Blueprint, maps: Tensor, atrophy: Tensor, real: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Signal of healthy tissue, and fractions of white matter and of any tissue."""
     t1, grey, white, mask, near_fluid = maps
     threshold = 0.2 - 0.11 * atrophy
@@ -86,7 +96,7 @@ def _tissue(blueprint: Blueprint, maps: Tensor, atrophy: Tensor) -> tuple[Tensor
     t1 = t1 + (1 - mask) * (TEMPLATE_SIGNAL[0] - t1)
     t1 = t1 + widening * (TEMPLATE_SIGNAL[0] - t1).clamp(max=0)
     mixture = fluid + grey * (grey_signal - fluid) + white * (white_signal - fluid)
-    share = blueprint.scanner.texture
+    share = max(blueprint.scanner.texture, LEAST_REAL_TEXTURE) if real else blueprint.scanner.texture
     return share * _remap(t1, blueprint.scanner) + (1 - share) * mixture, white, grey + white
 
 
@@ -180,7 +190,7 @@ def paint(
     within = slow.map(lambda part: part.index_select(1, brain))
     maps = (anatomy.fine if fine else anatomy.coarse)(within.source.T)
     atrophy = torch.zeros(()) if within.atrophy is None else within.atrophy[0]
-    inner, white, tissue = _tissue(blueprint, maps, atrophy)
+    inner, white, tissue = _tissue(blueprint, maps, atrophy, anatomy.real)
     if within.white_matter is not None:
         distance, noise = within.white_matter
         share = _white_matter_lesions(blueprint.white_matter_grade, distance, noise, white)
@@ -233,20 +243,38 @@ def draw_misalignment(rng: np.random.Generator, amount: float = 1.0) -> NDArray[
     return left
 
 
-def render_on_model_grid(blueprint: Blueprint, anatomy: Anatomy) -> OnGrid:
-    """Render a case as preprocessing would return it (registration error drawn, not computed; some 20 times faster)."""
+def draw_brain_edge(rng: np.random.Generator) -> Volume:
+    """Draw how far inside the surface a found brain mask ends (mm), by place: 0.5 mm, give or take 1.2 mm."""
+    return Volume(_lattice(rng, 1, 16.0, 1.0) * 1.2 + rng.normal(0.5, 0.8), _lattice_affine(16.0))
+
+
+def render_on_model_grid(blueprint: Blueprint, anatomy: Anatomy, extracted: bool = False) -> OnGrid:
+    """Render a case as preprocessing would return it (registration error drawn, not computed; some 20 times faster).
+
+    Args:
+        blueprint: the case.
+        anatomy: the head.
+        extracted: what lies outside a drawn brain mask is filled, as `fill_outside_brain` does.
+    """
     rng = np.random.default_rng([blueprint.seed, 1])
     left = draw_misalignment(rng)
     points, index = _grid_points()
     moved = points @ torch.tensor(left[:3, :3].T, dtype=torch.float32) + torch.tensor(left[:3, 3], dtype=torch.float32)
-    signal, shares = paint(blueprint, anatomy, slow_fields(blueprint, anatomy, moved), fine=False)
+    slow = slow_fields(blueprint, anatomy, moved)
+    signal, shares = paint(blueprint, anatomy, slow, fine=False)
     volume = torch.zeros(int(np.prod(GRID_SHAPE)))
     volume[index] = signal
     volume = volume.reshape(GRID_SHAPE) * gain(blueprint.scanner, GRID_SHAPE)
     noise = rng.standard_normal(GRID_SHAPE, dtype=np.float32) * np.float32(blueprint.scanner.noise * 0.3)
     out = torch.zeros(4, int(np.prod(GRID_SHAPE)))
     out[:, index] = shares
-    volume = match_to_template(volume.numpy() + noise)
+    volume = volume.numpy() + noise
+    if extracted:
+        inside = np.zeros(int(np.prod(GRID_SHAPE)), bool)
+        edge = draw_brain_edge(np.random.default_rng([blueprint.seed, 3]))
+        inside[index.numpy()] = (slow.depth[0] > edge(moved)[0]).numpy()
+        volume = filled(volume, inside.reshape(GRID_SHAPE))
+    volume = match_to_template(volume)
     return OnGrid(volume, out.reshape(4, *GRID_SHAPE).numpy(), _centres_on_grid(blueprint, left))
 
 

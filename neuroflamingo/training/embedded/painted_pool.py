@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuroflamingo.findings.vocabulary import FOCAL, Finding
-from neuroflamingo.painting.anatomy import load_anatomy
+from neuroflamingo.painting.anatomy import Anatomy, load_coarse_anatomy
 from neuroflamingo.painting.cases import Blueprint, draw_blueprint
+from neuroflamingo.painting.heads import TEMPLATE
 from neuroflamingo.painting.rendering import render_on_model_grid
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE
@@ -44,14 +45,42 @@ class PoolCase:
     centres: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class PoolHeads:
+    """Where cases are painted.
+
+    Attributes:
+        files: healthy heads, beside the template.
+        share: of the cases, painted into one of them rather than into the template.
+        extracted: prepared by a card that asks for `fill_outside_brain`.
+        cache: folder in which what is made of the files is kept.
+    """
+
+    files: tuple[str, ...] = ()
+    share: float = 0.0
+    extracted: bool = False
+    cache: Path | None = None
+
+    def of(self, seed: int) -> str:
+        """The head of a case, by its seed alone."""
+        rng = np.random.default_rng([seed, 8])
+        return TEMPLATE if rng.random() >= self.share or not self.files else self.files[rng.integers(len(self.files))]
+
+
 class CasePool:
     """Pool of `count` cases with seeds from `first_seed` on; a killed run resumes where it stopped.
 
     Volumes are float16 `[count, 56, 64, 56]`, occupancy of 6 mm cells by lesions is uint8 `[count, 4, 28, 32, 28]`.
 
     Args:
+<<<<<<< HEAD
         crowded: share of cases with many findings (`draw_wishes`); selected by their seeds only.
         painted_elsewhere: whether another of several training processes paints it.
+=======
+        heads: where the cases are painted.
+        crowded: share of cases with many findings (`draw_wishes`); which ones depends on their seeds only.
+        painted_elsewhere: another process paints it, of several that train together.
+>>>>>>> 3239472 (Painting into healthy heads of one's own: tissues, bias field, brain masks as they are found; pools and recipe keys for them)
     """
 
     def __init__(
@@ -59,11 +88,11 @@ class CasePool:
         folder: Path,
         first_seed: int,
         count: int,
-        anatomy: str = "icbm2009a",
+        heads: PoolHeads | None = None,
         crowded: float = 0.0,
         painted_elsewhere: bool = False,
     ) -> None:
-        self.folder, self.first_seed, self.count, self.anatomy = folder, first_seed, count, anatomy
+        self.folder, self.first_seed, self.count, self.heads = folder, first_seed, count, heads or PoolHeads()
         self.crowded, self.painted_elsewhere = crowded, painted_elsewhere
         folder.mkdir(parents=True, exist_ok=True)
         self.volumes = self._map("volumes.f16", np.float16, GRID_SHAPE)
@@ -134,7 +163,7 @@ def paint_in_background(*pools: CasePool) -> None:
     missing = [pool for pool in pools if pool.done() < pool.count]
     if not missing:
         return
-    arguments = [(p.folder, p.first_seed, p.count, p.anatomy, p.crowded) for p in missing]
+    arguments = [(p.folder, p.first_seed, p.count, p.heads, p.crowded) for p in missing]
     painter = get_context("spawn").Process(target=_paint_all, args=(arguments,), daemon=True)
     painter.start()
     for pool in missing:
@@ -157,8 +186,14 @@ def _paint_all(pools: list[tuple]) -> None:
 
 
 def _paint_pool(pool: CasePool, parent: int) -> None:
+<<<<<<< HEAD
     """Paint a pool: for each case the voxels first, then the line with its findings."""
     anatomy, path = load_anatomy(pool.anatomy), pool.folder / "truth.jsonl"
+=======
+    """Voxels first, then the line of truth."""
+    anatomies: dict[str, Anatomy] = {}
+    path = pool.folder / "truth.jsonl"
+>>>>>>> 3239472 (Painting into healthy heads of one's own: tissues, bias field, brain masks as they are found; pools and recipe keys for them)
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.truncate(0 if not pool.done() else pool._read_bytes)
         file.seek(0, os.SEEK_END)
@@ -167,8 +202,11 @@ def _paint_pool(pool: CasePool, parent: int) -> None:
                 return
             seed = pool.first_seed + index
             crowded = np.random.default_rng([seed, 9]).random() < pool.crowded
-            blueprint = draw_blueprint(seed, anatomy, crowded=bool(crowded))
-            case = render_on_model_grid(blueprint, anatomy)
+            head = pool.heads.of(seed)
+            if head not in anatomies:
+                anatomies[head] = load_coarse_anatomy(head, pool.heads.cache)
+            blueprint = draw_blueprint(seed, anatomies[head], crowded=bool(crowded))
+            case = render_on_model_grid(blueprint, anatomies[head], pool.heads.extracted)
             pool.volumes[index] = case.volume
             blocks = case.lesions.reshape(4, *(n for size in OCCUPANCY_SHAPE[1:] for n in (size, 2)))
             pool.occupancy[index] = np.round(255 * blocks.mean(axis=(2, 4, 6)).clip(0, 1))

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from neuroflamingo.painting.real_heads import find_heads
 from neuroflamingo.progress import say
 from neuroflamingo.training.embedded.encoder_stage import train_encoder
 from neuroflamingo.training.embedded.fusion_stage import FusionTask, assemble
 from neuroflamingo.training.embedded.language_model_stage import train_language_model
-from neuroflamingo.training.embedded.painted_pool import CasePool, paint_in_background
+from neuroflamingo.training.embedded.painted_pool import CasePool, PoolHeads, paint_in_background
 from neuroflamingo.training.embedded.stage import plan_of, train_stage
 from neuroflamingo.training.embedded.token_cache import TokenCache
 from neuroflamingo.training.parallel import accelerate_for
 from neuroflamingo.training.run_folder import is_done, own_folder, write_model
 from neuroflamingo_encoders.contract import weights_digest
+from neuroflamingo_encoders.families.tiny_t1w.cards import CARD
 from neuroflamingo_preprocessing.errors import ModelError
 
 if TYPE_CHECKING:
@@ -76,18 +78,27 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
 
 
 def _paint(recipe: EmbeddedRecipe, folder: Path, accelerator: Accelerator) -> tuple[CasePool, CasePool, CasePool]:
+<<<<<<< HEAD
     """Make the pools for validation, encoder and fusion; the first process paints them in the background."""
     elsewhere = not accelerator.is_main_process
+=======
+    """The pools for validation, encoder and fusion; the first process has them painted in the background."""
+    elsewhere, paint = not accelerator.is_main_process, recipe.paint
+    own, others = (_heads(folder, named, paint.real_share) for named in (paint.heads, paint.validation_heads))
+>>>>>>> 3239472 (Painting into healthy heads of one's own: tissues, bias field, brain masks as they are found; pools and recipe keys for them)
     pools = (
-        CasePool(folder / "validation", *recipe.paint.validation, painted_elsewhere=elsewhere),
-        CasePool(
-            folder / "encoder", *recipe.paint.encoder, crowded=recipe.encoder.crowded, painted_elsewhere=elsewhere
-        ),
-        CasePool(folder / "fusion", *recipe.paint.fusion, painted_elsewhere=elsewhere),
+        CasePool(folder / "validation", *paint.validation, others, painted_elsewhere=elsewhere),
+        CasePool(folder / "encoder", *paint.encoder, own, recipe.encoder.crowded, painted_elsewhere=elsewhere),
+        CasePool(folder / "fusion", *paint.fusion, own, painted_elsewhere=elsewhere),
     )
     if accelerator.is_main_process:
         paint_in_background(*pools)
     return pools
+
+
+def _heads(folder: Path, named: str | None, share: float) -> PoolHeads:
+    extracted = CARD.scan.step("fill_outside_brain") is not None
+    return PoolHeads(() if named is None else find_heads(named), share, extracted, folder / "heads")
 
 
 def _check_encoder(model: NeuroFlamingo, cache: TokenCache) -> None:

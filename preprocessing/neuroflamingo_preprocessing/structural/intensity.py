@@ -11,7 +11,7 @@ import numpy as np
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, Template, load_template
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Bool, Float32
     from numpy.typing import NDArray
 
 POLYNOMIAL_ORDER = 3
@@ -65,6 +65,21 @@ def within(voxels: Float32[np.ndarray, "x y z"], low: float, high: float) -> Flo
     near = np.clip(places[:, None] + around, 0, np.array(voxels.shape) - 1)
     clipped[tuple(places.T)] = np.median(clipped[tuple(np.moveaxis(near, -1, 0))], axis=1)
     return clipped
+
+
+def filled(
+    grid: Float32[np.ndarray, "x y z"], seen: Bool[np.ndarray, "x y z"], template: Template | None = None
+) -> Float32[np.ndarray, "x y z"]:
+    """Fill the brain where it was not seen with the template, scaled to the scan: it must not look like a lesion."""
+    template = template or load_template()
+    known, unknown = template.grid_mask & seen, template.grid_mask & ~seen
+    if not unknown.any():
+        return grid
+    design = np.stack([template.grid_t1[known], np.ones(int(known.sum()), np.float32)], axis=1)
+    gain, level = np.linalg.lstsq(design, grid[known], rcond=None)[0]
+    grid = grid.copy()
+    grid[unknown] = gain * template.grid_t1[unknown] + level
+    return grid
 
 
 def match_to_template(

@@ -15,7 +15,7 @@ from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, 
 from neuroflamingo_preprocessing.structural.alignment import align
 from neuroflamingo_preprocessing.structural.artefacts import Artefacts, judge_artefacts, measure_artefacts
 from neuroflamingo_preprocessing.structural.contrast import find_contrast
-from neuroflamingo_preprocessing.structural.intensity import match_to_template, within
+from neuroflamingo_preprocessing.structural.intensity import filled, match_to_template, within
 from neuroflamingo_preprocessing.structural.resampling import covered_voxels, resample
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, load_template
 from neuroflamingo_preprocessing.structural.volume_quality import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.structural.brain_extraction import Brain
 
 GEOMETRIC_STEPS = ("affine_alignment", "gaussian_antialias", "linear_resampling")
-INTENSITY_STEPS = ("match_to_template", "template_mask")
+INTENSITY_STEPS = ("fill_outside_brain", "match_to_template", "template_mask")
 THICK_MM = 6.0
 
 
@@ -119,6 +119,8 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *, force: bool = False) -> Prepar
     artefacts = measure_artefacts(voxels, affine) if spec.template else Artefacts()
     judge_artefacts(artefacts, warnings)
     clock.lap("resampling")
+    if spec.step("fill_outside_brain") and brain is not None:
+        grid = filled(grid, covered & (brain > 0.5))
     volume = _change_intensities(grid, covered, spec, scan)
     clock.lap("intensity")
     return Prepared(
@@ -213,7 +215,7 @@ def _change_intensities(
     for step in spec.steps:
         if step.name == "match_to_template":
             try:
-                grid = match_to_template(_fill_uncovered(grid, covered))
+                grid = match_to_template(filled(grid, covered))
             except (ValueError, np.linalg.LinAlgError) as error:
                 raise ScanError(
                     f"{name_of(scan)}: intensities cannot be matched to the template",
@@ -224,19 +226,6 @@ def _change_intensities(
         elif step.name == "template_mask":
             grid = np.where(load_template().grid_mask, grid, np.float32(spec.fill))
     return np.ascontiguousarray(grid, dtype=np.float32)
-
-
-def _fill_uncovered(grid: NDArray[np.float32], covered: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Fill brain outside the field of view with the template, scaled to the scan: it must not look like a lesion."""
-    template = load_template()
-    seen, unseen = template.grid_mask & covered, template.grid_mask & ~covered
-    if not unseen.any():
-        return grid
-    design = np.stack([template.grid_t1[seen], np.ones(int(seen.sum()), np.float32)], axis=1)
-    gain, level = np.linalg.lstsq(design, grid[seen], rcond=None)[0]
-    grid = grid.copy()
-    grid[unseen] = gain * template.grid_t1[unseen] + level
-    return grid
 
 
 def _log_reorientation(scan: Scan, voxels: NDArray[Any], affine: Affine) -> list[GeometryStep]:
