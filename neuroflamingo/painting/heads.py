@@ -52,20 +52,12 @@ def load_head(name: str) -> Maps:
         t = load_template()
         return t.t1, t.grey, t.white, t.mask, t.affine
     if name not in OTHERS:
-<<<<<<< HEAD
-        raise UsageError(f"unknown head '{name}'", expected=f"one of {', '.join(list_heads())}", seen=name)
-    return _segment(*_read_other(OTHERS[name]))
-=======
         if is_file(name):
             return read_head(name)
-        raise UsageError(
-            f"there is no head named '{name}'",
-            expected=f"one of {', '.join(list_heads())}, or the file of a healthy head",
-            seen=name,
-        )
+        expected = f"one of {', '.join(list_heads())}, or the file of a healthy head"
+        raise UsageError(f"unknown head '{name}'", expected=expected, seen=name)
     signal, affine = _read_other(OTHERS[name])
     return segment(signal, _solid(signal > 0), affine)
->>>>>>> 3239472 (Painting into healthy heads of one's own: tissues, bias field, brain masks as they are found; pools and recipe keys for them)
 
 
 def _read_other(file: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

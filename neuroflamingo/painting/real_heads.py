@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuroflamingo.painting.tissues import Maps, segment
+from neuroflamingo_encoders.families.tiny_t1w.cards import CARD
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.geometry import to_canonical
 from neuroflamingo_preprocessing.inputs import find_inputs
 from neuroflamingo_preprocessing.read import read_scan
-from neuroflamingo_preprocessing.spec import Axis, ScanSpec
 from neuroflamingo_preprocessing.structural.alignment import align
 from neuroflamingo_preprocessing.structural.contrast import find_contrast
 from neuroflamingo_preprocessing.structural.intensity import within
@@ -33,11 +33,7 @@ def find_heads(folder: str | Path) -> tuple[str, ...]:
     Raises:
         NotFoundError: no such folder, or no scans in it (exit 66).
     """
-    any_grid = tuple(Axis(name=name, size=size) for name, size in (("channel", 1), ("x", 8), ("y", 8), ("z", 8)))  # type: ignore[arg-type]
-    spec = ScanSpec(
-        modality="volume3d", axes=any_grid, channels=("T1w",), orientation="RAS", spacing_mm=(1.0, 1.0, 1.0)
-    )
-    return tuple(str(one.path) for one in find_inputs(folder, spec))
+    return tuple(str(one.path) for one in find_inputs(folder, CARD.scan))
 
 
 def read_head(path: str | Path) -> Maps:

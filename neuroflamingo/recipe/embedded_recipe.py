@@ -18,17 +18,13 @@ class PaintSettings(Section):
     validation: tuple[int, int] = (3_000_000, 400)
     """For choosing checkpoints and thresholds."""
     test: tuple[int, int] = (4_000_000, 1_000)
-<<<<<<< HEAD
     """For testing; never used in training."""
-=======
-    """Never painted in training."""
     heads: str | None = None
-    """Folder or BIDS dataset of healthy T1w heads to paint into beside the template; none: the template alone."""
+    """Folder or BIDS dataset of healthy T1w heads to paint into besides the template; null: the template only."""
     validation_heads: str | None = None
     """The same for the validation cases: heads of other people."""
     real_share: float = Field(default=0.75, ge=0, le=1)
     """Share of the cases that are painted into these heads."""
->>>>>>> 3239472 (Painting into healthy heads of one's own: tissues, bias field, brain masks as they are found; pools and recipe keys for them)
 
 
 class StageOptimSettings(AdamWSettings):

@@ -73,14 +73,9 @@ class CasePool:
     Volumes are float16 `[count, 56, 64, 56]`, occupancy of 6 mm cells by lesions is uint8 `[count, 4, 28, 32, 28]`.
 
     Args:
-<<<<<<< HEAD
+        heads: heads that the cases are painted into.
         crowded: share of cases with many findings (`draw_wishes`); selected by their seeds only.
         painted_elsewhere: whether another of several training processes paints it.
-=======
-        heads: where the cases are painted.
-        crowded: share of cases with many findings (`draw_wishes`); which ones depends on their seeds only.
-        painted_elsewhere: another process paints it, of several that train together.
->>>>>>> 3239472 (Painting into healthy heads of one's own: tissues, bias field, brain masks as they are found; pools and recipe keys for them)
     """
 
     def __init__(
@@ -186,14 +181,9 @@ def _paint_all(pools: list[tuple]) -> None:
 
 
 def _paint_pool(pool: CasePool, parent: int) -> None:
-<<<<<<< HEAD
     """Paint a pool: for each case the voxels first, then the line with its findings."""
-    anatomy, path = load_anatomy(pool.anatomy), pool.folder / "truth.jsonl"
-=======
-    """Voxels first, then the line of truth."""
     anatomies: dict[str, Anatomy] = {}
     path = pool.folder / "truth.jsonl"
->>>>>>> 3239472 (Painting into healthy heads of one's own: tissues, bias field, brain masks as they are found; pools and recipe keys for them)
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.truncate(0 if not pool.done() else pool._read_bytes)
         file.seek(0, os.SEEK_END)

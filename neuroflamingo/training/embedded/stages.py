@@ -78,14 +78,9 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
 
 
 def _paint(recipe: EmbeddedRecipe, folder: Path, accelerator: Accelerator) -> tuple[CasePool, CasePool, CasePool]:
-<<<<<<< HEAD
     """Make the pools for validation, encoder and fusion; the first process paints them in the background."""
-    elsewhere = not accelerator.is_main_process
-=======
-    """The pools for validation, encoder and fusion; the first process has them painted in the background."""
     elsewhere, paint = not accelerator.is_main_process, recipe.paint
     own, others = (_heads(folder, named, paint.real_share) for named in (paint.heads, paint.validation_heads))
->>>>>>> 3239472 (Painting into healthy heads of one's own: tissues, bias field, brain masks as they are found; pools and recipe keys for them)
     pools = (
         CasePool(folder / "validation", *paint.validation, others, painted_elsewhere=elsewhere),
         CasePool(folder / "encoder", *paint.encoder, own, recipe.encoder.crowded, painted_elsewhere=elsewhere),

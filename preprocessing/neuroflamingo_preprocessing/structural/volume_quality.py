@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.structural.alignment import Alignment
     from neuroflamingo_preprocessing.structural.contrast import Contrast
 
-FIT_REFUSE = 0.3
+FIT_REFUSE, FIT_WARN = 0.3, 0.45
 OVERLAP_REFUSE, OVERLAP_WARN = 0.8, 0.88
 BRAIN_ML = (330.0, 4200.0)
 """Volumes of brains that are placed: 70 to 130 % of an adult's size (1,000 to 1,900 ml) along each axis."""
@@ -107,8 +107,11 @@ def judge_alignment(alignment: Alignment, scan: Scan, warnings: list[str]) -> No
             f"{stretch.max():.2f} along the axes, {alignment.starts} starting poses tried",
             hint="look at the scan: is it one whole head, is anything cut off, is the voxel size right?",
         )
-    if alignment.overlap < OVERLAP_WARN:
-        warnings.append(f"alignment is doubtful (the outlines of the brains overlap by {alignment.overlap:.2f})")
+    if alignment.overlap < OVERLAP_WARN or alignment.fit < FIT_WARN:
+        warnings.append(
+            f"alignment is doubtful (the outlines of the brains overlap by {alignment.overlap:.2f}, agreement inside "
+            f"{alignment.fit:.2f})"
+        )
     if not ADULT_ML[0] <= volume <= ADULT_ML[1]:
         warnings.append(
             f"the brain has {volume:.0f} ml, an adult's has 1,000 to 1,900: the voxel sizes in the header may be "

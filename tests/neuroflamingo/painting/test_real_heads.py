@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from neuroflamingo.painting.anatomy import load_anatomy, load_coarse_anatomy
-from neuroflamingo.painting.case import paint_case
 from neuroflamingo.painting.cases import draw_blueprint
 from neuroflamingo.painting.export import paint_cases
 from neuroflamingo.painting.heads import load_head
@@ -116,6 +115,5 @@ def test_a_pool_draws_heads_by_seed_alone(head: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(np.asarray(pool.volumes[index], np.float32), again.volume, atol=2e-3)
 
 
-def test_a_real_head_keeps_its_texture_and_the_template_its_numbers() -> None:
-    template = load_anatomy()
-    assert not template.real and paint_case(3).anatomy is template
+def test_the_template_is_no_head_of_a_file() -> None:
+    assert not load_anatomy().real and load_coarse_anatomy("icbm2009a").fine is load_coarse_anatomy("icbm2009a").coarse
