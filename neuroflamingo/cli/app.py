@@ -114,13 +114,19 @@ def paint(
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of the first case; the others count up from it.", min=0)
     ] = 0,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            "--heads", help="Folder or BIDS dataset of healthy T1w heads to paint into (default: the template)."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Paint scans with known findings: a NIfTI file, the findings as JSON and a report text per case."""
     from neuroflamingo.cli.train_evaluate import paint_scans
 
-    paint_scans(cases, seed, output, overwrite=overwrite, quiet=quiet)
+    paint_scans(cases, seed, output, heads=heads, overwrite=overwrite, quiet=quiet)
 
 
 @application.command(cls=OnDatasets)

@@ -70,18 +70,22 @@ def evaluate_model(request: EvaluateRequest) -> None:
     say(json.dumps(evaluation.to_json(), indent=2) if request.json else evaluation.table())
 
 
-def paint_scans(cases: int, seed: int, folder: str, *, overwrite: bool, quiet: bool) -> None:
+def paint_scans(cases: int, seed: int, folder: str, *, heads: str | None, overwrite: bool, quiet: bool) -> None:
     """Paint cases into a folder and print the paths of their scans."""
     make_folder(Path(folder))
     check_writable(Path(folder) / "trial", overwrite=True)
     from neuroflamingo.painting.export import paint_cases
+    from neuroflamingo.painting.heads import TEMPLATE
+    from neuroflamingo.painting.real_heads import find_heads
 
+    anatomy = TEMPLATE if heads is None else find_heads(heads)
     with Progress(quiet=quiet) as progress:
         progress(f"painting {cases} case{'s' if cases > 1 else ''}")
         paths = paint_cases(
             cases,
             seed,
             folder,
+            anatomy=anatomy,
             overwrite=overwrite,
             progress=lambda done, total: progress.count("painted", done, total),
         )
