@@ -48,13 +48,13 @@ def read_head(path: str | Path) -> Maps:
     scan = read_scan(path)
     voxels, affine = to_canonical(scan.voxels, scan.affine)
     alignment = align(voxels, affine)
-    judge_alignment(alignment, scan, [])
-    kind = find_contrast(scan, alignment.scan_to_template).kind
-    if kind != "T1w":
+    contrast = find_contrast(scan, alignment.scan_to_template)
+    judge_alignment(alignment, contrast, scan, [])
+    if contrast.kind != "T1w":
         raise ScanError(
             f"{Path(path).name} cannot be painted into",
             expected="a healthy T1-weighted head",
-            seen=f"by its tissues, {kind}",
+            seen=f"by its tissues, {contrast.kind}",
             hint="leave it out of the folder",
         )
     template, brain = load_template(), alignment.brain

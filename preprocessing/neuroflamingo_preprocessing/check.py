@@ -247,7 +247,7 @@ def as_lines(result: ScanCheck) -> list[str]:
         rows.append(("place", f"from the {result.header['affine from']}{_codes(result.header)}"))
     rows += [("for", result.encoder)] if result.encoder else []
     rows += [("" if i else "would be done", f"{i + 1}. {step}") for i, step in enumerate(result.steps)]
-    quality = [f"{name} {value:.3g}" for name, value in result.quality.items()]
+    quality = [f"{name} {value:.4g}" for name, value in result.quality.items()]
     rows += [("by its tissues", result.contrast)] if result.contrast else []
     rows += [("quality", ", ".join(quality))] if quality else []
     rows += [("" if i else "odd", warning) for i, warning in enumerate(result.warnings)]

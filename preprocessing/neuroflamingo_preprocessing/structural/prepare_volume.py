@@ -94,9 +94,9 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *, force: bool = False) -> Prepar
     signal = voxels
     if spec.step("affine_alignment"):
         alignment = align(voxels, affine)
-        judge_alignment(alignment, scan, warnings)
         scan_to_template = alignment.scan_to_template
         contrast = find_contrast(scan, scan_to_template)
+        judge_alignment(alignment, contrast, scan, warnings)
         forced = judge_contrast(contrast, spec, scan, warnings, force=force)
         found = alignment.brain
         quality = Quality(
@@ -246,7 +246,7 @@ def _log_reorientation(scan: Scan, voxels: NDArray[Any], affine: Affine) -> list
 
 
 def _log_brain(shape: tuple[int, ...], affine: Affine, brain: Brain) -> GeometryStep:
-    how = "as it came, without skull" if brain.given else "by deepbet, at the centre of the search for the head's pose"
+    how = "the scan came without skull" if brain.given else "found by deepbet"
     return GeometryStep(
         name="brain extraction",
         before=as_rows(affine),

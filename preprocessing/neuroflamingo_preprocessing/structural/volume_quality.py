@@ -70,11 +70,12 @@ def on_template_grid(spec: ScanSpec) -> bool:
     return spec.grid_shape == GRID_SHAPE and np.allclose(spec.grid_affine, grid_affine())
 
 
-def judge_alignment(alignment: Alignment, scan: Scan, warnings: list[str]) -> None:
+def judge_alignment(alignment: Alignment, contrast: Contrast, scan: Scan, warnings: list[str]) -> None:
     """Refuse what is no head, or one that is too small, too large or not placed; warn about a doubtful pose.
 
     Args:
         alignment: result of `align`.
+        contrast: what kind of image it is; agreement inside the brain is asked of T1-weighted heads alone.
         scan: for messages.
         warnings: extended in place.
 
@@ -98,7 +99,8 @@ def judge_alignment(alignment: Alignment, scan: Scan, warnings: list[str]) -> No
         )
     stretch = np.linalg.svd(alignment.scan_to_template[:3, :3], compute_uv=False)
     stretched = stretch.max() / stretch.min() > STRETCH_REFUSE
-    if alignment.fit < FIT_REFUSE or alignment.overlap < OVERLAP_REFUSE or stretched:
+    fit = alignment.fit if contrast.kind in ("T1w", "unknown") else 1.0
+    if fit < FIT_REFUSE or alignment.overlap < OVERLAP_REFUSE or stretched:
         raise ScanError(
             f"{name_of(scan)} cannot be placed in the template brain",
             expected=f"outline and structure of one whole brain (overlap of the outlines at least {OVERLAP_REFUSE}, "
@@ -107,7 +109,7 @@ def judge_alignment(alignment: Alignment, scan: Scan, warnings: list[str]) -> No
             f"{stretch.max():.2f} along the axes, {alignment.starts} starting poses tried",
             hint="look at the scan: is it one whole head, is anything cut off, is the voxel size right?",
         )
-    if alignment.overlap < OVERLAP_WARN or alignment.fit < FIT_WARN:
+    if alignment.overlap < OVERLAP_WARN or fit < FIT_WARN:
         warnings.append(
             f"alignment is doubtful (the outlines of the brains overlap by {alignment.overlap:.2f}, agreement inside "
             f"{alignment.fit:.2f})"

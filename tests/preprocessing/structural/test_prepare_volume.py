@@ -18,6 +18,7 @@ from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 from neuroflamingo_preprocessing.structural.alignment import Alignment
 from neuroflamingo_preprocessing.structural.brain_extraction import Brain
+from neuroflamingo_preprocessing.structural.contrast import Contrast
 from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume, takes_kind
 from neuroflamingo_preprocessing.structural.template import load_template
 from neuroflamingo_preprocessing.structural.volume_quality import judge_alignment
@@ -221,10 +222,10 @@ def test_the_size_of_a_head(length: float, fault: str | None, warning: str | Non
     scan, warnings = Scan(np.zeros((4, 4, 4), np.float32), np.eye(4)), list[str]()
     if fault:
         with pytest.raises(ScanError, match=fault) as caught:
-            judge_alignment(alignment, scan, warnings)
+            judge_alignment(alignment, Contrast("T1w"), scan, warnings)
         assert "correlation" not in str(caught.value) and " ml" in str(caught.value.seen)
         return
-    judge_alignment(alignment, scan, warnings)
+    judge_alignment(alignment, Contrast("T1w"), scan, warnings)
     assert [words[: len(warning or "")] for words in warnings] == ([warning] if warning else [])
 
 
