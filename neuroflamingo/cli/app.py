@@ -171,9 +171,7 @@ def train(
 def evaluate(
     model: Model = "tiny-t1w",
     cases: Annotated[int, typer.Option("--cases", help="Number of painted cases to score.", min=2)] = 200,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of the first case; default: start of the held-out range.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the first case; default: held-out ones.")] = None,
     device: Device = "auto",
     anatomy: Annotated[
         str, typer.Option("--anatomy", help="Head anatomy that the cases are painted into.")
@@ -186,9 +184,10 @@ def evaluate(
     """Score a model on painted cases with known findings, next to image-reliance controls."""
     from neuroflamingo.cli.train_evaluate import evaluate_model
 
-    evaluate_model(
+    code = evaluate_model(
         model, cases, seed, device=device, anatomy=anatomy, as_json=json, csv=csv, overwrite=overwrite, quiet=quiet
     )
+    raise typer.Exit(code)
 
 
 @application.command()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroflamingo.cli.errors import say_error
+from neuroflamingo.cli.errors import SOME_FAILED, say_error
 from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets, title_of
 from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo.progress import Progress
@@ -18,8 +18,6 @@ from neuroflamingo_preprocessing.files import printable, write_text_atomic
 
 if TYPE_CHECKING:
     from neuroflamingo.report.model import Report
-
-SOME_FAILED = 1
 
 
 def report_scans(

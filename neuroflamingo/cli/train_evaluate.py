@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from neuroflamingo.cli.dry_run import SHOWN
+from neuroflamingo.cli.errors import SOME_FAILED, say_error
 from neuroflamingo.cli.outputs import make_folder
 from neuroflamingo.progress import Progress
 from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic
@@ -60,8 +62,11 @@ def evaluate_model(
     csv: str | None,
     overwrite: bool,
     quiet: bool,
-) -> None:
-    """Score a model and print a table or JSON. An output that cannot be written is refused before the evaluation."""
+) -> int:
+    """Score a model and print a table or JSON; return 1 if some scans could not be prepared.
+
+    An output that cannot be written is refused before the evaluation.
+    """
     if csv is not None:
         check_writable(csv, overwrite=overwrite)
     from neuroflamingo.evaluation.evaluate import TEST_SEED, evaluate
@@ -86,6 +91,9 @@ def evaluate_model(
             evaluation.write_csv(draft)
             write_bytes_atomic(csv, draft.read_bytes(), overwrite=overwrite)
     print(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.table())
+    for number, why in evaluation.failed[:SHOWN]:
+        say_error(f"the case of seed {number} was not prepared: {why}")
+    return SOME_FAILED if evaluation.failed else 0
 
 
 def paint_scans(cases: int, seed: int, folder: str, *, overwrite: bool, quiet: bool) -> None:

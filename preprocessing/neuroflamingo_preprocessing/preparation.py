@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroflamingo_preprocessing.arrays import is_array_file, read_array
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError, UsageError
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, ScanError, UsageError
 from neuroflamingo_preprocessing.formats.nifti.run import Run
 from neuroflamingo_preprocessing.functional.cifti import is_cifti
 from neuroflamingo_preprocessing.functional.denoised_run import denoise_run
@@ -97,12 +97,17 @@ def prepare_many(
 ) -> Iterator[PreparedInput | NeuroFlamingoError]:
     """Prepare many inputs, in order; one that fails gives its error in its place, and the others go on.
 
+    What the spec itself asks for and cannot be done is no input's fault: it is raised.
+
     Args:
         sources: see `prepare`; or picklable functions that make a scan, so that workers can do the making.
         spec: `card.scan` of the encoder.
         processes: workers; 1 works in this process. Workers are spawned, so a script that asks for more than one
             needs the usual `if __name__ == "__main__":`. At most two scans a worker are under way at a time. What comes
             back has no `view`: it would be the scan again.
+
+    Raises:
+        ModelError: the spec asks for a step or a grid that there is not.
     """
     if processes <= 1:
         yield from (_prepare_one(source, spec) for source in sources)
@@ -121,6 +126,8 @@ def _prepare_one(source: Source | MakesScan, spec: ScanSpec) -> PreparedInput | 
     try:
         made = source() if callable(source) else source
         return replace(prepare(made, spec), view=None)
+    except ModelError:
+        raise
     except NeuroFlamingoError as error:
         return error
 
