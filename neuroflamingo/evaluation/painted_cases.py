@@ -95,7 +95,9 @@ def encode_cases(
     device = next(encoder.parameters()).device
     head = load_anatomy(anatomy)
     truth = [draw_blueprint(seed, head).findings for seed in seeds]
-    empty = torch.zeros(1, 1, *(1, *encoder.card.scan.grid_shape), device=device)
+    axes = {axis.name: axis.size or 0 for axis in encoder.card.scan.axes}
+    _ = encoder.card.scan.grid_shape  # an encoder of other inputs than volumes is refused here
+    empty = torch.zeros(1, 1, *axes.values(), device=device)
     blank = encoder(empty).tokens[0].cpu()
     plain: list[Tensor] = []
     mirrored: list[Tensor] = []
@@ -106,7 +108,7 @@ def encode_cases(
         if waiting:
             x = torch.stack(waiting)[:, None].to(device)
             plain.append(encoder(x).tokens.cpu())
-            mirrored.append(encoder(x.flip(3)).tokens.cpu())
+            mirrored.append(encoder(x.flip(2 + list(axes).index("x"))).tokens.cpu())
             waiting.clear()
 
     for number, volume in enumerate(_volumes(seeds, anatomy, encoder, processes or os.cpu_count() or 1)):

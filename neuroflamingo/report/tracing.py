@@ -66,8 +66,9 @@ def draw(views: Sequence[View | None], traces: Sequence[Trace], written: Generat
         if isinstance(view, VolumeView):
             canvases[number] = canvas_of(view.prepared.tensor[0], view.prepared.affine)
             pictures += picture_of_slices(canvases[number], number)
-            native, outline = native_view(view.scan, view.prepared)
-            pictures += picture_of_alignment(native, outline, number)
+            if view.prepared.template is not None:
+                native, outline = native_view(view.scan, view.prepared)
+                pictures += picture_of_alignment(native, outline, number)
         elif isinstance(view, RunView):
             pictures += pictures_of_run(view, number)
         elif isinstance(view, SeriesView):

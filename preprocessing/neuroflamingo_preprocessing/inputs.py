@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from neuroflamingo_preprocessing.bids.entities import DESCRIPTION, dataset_root, entities_of, plain_label
 from neuroflamingo_preprocessing.bids.filters import EntityFilter, label_filters, read_filter_file
@@ -16,7 +16,9 @@ from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageEr
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
+from neuroflamingo_preprocessing.read import channel_files
 from neuroflamingo_preprocessing.records import records
+from neuroflamingo_preprocessing.scan import ScanModality
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.bids.index import BidsIndex
@@ -110,7 +112,8 @@ def find_inputs(
         scans = _in_manifest(source)
     else:
         scans = [Input(source, entities_of(source))]
-    scans = _numbered(scans)
+    further = {other for scan in scans for other in channel_files(scan.path, spec)}
+    scans = _numbered([scan for scan in scans if scan.path not in further])
     kept = [scan for scan in scans if all(condition.matches(scan.entities) for condition in conditions)]
     entities = [scan.entities for scan in scans]
     if not kept:
@@ -202,7 +205,12 @@ def _is_parcel_table(file: Path, spec: ScanSpec) -> bool:
 
 
 def _suffix(spec: ScanSpec) -> str:
-    return SUFFIX_OF.get(spec.modality) or (spec.channels[0] if spec.channels else "T1w")
+    if not spec.channels or spec.takes_runs:
+        return SUFFIX_OF.get(spec.modality, "T1w")
+    if spec.channels[0].isalnum():
+        return spec.channels[0]
+    contrasts = [name for name in get_args(ScanModality) if name in spec.channels[0]]
+    return contrasts[0] if contrasts else "T1w"  # of a channel in words, the first contrast that BIDS has
 
 
 def _in_manifest(manifest: Path) -> list[Input]:

@@ -38,7 +38,7 @@ from neuroflamingo_preprocessing.prepared_input import (
     SeriesView,
     VolumeView,
 )
-from neuroflamingo_preprocessing.read import read_scan
+from neuroflamingo_preprocessing.read import read_channels, read_scan
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.sequence import is_sequence_file, read_sequence
 from neuroflamingo_preprocessing.structural.prepare_volume import prepare_volume
@@ -185,12 +185,15 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
             expected="volumes are aligned to the template and interpolated once",
             hint="leave --no-resample out, or give a ready array",
         )
+    further: list[Scan] = []
     if isinstance(source, str | Path):
         scan = read_scan(source, options.series, xform=options.xform, series_sha256=options.series_sha256)
+        further = read_channels(source, spec, options.xform)
+        scan = replace(scan, provenance=_with_channels(scan.provenance, further, spec))
     else:
         assert isinstance(source, Scan)
         scan = source
-    prepared = prepare_volume(scan, spec)
+    prepared = prepare_volume(scan, spec, *further)
     about = describe_input(source, scan.provenance, prepared.geometry, prepared.warnings)
     about["scan_to_template"] = prepared.scan_to_template.tolist()
     about["quality"] = asdict(prepared.quality)
@@ -210,6 +213,15 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
         timings=prepared.timings,
         view=VolumeView(scan, prepared),
     )
+
+
+def _with_channels(provenance: Provenance, further: list[Scan], spec: ScanSpec) -> Provenance:
+    """The record of the first channel's file, with the further ones' files and hashes."""
+    files = {
+        f"channel {channel}": f"{scan.provenance.file}, SHA-256 {scan.provenance.sha256}"
+        for channel, scan in zip(spec.channels[1:], further, strict=True)
+    }
+    return replace(provenance, header=provenance.header | files)
 
 
 def _from_run(source: Source, spec: ScanSpec, options: Preparation) -> PreparedInput:
@@ -264,11 +276,16 @@ _WAYS: tuple[
     (lambda source, spec: spec.modality == "volume4d" and not isinstance(source, Scan), _from_run),
     (lambda source, spec: spec.modality == "sequence" and is_sequence_file(source), _from_sequence),
     (
-        lambda source, spec: spec.modality == "volume3d" and len(spec.channels) == 1 and not isinstance(source, Run),
+        lambda source, spec: spec.modality == "volume3d" and _gives_channels(source, spec),
         _from_volume,
     ),
 )
 """What an input is prepared by: the first way that takes it."""
+
+
+def _gives_channels(source: Source, spec: ScanSpec) -> bool:
+    """Whether a volume gives all channels: a scan in memory has one, a file may have others beside it."""
+    return not isinstance(source, Run) and (len(spec.channels) == 1 or not isinstance(source, Scan))
 
 
 def _called(source: Source) -> str:
