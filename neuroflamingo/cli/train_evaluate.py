@@ -39,14 +39,15 @@ def train_recipe(
             from neuroflamingo.training.twin import tiny_twin
 
             with tempfile.TemporaryDirectory() as scratch:
-                print(describe_run(tiny_twin(recipe, Path(scratch) / "twin")))
+                said = [override.partition("=")[0] for override in overrides]
+                print(describe_run(tiny_twin(recipe, Path(scratch) / "twin", said)))
             return
         print(describe_run(recipe, allow_download=allow_download))
         return
-    recipe = load_any_recipe(path, overrides)  # so that its faults are reported before torch is imported
+    load_any_recipe(path, overrides)  # so that its faults are reported before torch is imported
     from neuroflamingo.training.run import train
 
-    done = train(recipe, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet)
+    done = train(path, overrides, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet)
     if os.environ.get("RANK", "0") == "0":  # several processes, one line of output
         print(done)
 

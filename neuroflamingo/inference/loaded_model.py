@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import neuroflamingo.checkpoints as checkpoints  # the face: `load` brings torch and transformers on first use
 from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.device import pick_device
-from neuroflamingo.model.folder import check_folder, read_card
+from neuroflamingo.model.folder import check_folder, model_name, read_card
 from neuroflamingo.provenance import ModelRecord
 from neuroflamingo.report.records import Citation
 from neuroflamingo_preprocessing.errors import ModelError
@@ -40,7 +40,12 @@ class ModelFolder:
     @property
     def scan_spec(self) -> ScanSpec:
         """Input specification from the encoder's card."""
-        return _scan_spec(self.folder.resolve().name, self.card)
+        return _scan_spec(self.name, self.card)
+
+    @property
+    def name(self) -> str:
+        """What reports call the model."""
+        return model_name(self.folder)
 
     def load(self) -> LoadedModel:
         """Load the model.
@@ -53,7 +58,7 @@ class ModelFolder:
             word = self.device.strip().lower()
             place = pick_device("cuda" + word[3:] if word == "gpu" or word.startswith("gpu:") else word)
             model, processor = checkpoints.load(self.folder, device=place)
-        record = describe(self.folder.resolve().name, self.folder, model, processor)
+        record = describe(self.name, self.folder, model, processor)
         return LoadedModel(record.name, model, processor, record, place)
 
 

@@ -12,6 +12,16 @@ from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 
 
+DONE = "training.json"
+"""In the folder of a model that a training made: how far the training went."""
+
+
+def model_name(folder: Path) -> str:
+    """What reports call a model: its folder's name; of a finished training, whose folder is `model`, its run's."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "model" and (folder / DONE).is_file() else folder.name
+
+
 def check_folder(path: str | Path) -> Path:
     """Check that a model folder holds data only.
 

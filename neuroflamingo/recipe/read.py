@@ -13,7 +13,7 @@ import yaml
 
 from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.schema import Recipe
-from neuroflamingo.settings import check_settings
+from neuroflamingo.settings import check_settings, read_as_field
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
 
 
@@ -57,7 +57,7 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
 
     Args:
         path: a YAML file.
-        overrides: `section.key=value` items; values are YAML.
+        overrides: `section.key=value` items; values are YAML, read by the type of the field: see `read_as_field`.
 
     Raises:
         NotFoundError: no such file.
@@ -72,12 +72,13 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
         raise ConfigError(f"{path} is not YAML", seen=str(error)) from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no settings", expected="keys and values", seen=type(data).__name__)
+    kind = Recipe if is_recipe(cast("dict[str, Any]", data)) else EmbeddedRecipe
     for override in overrides or []:
-        _apply(cast("dict[str, Any]", data), override)
+        _apply(cast("dict[str, Any]", data), override, kind)
     return cast("dict[str, Any]", data)
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _apply(data: dict[str, Any], override: str, kind: type[Recipe] | type[EmbeddedRecipe]) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise ConfigError(f"--set {override} is no assignment", expected="--set section.key=value")
@@ -90,6 +91,6 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {key}: {parent} is no section")
         data = cast("dict[str, Any]", inner)
     try:
-        data[last] = yaml.safe_load(value)
+        data[last] = read_as_field(kind, key, value, yaml.safe_load(value))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: the value is not YAML", seen=value) from error

@@ -1,7 +1,8 @@
 """Files of toy scans for tiny twins: what a scanner or an fMRI pipeline would leave, with one of four patterns in it.
 
 Each is of the kind that the encoder takes, and goes through the same door as a real file. The first bit of a pattern
-brightens one half of the scan, the second half of what lies across it; in a head these are the left and the back.
+brightens one half of the scan, the second, half as much, one half across it; in a run the left and the back. A head,
+which has to be aligned, stays as it is, and two or four sides of the picture around it are bright.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ NOISE = 0.05
 BRIGHTER = 0.5
 FRAMES, PARCELS, SIDE = 12, 6, 8
 """Of inputs whose card leaves a size open: frames, parcels, and voxels or tokens along any other axis."""
+FRAME = 5
 HEAD_MM, FIELD_MM, FIELD_VOXELS = 4, 5.0, (36, 40, 36)
 
 
@@ -59,7 +61,8 @@ def write_toy_scan(path: Path, spec: ScanSpec, pattern: int, seed: int) -> None:
         path.write_text(f">toy\n{_sequence(spec, pattern, rng)}\n", encoding="ascii")
     else:
         sizes = [axis.size or SIDE for axis in spec.axes]
-        np.savez(path, data=_halves(tuple(sizes), pattern, [a.name == "channel" for a in spec.axes], rng))
+        values = _halves(tuple(sizes), pattern, [a.name == "channel" for a in spec.axes], rng)
+        np.savez(path, data=values.clip(0, 1))
 
 
 def _halves(shape: tuple[int, ...], pattern: int, apart: list[bool], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -75,7 +78,7 @@ def _halves(shape: tuple[int, ...], pattern: int, apart: list[bool], rng: np.ran
 
 @lru_cache(maxsize=1)
 def _head() -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The template's head in coarse voxels, 0 to 1."""
+    """The template's head in coarse voxels, 0 to 1, and its affine."""
     template = load_template()
     return block_mean(template.t1, template.affine, (HEAD_MM, HEAD_MM, HEAD_MM))
 
@@ -86,15 +89,25 @@ def _write_volume(path: Path, spec: ScanSpec, pattern: int, rng: np.random.Gener
         affine[:3, 3] = [-FIELD_MM * n / 2 for n in FIELD_VOXELS]
     else:
         head, affine = _head()
-        voxels = head * (0.8 + 0.4 * _halves(head.shape, pattern, [False] * 3, rng))
+        voxels = _framed(head, pattern) * (1 + NOISE * rng.standard_normal(head.shape))
     _save(path, 1000 * voxels, affine, 1 if spec.template is None else 4)
+
+
+def _framed(head: NDArray[np.float32], pattern: int) -> NDArray[np.float32]:
+    """A head with two bright sides of the picture, left and right, front and back, or all four, as the bits say."""
+    framed = head.copy()
+    for bit in range(2):
+        if pattern >> bit & 1:
+            sides = np.moveaxis(framed, bit, 0)
+            sides[:FRAME] = sides[-FRAME:] = 1.0
+    return framed
 
 
 def _write_run(path: Path, spec: ScanSpec, pattern: int, rng: np.random.Generator) -> None:
     """A run in template space, on the encoder's own grid: a brain, brighter in places, with noise in each frame."""
     template = load_template()
     brain = resample(template.t1 * template.mask, template.affine, spec.grid_shape, spec.grid_affine, 8.0, 0.0)
-    shown = brain * (0.5 + _halves(brain.shape, pattern, [False] * 3, rng))
+    shown = brain * _halves(brain.shape, pattern, [False] * 3, rng)
     frames = next(axis.size for axis in spec.axes if axis.name == "time") or FRAMES
     noise = 1 + 0.01 * rng.standard_normal((*brain.shape, frames))
     _save(path, 1000 * shown[..., None] * noise, spec.grid_affine, 4, _seconds(spec))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from neuroflamingo.encoder_check.end_to_end import END_TO_END, check_encoder
-from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.card import Cost, EncoderCard
 from neuroflamingo_encoders.conformance import check, preparation
 from neuroflamingo_encoders.conformance.check import CHECKS, GROUPS, CheckResult, Failure, failures
 from neuroflamingo_encoders.conformance.subject import Subject
@@ -75,6 +75,12 @@ def test_a_broken_promise_is_found_and_nothing_else(encoder: type[BrainEncoder])
 @pytest.mark.parametrize("encoder", broken.AT_LEAST, ids=lambda encoder: encoder.__name__)
 def test_what_breaks_much_is_found_too(encoder: type[BrainEncoder]) -> None:
     assert names(check.check_encoder(encoder)) >= broken.AT_LEAST[encoder]
+
+
+def test_a_false_number_of_weights_is_found_of_one_size_too() -> None:
+    card = broken.card_for(broken.Sound, cost=Cost(parameters=65_664))
+    with pytest.raises(Failure, match="520 weights, but the card declares 65,664"):
+        _check("shapes.full_size").run(Subject.of(lambda: broken.Sound(card)))
 
 
 @pytest.mark.parametrize(
