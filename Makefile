@@ -4,6 +4,7 @@
 #   make bench   speed beside peers; tests run on WORKERS processes of one thread each
 #   make lint    ruff                    make types    pyright                  make wheel    dist/*.whl
 #   make docs    the pages as a site         make coverage    lines and branches that the tests reach
+#   make audit   licences, a bill of materials and known weaknesses of the installed packages
 #   make hooks   ruff, codespell, layering, pyright and checks of files, on all files
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,12 +15,13 @@ FLOOR ?= 85
 WORKERS ?= auto
 PYTEST = env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 25
 BIN := $(VENV)/bin
+AUDIT := $(VENV)-audit/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CORE := $(VENV)/.installed-core
 FULL := $(VENV)/.installed-test
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-fast bench lint format types hooks docs coverage wheel clean
+.PHONY: demo test test-fast bench lint format types hooks docs coverage audit wheel clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -71,6 +73,11 @@ docs: $(FULL)
 
 coverage: $(FULL)
 	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html --cov-fail-under=$(FLOOR) $(TESTS)
+
+audit: $(FULL)
+	@test -x $(AUDIT)/pip-audit || { $(PYTHON) -m venv $(dir $(AUDIT)).. && $(AUDIT)/pip install --quiet -r requirements-audit.txt; } || \
+	  { echo "audit: its tools cannot be installed here, so nothing was looked at"; exit 0; } && \
+	  if test -x $(AUDIT)/pip-audit; then $(BIN)/python tools/audit.py $(AUDIT) $(BIN)/python; fi
 
 wheel: $(FULL)
 	@rm -rf build dist site htmlcov

@@ -21,6 +21,7 @@ from isal import igzip
 from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.painting.case import paint_into_head
 from neuroflamingo.painting.export import nifti_bytes
+from neuroflamingo.progress import say
 from neuroflamingo.report.render import describe
 from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
 
@@ -87,18 +88,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="demo", type=Path, help="folder for scans and reports (default: demo)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options = parser.parse_args(arguments)
-    print("writing two scans", file=sys.stderr, flush=True)
+    say("writing two scans", file=sys.stderr, flush=True)
     examples = write_scans(options.output)
     try:
         written = [report(example, options.output, options.device) for example in examples]
     except subprocess.CalledProcessError as failure:
         return failure.returncode
-    print()
+    say()
     for example, form in zip(examples, written, strict=True):
-        print(beside(example, form))
+        say(beside(example, form))
     for example in examples:
-        print(f"page: {options.output / example.scan.name.removesuffix('.nii.gz')}.report.html")
-    print("Research use only, not for diagnosis. The embedded model has seen painted findings only.")
+        say(f"page: {options.output / example.scan.name.removesuffix('.nii.gz')}.report.html")
+    say("Research use only, not for diagnosis. The embedded model has seen painted findings only.")
     return 0
 
 

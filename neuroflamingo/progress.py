@@ -5,10 +5,38 @@ from __future__ import annotations
 import os
 import sys
 import time
+import unicodedata
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 EVERY_S = 30.0
+
+
+def visible(text: object) -> str:
+    """Text with control and direction-changing characters shown as a box: they could disguise a name.
+
+    Raw, they could also steer a terminal. Line ends and tabs are among them.
+    """
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") else character
+        for character in str(text)
+    )
+
+
+def visible_lines(text: object) -> str:
+    """`visible` for text of several lines: its line ends and tabs stay."""
+    return "\n".join("\t".join(map(visible, line.split("\t"))) for line in str(text).split("\n"))
+
+
+def say(*values: object, sep: str = " ", end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
+    """Print as `print` does, but `visible_lines` only: names come from files, and must not steer the terminal.
+
+    All that the program prints goes through here. What the stream's encoding lacks becomes a question mark.
+    """
+    stream = sys.stdout if file is None else file
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = visible_lines(sep.join(map(str, values)))
+    print(text.encode(encoding, errors="replace").decode(encoding), end=end, file=stream, flush=flush)
 
 
 class Progress:
@@ -54,7 +82,7 @@ class Progress:
         if self._bar is not None:
             self._bar.console.print(self._line(line), markup=False, highlight=False)
         elif not self.quiet:
-            print(self._line(line), file=sys.stderr, flush=True)
+            say(self._line(line), file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +93,7 @@ class Progress:
         self._finish(failed=kind is not None)
 
     def _line(self, text: str) -> str:
-        return ": ".join(filter(None, (self.subject, text)))
+        return visible(": ".join(filter(None, (self.subject, text))))
 
     def _open(self) -> Any:
         from rich.console import Console

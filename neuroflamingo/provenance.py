@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import uuid
@@ -20,8 +21,8 @@ SCHEMA_VERSION = "1.0"
 INTENDED_USE = "research use only, not for diagnosis; machine-generated, not reviewed"
 
 
-DICOM = "<DICOM>"
-"""Replacement for the names of DICOM inputs."""
+DICOM, FOLDER = "<DICOM>", "<FOLDER>"
+"""Replacements for the names of DICOM inputs, and of folders."""
 
 
 class InputRecord(Record):
@@ -50,10 +51,14 @@ class GeometryEntry(Record):
 
 
 class ModelRecord(Record):
-    """The model that wrote the text: every file by SHA-256."""
+    """The model that wrote the text: every file that was loaded, by SHA-256, and one digest over all of them.
+
+    The digest is that of `sha256sum FILES | sha256sum`, the files in alphabetical order.
+    """
 
     name: str
     files: dict[str, str] = Field(default={})
+    digest: str | None = None
     encoder: str | None = None
     encoder_version: str | None = None
     encoder_distribution: str | None = None
@@ -159,7 +164,8 @@ def redact(argument: str) -> str:
     """Remove folder names from an argument, since they often contain user names, sites and subject identifiers.
 
     `SCAN=REPORT` pairs are redacted on both sides; options, prompts and plain names stay unchanged, except for the
-    names of DICOM folders, archives and files, which are often named after the patient.
+    names of DICOM folders, archives and files, which are often named after the patient. Of a folder no name is kept,
+    only of a zarr scan.
     """
     argument = printable(argument)
     if "<image>" in argument or "\n" in argument:
@@ -171,12 +177,23 @@ def _last_part(text: str) -> str:
     path = Path(text)
     if holds_dicom(path):
         return DICOM
-    if text.startswith("~") or path.is_absolute() or ".." in path.parts:
-        return f"<FOLDER>/{path.name}"
-    return text
+    if not set(text) & {"/", "\\"} and not text.startswith("~"):
+        return text
+    name = re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+    return FOLDER if _is_folder(text) else f"{FOLDER}/{name}"
+
+
+def _is_folder(text: str) -> bool:
+    """Whether an argument names a folder that is no scan."""
+    try:
+        return text.endswith(("/", "\\")) or (Path(text).is_dir() and Path(text).suffix != ".zarr")
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def command_line(arguments: Sequence[str] | None = None) -> tuple[str, ...]:
     """Redacted argument vector that starts with the program's plain name."""
     vector = list(sys.argv if arguments is None else arguments)
-    return (Path(vector[0]).name if vector else "python", *(redact(argument) for argument in vector[1:]))
+    verb, rest = vector[1:2], vector[2:]
+    words = (FOLDER if _is_folder(word) and not holds_dicom(Path(word)) else redact(word) for word in rest)
+    return (Path(vector[0]).name if vector else "python", *map(redact, verb), *words)

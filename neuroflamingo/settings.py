@@ -6,7 +6,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, nearest
 from neuroflamingo_preprocessing.files import read_json
@@ -14,11 +14,16 @@ from neuroflamingo_preprocessing.files import read_json
 # Keys by which a config or tokenizer file asks for code that lies beside it to be imported and run.
 REMOTE_CODE_KEYS = frozenset({"auto_map", "custom_pipelines", "trust_remote_code", "custom_generate", "code_revision"})
 
+MAX_FAULTS, MAX_QUOTED = 20, 200
+"""Most faults of one message, and most characters of a value in it."""
+MAX_MODEL_JSON = 2**28
+"""Largest file of a model, other than weights, that is read, in bytes."""
+
 
 class Section(BaseModel):
-    """A frozen section of a config or recipe; unknown keys are errors."""
+    """A frozen section of a config or recipe; unknown keys, infinite numbers and NaN are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -34,6 +39,15 @@ class Section(BaseModel):
         return out
 
 
+def _plain_name(name: str) -> str:
+    """Refuse a name that would lead out of the folder in which something is to have it."""
+    if name.startswith(".") or set(name) & set("/\\") or not name.isprintable() or not 0 < len(name) <= 100:
+        raise ValueError(f"must be a plain name of at most 100 characters, without slashes (seen: {name!r:.60})")
+    return name
+
+
+PlainName = Annotated[str, AfterValidator(_plain_name)]
+"""A name that a folder or a file is to have."""
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
@@ -47,31 +61,41 @@ def check_settings(kind: type[SettingsT], values: dict[str, Any], where: str) ->
         return kind.model_validate(values)
     except ValidationError as error:
         faults = faults_in_words(kind, error)
-        what = f"{where} has {len(faults)} fault{'s' * (len(faults) > 1)}"
+        count = error.error_count()
+        what = f"{where} has {count} fault{'s' * (count > 1)}"
         raise ConfigError(what, seen="\n    ".join(faults), hint="correct or remove these keys") from error
 
 
 def faults_in_words(kind: type[BaseModel], error: ValidationError, *, private: bool = False) -> list[str]:
     """Say what is wrong with each key; where data are `private`, no text of theirs but the name of a choice."""
-    return [_fault(kind, fault, private) for fault in error.errors(include_url=False)]
+    shown = error.errors(include_url=False)[:MAX_FAULTS]
+    more = [f"and {error.error_count() - MAX_FAULTS} more"] if error.error_count() > MAX_FAULTS else []
+    return [_fault(kind, fault, private) for fault in shown] + more
 
 
 def _fault(kind: type[BaseModel], fault: Any, private: bool) -> str:
-    where = f"{'.'.join(map(str, fault['loc']))}: " if fault["loc"] else ""
+    where = f"{_short('.'.join(map(str, fault['loc'])))}: " if fault["loc"] else ""
     if fault["type"] == "extra_forbidden":
         *parents, key = map(str, fault["loc"])
         for parent in parents:
             kind = _section_of(kind, parent) or kind
-        near = _nearest(kind, key)
+        near = _nearest(kind, key[:MAX_QUOTED])
         return f"{where}unknown key" + (f"; did you mean {near}?" if near else "")
     if fault["type"] == "value_error":
-        return f"{where}{fault['ctx']['error']}"
+        return f"{where}{_short(str(fault['ctx']['error']), 5 * MAX_QUOTED)}"
     if fault["type"] == "missing":
         return f"{where}not there"
     seen = fault["input"]
     choice = fault["type"] in ("literal_error", "enum") and isinstance(seen, str)
-    shown = repr(seen)[:40] if choice or isinstance(seen, int | float) or not private else type(seen).__name__
+    open_value = choice or isinstance(seen, int | float) or not private
+    shown = _short(repr(seen)) if open_value else type(seen).__name__
+    shown = shown[:40] if private else shown
     return f"{where}{fault['msg'].replace('valid tuple', 'list')} (seen: {shown})"
+
+
+def _short(text: str, most: int = MAX_QUOTED) -> str:
+    """What a message quotes of a value: its beginning."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def read_as_field(kind: type[BaseModel], key: str, text: str, value: Any) -> Any:
@@ -144,12 +168,10 @@ def refuse_remote_code(values: Any, where: str) -> None:
             refuse_remote_code(value, where)
 
 
-def refuse_remote_code_in(file: Path) -> None:
-    """`refuse_remote_code` for a JSON file of a model or tokenizer; tokenizers have up to 100 MB.
+def read_model_json(file: Path, kind: type = dict) -> Any:
+    """Read a JSON file of a model or tokenizer within limits; tokenizers have up to 100 MB.
 
     Raises:
-        ConfigError: names the key.
-        ModelError: it is not JSON (exit 65).
+        ModelError: no JSON of this kind, too large, or nested too deeply (exit 65).
     """
-    plain = read_json(file, expected="plain JSON", name=str(file), error=ModelError, most=2**28, kind=object)
-    refuse_remote_code(plain, str(file))
+    return read_json(file, expected="plain JSON", name=str(file), error=ModelError, most=MAX_MODEL_JSON, kind=kind)

@@ -89,6 +89,7 @@ def encoder_card(name: str, **options: Any) -> EncoderCard:
             expected=f"one of: {', '.join(sorted(table))}",
             seen=name,
             hint=did_you_mean(name, table, cutoff=0.4) or "see `neuroflamingo encoders list`",
+            exit_code=66,
         )
     owners, (dotted, *others) = list(table[name]), table[name].values()
     if others:

@@ -5,21 +5,15 @@ from __future__ import annotations
 import keyword
 import os
 import re
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
 from neuroflamingo_encoders.registry import list_encoders
-from neuroflamingo_preprocessing.errors import OutputError, UsageError
-from neuroflamingo_preprocessing.files import (
-    check_writable,
-    fsync_tree,
-    make_draft_folder,
-    not_created,
-    write_text_atomic,
-)
+from neuroflamingo_preprocessing.drafts import draft_folder
+from neuroflamingo_preprocessing.errors import OutputError, UsageError, not_created
+from neuroflamingo_preprocessing.files import check_writable, fsync_tree, write_text_atomic
 
 TEMPLATES = Path(__file__).resolve().parent / "templates" / "encoder"
 FILES = {
@@ -117,18 +111,13 @@ def _create(target: Path, files: dict[str, str]) -> Path:
     try:
         if target.exists() and not target.is_dir():
             raise OutputError(f"{target} cannot be a folder", expected="no file of this name", hint="choose another -o")
-        beside = make_draft_folder(target.absolute())
+        with draft_folder(target.absolute()) as beside:
+            for file, text in files.items():
+                write_text_atomic(beside / file, text)
+            fsync_tree(beside)
+            if target.is_dir():
+                target.rmdir()  # empty, as checked before
+            os.rename(beside, target)
     except OSError as error:
         raise not_created(target, error) from error
-    try:
-        for file, text in files.items():
-            write_text_atomic(beside / file, text)
-        fsync_tree(beside)
-        if target.is_dir():
-            target.rmdir()  # empty, as checked before
-        os.rename(beside, target)
-    except OSError as error:
-        raise not_created(target, error) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return target

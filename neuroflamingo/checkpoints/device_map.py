@@ -103,6 +103,23 @@ def _refuse_split(model: NeuroFlamingo, places: Places) -> None:
         )
 
 
+def place_bytes(folder: Path, places: Places, dtype: torch.dtype = torch.float32) -> dict[str, int]:
+    """Bytes of each part of a device map; a tensor that several parts share counts in the first one."""
+    with torch.device("meta"):
+        model = NeuroFlamingo(NeuroFlamingoConfig.from_pretrained(str(folder)))
+    model.freeze_for_training(embeddings="none")
+    model.tie_weights()
+    counted: set[int] = set()
+    sizes = {}
+    for name in places:
+        part = model.get_submodule(name)
+        found = {id(value): value for value in (*part.parameters(), *part.buffers())}
+        new = [value for key, value in found.items() if key not in counted]
+        counted |= found.keys()
+        sizes[name] = sum(v.numel() * (dtype.itemsize if v.is_floating_point() else v.element_size()) for v in new)
+    return sizes
+
+
 def check_offload(places: Places, folder: str | Path | None) -> dict[str, Any]:
     """Offload arguments of transformers for a device map.
 
@@ -115,6 +132,6 @@ def check_offload(places: Places, folder: str | Path | None) -> dict[str, Any]:
             f"{len(on_disk)} parts do not fit into memory",
             expected="offload_folder, where they are kept on the disk",
             seen=", ".join(on_disk[:3]),
-            hint="give a folder on a fast disk with as much room as the model takes",
+            hint="--offload-folder DIR on a fast disk with as much room as the model takes",
         )
     return {"device_map": dict(places)} | ({"offload_folder": str(folder)} if folder is not None else {})

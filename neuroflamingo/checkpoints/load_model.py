@@ -12,9 +12,12 @@ from neuroflamingo.checkpoints.device_map import check_offload, place_layers
 from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.checkpoints.quantization import quantization
 from neuroflamingo.device import pick_device
-from neuroflamingo.model.folder import check_folder
+from neuroflamingo.model.folder import CONFIG, check_folder
+from neuroflamingo.model.library_errors import blame_file
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.processor import NeuroFlamingoProcessor
+from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
+from neuroflamingo_preprocessing.errors import ModelError
 
 
 def load(
@@ -51,10 +54,34 @@ def load(
         how |= {"quantization_config": quantization(quantize, dtype), "device_map": {"": device}}
     if device_map is not None:
         check_folder(folder)
-        how |= check_offload(place_layers(folder, device_map, device, max_memory, how["dtype"]), offload_folder)
+        with blame_file(folder / CONFIG, "the config of a model that this version of transformers can build"):
+            places = place_layers(folder, device_map, device, max_memory, how["dtype"])
+        how |= check_offload(places, offload_folder)
     model = NeuroFlamingo.from_pretrained(folder, **how)
     if "device_map" in how:
         model.freeze_for_training(embeddings="none").requires_grad_(False)
     else:
         model = model.to(device)
-    return model.eval(), NeuroFlamingoProcessor.from_pretrained(folder)
+    processor = NeuroFlamingoProcessor.from_pretrained(folder)
+    _check_tokenizer(model, processor, folder)
+    return model.eval(), processor
+
+
+def _check_tokenizer(model: NeuroFlamingo, processor: NeuroFlamingoProcessor, folder: Path) -> None:
+    """Refuse the tokenizer of another model, which would give the special tokens other ids, or ids without embeddings.
+
+    Raises:
+        ModelError: names the token (exit 65).
+    """
+    config, tokenizer = model.config, processor.tokenizer
+    table: Any = model.lang_encoder.get_input_embeddings()
+    for token, wanted in ((IMAGE, config.image_token_id), (END_OF_CHUNK, config.endofchunk_token_id)):
+        found = tokenizer.get_vocab().get(token)
+        if found != wanted or len(tokenizer) > table.num_embeddings:
+            raise ModelError(
+                f"the tokenizer in {folder} is not the one of this model",
+                expected=f"{token} with the id {wanted}, and at most {table.num_embeddings} tokens",
+                seen=f"{'no such token' if found is None else f'the id {found}'}, {len(tokenizer)} tokens",
+                hint="take tokenizer.json and config.json from one model",
+                exit_code=65,
+            )

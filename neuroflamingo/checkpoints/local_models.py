@@ -18,7 +18,7 @@ def find_model(name_or_path: str | Path) -> Path:
     """The folder of an embedded model or of the user's own.
 
     Raises:
-        ModelError: neither; the message lists the nearest names.
+        ModelError: neither (exit 66); the message lists the nearest names.
     """
     names = list_models()
     if str(name_or_path) in names:
@@ -30,4 +30,5 @@ def find_model(name_or_path: str | Path) -> Path:
         expected=f"one of: {', '.join(names) or '(none is embedded)'}, or a folder that save_pretrained wrote",
         seen=str(name_or_path),
         hint=did_you_mean(str(name_or_path), names, cutoff=0.4) or "check the spelling or the path",
+        exit_code=66,
     )

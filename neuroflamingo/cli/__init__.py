@@ -10,17 +10,22 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (sysexits numbers, see `errors`)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words == ["--version"]:
-        from importlib.metadata import version
+    from neuroflamingo.cli.errors import flushed, guarded
 
-        print(f"neuroflamingo {version('neuroflamingo')}")
-        return 0
-    from neuroflamingo.cli.errors import guarded
-
-    code = guarded(_run, words)
+    code = guarded(show_version if words == ["--version"] else _run, words)
     if arguments is None:
+        code = flushed(code)
         gc.freeze()  # the process ends here: looking through a million objects once more would take a second
     return code
+
+
+def show_version(_: Sequence[str] = ()) -> None:
+    """Print the version."""
+    from importlib.metadata import version
+
+    from neuroflamingo.progress import say
+
+    say(f"neuroflamingo {version('neuroflamingo')}")
 
 
 def _run(arguments: list[str]) -> None:

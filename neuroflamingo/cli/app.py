@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from neuroflamingo.cli import show_version
 from neuroflamingo.cli.data_verbs import data
 from neuroflamingo.cli.encoder_verbs import encoders, models
 from neuroflamingo.cli.options import (
@@ -13,8 +14,11 @@ from neuroflamingo.cli.options import (
     AtlasFile,
     CardOptions,
     DenoisingOptions,
+    Depth,
     Device,
+    Frozen,
     Json,
+    LoadingOptions,
     MaxNewTokens,
     Model,
     Nprocs,
@@ -55,9 +59,7 @@ application.add_typer(data, name="data")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        print(f"neuroflamingo {version('neuroflamingo')}")
+        show_version()
         raise typer.Exit
 
 
@@ -97,7 +99,7 @@ def report(
         list[str] | None,
         typer.Option("--example", help="Few-shot example SCAN=REPORT.txt, shown before the scan; repeatable."),
     ] = None,
-    device: Device = "auto",
+    loading: LoadingOptions,
     seed: Annotated[int, typer.Option("--seed", help="Random seed for sampling.", min=0)] = 0,
     temperature: Temperature = 0.0,
     max_new_tokens: MaxNewTokens = 400,
@@ -121,7 +123,7 @@ def report(
         prompt=prompt,
         examples=example or [],
         preparation=preparation_options | {"cleaning": denoising},
-        device=device,
+        loading=loading,
         seed=seed,
         temperature=temperature,
         max_new_tokens=max_new_tokens,
@@ -362,33 +364,28 @@ def encode(
 
 
 @application.command()
+@takes_groups
 def inspect(
+    *,
     model: Annotated[
         str, typer.Argument(metavar="MODEL_OR_CONFIG", help="Name of an embedded model, a model folder, or a recipe.")
     ],
-    depth: Annotated[int | None, typer.Option("--depth", help="Maximum nesting level to show.", min=1)] = None,
-    frozen: Annotated[
-        bool,
-        typer.Option("--frozen", help="List every parameter as frozen or trained, with counts per parameter group."),
-    ] = False,
+    depth: Depth = None,
+    frozen: Frozen = False,
     settings: Settings = None,
+    loading: LoadingOptions,
     allow_download: AllowDownload = False,
     json: Json = False,
 ) -> None:
     """Show a model's modules, the shapes of their weights, and which are frozen or trained.
 
     For a recipe, shows the model that it would train, including LoRA branches, without loading or allocating weights.
+    With --device-map auto, shows instead where each layer of a saved model would be put, and how much goes where.
     """
     from neuroflamingo.cli.show import inspect_model
 
-    inspect_model(
-        model,
-        settings=settings or (),
-        depth=depth,
-        frozen=frozen,
-        allow_download=allow_download,
-        as_json=json,
-    )
+    what = {"depth": depth, "frozen": frozen, "loading": loading, "as_json": json}
+    inspect_model(model, settings=settings or (), allow_download=allow_download, **what)
 
 
 @application.command()

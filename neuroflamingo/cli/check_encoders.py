@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from neuroflamingo.progress import say
 from neuroflamingo_preprocessing.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ def check_encoders(name: str | None, *, every: bool, fixtures: str | None, secon
     for result in check_encoder(name, fixtures=fixtures):
         results.append(result)
         if not as_json:
-            print(result, flush=True)
+            say(result, flush=True)
     if as_json:
-        print(json.dumps([_as_dict(name, results)], indent=2))
+        say(json.dumps([_as_dict(name, results)], indent=2))
     else:
-        print(f"\n{name}: {_counts(results)}" + ("" if _was_checked(results) else "; not checked"))
+        say(f"\n{name}: {_counts(results)}" + ("" if _was_checked(results) else "; not checked"))
     return 0 if all(result.fine for result in results) else 1
 
 
@@ -52,15 +53,15 @@ def _check_all(fixtures: str | None, seconds: float, as_json: bool) -> int:
         found.append(_as_dict(name, results))
         if not as_json:
             spent = sum(result.seconds for result in results)
-            print(f"{_verdict(found[-1]):<11} {name:<22} {_counts(results)}; {spent:.1f} s")
+            say(f"{_verdict(found[-1]):<11} {name:<22} {_counts(results)}; {spent:.1f} s")
             for line in _notable(results):
-                print(f"         {line}", flush=True)
+                say(f"         {line}", flush=True)
     if as_json:
-        print(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     by_verdict = {word: [e["encoder"] for e in found if _verdict(e) == word] for word in _VERDICTS}
     if not as_json:
         others = [f"; {word}: {', '.join(names)}" for word, names in by_verdict.items() if names and word != "passed"]
-        print(f"\n{len(by_verdict['passed'])} of {len(found)} encoders passed{''.join(others)}")
+        say(f"\n{len(by_verdict['passed'])} of {len(found)} encoders passed{''.join(others)}")
     return 1 if by_verdict["failed"] else 0
 
 
@@ -113,5 +114,5 @@ def new_encoder(name: str, output: str | None, *, overwrite: bool) -> None:
     from neuroflamingo_encoders.scaffold import write_encoder_project
 
     folder = write_encoder_project(name, output, overwrite=overwrite)
-    print(folder)
-    print(f"next: pip install -e {folder}, then neuroflamingo encoders check {name}", file=sys.stderr)
+    say(folder)
+    say(f"next: pip install -e {folder}, then neuroflamingo encoders check {name}", file=sys.stderr)

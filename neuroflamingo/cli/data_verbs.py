@@ -20,6 +20,7 @@ from neuroflamingo.cli.options import (
     Sessions,
     split_labels,
 )
+from neuroflamingo.progress import say
 from neuroflamingo_preprocessing.files import check_writable
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def data_check(
     from neuroflamingo.data.check_manifest import check_data
 
     found = check_data(files, validation or (), check_scans=not no_scans, min_answer_words=min_answer_words)
-    print(json_text.dumps(found.as_dict(), indent=2) if json else "\n".join(found.lines()))
+    say(json_text.dumps(found.as_dict(), indent=2) if json else "\n".join(found.lines()))
     raise typer.Exit(0 if found.usable else 65)
 
 
@@ -60,7 +61,7 @@ def data_schema() -> None:
     """Print the JSON schema of a manifest line."""
     from neuroflamingo.data.manifest import manifest_schema
 
-    print(json_text.dumps(manifest_schema(), indent=2))
+    say(json_text.dumps(manifest_schema(), indent=2))
 
 
 @data.command("from-bids", cls=OnDatasets)
@@ -157,4 +158,4 @@ def _write(convert: Callable[[], Conversion], output: str, *, overwrite: bool, a
     found = convert()
     path = found.write(output, overwrite=overwrite)
     summary = {"manifest": str(path)} | found.as_dict()
-    print(json_text.dumps(summary, indent=2) if as_json else "\n".join([str(path), *found.lines()]))
+    say(json_text.dumps(summary, indent=2) if as_json else "\n".join([str(path), *found.lines()]))

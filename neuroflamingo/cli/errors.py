@@ -6,14 +6,15 @@
 | 1 | some scans failed, the others were written | 73 | an output cannot be created |
 | 2 | usage | 74 | reading or writing failed |
 | 65 | bad input data | 75 | out of memory, or another temporary failure |
-| 66 | not found | 78 | bad configuration |
-| 69 | a model or encoder is not available | 130, 143 | interrupted, terminated |
+| 66 | a file, model or encoder not found | 78 | bad configuration |
+| 69 | weights or a package not available here | 130, 143 | interrupted, terminated |
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from neuroflamingo.progress import say, visible_lines
 from neuroflamingo_preprocessing.cache_home import home_folder
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, is_out_of_memory
 
@@ -41,6 +43,14 @@ _QUIET = {
 _ONLINE = (["models", "fetch"],)
 
 
+class _VisibleFormatter(logging.Formatter):
+    """Log lines show no raw control characters, as everything else that is printed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, as `say` would print it."""
+        return visible_lines(super().format(record))
+
+
 class Terminated(BaseException):
     """Raised on SIGTERM, so that temporary files are removed before the program exits."""
 
@@ -51,6 +61,8 @@ def guarded(run: Callable[[list[str]], None], arguments: Sequence[str]) -> int:
         if list(arguments[:2]) not in _ONLINE or not name.endswith("_OFFLINE"):
             os.environ.setdefault(name, value)
     previous = _listen(signal.SIGTERM, _terminate)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_VisibleFormatter())
     try:
         run(list(arguments))
     except SystemExit as leaving:
@@ -79,7 +91,8 @@ def report_failure(failure: BaseException, arguments: Sequence[str] = ()) -> int
     if isinstance(failure, BrokenPipeError):
         return INPUT_OUTPUT
     if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS):
-        say_error(f"reading or writing failed: {failure.strerror}\n  seen: {Path(str(failure.filename or '')).name}")
+        name = f"\n  seen: {Path(str(failure.filename)).name}" if failure.filename else ""
+        say_error(f"reading or writing failed: {failure.strerror}{name}\n  try: free some space, or write elsewhere")
         return INPUT_OUTPUT
     if isinstance(failure, OSError) and failure.errno == errno.ENAMETOOLONG:
         name = Path(str(failure.filename)).name
@@ -115,11 +128,25 @@ def redact_paths(text: str, arguments: Sequence[str]) -> str:
 def say_error(message: str) -> None:
     """Print a message to standard error; `error:` is red on a colour terminal."""
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    label = "\x1b[1;31merror:\x1b[0m" if colour else "error:"
-    print(f"{label} {message}", file=sys.stderr, flush=True)
+    if colour:
+        print("\x1b[1;31merror:\x1b[0m ", end="", file=sys.stderr)
+    say(message if colour else f"error: {message}", file=sys.stderr, flush=True)
+
+
+def flushed(code: int) -> int:
+    """Write out what is still buffered, before the process ends; 74 if nobody takes it (a closed pipe, a full disk)."""
+    try:
+        sys.stdout.flush()
+    except OSError as failure:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # the interpreter's own last flush must not fail again
+        return report_failure(failure)
+    return code
 
 
 def _code_of(leaving: SystemExit) -> int:
+    if isinstance(leaving.__context__, OSError) and leaving.__context__.errno == errno.EPIPE:
+        return INPUT_OUTPUT  # typer makes 1 of it
     if leaving.code is None:
         return 0
     return leaving.code if isinstance(leaving.code, int) else 1

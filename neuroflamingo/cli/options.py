@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from neuroflamingo_preprocessing.errors import UsageError
+
 
 class _Quick:
     """Start-up shortcut: the default of `--help` is False, since typer would import pydantic (0.1 s) to check None."""
@@ -94,13 +96,17 @@ AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Allow downloading the models and data that the recipe names.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
-Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")]
 Model = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a model folder.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides a recipe value; repeatable.")
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="0: greedy decoding; above 0: sampling.", min=0.0)]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Maximum report length in tokens.", min=1)]
+Depth = Annotated[int | None, typer.Option("--depth", help="Maximum nesting level to show.", min=1)]
+Frozen = Annotated[
+    bool, typer.Option("--frozen", help="List every parameter as frozen or trained, with counts per parameter group.")
+]
 Nprocs = Annotated[int, typer.Option("--nprocs", help="Scans processed in parallel; 0: one per core.", min=0)]
 Participants = Annotated[
     list[str] | None,
@@ -154,6 +160,12 @@ def takes_groups(verb: Callable[..., Any]) -> Callable[..., Any]:
     return with_groups
 
 
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Go on although the scan is not of the kind that the encoder takes; said on top."),
+]
+
+
 def preparation(
     tr: Tr = None,
     series: Series = None,
@@ -163,6 +175,7 @@ def preparation(
     raw: Raw = False,
     rows: TableRows = None,
     no_resample: NoResample = False,
+    force: Force = False,
 ) -> dict[str, Any]:
     """Arguments of `Preparation.of`, except the denoising."""
     return {
@@ -174,7 +187,59 @@ def preparation(
         "raw": raw,
         "rows": rows,
         "may_resample": not no_resample,
+        "force": force,
     }
+
+
+def parse_room(assignments: Sequence[str]) -> dict[int | str, str] | None:
+    """`PLACE=SIZE` items, such as `0=20GiB` or `cpu=60GiB`, as a dictionary; None if there are none.
+
+    Raises:
+        UsageError: not an assignment.
+    """
+    room: dict[int | str, str] = {}
+    for item in assignments:
+        place, equals, size = item.partition("=")
+        if not equals or not place or not size:
+            raise UsageError(
+                f"--max-memory {item} is not an assignment",
+                expected="PLACE=SIZE, where PLACE is a GPU's number, cpu or disk",
+                seen=item,
+                hint="--max-memory 0=20GiB --max-memory cpu=60GiB",
+            )
+        room[int(place) if place.isdigit() else place] = size
+    return room or None
+
+
+def loading(
+    device: Device = "auto",
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            "--device-map", metavar="auto", help="For models larger than the GPU: GPUs first, then memory, then disk."
+        ),
+    ] = None,
+    max_memory: Annotated[
+        list[str] | None,
+        typer.Option("--max-memory", metavar="PLACE=SIZE", help="For --device-map: 0=20GiB, cpu=60GiB; repeatable."),
+    ] = None,
+    offload_folder: Annotated[
+        str | None, typer.Option("--offload-folder", help="For --device-map: folder for what goes to the disk.")
+    ] = None,
+) -> dict[str, Any]:
+    """Arguments of `model_folder`: where a model is put.
+
+    Raises:
+        UsageError: limits or a folder without a device map.
+    """
+    if device_map is None and (max_memory or offload_folder):
+        raise UsageError(
+            "--max-memory and --offload-folder are for --device-map",
+            expected="--device-map auto",
+            seen="no --device-map",
+        )
+    room = parse_room(max_memory or ())
+    return {"device": device, "device_map": device_map, "max_memory": room, "offload_folder": offload_folder}
 
 
 def weights(
@@ -257,6 +322,7 @@ def denoising(
 
 # Groups of options that several commands share, for `takes_groups`.
 PreparationOptions = Annotated[dict[str, Any], preparation]
+LoadingOptions = Annotated[dict[str, Any], loading]
 WeightsOptions = Annotated[dict[str, Any], weights]
 SelectionOptions = Annotated[dict[str, Any], selection]
 RunModeOptions = Annotated[dict[str, Any], run_mode]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroflamingo_preprocessing.errors import UsageError
-from neuroflamingo_preprocessing.files import check_writable, not_created
+from neuroflamingo_preprocessing.errors import UsageError, not_created
+from neuroflamingo_preprocessing.files import check_writable
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 
 FORMATS = ("html", "json", "txt", "prov")

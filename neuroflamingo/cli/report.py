@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.cli.errors import SOME_FAILED, say_error
-from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets, title_of
+from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets
 from neuroflamingo.model.tokens import IMAGE
-from neuroflamingo.progress import Progress
+from neuroflamingo.progress import Progress, say
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.files import printable, write_text_atomic
+from neuroflamingo_preprocessing.user_files import check_input, decode_text
 
 if TYPE_CHECKING:
     from neuroflamingo.report.model import Report
@@ -29,7 +30,7 @@ def report_scans(
     prompt: str | None,
     examples: Sequence[str],
     preparation: Mapping[str, Any],
-    device: str,
+    loading: Mapping[str, Any],
     seed: int,
     temperature: float,
     max_new_tokens: int,
@@ -42,22 +43,22 @@ def report_scans(
     A scan that fails on its own gives its error's code; of several, those that can be written are, and the code is 1.
     """
     groups = group_scans(scans, prompt)
+    for scan in scans:  # before anything is loaded; everything else is the reader's to judge
+        check_input(scan)
     targets = plan_targets([group[0] for group in groups], output, parse_formats(formats))
     check_targets(targets, overwrite=overwrite)
     shown = [parse_example(text) for text in examples]
-    for scan in scans:
-        _check_scan(scan)
     with _stdout_kept_clean(targets[0].stdout) as write_out:
-        from neuroflamingo.inference.loaded_model import model_folder, open_model
+        from neuroflamingo.inference.loaded_model import model_folder
         from neuroflamingo.inference.pipeline import write_report
         from neuroflamingo_preprocessing.preparation_options import Preparation
 
-        options = Preparation.of(model_folder(model, device=device).scan_spec, **preparation)
-        opened = model
+        opened = model_folder(model, **loading)
+        options = Preparation.of(opened.scan_spec, **preparation)
         if len(groups) > 1:  # a model that cannot be loaded then fails once, not with every scan
             with Progress(quiet=quiet) as progress:
                 progress("loading the model")
-                opened = open_model(model, device=device)
+                opened = opened.load()
         failures: list[NeuroFlamingoError] = []
         for group, target in zip(groups, targets, strict=True):
             try:
@@ -65,7 +66,6 @@ def report_scans(
                     report = write_report(
                         group if len(group) > 1 else group[0],
                         model=opened,
-                        device=device,
                         prompt=prompt,
                         examples=shown,
                         preparation=options,
@@ -121,7 +121,7 @@ def parse_example(text: str) -> tuple[Path, str]:
             expected="SCAN.nii.gz=REPORT.txt",
             hint="--example scan.nii.gz=report.txt",
         )
-    _check_scan(scan)
+    check_input(scan)
     path = Path(report)
     if not path.is_file():
         raise NotFoundError(f"there is no example report {report}", expected="a text file", hint="check the path")
@@ -130,7 +130,7 @@ def parse_example(text: str) -> tuple[Path, str]:
             f"{path.name} is no report", expected="at most 100 kB of text", seen=f"{path.stat().st_size} bytes"
         )
     try:
-        return Path(scan), path.read_text(encoding="utf-8").strip()
+        return Path(scan), decode_text(path.read_bytes()).strip()
     except UnicodeDecodeError as error:
         raise ScanError(
             f"{path.name} is no text", expected="UTF-8", seen=str(error), hint="save it as UTF-8"
@@ -157,14 +157,6 @@ def write_files(report: Report, target: Targets, *, overwrite: bool) -> str:
     return "".join(f"{path}\n" for path in target.files.values())
 
 
-def _check_scan(scan: str) -> None:
-    """Name a missing file before the model is loaded; everything else is the reader's to judge."""
-    if not os.path.lexists(scan):
-        raise NotFoundError(
-            f"there is no file {scan}", expected="a .nii or .nii.gz file", hint=f"check the path of {title_of(scan)}"
-        )
-
-
 @contextlib.contextmanager
 def _stdout_kept_clean(wanted: bool) -> Iterator:
     """Give a function that prints to standard output; while it is open all other printing goes to standard error.
@@ -172,7 +164,7 @@ def _stdout_kept_clean(wanted: bool) -> Iterator:
     Libraries that print from compiled code are caught too, because the file descriptor itself is turned.
     """
     if not wanted:
-        yield lambda text: print(printable(text), end="", flush=True)
+        yield lambda text: say(text, end="", flush=True)
         return
     sys.stdout.flush()
     kept = os.dup(1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neuroflamingo.progress import say
 from neuroflamingo_preprocessing.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,17 +25,17 @@ def list_all_encoders(*, as_json: bool) -> None:
 
     rows = stored_rows() or _surveyed()
     if as_json:
-        print(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(f"{row['name']}" + (f" ({row['modality']})" if "modality" in row else "") + f"\n  {row['summary']}")
+        say(f"{row['name']}" + (f" ({row['modality']})" if "modality" in row else "") + f"\n  {row['summary']}")
         if "input" in row:
             count = row["tokens"] if isinstance(row["tokens"], int) else f"({row['tokens']})"
-            print(f"  {row['input']} -> {count} tokens of width {row['width']}; {row['parameters']:,} weights")
-            print(f"  weights: {row['weights']}; licence: {row['licence']}")
+            say(f"  {row['input']} -> {count} tokens of width {row['width']}; {row['parameters']:,} weights")
+            say(f"  weights: {row['weights']}; licence: {row['licence']}")
         for word in ("seen", "try", "remark"):
             if row.get(word):
-                print(f"  {word}: {row[word]}")
+                say(f"  {word}: {row[word]}")
 
 
 def _surveyed() -> list[dict[str, Any]]:
@@ -57,7 +58,7 @@ def card_options(assignments: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: not an assignment, or a key given twice.
     """
-    import yaml
+    from neuroflamingo.recipe.plain_yaml import parse_yaml
 
     options: dict[str, Any] = {}
     for assignment in assignments:
@@ -69,10 +70,10 @@ def card_options(assignments: Sequence[str]) -> dict[str, Any]:
                 seen=assignment,
             )
         try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            options[key] = parse_yaml(value)
+        except ValueError as error:
             raise UsageError(
-                f"--option {key} has an invalid value", expected="a number, a word, true or false", seen=value
+                f"--option {key} has an invalid value", expected="a number, a word, true or false", seen=value[:200]
             ) from error
     return options
 
@@ -83,10 +84,10 @@ def show_card(name: str, options: Sequence[str] = (), *, as_json: bool) -> None:
 
     card = encoder_card(name, **card_options(options))
     if as_json:
-        print(json.dumps(card.model_dump(mode="json") | {"digest": card.digest}, indent=2))
+        say(json.dumps(card.model_dump(mode="json") | {"digest": card.digest}, indent=2))
         return
     for heading, words in _card_lines(card):
-        print(f"{heading:<14}{words}")
+        say(f"{heading:<14}{words}")
 
 
 def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
@@ -132,24 +133,58 @@ def inspect_model(
     settings: Sequence[str] = (),
     depth: int | None,
     frozen: bool,
+    loading: Mapping[str, Any],
     allow_download: bool = False,
     as_json: bool,
 ) -> None:
-    """Print the module tree of a model or recipe, or all its parameters, frozen or trained."""
+    """Print the module tree of a model or recipe, or all its parameters, or where a model's layers would be put."""
     from neuroflamingo.model.summary import as_lines, count_groups, frozen_lines, inspect_module, parameter_rows
 
+    if loading["device_map"] is not None:
+        _show_places(name, loading, as_json=as_json)
+        return
     model = _model_or_recipe(name, settings, allow_download)
     part = inspect_module(model, name)
     if frozen:
         rows = parameter_rows(model)
         listed = {"parameters": [row.as_dict() for row in rows], "groups": count_groups(rows)}
-        print(json.dumps(listed, indent=2) if as_json else "\n".join(frozen_lines(rows)))
+        say(json.dumps(listed, indent=2) if as_json else "\n".join(frozen_lines(rows)))
         return
     if as_json:
-        print(json.dumps(part.as_dict(), indent=2))
+        say(json.dumps(part.as_dict(), indent=2))
         return
-    print("\n".join(as_lines(part, depth)))
-    print(f"\n{part.parameters:,} weights, {part.trained:,} trained, {part.parameters - part.trained:,} frozen")
+    say("\n".join(as_lines(part, depth)))
+    say(f"\n{part.parameters:,} weights, {part.trained:,} trained, {part.parameters - part.trained:,} frozen")
+
+
+def _show_places(name: str, loading: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print on which device each part of a saved model would be, and how much each device would hold."""
+    import torch
+
+    from neuroflamingo.checkpoints.device_map import place_bytes, place_layers
+    from neuroflamingo.checkpoints.local_models import find_model
+    from neuroflamingo.device import pick_device
+    from neuroflamingo.model.folder import check_folder
+
+    folder = check_folder(find_model(name))
+    places = place_layers(folder, loading["device_map"], pick_device(loading["device"]), loading["max_memory"])
+    sizes = place_bytes(folder, places, torch.float32)
+    held = {str(place): 0 for place in [*places.values(), "cpu", "disk"]}
+    for part, place in places.items():
+        held[str(place)] += sizes[part]
+    if as_json:
+        say(json.dumps({"hf_device_map": places, "bytes": sizes, "held": held}, indent=2))
+        return
+    width = max(map(len, places))
+    for part, place in places.items():
+        say(f"{part:<{width}}  {place!s:<6}  {_megabytes(sizes[part])}")
+    say("")
+    for place, size in held.items():
+        say(f"{'all on ' + place:<{width}}  {'':<6}  {_megabytes(size)}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:>12,.1f} MB"
 
 
 def _model_or_recipe(name: str, settings: Sequence[str], allow_download: bool) -> NeuroFlamingo:
@@ -191,9 +226,9 @@ def check_scans(
         for scan in scans
     ]
     if as_json:
-        print(json.dumps([one.as_dict() for one in found], indent=2))
+        say(json.dumps([one.as_dict() for one in found], indent=2))
     else:
-        print("\n\n".join("\n".join(as_lines(one)) for one in found))
+        say("\n\n".join("\n".join(as_lines(one)) for one in found))
     return 0 if all(one.usable for one in found) else 65
 
 
@@ -228,5 +263,5 @@ def examine(*, as_json: bool) -> int:
     from neuroflamingo.cli import environment
 
     checks = environment.examine()
-    print(json.dumps(environment.as_dict(checks), indent=2) if as_json else "\n".join(environment.as_lines(checks)))
+    say(json.dumps(environment.as_dict(checks), indent=2) if as_json else "\n".join(environment.as_lines(checks)))
     return 0 if environment.healthy(checks) else 1

@@ -13,7 +13,7 @@ from neuroflamingo.cli.dry_run import SHOWN, estimate, plan_in_words
 from neuroflamingo.cli.errors import SOME_FAILED, say_error
 from neuroflamingo.cli.show import card_options
 from neuroflamingo.cli.store_options import StoreRequest
-from neuroflamingo.progress import Progress
+from neuroflamingo.progress import Progress, say
 from neuroflamingo_preprocessing.errors import UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _encode_to_file(
         say_error(f"{name}: {failure}")
     if done.failures:
         say_error(f"{len(done.failures)} of {len(scans)} scans could not be encoded")
-    print(done.path)
+    say(done.path)
     return SOME_FAILED if done.failures else 0
 
 
@@ -157,23 +157,23 @@ def _encode_to_store(
 
 
 def _print_plan(plan: Mapping[str, Any], request: StoreRequest) -> int:
-    print(json.dumps(plan, indent=2) if request.as_json else plan_in_words(plan))
+    say(json.dumps(plan, indent=2) if request.as_json else plan_in_words(plan))
     return 0
 
 
 def _print_summary(done: Summary, output: str, verb: str, request: StoreRequest) -> int:
     for note in () if request.quiet else done.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", file=sys.stderr)
     for failure in done.failures[:SHOWN]:
         say_error(str(failure["error"]))
     if len(done.failures) > SHOWN:
         say_error(f"and {len(done.failures) - SHOWN} more: see {Path(output) / 'log.jsonl'}")
     if request.as_json:
-        print(json.dumps(asdict(done), indent=2))
+        say(json.dumps(asdict(done), indent=2))
     else:
         damaged = f", {done.dropped} damaged ones dropped" if done.dropped else ""
         counts = f"{done.done} {verb}, {done.present} already present, {done.failed} failed{damaged}"
-        print(f"{output}: {counts}; {done.seconds:.1f} s")
+        say(f"{output}: {counts}; {done.seconds:.1f} s")
     if not done.failed:
         return 0
     return int(done.failures[0]["exit_code"]) if done.scans == 1 else SOME_FAILED
@@ -200,11 +200,13 @@ def fit_scaling_of(
     with Progress(quiet=quiet) as progress:
         progress(f"fitting the scaling of {card.name}")
         done = fit_scaling(source, output, card, preparation, overwrite=overwrite, progress=progress.count)
+    for note in () if quiet else done.notes:
+        say(f"note: {note}", file=sys.stderr)
     for name, error in done.failures[:SHOWN]:
         say_error(f"{name}: {error}")
     counts = {"runs": done.runs, "frames": done.frames, "parcels": done.parcels, "failed": len(done.failures)}
     if as_json:
-        print(json.dumps({"output": output, "encoder": card.name} | counts, indent=2))
+        say(json.dumps({"output": output, "encoder": card.name} | counts, indent=2))
     else:
-        print(f"{output}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+        say(f"{output}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
     return SOME_FAILED if done.failures else 0

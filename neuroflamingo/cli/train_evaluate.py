@@ -11,7 +11,7 @@ from pathlib import Path
 from neuroflamingo.cli.dry_run import SHOWN
 from neuroflamingo.cli.errors import SOME_FAILED, say_error
 from neuroflamingo.cli.outputs import make_folder
-from neuroflamingo.progress import Progress
+from neuroflamingo.progress import Progress, say
 from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic
 
 
@@ -40,16 +40,16 @@ def train_recipe(
 
             with tempfile.TemporaryDirectory() as scratch:
                 said = [override.partition("=")[0] for override in overrides]
-                print(describe_run(tiny_twin(recipe, Path(scratch) / "twin", said)))
+                say(describe_run(tiny_twin(recipe, Path(scratch) / "twin", said)))
             return
-        print(describe_run(recipe, allow_download=allow_download))
+        say(describe_run(recipe, allow_download=allow_download))
         return
     load_any_recipe(path, overrides)  # so that its faults are reported before torch is imported
     from neuroflamingo.training.run import train
 
     done = train(path, overrides, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet)
     if os.environ.get("RANK", "0") == "0":  # several processes, one line of output
-        print(done)
+        say(done)
 
 
 def evaluate_model(
@@ -91,7 +91,7 @@ def evaluate_model(
             draft = Path(folder) / "cases.csv"
             evaluation.write_csv(draft)
             write_bytes_atomic(csv, draft.read_bytes(), overwrite=overwrite)
-    print(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.table())
+    say(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.table())
     for number, why in evaluation.failed[:SHOWN]:
         say_error(f"the case of seed {number} was not prepared: {why}")
     return SOME_FAILED if evaluation.failed else 0
@@ -112,4 +112,4 @@ def paint_scans(cases: int, seed: int, folder: str, *, overwrite: bool, quiet: b
             overwrite=overwrite,
             progress=lambda done, total: progress.count("painted", done, total),
         )
-    print("\n".join(map(str, paths)))
+    say("\n".join(map(str, paths)))

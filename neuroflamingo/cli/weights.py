@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.cli.errors import SOME_FAILED
-from neuroflamingo.progress import Progress
+from neuroflamingo.progress import Progress, say
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.weights.cache import WeightsRow
@@ -23,14 +23,14 @@ def list_models_and_weights(*, as_json: bool) -> None:
 
     models, rows = _embedded_models(), list_weights()
     if as_json:
-        print(json.dumps({"models": models, "encoders": [asdict(row) for row in rows]}, indent=2))
+        say(json.dumps({"models": models, "encoders": [asdict(row) for row in rows]}, indent=2))
         return
     for model in models:
-        print(
+        say(
             f"{model['name']} (model)\n  in the package, {_size(model['bytes'])}; {model['licence']}\n  {model['path']}"
         )
     for row in rows:
-        print("\n".join(_lines(row)))
+        say("\n".join(_lines(row)))
 
 
 def _embedded_models() -> list[dict[str, Any]]:
@@ -72,10 +72,10 @@ def fetch(name: str, *, file: str | None, revision: str | None, overwrite: bool,
 
     weights = encoder_card(name).weights
     if weights.source not in ("none", "embedded"):
-        print(f"{name}: {weights.file or 'weights'} from {weights.source}", file=sys.stderr)
-        print(f"licence: {weights.licence}: {permits(weights)}", file=sys.stderr)
+        say(f"{name}: {weights.file or 'weights'} from {weights.source}", file=sys.stderr)
+        say(f"licence: {weights.licence}: {permits(weights)}", file=sys.stderr)
         if weights.gated:
-            print("Accept the terms on that page and sign in (`hf auth login` or HF_TOKEN) first.", file=sys.stderr)
+            say("Accept the terms on that page and sign in (`hf auth login` or HF_TOKEN) first.", file=sys.stderr)
     with Progress(name, quiet=quiet) as shown:
         fetched = fetch_weights(
             name,
@@ -85,17 +85,17 @@ def fetch(name: str, *, file: str | None, revision: str | None, overwrite: bool,
             progress=lambda done, total: shown.count("MB", done // 10**6, (total or done) // 10**6),
         )
     if as_json:
-        print(json.dumps(asdict(fetched), indent=2))
+        say(json.dumps(asdict(fetched), indent=2))
         return
-    print(fetched.path)
+    say(fetched.path)
     if fetched.pinned:
-        print(f"SHA-256 {fetched.sha256}, as the card declares")
+        say(f"SHA-256 {fetched.sha256}, as the card declares")
     else:
         whose = "it is what the hub declares" if fetched.declared else "nothing vouches for it"
-        print(f"hash unknown to the card; seen, for pinning: SHA-256 {fetched.sha256} ({whose})")
-    print(*([f"revision {fetched.revision}"] if fetched.revision else []), sep="\n")
+        say(f"hash unknown to the card; seen, for pinning: SHA-256 {fetched.sha256} ({whose})")
+    say(*([f"revision {fetched.revision}"] if fetched.revision else []), sep="\n")
     if not fetched.ready:
-        print(f"not safetensors yet: neuroflamingo models convert {fetched.path} --encoder {name}")
+        say(f"not safetensors yet: neuroflamingo models convert {fetched.path} --encoder {name}")
 
 
 def verify(what: Sequence[str], *, encoder: str | None, as_json: bool) -> int:
@@ -112,10 +112,10 @@ def verify(what: Sequence[str], *, encoder: str | None, as_json: bool) -> int:
     if rest or not what:
         found += verify_weights(rest, encoder=encoder)
     if as_json:
-        print(json.dumps([asdict(item) | {"sound": item.sound} for item in found], indent=2))
+        say(json.dumps([asdict(item) | {"sound": item.sound} for item in found], indent=2))
     else:
         for item in found:
-            print("\n".join(_report(item)))
+            say("\n".join(_report(item)))
     return 0 if all(item.sound for item in found) else SOME_FAILED
 
 
@@ -159,20 +159,20 @@ def convert(
         file, output, encoder=encoder, key=key, drop=tuple(drop), skip_unknown=skip_unknown, overwrite=overwrite
     )
     if as_json:
-        print(json.dumps(asdict(done), indent=2))
+        say(json.dumps(asdict(done), indent=2))
         return
-    print(done.path)
-    print(
+    say(done.path)
+    say(
         f"{done.tensors} tensors from {done.chosen if done.chosen != '.' else 'the file itself'}, SHA-256 {done.sha256}"
     )
     others = [f"{key} ({count})" for key, count in done.found.items() if key != done.chosen]
-    print(
+    say(
         *([f"other parts with tensors: {', '.join(others[:8])}"] if others else []),
         sep="\n",
         end="\n" if others else "",
     )
     for title, names in (("left out", done.left_out), ("objects skipped", done.unknown)):
         if names:
-            print(f"{title}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
+            say(f"{title}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
     if encoder is None:
-        print("not compared with any encoder; --encoder NAME checks names and shapes")
+        say("not compared with any encoder; --encoder NAME checks names and shapes")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroflamingo.data.import_report import Conversion
-from neuroflamingo_preprocessing.bids.entities import DESCRIPTION, dataset_root, plain_label
+from neuroflamingo_preprocessing.bids.entities import DESCRIPTION, dataset_root, folded_label, plain_label
 from neuroflamingo_preprocessing.errors import ScanError, nearest
 from neuroflamingo_preprocessing.inputs import find_inputs
 from neuroflamingo_preprocessing.records import records
@@ -61,7 +61,7 @@ def from_bids(
     for subject, _ in scans:
         sessions[subject] += 1
     for number, key, row in written:
-        own = key if key in scans else _only_session(key, scans)
+        own = key if key in scans else _nearest_key(key, scans)
         if own is None:
             why = "a report of a subject with several sessions, without session_id" if sessions[key[0]] else None
             found.left_out[why or "a report without scans"].append(number)
@@ -141,11 +141,18 @@ def _no_reports(table: Path, column: str) -> ScanError:
     )
 
 
-def _only_session(key: Key, scans: Mapping[Key, Any]) -> Key | None:
-    """Key of the subject's only session, if the table or the files do not name it."""
-    subject, session = key
-    own = [one for one in scans if one[0] == subject and (session is None or one[1] is None)]
+def _nearest_key(key: Key, scans: Mapping[Key, Any]) -> Key | None:
+    """The only key that differs in capital letters alone; or that of the subject's only session, if it is not named."""
+    subject, session = _folded(key)
+    ours = [(one, _folded(one)) for one in scans]
+    same = [one for one, plain in ours if plain == (subject, session)]
+    own = same or [one for one, plain in ours if plain[0] == subject and (session is None or plain[1] is None)]
     return own[0] if len(own) == 1 else None
+
+
+def _folded(key: Key) -> Key:
+    subject, session = key
+    return folded_label("sub", subject), None if session is None else folded_label("ses", session)
 
 
 def _name(key: Key) -> str:

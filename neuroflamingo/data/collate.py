@@ -54,7 +54,7 @@ def collate(
         room: maximum row length in tokens, for packing several sequences per row; None: one row per sequence.
 
     Returns:
-        `input_ids`, `attention_mask`, `labels`, `label_weights`, `kinds` (numbers in `KINDS`, -1 for padding), all
+        `input_ids`, `attention_mask`, `labels`, `loss_weights`, `kinds` (numbers in `KINDS`, -1 for padding), all
         `[batch, text]`; `sequence_ids` (number in the row, -1 for padding) if packed; `scans` or `scan_tokens`,
         `scan_mask` and perhaps `token_mask`, if there are scans; `ids`, the sample ids in order.
 
@@ -78,7 +78,7 @@ def collate(
         "input_ids": padded(lambda n, one: one.ids, pad_token_id),
         "attention_mask": padded(lambda n, one: torch.ones_like(one.ids), 0),
         "labels": padded(lambda n, one: _labels(one, follows=n > 0), IGNORED),
-        "label_weights": padded(lambda n, one: filled(one, float(multipliers[one.kind] * one.weight)), 0.0),
+        "loss_weights": padded(lambda n, one: filled(one, float(multipliers[one.kind] * one.weight)), 0.0),
         "kinds": padded(lambda n, one: filled(one, KINDS.index(one.kind)), -1),
     }
     if packed:

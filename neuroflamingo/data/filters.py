@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
-from neuroflamingo_preprocessing.bids.entities import plain_label
+from neuroflamingo_preprocessing.bids.entities import folded_label
 from neuroflamingo_preprocessing.errors import ScanError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def check_leaks(train: Sequence[Sample], validation: Sequence[Sample]) -> Leaks:
 
 
 def _subject(sample: Sample) -> str:
-    return plain_label("sub", sample.subject or "")
+    return folded_label("sub", sample.subject or "")
 
 
 def _first(names: Sequence[str], most: int = 50) -> str:

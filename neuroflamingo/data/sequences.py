@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neuroflamingo.data.labels import IGNORED, interleaved_labels, pair_labels
 from neuroflamingo.data.templates import Rendered, render
-from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
+from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE, token_ids
 from neuroflamingo_preprocessing.errors import ConfigError, ScanError
 
 if TYPE_CHECKING:
@@ -132,13 +132,14 @@ def _tokens(rendered: Rendered, tokenizer: Any, conversation: bool) -> tuple[Ten
             expected="a fast tokenizer (a folder with tokenizer.json)",
             hint="AutoTokenizer.from_pretrained(FOLDER, use_fast=True), then save_pretrained",
         )
-    encoded = tokenizer(rendered.text, add_special_tokens=rendered.bos, return_offsets_mapping=conversation)
-    ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
+    ids = torch.tensor(token_ids(tokenizer, rendered.text, special_tokens=rendered.bos), dtype=torch.long)
     if not conversation:
         return ids, None
+    encoded = tokenizer(rendered.text, add_special_tokens=rendered.bos, return_offsets_mapping=True)
     learnt = torch.tensor([False] * len(rendered.text) + [False])
     place = 0
     for piece in rendered.pieces:
         learnt[place : place + len(piece.text)] = piece.learnt
         place += len(piece.text)
-    return ids, torch.tensor([bool(learnt[first:last].any()) for first, last in encoded["offset_mapping"]])
+    offsets = encoded["offset_mapping"][: len(ids)]
+    return ids, torch.tensor([bool(learnt[first:last].any()) for first, last in offsets])

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroflamingo.data.chat_trial import try_chat_template
+from neuroflamingo.model.library_errors import blame_file
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo_preprocessing.errors import ConfigError
 
@@ -62,6 +65,7 @@ def render(sample: Sample, template: str, tokenizer: Any) -> Rendered:
 
     Raises:
         ConfigError: unknown template, or a tokenizer without a usable chat template (exit 78).
+        ModelError: a chat template that fails, or does not come to an end (exit 65).
     """
     check_template(template, tokenizer)
     if sample.kind == "pairs":
@@ -86,19 +90,23 @@ def check_template(template: str, tokenizer: Any) -> None:
             expected="a language model that was trained to chat",
             hint=f"data.template: {' or '.join(sorted(set(TEMPLATES) - {'chat'}))}",
         )
+    if template == "chat" and isinstance(tokenizer.chat_template, str):
+        try_chat_template(tokenizer.chat_template)
 
 
 def _chunks(text: str, end: str) -> Iterator[Piece]:
     """Interleaved document in OpenFlamingo's form: `text<image>text<|endofchunk|><image>text<|endofchunk|>`.
 
-    An end of chunk that the document already has is not added twice; the text after it is not learnt. Neither is the
-    end token, as upstream.
+    Scans side by side stay so, as in pairs and prompts. An end of chunk that the document already has is not added
+    twice; the text after it is not learnt. Neither is the end token, as upstream.
     """
     before, *parts = text.split(IMAGE)
     yield Piece(before.strip())
-    for part in parts:
+    for number, part in enumerate(parts, 1):
         chunk, _, rest = part.partition(END_OF_CHUNK)
         yield Piece(IMAGE)
+        if not part.strip() and number < len(parts):  # scans side by side share the chunk of the last one
+            continue
         yield Piece(chunk.strip() + END_OF_CHUNK, True)
         yield Piece(END_OF_CHUNK.join(shown.strip() for shown in rest.split(END_OF_CHUNK)))
     yield Piece(end)
@@ -165,9 +173,10 @@ def _chat(rounds: Rounds, tokenizer: Any) -> Rendered:
     for said, answer in rounds:
         images, words = _split(said)
         conversation.append({"role": "user", "content": f"{images}\n{words}" if images else words})
-        prompt = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        conversation.append({"role": "assistant", "content": answer})
-        answered = tokenizer.apply_chat_template(conversation, tokenize=False)
+        with blame_file(Path(str(tokenizer.name_or_path)) / "chat_template", "a template for conversations"):
+            prompt = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+            conversation.append({"role": "assistant", "content": answer})
+            answered = tokenizer.apply_chat_template(conversation, tokenize=False)
         if answers and not prompt.startswith(whole):  # some templates end the conversation, not each turn
             whole = whole.removesuffix(tokenizer.eos_token or "")
             answers[-1] = (answers[-1][0], len(whole.rstrip()))

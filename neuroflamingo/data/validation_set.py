@@ -9,6 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from neuroflamingo.data.templates import render
+from neuroflamingo.model.tokens import token_ids
 
 if TYPE_CHECKING:
     from neuroflamingo.data.manifest import Sample
@@ -59,7 +60,8 @@ def prompt_batch(samples: Sequence[Sample], template: str, tokenizer: Any) -> di
     prompts = []
     for sample in samples:
         rendered = render(sample, template, tokenizer)
-        prompts.append(torch.tensor(tokenizer(rendered.prompt, add_special_tokens=rendered.bos)["input_ids"]))
+        ids = token_ids(tokenizer, rendered.prompt, special_tokens=rendered.bos)
+        prompts.append(torch.tensor(ids, dtype=torch.long))
     masks = [torch.ones_like(prompt) for prompt in prompts]
     return {
         "input_ids": pad_sequence(prompts, True, tokenizer.pad_token_id, "left"),

@@ -14,6 +14,7 @@ from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_encoders.weights.cache import find_weights, how_to_get
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.files import sha256_of
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
@@ -178,7 +179,7 @@ def _set_table(module: Any, table: str | Path | None, words: Words = ON_COMMAND_
     if not path.is_file():
         raise NotFoundError(f"there is no file {path}", expected=name, hint="check the path")
     try:
-        text = path.read_text(encoding="utf-8").replace(",", " ").splitlines()
+        text = decode_text(path.read_bytes()).replace(",", " ").splitlines()
         rows = np.array([line.split() for line in text if line.strip()], dtype=np.float32)
     except (UnicodeDecodeError, ValueError) as error:
         raise ScanError(f"{path.name} is not a numeric table", seen=str(error)[:200], hint="check the file") from error

@@ -11,11 +11,12 @@ from neuroflamingo.device import pick_device
 from neuroflamingo.encoding.encoder_choice import EncoderChoice
 from neuroflamingo_encoders.tokens.files import check_token_target, describe_tokens, write_tokens
 from neuroflamingo_encoders.tokens.format import ScanTokens
-from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, NotFoundError
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError
 from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
 from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.software import software
+from neuroflamingo_preprocessing.user_files import check_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,8 +80,7 @@ def encode(
     """
     target = check_token_target(output, overwrite=overwrite)
     for scan in scans:
-        if not Path(scan).exists():
-            raise NotFoundError(f"there is no file {scan}", expected="a scan or a ready array", hint="check the path")
+        check_input(scan, "a scan or a ready array")
     preparation = preparation or Preparation()
     choice = EncoderChoice(encoder) if isinstance(encoder, str) else encoder
     preparation.check_tables([None] * len(scans), choice.card.scan)

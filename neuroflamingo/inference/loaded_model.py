@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import neuroflamingo.checkpoints as checkpoints  # the face: `load` brings torch and transformers on first use
 from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.device import pick_device
-from neuroflamingo.model.folder import check_folder, model_name, read_card
+from neuroflamingo.model.folder import check_folder, digest_of_files, loaded_files, model_name, read_card
+from neuroflamingo.model.plain_files import weight_tensors
 from neuroflamingo.provenance import ModelRecord
 from neuroflamingo.report.records import Citation
 from neuroflamingo_preprocessing.errors import ModelError
-from neuroflamingo_preprocessing.files import sha256_of
 from neuroflamingo_preprocessing.software import installed_version
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class ModelFolder:
     folder: Path
     device: str
     card: EncoderCard | None
+    device_map: str | Mapping[str, int | str] | None = None
+    max_memory: Mapping[Any, int | str] | None = None
+    offload_folder: str | Path | None = None
 
     @property
     def scan_spec(self) -> ScanSpec:
@@ -57,7 +60,13 @@ class ModelFolder:
         with _without_collections():
             word = self.device.strip().lower()
             place = pick_device("cuda" + word[3:] if word == "gpu" or word.startswith("gpu:") else word)
-            model, processor = checkpoints.load(self.folder, device=place)
+            model, processor = checkpoints.load(
+                self.folder,
+                device=place,
+                device_map=self.device_map,
+                max_memory=self.max_memory,
+                offload_folder=self.offload_folder,
+            )
         record = describe(self.name, self.folder, model, processor)
         return LoadedModel(record.name, model, processor, record, place)
 
@@ -91,21 +100,22 @@ class LoadedModel:
         return (Citation(key=card.name, text=card.citation, url=card.paper),)
 
 
-def open_model(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto") -> LoadedModel:
+def open_model(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto", **places: Any) -> LoadedModel:
     """Load a model for reports.
 
     Args:
         name_or_path: an embedded model's name, or a folder that `save_pretrained` wrote.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; `gpu` is another word for `cuda`.
+        places: `device_map`, `max_memory` and `offload_folder`, for models larger than the device: see `load`.
 
     Raises:
         ModelError: unknown model (the nearest names are given), or files that do not fit.
         UsageError: no such device.
     """
-    return model_folder(name_or_path, device=device).load()
+    return model_folder(name_or_path, device=device, **places).load()
 
 
-def model_folder(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto") -> ModelFolder:
+def model_folder(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto", **places: Any) -> ModelFolder:
     """Find a model and check its folder, without torch; arguments as for `open_model`.
 
     Raises:
@@ -113,7 +123,8 @@ def model_folder(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto")
         NotFoundError: the folder holds no model.
     """
     folder = check_folder(find_model(name_or_path))
-    return ModelFolder(folder, device, read_card(folder))
+    weight_tensors(folder)  # cut weights and odd files are found before the scan is read
+    return ModelFolder(folder, device, read_card(folder), **places)
 
 
 def _scan_spec(name: str, card: EncoderCard | None) -> ScanSpec:
@@ -141,18 +152,14 @@ def _without_collections() -> Iterator[None]:
 
 
 def describe(name: str, folder: Path, model: Any, processor: Any) -> ModelRecord:
-    """Provenance record of a model: hashes of its files, its encoder and language model."""
-    kinds = {".safetensors", ".json", ".jinja"}
-    files = {
-        path.relative_to(folder).as_posix(): sha256_of(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix in kinds
-    }
+    """Provenance record of a model: hashes of the files that it was loaded from, its encoder and language model."""
+    files = loaded_files(folder)
     card = processor.card
     distribution = _distribution(card.implementation) if card else None
     return ModelRecord(
         name=name,
         files=files,
+        digest=digest_of_files(files),
         encoder=card.name if card else None,
         encoder_version=card.version if card else None,
         encoder_distribution=distribution,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.inference.decode import write_text
-from neuroflamingo.inference.loaded_model import LoadedModel, model_folder
+from neuroflamingo.inference.loaded_model import LoadedModel, ModelFolder, model_folder
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo.provenance import (
     DeviceRecord,
@@ -21,6 +21,7 @@ from neuroflamingo.provenance import (
 )
 from neuroflamingo.report.methods import methods_of
 from neuroflamingo.report.model import Report
+from neuroflamingo.report.records import BANNER
 from neuroflamingo.report.sections import parse_of, split_sections, statements_of
 from neuroflamingo.report.tracing import draw, trace
 from neuroflamingo_preprocessing.errors import UsageError
@@ -57,7 +58,7 @@ class ReportInput:
 def write_report(
     scan: Any,
     *,
-    model: str | Path | LoadedModel = "tiny-t1w",
+    model: str | Path | ModelFolder | LoadedModel = "tiny-t1w",
     series: int | None = None,
     prompt: str | None = None,
     examples: Sequence[tuple[Any, str]] = (),
@@ -78,14 +79,15 @@ def write_report(
         scan: whatever the model's encoder takes, see `neuroflamingo_preprocessing.prepare`: a volume or run (NIfTI,
             MGH, DICOM), a parcel table, a stack of slices, a sequence, a ready array, a `Scan`; a list of them for a
             prompt with as many `<image>`. Of a run with several windows the first is read.
-        model: name of an embedded model, a folder, or what `open_model` gave (to load once for many scans).
+        model: name of an embedded model, a folder, or what `open_model` gave (to load once for many scans); what
+            `model_folder` gave is loaded once the scan is prepared.
         series: of a DICOM scan; None: its one T1-weighted volume.
         prompt: text with one `<image>` per scan; None is `<image>` alone.
         examples: pairs of a scan and the report that belongs to it, shown before the prompt.
         xform: `auto`, `sform` or `qform`: which affine of a scan's header is used (not of the examples').
         preparation: what else may be said of the scans: atlas, repetition time, denoising; see `Preparation`.
         seed: for sampling.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; ignored when `model` is already open.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; ignored where `model` says it.
         temperature: 0 writes greedily; above it, samples.
         max_new_tokens: the longest text in tokens.
         title: what the report is called; None takes the file's name.
@@ -110,7 +112,7 @@ def write_report(
     prompt = DEFAULT_PROMPT if prompt is None else prompt
     scans = list(scan) if isinstance(scan, list | tuple) else [scan]
     _check_prompt(prompt, scans, examples)
-    known = model if isinstance(model, LoadedModel) else model_folder(model, device=device)
+    known = model if isinstance(model, LoadedModel | ModelFolder) else model_folder(model, device=device)
     options = replace(preparation or Preparation(), **_given(series=series, xform=xform))
     taken = [_prepare(source, known.scan_spec, options, clock, tell, example=False) for source in scans]
     shown = [_prepare(source, known.scan_spec, Preparation(), clock, tell, example=True) for source, _ in examples]
@@ -206,6 +208,7 @@ def _assemble(
         warnings=warnings,
     )
     return Report(
+        banner=" ".join([BANNER, *(words for item in taken for words in item.prepared.forced)]),
         title=title or _title(taken[0].name),
         text=written.text,
         sections=split_sections(written.text),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictInt
 
 from neuroflamingo.settings import Section
 
@@ -39,3 +39,25 @@ class CrossAttentionSettings(Section):
     only_attend_immediate_media: bool = True
     gate: float = Field(default=0.0, allow_inf_nan=False)
     media_rule: Literal["previous", "next"] = "previous"
+
+
+class EncoderDescription(BaseModel):
+    """The encoder of a saved model: what it is built from, and the card that it was trained with."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    options: dict[str, Any] = Field(default={})
+    digest: str
+    card: dict[str, Any] | None = None
+    tiny: bool = False
+
+
+class ModelSettings(Section):
+    """Keys of a model's config beside its language model, resampler and gated blocks; see `NeuroFlamingoConfig`."""
+
+    encoder: EncoderDescription | None = None
+    image_token_id: StrictInt = -1
+    endofchunk_token_id: StrictInt = -1
+    decoder_layers: str | None = None
+    new_token_ids: tuple[StrictInt, ...] = ()

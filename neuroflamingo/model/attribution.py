@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroflamingo.model.base import FusedModel
 from neuroflamingo.model.gated_attention import MaskedCrossAttention, split_heads
@@ -65,12 +67,27 @@ class Attribution(FusedModel):
             **kwargs,
         )
         blocks = self.gated_blocks
-        shares = torch.stack([block.attn_gate.detach().tanh().abs()[0].to(tokens) for block in blocks.values()])
+        shares, looked = [], []
+        for layer, block in blocks.items():
+            with in_memory(block, block.attn.to_out):
+                shares.append(block.attn_gate.detach().tanh().abs()[0].to(tokens))
+                looked.append(block_weights(block.attn, states[layer], media).to(tokens))
+        shares, looked = torch.stack(shares), torch.stack(looked)
         shares = shares / shares.sum() if bool(shares.any()) else torch.full_like(shares, 1 / len(shares))
-        looked = torch.stack([block_weights(b.attn, states[layer], media).to(tokens) for layer, b in blocks.items()])
         taken = resampler_attribution(self.perceiver, tokens, real)
         carried = torch.einsum("l,lbtsn,bsnk->btsk", shares, looked, taken)
         return normalise(carried.flatten(2)).view_as(carried)
+
+
+@contextmanager
+def in_memory(*modules: nn.Module) -> Iterator[None]:
+    """Modules with their own weights in memory, for reading outside of their forward: they may be kept on the disk."""
+    from accelerate.utils import align_module_device
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(align_module_device(module))
+        yield
 
 
 def _masked_media(model: FusedModel, images: Tensor, present: Tensor, tokens: Tensor, real: Tensor | None) -> Media:

@@ -27,13 +27,14 @@ class FusedModel(PreTrainedModel):
         encoder: maps a batch of scans to an `EncoderOutput`; None: only ready tokens are accepted.
         perceiver: the resampler.
         lang_encoder: the fused language model.
+        _keyword: whether its layers are handed the media as a keyword, else from `media_scope`; see `prove_media`.
     """
 
     config: NeuroFlamingoConfig
     encoder: nn.Module | None
     perceiver: PerceiverResampler
     lang_encoder: PreTrainedModel
-    _keyword: bool
+    _keyword: bool = False
     _text_arguments: frozenset[str]
 
     @property
@@ -43,23 +44,36 @@ class FusedModel(PreTrainedModel):
 
     def _read(self, media: Media, label_positions: Int[Tensor, " label"] | None = None, **arguments: Any) -> Any:
         """Run the fused language model with the media as an argument; with `label_positions`, logits only there."""
-        keep = arguments["logits_to_keep"]
-        if "position_ids" not in self._text_arguments:
-            arguments.pop("position_ids")
-        if "logits_to_keep" not in self._text_arguments:
-            arguments.pop("logits_to_keep")
+        keep, arguments["return_dict"] = arguments["logits_to_keep"], True
+        arguments = {name: value for name, value in arguments.items() if self._takes(name, value)}
         if self._keyword:
             arguments["media"] = media
         with ExitStack() as scope:
             if not self._keyword:
                 scope.enter_context(media_scope(media))
             gathering = None if label_positions is None else scope.enter_context(logits_at(label_positions))
-            output = self.lang_encoder(**arguments, return_dict=True)
+            output = self.lang_encoder(**arguments)
         if gathering is not None:
             output.logits = chosen_logits(output.logits, gathering)
         elif "logits_to_keep" not in self._text_arguments:
             output.logits = output.logits[:, -keep:] if isinstance(keep, int) else output.logits[:, keep]
         return output
+
+    def _takes(self, name: str, value: Any) -> bool:
+        """Whether an argument is for the language model; one that would change what is computed is never dropped."""
+        if name in self._text_arguments:
+            return True
+        if value is None or name in ("position_ids", "logits_to_keep"):
+            return False
+        return "**" in self._text_arguments or name not in ("use_cache", "return_dict")
+
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether the language model continues a text from a cache that the scans can travel with.
+
+        State-space models (Mamba, xLSTM, RWKV) keep a state of their own kind: here they read the whole text again.
+        """
+        return "past_key_values" in self._text_arguments
 
     def encode(self, scan_inputs: ScanInputs, batch: int) -> tuple[Tensor, Tensor]:
         """Latents of the scans, `[batch, scan, latent, width]`, and a mask of the real ones, `[batch, scan]`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
-from neuroflamingo.model.architecture import CrossAttentionSettings, ResamplerSettings
+from neuroflamingo.model.architecture import CrossAttentionSettings, ModelSettings, ResamplerSettings
 from neuroflamingo.settings import check_settings, refuse_remote_code
 from neuroflamingo_preprocessing.errors import ConfigError
 
@@ -56,6 +57,11 @@ class NeuroFlamingoConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         refuse_remote_code([text_config if isinstance(text_config, dict) else None, encoder, kwargs], "the config")
+        own = {"encoder": encoder, "image_token_id": image_token_id, "endofchunk_token_id": endofchunk_token_id}
+        own |= {"decoder_layers": decoder_layers, "new_token_ids": new_token_ids or []}
+        check_settings(ModelSettings, own, "the config")
+        if not isinstance(text_config, dict | PretrainedConfig | None):
+            raise ConfigError("text_config holds no settings", expected="keys and values", seen=repr(text_config)[:80])
         if isinstance(text_config, dict):
             text_config = make_text_config(text_config)
         self.text_config = text_config if text_config is not None else CONFIG_MAPPING["llama"]()
@@ -69,12 +75,27 @@ class NeuroFlamingoConfig(PretrainedConfig):
         self.decoder_layers = decoder_layers
         self.new_token_ids = list(new_token_ids or ())
         kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
-        # The base class hands its own attention implementation, None so far, down to text_config: keep what is there.
-        own = {name: getattr(self.text_config, name, None) for name in _IMPLEMENTATIONS}
+        # The base class hands its own attention implementation, None so far, down to text_config and to configs inside
+        # it: keep what is there. Without one, a family computes attention without its mask.
+        kept = [
+            (part, name, getattr(part, name, None)) for part in _parts(self.text_config) for name in _IMPLEMENTATIONS
+        ]
         super().__init__(**kwargs)
-        for name, value in own.items():
-            if getattr(self.text_config, name, None) is None:
-                setattr(self.text_config, name, value)
+        for part, name, value in kept:
+            if getattr(part, name, None) is None:
+                setattr(part, name, value)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
+        """The config of the text part, also of a language model that keeps one inside its own (Gemma 3, MedGemma)."""
+        return self.text_config.get_text_config(decoder=True)
+
+
+def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    """A config and those inside it."""
+    yield config
+    for name in config.sub_configs or ():
+        if (part := getattr(config, name, None)) is not None:
+            yield from _parts(part)
 
 
 def make_text_config(values: dict[str, Any], where: str = "text_config") -> PretrainedConfig:
@@ -85,7 +106,7 @@ def make_text_config(values: dict[str, Any], where: str = "text_config") -> Pret
     """
     values = dict(values)
     family = values.pop("model_type", None)
-    if family not in CONFIG_MAPPING:
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
         raise ConfigError(
             f"{where} names an unknown language model '{family}'",
             expected="a model_type that transformers ships",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -11,22 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
+from transformers import PreTrainedModel
 
 from neuroflamingo.model.gated_attention import GatedCrossAttentionBlock
 from neuroflamingo.model.media import NO_MEDIA, Media, current_media
 from neuroflamingo_preprocessing.errors import ModelError
-
-# Families of transformers whose model does not pass unknown keywords on to its layers (observed with 5.23).
-SCOPED = frozenset({"bloom", "codegen", "falcon", "gpt_neo", "gptj", "mpt"})
-
-
-def passes_media_keyword(language_model: nn.Module) -> bool:
-    """True if a keyword of this language model's forward reaches its layers.
-
-    So for all but a few families of transformers; those and classes from elsewhere get the media from `media_scope`.
-    """
-    ships = type(language_model).__module__.startswith("transformers.")
-    return ships and getattr(language_model.config, "model_type", None) not in SCOPED
 
 
 class FusedLayer(nn.Module):
@@ -83,6 +73,8 @@ class FusedLayer(nn.Module):
             return self._gradient_checkpointing_func(partial(self.decoder_layer, **keywords), *arguments)
 
     def _look(self, hidden: Tensor, media: Media) -> Tensor:
+        if hidden.ndim == 4:  # several residual streams in front of the batch (Gemma 3n): each of them looks
+            return torch.stack([self._look(stream, media) for stream in hidden])
         block = self.gated_cross_attn_layer
         assert block is not None
         if not self._checkpoints:
@@ -112,13 +104,16 @@ class FusedLayer(nn.Module):
         return bool(getattr(self.decoder_layer, "gradient_checkpointing", False)) and self.decoder_layer.training
 
 
+_OTHER_THAN_TEXT = re.compile(r"vision|visual|image|audio|speech")
+
+
 def find_layers(language_model: nn.Module, path: str | None = None) -> tuple[str, nn.ModuleList]:
     """Find the list of decoder layers and its dotted name.
 
     Args:
         language_model: a causal language model of transformers.
-        path: the name, if known; None takes the list with as many members as the config has layers, and the one with
-            the most parameters if there are several.
+        path: the name, if known; None takes the list with as many members as the config has layers; of several, the
+            one with the most parameters that is not named after pictures or sound.
 
     Raises:
         ModelError: there is no such list.
@@ -135,7 +130,7 @@ def find_layers(language_model: nn.Module, path: str | None = None) -> tuple[str
                 exit_code=65,
             )
         return path, layers
-    count = getattr(language_model.config, "num_hidden_layers", None)
+    count = getattr(text_config(language_model), "num_hidden_layers", None)
     found = [
         (name, module)
         for name, module in language_model.named_modules()
@@ -154,12 +149,19 @@ def find_layers(language_model: nn.Module, path: str | None = None) -> tuple[str
             hint="name it: decoder_layers='path.to.layers'",
             exit_code=65,
         )
-    return max(found, key=lambda item: sum(p.numel() for p in item[1].parameters()))
+    text = [item for item in found if not _OTHER_THAN_TEXT.search(item[0])]
+    return max(text or found, key=lambda item: sum(p.numel() for p in item[1].parameters()))
+
+
+def text_config(language_model: nn.Module) -> Any:
+    """Config of the text part; models for images and text, as Gemma 3 and MedGemma from 4B, keep it inside theirs."""
+    config: Any = language_model.config
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
 def text_width(language_model: nn.Module) -> int:
     """Width of the hidden states between layers (embeddings may be narrower)."""
-    width = getattr(language_model.config, "hidden_size", None)
+    width = getattr(text_config(language_model), "hidden_size", None)
     if not isinstance(width, int):
         raise ModelError(
             f"the config of {type(language_model).__name__} has no hidden_size", expected="a width", exit_code=65
@@ -199,6 +201,7 @@ def fuse(
     if any(isinstance(layer, FusedLayer) for layer in layers):
         raise ModelError(f"{type(language_model).__name__} is fused already", hint="start from the bare language model")
     width = text_width(language_model)
+    rename_ties(language_model, path)
     for index, layer in enumerate(layers):
         block = None
         if (index + 1) % every == 0:
@@ -211,7 +214,9 @@ def fuse(
                 only_attend_immediate_media=only_attend_immediate_media,
             )
             sample = next(layer.parameters())
-            block.to(device=sample.device, dtype=sample.dtype if sample.is_floating_point() else None)
+            block.to(dtype=sample.dtype if sample.is_floating_point() else None)
+            if not block.attn_gate.is_meta:  # in a build without memory, a layer may still hold a real tensor
+                block.to(device=sample.device)
             if gate:
                 nn.init.constant_(block.attn_gate, gate)
                 nn.init.constant_(block.ff_gate, gate)
@@ -219,6 +224,32 @@ def fuse(
                 part._is_hf_initialized = True  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         layers[index] = FusedLayer(layer, block, index)
     return path
+
+
+def rename_ties(language_model: nn.Module, path: str) -> None:
+    """Declare tied tensors inside the decoder layers under the names that they get by fusing.
+
+    transformers ties, saves and restores shared tensors (Zamba's shared attention) by the names that a family declares.
+
+    Args:
+        language_model: not fused yet.
+        path: dotted name of its list of layers.
+    """
+    for prefix, part in language_model.named_modules():
+        if not isinstance(part, PreTrainedModel) or not f"{path}.".startswith(f"{prefix}." if prefix else ""):
+            continue
+        layers = re.escape(path.removeprefix(prefix).removeprefix("."))
+
+        def new(name: str, layers: str = layers) -> str:
+            return re.sub(rf"^({layers}\.\d+)\.", rf"\1.{INSIDE}.", name)
+
+        own: Any = part  # its annotations say less than it holds
+        expanded = part.get_expanded_tied_weights_keys(all_submodels=False)
+        renamed = {new(target): new(source) for target, source in expanded.items()}
+        if renamed != expanded:
+            own._tied_weights_keys = renamed
+        own.all_tied_weights_keys = {new(a): new(b) for a, b in own.all_tied_weights_keys.items()}
+        own._keys_to_ignore_on_save = {new(name) for name in own._keys_to_ignore_on_save or ()}
 
 
 def gated_blocks(language_model: nn.Module) -> Iterator[tuple[int, GatedCrossAttentionBlock]]:
@@ -229,8 +260,10 @@ def gated_blocks(language_model: nn.Module) -> Iterator[tuple[int, GatedCrossAtt
 
 
 def forward_arguments(module: nn.Module) -> frozenset[str]:
-    """Names of a module's forward arguments."""
-    return frozenset(inspect.signature(module.forward).parameters)
+    """Names of a module's forward arguments; `**` is among them if it takes any keyword."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    return frozenset("**" if p.kind is p.VAR_KEYWORD else p.name for p in parameters)
 
 
 GATED = ".gated_cross_attn_layer."
+INSIDE = "decoder_layer"  # the attribute of a `FusedLayer` that holds the language model's own layer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from neuroflamingo.model.base import FusedModel
 from neuroflamingo.model.media import MediaRule, check_count
-from neuroflamingo.model.media_cache import find_media_cache
+from neuroflamingo.model.media_cache import MediaCache, find_media_cache, own_part
 from neuroflamingo.model.scan_inputs import ScanInputs
 from neuroflamingo_preprocessing.errors import UsageError
 
@@ -70,25 +70,34 @@ class ScanGeneration(FusedModel, GenerationMixin):
         media_shift: MediaRule | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Continue prompts; all options of transformers' `generate` work (beams, sampling, several sequences).
+        """Continue prompts; options of transformers' `generate` work (beams, sampling, several sequences, lookup).
 
         The scans are encoded and projected once per prompt and then travel with the cache. `<image>` is never
         generated. A prompt without `<image>` and without scans is text-only: the cross-attention adds nothing.
 
         Args:
-            inputs: prompts, `[batch, text]`, padded on the left; `input_ids=` works as well.
+            inputs: prompts, `[batch, text]`, padded on the left; `input_ids=` works as well. With `inputs_embeds=` they
+                only say where `<image>` stands.
             scans, scan_tokens, scan_mask, token_mask: see `ScanInputs`.
             media_shift: as in `forward`; with `next`, generated text sees no scan, as in OpenFlamingo v1.
             kwargs: see `GenerationMixin.generate`.
 
         Raises:
-            UsageError: an empty prompt; `<image>` tokens and scans that do not match.
+            UsageError: an empty prompt; `<image>` tokens and scans that do not match; a draft model.
         """
         ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
-        if ids is None or ids.numel() == 0:
+        given = ids if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+        if given is None or given.numel() == 0:
             raise UsageError("the prompt is empty", expected="at least one token", hint="begin with '<image>'")
+        _refuse_drafts(kwargs)
         scan_inputs = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
-        images = (ids == self.config.image_token_id).sum(-1)
+        if given is not ids:
+            kwargs.setdefault("image_mask", torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device))
+        if ids is not None:
+            kwargs["image_mask"] = self._where(ids)
+        images = kwargs["image_mask"].sum(-1)
+        if not self.keeps_cache:
+            kwargs["use_cache"] = False
         media_cache = find_media_cache(kwargs.get("past_key_values"))
         if scan_inputs.has_scans:
             if media_cache is not None:
@@ -97,15 +106,28 @@ class ScanGeneration(FusedModel, GenerationMixin):
                     expected="a cache that already holds them",
                     hint="pass the new chunk with its scans through model(...) first, then generate without scans",
                 )
-            latents, present = self.encode(scan_inputs, len(ids))
-            check_count(images.to(present.device), present.sum(-1), exact=True)
-            kwargs["media_cache"] = self.empty_media_cache(len(ids), rule=media_shift)
-            kwargs["media_cache"].add(self.project(latents), present)
+            kwargs["media_cache"] = self._projected(scan_inputs, images, media_shift)
         elif media_cache is None:
             check_count(images, 0)
         never = NeverWrite(self.config.image_token_id)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or ()), never])
         return super().generate(ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _where(self, ids: Tensor) -> Bool[Tensor, "batch text"]:
+        return ids == self.config.image_token_id
+
+    def _projected(self, scan_inputs: ScanInputs, images: Int[Tensor, " batch"], rule: MediaRule | None) -> MediaCache:
+        """The scans of prompts, encoded and projected once, for prompts with so many `<image>` tokens."""
+        latents, present = self.encode(scan_inputs, len(images))
+        check_count(images.to(present.device), present.sum(-1), exact=True)
+        media_cache = self.empty_media_cache(len(images), rule=rule)
+        media_cache.add(self.project(latents), present)
+        return media_cache
+
+    def _supports_default_dynamic_cache(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Whether `generate` may make the cache, or the language model makes its own kind."""
+        own: Any = type(self.lang_encoder)
+        return not hasattr(own, "_supports_default_dynamic_cache") or own._supports_default_dynamic_cache()
 
     @torch.no_grad()
     def score_texts(
@@ -141,6 +163,7 @@ class ScanGeneration(FusedModel, GenerationMixin):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         positions = attention_mask.long().cumsum(-1).sub(1).clamp(min=0)
+        real = torch.arange(ids.shape[1], device=ids.device) < lengths.to(ids.device)[:, None]
         context = self(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -152,13 +175,16 @@ class ScanGeneration(FusedModel, GenerationMixin):
             use_cache=None,
             logits_to_keep=1,
         )
+        if context.past_key_values is None:
+            scan_inputs = ScanInputs(scans, scan_tokens, scan_mask, token_mask)
+            parts = self._whole_texts(input_ids, attention_mask, scan_inputs, ids.split(chunk or len(ids)))
+            return TextScores(torch.cat(list(parts), dim=1).masked_fill(~real, 0.0), lengths)
         first = context.logits[:, -1].float().log_softmax(-1)[:, ids[:, 0]]
         parts = [
             self._continuations(context.past_key_values, attention_mask, positions, part)
             for part in ids.split(chunk or len(ids))
         ]
         scores = torch.cat((first[..., None], torch.cat(parts, dim=1)), dim=-1)
-        real = torch.arange(ids.shape[1], device=ids.device) < lengths.to(ids.device)[:, None]
         return TextScores(scores.masked_fill(~real, 0.0), lengths)
 
     def _continuations(
@@ -173,18 +199,47 @@ class ScanGeneration(FusedModel, GenerationMixin):
         if length == 1:
             return torch.zeros(batch, count, 0, device=ids.device)
         cache = copy.deepcopy(cache)  # a forward pass extends a cache in place, and the context is needed again
-        cache.batch_repeat_interleave(count)
+        repeat_rows(cache, batch, count)
         rows = ids.repeat(batch, 1)
         ones = torch.ones_like(rows[:, :-1])
-        output = self(
-            input_ids=rows[:, :-1],
-            attention_mask=torch.cat((mask.repeat_interleave(count, dim=0), ones), dim=1),
-            position_ids=positions[:, -1:].repeat_interleave(count, dim=0) + ones.cumsum(-1),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        scores = output.logits.float().log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
+        seen = torch.cat((mask.repeat_interleave(count, dim=0), ones), dim=1)
+        places = positions[:, -1:].repeat_interleave(count, dim=0) + ones.cumsum(-1)
+        step = 1 if self._is_stateful else length - 1  # state-space layers may go on by one token at a time only
+        logits = []
+        for first in range(0, length - 1, step):
+            output = self(
+                input_ids=rows[:, first : first + step],
+                attention_mask=seen[:, : mask.shape[1] + first + step],
+                position_ids=places[:, first : first + step],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits.append(output.logits)
+        scores = torch.cat(logits, dim=1).float().log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
         return scores.unflatten(0, (batch, count))
+
+    def _whole_texts(
+        self, contexts: Tensor, mask: Tensor, scan_inputs: ScanInputs, parts: Sequence[Tensor]
+    ) -> Iterator[Float[Tensor, "batch candidate token"]]:
+        """Log-probabilities of the candidates' tokens, for language models without a cache: each text is read whole."""
+        media_cache = None
+        if scan_inputs.has_scans:
+            media_cache = self._projected(scan_inputs, self._where(contexts).sum(-1), None)
+        for ids in parts:
+            count = len(ids)
+            rows = torch.cat((contexts.repeat_interleave(count, dim=0), ids.repeat(len(contexts), 1)), dim=1)
+            seen = torch.cat((mask.repeat_interleave(count, dim=0), torch.ones_like(ids).repeat(len(mask), 1)), dim=1)
+            output = self(
+                input_ids=rows,
+                attention_mask=seen,
+                position_ids=seen.long().cumsum(-1).sub(1).clamp(min=0),
+                media_cache=media_cache,
+                use_cache=False,
+                logits_to_keep=ids.shape[1] + 1,
+            )
+            logits = output.logits[:, :-1]
+            scores = logits.float().log_softmax(-1).gather(-1, rows[:, -ids.shape[1] :, None])[..., 0]
+            yield scores.unflatten(0, (len(contexts), count))
 
     def _candidate_ids(
         self,
@@ -206,3 +261,23 @@ class ScanGeneration(FusedModel, GenerationMixin):
                 raise UsageError(f"candidate {number} is empty or holds <image>", expected="text only")
         lengths = torch.tensor([len(row) for row in rows])
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
+
+
+def repeat_rows(cache: Any, batch: int, count: int) -> None:
+    """Repeat every row of a cache in place; layers with a recurrent state know how to reorder rows only."""
+    if any(hasattr(layer, "recurrent_states") for layer in own_part(cache).layers):
+        cache.reorder_cache(torch.arange(batch).repeat_interleave(count))
+    else:
+        cache.batch_repeat_interleave(count)
+
+
+def _refuse_drafts(arguments: dict[str, Any]) -> None:
+    """Refuse assisted generation by a second model, or by the first layers of this one."""
+    named = [name for name in ("assistant_model", "assistant_early_exit") if arguments.get(name) is not None]
+    if named:
+        raise UsageError(
+            "assisted generation with a draft is not done: a draft does not see the scans",
+            expected="generation by this model alone",
+            seen=", ".join(named),
+            hint="prompt_lookup_num_tokens=N guesses from the prompt instead, and gives the same text",
+        )

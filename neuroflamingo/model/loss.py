@@ -83,13 +83,20 @@ def weighted_loss(
 
 
 @dataclass
-class _Gathering:
-    positions: Tensor
-    done: bool = False
+class Gathering:
+    """A restriction of the logits to some positions.
+
+    Attributes:
+        positions: counted over all rows.
+        hidden: the head's whole input, once it was called.
+    """
+
+    positions: Int[Tensor, " label"]
+    hidden: Float[Tensor, "batch text width"] | None = None
 
 
 # Set for one forward pass only, separately in each thread, and reset even if the pass raises.
-_gathering: ContextVar[_Gathering | None] = ContextVar("neuroflamingo_labelled_places", default=None)
+_gathering: ContextVar[Gathering | None] = ContextVar("neuroflamingo_labelled_places", default=None)
 
 
 def gather_before(head: nn.Module | None) -> None:
@@ -103,16 +110,16 @@ def gather_before(head: nn.Module | None) -> None:
 
 def _gather(head: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
     gathering = _gathering.get()
-    if gathering is None or gathering.done:
+    if gathering is None or gathering.hidden is not None:
         return None
-    gathering.done = True
+    gathering.hidden = given[0]
     return _chosen(given[0], gathering.positions), *given[1:]
 
 
 @contextmanager
-def logits_at(positions: Int[Tensor, " label"]) -> Iterator[_Gathering]:
+def logits_at(positions: Int[Tensor, " label"]) -> Iterator[Gathering]:
     """Restrict the logits of this thread's forward pass to some positions, `[1, label, vocab]`."""
-    gathering = _Gathering(positions)
+    gathering = Gathering(positions)
     token = _gathering.set(gathering)
     try:
         yield gathering
@@ -120,9 +127,9 @@ def logits_at(positions: Int[Tensor, " label"]) -> Iterator[_Gathering]:
         _gathering.reset(token)
 
 
-def chosen_logits(logits: Tensor, gathering: _Gathering) -> Float[Tensor, "1 label vocab"]:
+def chosen_logits(logits: Tensor, gathering: Gathering) -> Float[Tensor, "1 label vocab"]:
     """Logits at the positions: the head's output, or a selection of it for language models without a separate head."""
-    return logits if gathering.done else _chosen(logits, gathering.positions)
+    return _chosen(logits, gathering.positions) if gathering.hidden is None else logits
 
 
 def _chosen(x: Float[Tensor, "batch text width"], positions: Tensor) -> Float[Tensor, "1 label width"]:

@@ -173,7 +173,7 @@ class MediaCache(DummyLayer):
 
 def find_media_cache(cache: Cache | None) -> MediaCache | None:
     """Media cache inside a generation cache, if there is one."""
-    layers = getattr(cache, "layers", None) or ()
+    layers = getattr(own_part(cache), "layers", None) or ()
     return next((layer for layer in reversed(layers) if isinstance(layer, MediaCache)), None)
 
 
@@ -182,5 +182,10 @@ def attach(media_cache: MediaCache, cache: Cache | None, images: Tensor) -> None
     if cache is None:
         return
     media_cache.advance(images)
-    kept = [layer for layer in cache.layers if not isinstance(layer, MediaCache)]
-    cache.layers[:] = [*kept, media_cache]
+    layers = own_part(cache).layers
+    layers[:] = [*(layer for layer in layers if not isinstance(layer, MediaCache)), media_cache]
+
+
+def own_part(cache: Any) -> Any:
+    """The part of a cache that grows with the text: decoders that could attend to an encoder keep two."""
+    return getattr(cache, "self_attention_cache", cache)

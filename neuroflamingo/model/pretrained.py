@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
+from inspect import isclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from neuroflamingo.model.base import FusedModel
 from neuroflamingo.model.config import NeuroFlamingoConfig
-from neuroflamingo.model.folder import check_folder
+from neuroflamingo.model.folder import CONFIG, GENERATION, check_folder, token_ids
+from neuroflamingo.model.library_errors import blame_file
+from neuroflamingo.model.media_probe import prove_media
+from neuroflamingo.model.plain_files import StoredTensor, weight_tensors
 from neuroflamingo.model.processor import NeuroFlamingoProcessor, add_special_tokens
 from neuroflamingo.model.resampler import PerceiverResampler
 from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE
+from neuroflamingo.model.weight_check import check_finite
 from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_encoders.card import current_digest
 from neuroflamingo_encoders.registry import encoder_card, list_encoders
@@ -24,6 +31,9 @@ from neuroflamingo_preprocessing.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.contract import BrainEncoder
+
+MOST_COMPUTED = 2**32
+"""Most numbers in buffers that are not in the files (masks, tables of angles), which are computed at loading."""
 
 
 class PretrainedMixin(FusedModel):
@@ -65,6 +75,8 @@ class PretrainedMixin(FusedModel):
             ModelError: the language model's layers cannot be found.
         """
         resampler = _resampler(encoder, resampler)
+        if type(language_model.config) not in AutoModelForCausalLM._model_mapping:
+            language_model.config.architectures = [type(language_model).__name__]  # else it could not be built again
         new_tokens = add_special_tokens(tokenizer)
         embeddings: Any = language_model.get_input_embeddings()
         if len(tokenizer) > len(embeddings.weight):
@@ -112,35 +124,105 @@ class PretrainedMixin(FusedModel):
 
         Args:
             pretrained_model_name_or_path: the folder; nothing is ever downloaded.
-            args, kwargs: as for any transformers model (`dtype`, `device_map`, ...).
+            args, kwargs: as for any transformers model (`device_map`, ...). `dtype`: float32 unless given, whatever the
+                weights were stored in; `auto` takes the stored one.
 
         Raises:
             NotFoundError: no such folder.
-            ModelError: it contains a pickle, or its weights do not match.
-            ConfigError: its files request remote code.
+            ModelError: a file that is no plain data, is damaged or cut off, or asks for more than a model can be;
+                weights that do not match, or compute no numbers; a language model that would never see a scan.
+            ConfigError: its files request remote code, or keys of its config have wrong values.
         """
         folder = check_folder(pretrained_model_name_or_path)
+        stored = weight_tensors(folder)
         if kwargs.pop("trust_remote_code", None):
             raise UsageError("trust_remote_code was given", hint="leave it out; NeuroFlamingo never runs remote code")
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)  # training in half precision ends in NaN
         wants_info = kwargs.pop("output_loading_info", False)
         # Let mismatched sizes through, to report them below together with all other faults.
         kwargs.update(use_safetensors=True, local_files_only=True, ignore_mismatched_sizes=True)
         kwargs["output_loading_info"] = True
-        loaded: Any = super().from_pretrained(str(folder), *args, **kwargs)
+        with blame_file(folder / GENERATION, "settings of transformers' generation", "remove the file"):
+            if (folder / GENERATION).is_file():
+                GenerationConfig.from_pretrained(str(folder), local_files_only=True).validate(strict=True)
+        with blame_file(folder / CONFIG, "the config of a model that this version of transformers can build"):
+            if "config" not in kwargs:
+                _check_room(cls, folder, stored)
+            loaded: Any = super().from_pretrained(str(folder), *args, **kwargs)
         model, info = loaded
         faults = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
         if any(faults.values()):
             raise ModelError(
-                f"the weights in {folder} do not fit its config",
+                f"the weights in {folder} do not fit its config.json",
                 expected="exactly the tensors of the model",
                 seen="; ".join(f"{len(v)} {k.replace('_', ' ')} ({', '.join(v[:3])})" for k, v in faults.items() if v),
                 hint="save the model again with save_pretrained",
                 exit_code=65,
             )
+        _refuse_integers(model, stored, folder)
+        _check_token_ids(model, folder)
         _restore_buffers(model)
+        check_finite(model, prove_media(model), str(folder))
         model.freeze_for_training()
         model.eval()
         return (model, info) if wants_info else model
+
+
+def _check_room(kind: Any, folder: Path, stored: Mapping[str, StoredTensor]) -> None:
+    """Refuse a config that describes far more numbers than the files hold, before any memory is taken for them."""
+    config: Any = NeuroFlamingoConfig.from_pretrained(str(folder), local_files_only=True)
+    with torch.device("meta"):
+        try:
+            outline = kind(config)
+        except RuntimeError as error:  # monai's Swin reads a number of a tensor while it is built
+            if "meta tensor" not in str(error):
+                raise
+            config.encoder = None
+            outline = kind(config)
+    described = sum(parameter.numel() for parameter in outline.parameters())
+    computed = sum(buffer.numel() for buffer in outline.buffers())
+    held = sum(tensor.size for tensor in stored.values())
+    packed = getattr(outline.config, "quantization_config", None) is not None
+    if (described > 2 * held + 2**20 and not packed) or computed > MOST_COMPUTED + 2 * held:
+        raise ModelError(
+            f"the weights in {folder} do not fit its config.json",
+            expected=f"files for the {described:,} weights that config.json describes",
+            seen=f"files that hold {held:,} numbers",
+            hint="take config.json and the weights from one model",
+            exit_code=65,
+        )
+
+
+def _refuse_integers(model: PretrainedMixin, stored: Mapping[str, StoredTensor], folder: Path) -> None:
+    """Refuse whole numbers in place of weights: what a quantised copy without its scales has left of them."""
+    own = model.state_dict()
+    rounded = [name for name, tensor in stored.items() if tensor.is_integer and name in own]
+    rounded = [name for name in rounded if own[name].is_floating_point()]
+    if rounded and getattr(model, "hf_quantizer", None) is None:
+        tensor = stored[rounded[0]]
+        raise ModelError(
+            f"{tensor.file} in {folder} does not hold weights but whole numbers",
+            expected="F32, F16 or BF16",
+            seen=f"{tensor.dtype} in {len(rounded)} tensors ({', '.join(sorted(rounded)[:3])})",
+            hint="take the weights as they were before they were quantised",
+            exit_code=65,
+        )
+
+
+def _check_token_ids(model: PretrainedMixin, folder: Path) -> None:
+    """Refuse token ids that the language model has no embedding for."""
+    table: Any = model.lang_encoder.get_input_embeddings()
+    for file, values in ((GENERATION, model.generation_config.to_dict()), (CONFIG, model.config.to_diff_dict())):
+        for key, number in token_ids(values):
+            if number >= table.num_embeddings:
+                raise ModelError(
+                    f"{file} in {folder} names a token that the model does not have",
+                    expected=f"{key} below {table.num_embeddings}, the size of the vocabulary",
+                    seen=str(number),
+                    hint="take the file of the original model",
+                    exit_code=65,
+                )
 
 
 def _resampler(
@@ -168,7 +250,7 @@ def _generation_config(
     language_model: PreTrainedModel, config: NeuroFlamingoConfig, tokenizer: Any
 ) -> GenerationConfig:
     """The language model's own generation settings, with `<|endofchunk|>` as an additional end token."""
-    generation = copy.deepcopy(language_model.generation_config) or GenerationConfig()
+    generation = copy.deepcopy(getattr(language_model, "generation_config", None)) or GenerationConfig()
     own = generation.eos_token_id
     own = own if isinstance(own, list) else [] if own is None else [own]
     generation.eos_token_id = list(dict.fromkeys([config.endofchunk_token_id, *own]))
@@ -214,6 +296,27 @@ def build_encoder_from_config(description: dict[str, Any]) -> BrainEncoder:
             exit_code=65,
         )
     return encoder
+
+
+def build_language_model(config: PretrainedConfig) -> PreTrainedModel:
+    """Build a bare language model of transformers, untrained: the class of its config, else the one that it names.
+
+    Raises:
+        ModelError: transformers has no causal language model for this config (exit 65).
+    """
+    if type(config) in AutoModelForCausalLM._model_mapping:
+        return AutoModelForCausalLM.from_config(config)
+    named = (config.architectures or [""])[0]
+    kind: Any = getattr(transformers, named, None)
+    if not (isclass(kind) and issubclass(kind, PreTrainedModel) and kind.config_class is type(config)):
+        raise ModelError(
+            f"transformers builds no causal language model from {type(config).__name__}",
+            expected="a class registered with AutoModelForCausalLM, or the name of one in text_config.architectures",
+            seen=named or "none",
+            hint="AutoModelForCausalLM.register(CONFIG_CLASS, MODEL_CLASS) before loading",
+            exit_code=65,
+        )
+    return kind._from_config(config)
 
 
 @torch.no_grad()

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature
 
 from neuroflamingo.model.folder import check_folder, read_card
-from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE, PAD
+from neuroflamingo.model.library_errors import blame_file
+from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE, PAD, token_ids
 from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.preparation import prepare
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
+
+TRIAL = f"{IMAGE} A scan of the head. {'a' * 48}! {'0' * 48}x{' ' * 48}x {'(' * 48}{END_OF_CHUNK}"
+"""A text that every tokenizer must be able to split; one whose patterns search without end is found out by it."""
 
 
 def add_special_tokens(tokenizer: Any) -> list[int]:
@@ -80,13 +85,15 @@ class NeuroFlamingoProcessor:
         for row, prompt in enumerate(texts):
             if not prompt:
                 raise UsageError(f"prompt {row} is empty", expected="text", hint="begin with '<image>'")
-        batch = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side=padding_side)
-        data: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        rows = [torch.tensor(token_ids(self.tokenizer, prompt), dtype=torch.long) for prompt in texts]
+        data: dict[str, Any] = {
+            "input_ids": pad_sequence(rows, True, self.tokenizer.pad_token_id, padding_side),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], True, 0, padding_side),
+        }
         for name, given in (("scans", scans), ("scan_tokens", scan_tokens)):
             if given is None:
                 continue
-            rows = self._rows(given, texts)
-            tensors = [[self._tensor(scan) for scan in row] for row in rows]
+            tensors = [[self._tensor(scan) for scan in row] for row in self._rows(given, texts)]
             data[name], data["scan_mask"] = pad_scans(tensors)
         return BatchFeature(data)
 
@@ -135,7 +142,9 @@ class NeuroFlamingoProcessor:
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> Self:
         """Read what `save_pretrained` wrote; the files are checked as those of the model are."""
         path = check_folder(folder)
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        with blame_file(path / "tokenizer.json", "the files of a tokenizer, as save_pretrained writes them"):
+            tokenizer: Any = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+            tokenizer.decode(tokenizer(TRIAL)["input_ids"])
         return cls(tokenizer, read_card(path))
 
 

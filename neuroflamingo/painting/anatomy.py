@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,8 @@ def build_anatomy(
     maps = np.stack([t1, grey, white, mask, near_fluid])
     step = 2
     coarse_affine = affine @ np.diag([step, step, step, 1.0])
-    coarse = np.stack([smooth[::step, ::step, ::step] for smooth in antialiased(maps)])
+    with ThreadPoolExecutor() as pool:
+        coarse = np.stack(list(pool.map(lambda volume: antialiased(volume)[::step, ::step, ::step], maps)))
 
     factor = int(FIELD_SPACING_MM / step)
     field_affine = affine @ np.diag([FIELD_SPACING_MM] * 3 + [1.0])

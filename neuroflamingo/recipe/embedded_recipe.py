@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from neuroflamingo.recipe.schema import AdamWSettings, CheckpointSettings, LogSettings, NumericsSettings
-from neuroflamingo.settings import Section
+from neuroflamingo.settings import PlainName, Section
 
 
 class PaintSettings(Section):
@@ -108,7 +108,7 @@ class FusionStageSettings(StageSettings):
 class EmbeddedRecipe(Section):
     """All stages of an embedded model; each is a task of the training loop."""
 
-    name: str
+    name: PlainName
     """Of the run: its folder is runs/NAME."""
     seed: NonNegativeInt = 0
     """Of new weights and of the order of samples."""

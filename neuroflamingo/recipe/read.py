@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
+from neuroflamingo.recipe.plain_yaml import MAX_BYTES, parse_yaml
 from neuroflamingo.recipe.schema import Recipe
 from neuroflamingo.settings import check_settings, read_as_field
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
+from neuroflamingo_preprocessing.user_files import decode_text
 
 
 def load_any_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe | EmbeddedRecipe:
@@ -67,9 +67,15 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
     if not path.is_file():
         raise NotFoundError(f"there is no recipe {path}", hint="neuroflamingo train configs/tiny-t1w.yaml")
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML", seen=str(error)) from error
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read")
+        data: Any = parse_yaml(decode_text(path.read_bytes()))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read", seen=error.strerror, hint="check its permissions", exit_code=74
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not YAML", expected="keys and values", seen=str(error)) from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no settings", expected="keys and values", seen=type(data).__name__)
     kind = Recipe if is_recipe(cast("dict[str, Any]", data)) else EmbeddedRecipe
@@ -91,6 +97,6 @@ def _apply(data: dict[str, Any], override: str, kind: type[Recipe] | type[Embedd
             raise ConfigError(f"--set {key}: {parent} is no section")
         data = cast("dict[str, Any]", inner)
     try:
-        data[last] = read_as_field(kind, key, value, yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: the value is not YAML", seen=value) from error
+        data[last] = read_as_field(kind, key, value, parse_yaml(value))
+    except ValueError as error:
+        raise ConfigError(f"--set {key}: the value is not YAML", seen=value[:200]) from error

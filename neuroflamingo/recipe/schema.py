@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from neuroflamingo.model.architecture import CrossAttentionSettings
-from neuroflamingo.settings import Section
+from neuroflamingo.settings import PlainName, Section
 
 KINDS = ("pairs", "interleaved", "instructions", "text")
 Kind = Literal["pairs", "interleaved", "instructions", "text"]
@@ -272,7 +272,7 @@ class LogSettings(Section):
 class Recipe(Section):
     """Recipe of a training run."""
 
-    name: str
+    name: PlainName
     """Name of the run; its folder is runs/NAME."""
     seed: NonNegativeInt = 0
     """Random seed for new weights, sample order and dropout."""

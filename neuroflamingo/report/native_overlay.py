@@ -20,8 +20,12 @@ _SPACING_MM = 2.0
 _MARGIN_MM = 22.0
 
 
-def native_view(scan: Scan, prepared: Prepared) -> tuple[Canvas, Float[np.ndarray, "x y z"]]:
-    """Scan on an axis-aligned 2 mm grid of its own world space around the brain, and the template's brain mask there.
+def native_view(
+    scan: Scan, prepared: Prepared
+) -> tuple[Canvas, Float[np.ndarray, "x y z"], Float[np.ndarray, "x y z"] | None]:
+    """Scan on an axis-aligned 2 mm grid of its own world space around the brain, and two masks there.
+
+    The template's brain, and the brain that was found in the scan (None if none was looked for).
 
     Nothing is aligned here: a tilted head stays tilted. Only the display is resampled.
     """
@@ -38,7 +42,11 @@ def native_view(scan: Scan, prepared: Prepared) -> tuple[Canvas, Float[np.ndarra
     voxels, affine = to_canonical(scan.voxels, scan.affine)
     shown = _sample(voxels, np.linalg.inv(affine) @ grid, (x, y, z))
     outline = _sample(template.mask, np.linalg.inv(template.affine) @ prepared.scan_to_template @ grid, (x, y, z))
-    return Canvas(_window(shown, outline > 0.5), grid), outline
+    own = prepared.brain
+    if own is not None:
+        to_own = np.linalg.inv(prepared.affine) @ prepared.scan_to_template @ grid
+        own = _sample(own.astype(np.float32), to_own, (x, y, z))
+    return Canvas(_window(shown, outline > 0.5), grid), outline, own
 
 
 def _sample(volume: np.ndarray, to_voxel: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

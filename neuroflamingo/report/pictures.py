@@ -21,6 +21,7 @@ PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 _AXIS = {"axial": 2, "coronal": 1, "sagittal": 0}
 _ACROSS_UP = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 _LETTER = {"axial": "z", "coronal": "y", "sagittal": "x"}
+_BLUE = np.array([70.0, 170.0, 255.0])
 _COOL, _HOT = np.array([205.0, 60.0, 25.0]), np.array([255.0, 196.0, 64.0])
 _TILES_PER_PLANE = 6
 _TILE_PIXELS_PER_MM = 4 / 3
@@ -96,8 +97,10 @@ def picture_of_attention(
     return tuple(pictures)
 
 
-def picture_of_alignment(native: Canvas, outline: Float[np.ndarray, "x y z"], scan: int) -> tuple[Picture, ...]:
-    """Three planes of the original scan, with the outline of the aligned template brain."""
+def picture_of_alignment(
+    native: Canvas, outline: Float[np.ndarray, "x y z"], brain: Float[np.ndarray, "x y z"] | None, scan: int
+) -> tuple[Picture, ...]:
+    """Three planes of the original scan, with the outlines of the aligned template brain and of its own."""
     from scipy import ndimage
 
     pictures = []
@@ -105,9 +108,10 @@ def picture_of_alignment(native: Canvas, outline: Float[np.ndarray, "x y z"], sc
     for plane in PLANES:
         axis = _AXIS[plane]
         index = int(np.clip(round(centre[axis]), 0, native.grey.shape[axis] - 1))
-        image = _draw(native, plane, index, _TILE_PIXELS_PER_MM, outline=_plane(outline, plane, index))
+        own = None if brain is None else _plane(brain, plane, index)
+        image = _draw(native, plane, index, _TILE_PIXELS_PER_MM, outline=_plane(outline, plane, index), brain=own)
         position = native.world(axis, index)
-        alt = f"{plane.capitalize()} slice of the scan as read, with the outline of the template brain"
+        alt = f"{plane.capitalize()} slice of the scan as read, with the outlines of its brain and of the template's"
         pictures.append(_encode(image, "alignment", plane, scan, position, alt))
     return tuple(pictures)
 
@@ -142,6 +146,7 @@ def _draw(
     *,
     heat: np.ndarray | None = None,
     outline: np.ndarray | None = None,
+    brain: np.ndarray | None = None,
     cross: Sequence[float] | None = None,
 ) -> Image.Image:
     from PIL import Image
@@ -155,6 +160,8 @@ def _draw(
     rgb = np.repeat(_resize(grey, size)[..., None], 3, axis=2) * 255
     if heat is not None:
         rgb = _lay_over(rgb, _resize(heat, size))
+    if brain is not None:
+        rgb = _trace(rgb, _resize(brain.astype(float), size) > 0.5, _BLUE)
     if outline is not None:
         rgb = _trace(rgb, _resize(outline.astype(float), size) > 0.5)
     image = Image.fromarray(np.clip(rgb + 0.5, 0, 255).astype(np.uint8))
@@ -178,12 +185,12 @@ def _lay_over(rgb: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return _trace(rgb, strength[..., 0] > 0.5)
 
 
-def _trace(rgb: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _trace(rgb: np.ndarray, inside: np.ndarray, colour: np.ndarray = _HOT) -> np.ndarray:
     from scipy import ndimage
 
     edge = inside & ~ndimage.binary_erosion(inside, border_value=1)
     rgb = rgb.copy()
-    rgb[edge] = _HOT
+    rgb[edge] = colour
     return rgb
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+
+from neuroflamingo.progress import visible, visible_lines
 
 if TYPE_CHECKING:
     from neuroflamingo.findings.vocabulary import Finding
@@ -40,7 +41,7 @@ def to_json(report: ReportRecord) -> str:
 
 def to_text(report: ReportRecord) -> str:
     """Render the report as plain text, at most 100 columns wide if possible."""
-    return _environment().get_template("report.txt.j2").render(**_context(report)).strip() + "\n"
+    return visible_lines(_environment().get_template("report.txt.j2").render(**_context(report)).strip()) + "\n"
 
 
 def to_html(report: ReportRecord) -> str:
@@ -178,14 +179,6 @@ def region(evidence: Evidence) -> str:
     """The side and region that a statement's evidence peaks in."""
     side = "midline" if evidence.peak_side == "midline" else str(evidence.peak_side)
     return f"{side} {evidence.peak_region}"
-
-
-def visible(text: object) -> str:
-    """Text with control and direction-changing characters shown as a box: they could disguise a name."""
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") else character
-        for character in str(text)
-    )
 
 
 def matrix(rows: tuple[tuple[float, ...], ...] | None) -> str:

@@ -67,8 +67,7 @@ def draw(views: Sequence[View | None], traces: Sequence[Trace], written: Generat
             canvases[number] = canvas_of(view.prepared.tensor[0], view.prepared.affine)
             pictures += picture_of_slices(canvases[number], number)
             if view.prepared.template is not None:
-                native, outline = native_view(view.scan, view.prepared)
-                pictures += picture_of_alignment(native, outline, number)
+                pictures += picture_of_alignment(*native_view(view.scan, view.prepared), number)
         elif isinstance(view, RunView):
             pictures += pictures_of_run(view, number)
         elif isinstance(view, SeriesView):

@@ -25,14 +25,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from neuroflamingo_preprocessing import drafts
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NotFoundError, OutputError
 from neuroflamingo_preprocessing.files import (
     fsync_folder,
     fsync_tree,
     load_json,
-    make_draft_folder,
     sha256_of,
-    sweep_drafts,
 )
 from neuroflamingo_preprocessing.software import software, utc_now
 
@@ -109,14 +108,10 @@ def save(root: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any], *, keep:
     target = root / (name or folder_name(checkpoint.progress))
     try:
         root.mkdir(parents=True, exist_ok=True)
-        sweep_drafts(root)
-        draft = make_draft_folder(target)
-        try:
+        drafts.sweep_drafts(root)
+        with drafts.draft_folder(target) as draft:
             _fill(draft, checkpoint, recipe)
             replace_folder(draft, target)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"the checkpoint {target.name} cannot be written",
@@ -247,15 +242,9 @@ def _fill(draft: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any]) -> Non
 
 
 def replace_folder(draft: Path, target: Path) -> None:
-    """Put the draft where the target is; a folder cannot be replaced in one step, so the old one is moved aside."""
+    """Put a finished draft where the target is, durably; see `drafts.replace_folder`."""
     fsync_tree(draft)
-    if target.exists():
-        aside = make_draft_folder(target)
-        target.replace(aside / target.name)
-        draft.replace(target)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        draft.replace(target)
+    drafts.replace_folder(draft, target)
     fsync_folder(target.parent)
 
 

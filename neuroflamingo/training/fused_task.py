@@ -13,6 +13,7 @@ from neuroflamingo.data.labels import IGNORED
 from neuroflamingo.recipe.schema import KINDS, Recipe
 from neuroflamingo.training.checkpoints import FREE
 from neuroflamingo.training.parallel import inputs_of, runner_of
+from neuroflamingo.training.scan_gradients import STEPS, ScanGradients
 from neuroflamingo.training.task import Counts, Plan, Task
 from neuroflamingo.training.trainable import parameter_groups
 from neuroflamingo.training.validation import Validation
@@ -65,6 +66,8 @@ class FusedTask(Task):
         self.batches, self.accelerator = batches, accelerator
         self.runner = runner_of(model, recipe.run, accelerator)
         self.validation = Validation(recipe.validation, batches, accelerator)
+        by_chance = recipe.media_placement == "coin"  # half of the micro-steps show no scan to the text after it
+        self.scan_gradients = ScanGradients(model, accelerator, STEPS * (4 if by_chance else 1))
         self.validates = bool(batches.held_out)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -86,6 +89,10 @@ class FusedTask(Task):
     def loss(self, batch: dict[str, Any], step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of the learnt tokens of a micro-batch, as its share of the step's."""
         return self.runner(**self._inputs(batch, step, micro_step)).loss, {}
+
+    def check_gradients(self, step: Counts) -> None:
+        """Stop a training in which the scans have no part; see `ScanGradients`."""
+        self.scan_gradients.check(step.scans)
 
     def figures(self) -> dict[str, float]:
         """Figures of the held-out samples."""
@@ -110,11 +117,11 @@ class FusedTask(Task):
         total = step.tokens
         if recipe.data.reduction == "kinds":
             each = 1.0 / torch.tensor([*step.divisors, 1.0]).clamp(min=1.0)  # the last one is for padding, number -1
-            inputs["label_weights"] = inputs["label_weights"] * each[batch["kinds"]].to(inputs["label_weights"])
+            inputs["loss_weights"] = inputs["loss_weights"] * each[batch["kinds"]].to(inputs["loss_weights"])
             total = 1.0
         inputs["num_items_in_batch"] = total
         if recipe.optim.label_smoothing:
-            inputs["label_smoothing"] = recipe.optim.label_smoothing
+            inputs["smoothing"] = recipe.optim.label_smoothing
         if recipe.media_placement == "coin":
             rng = np.random.default_rng([recipe.seed, 11, micro_step])
             inputs["media_shift"] = "previous" if rng.random() < 0.5 else "next"

@@ -11,8 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from neuroflamingo.checkpoints.quantization import quantization
 from neuroflamingo.model.config import make_text_config
+from neuroflamingo.model.folder import check_plain_data, refuse_adapters
+from neuroflamingo.model.library_errors import blame_file
+from neuroflamingo.model.plain_files import weight_tensors
 from neuroflamingo.recipe.sources import is_here, local_folder, refuse_pickles
-from neuroflamingo.settings import refuse_remote_code_in
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ def _config(settings: LanguageModelSettings, folder: Path | None) -> PretrainedC
     if folder is None:
         return make_text_config(dict(settings.architecture or {}), "model.language_model.architecture")
     _check_plain_data(folder)
-    config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    with blame_file(folder / "config.json", "the config of a language model that this version of transformers knows"):
+        config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     described = settings.architecture or {}
     faults = [
         f"{key}: {value!r}, in the source {getattr(config, key, None)!r}"
@@ -77,26 +80,28 @@ def _check_plain_data(folder: Path) -> None:
     """Refuse configs that ask for code; a missing config is told by name."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"there is no language model in {folder}", expected="config.json", seen="none", exit_code=65)
-    for file in sorted(folder.glob("*.json")):
-        if file.name in ("config.json", "tokenizer_config.json", "generation_config.json"):
-            refuse_remote_code_in(file)
+    refuse_adapters(folder)
+    read = ("config.json", "tokenizer_config.json", "generation_config.json")
+    check_plain_data(folder, [file for name in read if (file := folder / name).exists()])
 
 
 def _read(settings: LanguageModelSettings, folder: Path, config: PretrainedConfig, device: str) -> PreTrainedModel:
     refuse_pickles(folder)
+    weight_tensors(folder)
     quantized = {}
     if settings.quantize is not None:
         dtype = getattr(torch, settings.dtype)
         quantized = {"quantization_config": quantization(settings.quantize, dtype), "device_map": {"": device}}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        config=config,
-        dtype=getattr(torch, settings.dtype),
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        **quantized,
-    )
+    with blame_file(folder / "config.json", "the config and the weights of a language model", "copy it again"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=getattr(torch, settings.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **quantized,
+        )
     model, info = loaded
     lacking = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
     if lacking:
@@ -120,11 +125,11 @@ def _tokenizer(
 ) -> Any:
     if settings.tokenizer is not None and not (meta and not is_tokenizer_here(settings.tokenizer)):
         folder = local_folder(settings.tokenizer, None, allow_download)
-        refuse = folder / "tokenizer_config.json"
-        if refuse.is_file():
-            refuse_remote_code_in(refuse)
+        about = folder / "tokenizer_config.json"
+        check_plain_data(folder, [about] if about.exists() else [])
     if folder is not None:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        with blame_file(folder / "tokenizer.json", "the files of a tokenizer", "copy or download them again"):
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     if not meta:
         raise ConfigError(
             "model.language_model has an architecture and no tokenizer",

@@ -125,6 +125,7 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
         for number in range(self.progress.micro, optim.accumulate):
             self._micro_step(number, fetched[number], counts)
+        self.task.check_gradients(counts)
         norm = self._clip(fetched)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.step(self.optimizer)

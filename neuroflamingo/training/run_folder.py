@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.model.folder import DONE
-from neuroflamingo.training.checkpoints import check_same, replace_folder
+from neuroflamingo.training.checkpoints import CHECKPOINTS, check_same, replace_folder
+from neuroflamingo_preprocessing.drafts import draft_folder, sweep_drafts
 from neuroflamingo_preprocessing.errors import ConfigError
-from neuroflamingo_preprocessing.files import make_draft_folder, read_json, write_text_atomic
+from neuroflamingo_preprocessing.files import read_json, write_text_atomic
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,7 +24,7 @@ RECIPE, LOG = "recipe.json", "log.jsonl"
 
 
 def check_folder(folder: Path, plan: Plan, resume: bool | str | Path, accelerator: Accelerator) -> None:
-    """Refuse to mix two recipes in one folder; nothing is written.
+    """Refuse to mix two recipes in one folder; nothing is written, and what a killed run left half done is swept.
 
     Args:
         folder: of the run.
@@ -62,6 +63,8 @@ def _check(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
             seen=", ".join(sorted(entry.name for entry in folder.iterdir())[:5]),
             hint="give another folder: -o FOLDER",
         )
+    for place in (folder, folder / CHECKPOINTS):
+        sweep_drafts(place)
     if resume is True and path.exists() and _has_begun(folder):
         hint = "start over with --restart"
         before = read_json(path, expected="the recipe of a run", hint=hint, name=str(path), error=ConfigError)
@@ -82,8 +85,8 @@ def is_done(folder: Path) -> bool:
 def write_model(folder: Path, model: NeuroFlamingo, processor: NeuroFlamingoProcessor, how_far: dict[str, Any]) -> None:
     """Write the finished model of a run, whole or not at all."""
     target = folder / "model"
-    draft = make_draft_folder(target)
-    model.save_pretrained(draft)
-    processor.save_pretrained(draft)
-    (draft / DONE).write_text(json.dumps(how_far, indent=1) + "\n", encoding="utf-8")
-    replace_folder(draft, target)
+    with draft_folder(target) as draft:
+        model.save_pretrained(draft)
+        processor.save_pretrained(draft)
+        (draft / DONE).write_text(json.dumps(how_far, indent=1) + "\n", encoding="utf-8")
+        replace_folder(draft, target)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from neuroflamingo.training.run_progress import StageProgress
+from neuroflamingo.training.run_progress import NOT_USED, StageProgress
 from neuroflamingo_preprocessing.files import write_text_atomic
 
 if TYPE_CHECKING:
@@ -67,9 +67,10 @@ class Telling:
             self.progress.validated(step, validation)
         if step % self.every and not validation and step != self.steps:
             return
-        said = figures | {f"validation_{key}": value for key, value in validation.items()}
+        said: dict[str, Any] = figures | {f"validation_{key}": value for key, value in validation.items()}
+        warning = {"warning": NOT_USED} if validation.get("reliance") == 0 else {}
         if self.log:
-            self.log.write(json.dumps({"step": step, "time": round(time.time(), 3)} | said) + "\n")
+            self.log.write(json.dumps({"step": step, "time": round(time.time(), 3)} | said | warning) + "\n")
             self.log.flush()
         if self.trackers:
             self.accelerator.log(said, step=step)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from neuroflamingo.progress import Progress
 
+NOT_USED = "reliance is exactly 0: the model writes the same whatever scan it is shown, so the scans are not used"
+
 
 class StageProgress(Progress):
     """Progress of one stage.
@@ -42,3 +44,5 @@ class StageProgress(Progress):
     def validated(self, step: int, figures: dict[str, float]) -> None:
         """Show what a validation gave."""
         self.note(f"validation at step {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+        if figures.get("reliance") == 0:
+            self.note(f"warning: {NOT_USED}")

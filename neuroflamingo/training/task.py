@@ -98,6 +98,13 @@ class Task(ABC):
             micro_step: its number in the training.
         """
 
+    def check_gradients(self, step: Counts) -> None:  # noqa: B027
+        """Look at the gradients of a whole step, before they are clipped; a task may stop a training that cannot learn.
+
+        Args:
+            step: counts of the step, over all its micro-steps and processes.
+        """
+
     @abstractmethod
     def figures(self) -> dict[str, float]:
         """Figures of the model on held-out cases, the same in every process; called without gradients."""

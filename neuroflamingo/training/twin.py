@@ -30,8 +30,9 @@ from neuroflamingo.training.toy_scans import toy_ending, write_toy_scan
 from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
 from neuroflamingo_encoders.registry import encoder_card
-from neuroflamingo_preprocessing.errors import ConfigError
-from neuroflamingo_preprocessing.files import fsync_tree, make_draft_folder, not_created
+from neuroflamingo_preprocessing.drafts import draft_folder
+from neuroflamingo_preprocessing.errors import ConfigError, not_created
+from neuroflamingo_preprocessing.files import fsync_tree
 from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.stores.build import prepare_into_store
 
@@ -97,17 +98,13 @@ def tiny_twin(recipe: Recipe, folder: str | Path, said: Collection[str] = ()) ->
         return _twin(recipe, target, _read_architecture(target), said)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = make_draft_folder(target)
     except OSError as error:
         raise not_created(target, error) from error
-    try:
+    with draft_folder(target) as draft:
         _write(recipe, draft)
         (draft / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         fsync_tree(draft)
         _settle(draft, target, about)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return _twin(recipe, target, _read_architecture(target), said)
 
 

@@ -87,7 +87,7 @@ class Validation:
         for row in rows:
             for column, batch in enumerate(row):
                 inputs = inputs_of(batch, self.accelerator.device) | {"num_items_in_batch": 1.0}
-                inputs.pop("label_weights")
+                inputs.pop("loss_weights")
                 with self.accelerator.autocast():
                     totals[column] += float(runner(**inputs).loss)
                 tokens[column] += float((batch["labels"][:, 1:] != IGNORED).sum())

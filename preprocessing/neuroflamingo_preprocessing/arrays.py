@@ -16,11 +16,12 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from neuroflamingo_preprocessing.bids.sidecars import SAME_SECONDS
-from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.errors import ScanError, UsageError
 from neuroflamingo_preprocessing.functional.cifti import is_cifti, is_dense, read_cifti
 from neuroflamingo_preprocessing.functional.cifti_dense import DenseAtlas, parcellated
 from neuroflamingo_preprocessing.functional.parcel_series import target_seconds
 from neuroflamingo_preprocessing.functional.parcel_tables import MAX_TABLE_BYTES, Rows, Table, oriented, read_table
+from neuroflamingo_preprocessing.user_files import check_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
 
 TABLES = (".tsv", ".csv")
 ENDINGS = (".npy", ".npz", *TABLES)
+OTHER_TABLES = {
+    ".mat": "MATLAB files",
+    ".txt": "text without commas or tabs",
+    ".dat": "text without commas or tabs",
+    ".1d": "AFNI's text files",
+    ".xlsx": "spreadsheets",
+    ".xls": "spreadsheets",
+    ".rds": "R's files",
+    ".h5": "HDF5 files",
+    ".hdf5": "HDF5 files",
+    ".pkl": "pickles",
+}
 NAMES = ("data", "series", "volume")
 BROKEN_ZIP: Any = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)  # the last one: encrypted
 
@@ -69,6 +82,22 @@ def is_array_file(path: str | Path) -> bool:
     return Path(path).suffix.lower() in ENDINGS or is_cifti(path)
 
 
+def refuse_other_tables(path: Path) -> None:
+    """Refuse files that often hold parcel series and are not read, before they are taken for something else.
+
+    Raises:
+        ScanError: such a file.
+    """
+    kind = OTHER_TABLES.get(path.suffix.lower())
+    if kind is not None:
+        raise ScanError(
+            f"{path.name}: parcel series are not read from {kind}",
+            expected=", ".join((*ENDINGS, ".ptseries.nii")),
+            seen=path.suffix,
+            hint="save it as .npy (numpy.save), or as .csv with commas between the numbers",
+        )
+
+
 def read_array(
     path: str | Path,
     spec: ScanSpec,
@@ -97,8 +126,8 @@ def read_array(
         UsageError: the encoder asks for a repetition time and none is known.
     """
     path = Path(path)
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", expected=" or ".join(ENDINGS), hint="check the path")
+    check_input(path, " or ".join(ENDINGS))
+    refuse_other_tables(path)
     if path.suffix.lower() in TABLES and path.stat().st_size > MAX_TABLE_BYTES:
         raise ScanError(
             f"{path.name} is too large for a table",

@@ -22,6 +22,7 @@ from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.preparation_options import Preparation
 from neuroflamingo_preprocessing.read import is_run, read_scan
 from neuroflamingo_preprocessing.structural.prepare_volume import GEOMETRIC_STEPS
+from neuroflamingo_preprocessing.user_files import check_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -61,6 +62,7 @@ class ScanCheck:
         encoder: which one it was checked for; None for a run without one.
         steps: what would be done, in order.
         quality: figures of the preparation or of the run.
+        contrast: what kind of image a volume is by its tissues, such as `T1w`; None where that was not looked at.
         warnings: what is odd but usable.
         cleaning: what would be done to a run's frames, see `DenoisingPlan.about`.
         fault: why it cannot be used; None if it can.
@@ -75,6 +77,7 @@ class ScanCheck:
     encoder: str | None = None
     steps: list[str] = field(default_factory=list)
     quality: dict[str, float] = field(default_factory=dict)
+    contrast: str | None = None
     warnings: list[str] = field(default_factory=list)
     series: list[dict[str, Any]] = field(default_factory=list)
     cleaning: dict[str, Any] = field(default_factory=dict)
@@ -119,6 +122,7 @@ def check_scan(
         NotFoundError: no such file.
         ModelError: an encoder that takes no files.
     """
+    check_input(path)
     path, wanted = Path(path), checked_xform(xform)
     if cleaning:
         cleaning.check_table()
@@ -139,7 +143,8 @@ def check_scan(
     except NeuroFlamingoError as fault:
         if fault.exit_code in (66, 69):
             raise
-        found.fault = fault
+        found.warnings += [note for note in fault.noted if note not in found.warnings]
+        fault.noted, found.fault = (), fault
     return found
 
 
@@ -161,6 +166,18 @@ def _tell(provenance: Provenance, affine: Affine, found: ScanCheck) -> None:
     found.warnings += provenance.warnings
 
 
+_FIGURES = {
+    "coverage": "coverage",
+    "overlap": "overlap with the template's brain",
+    "correlation": "correlation with the template",
+    "brain_ml": "brain in ml",
+    "snr": "SNR of white matter",
+    "smoothness": "smoothness",
+    "ghosts": "ghosts",
+    "spikes": "spikes",
+}
+
+
 def _check_volume(scan: Scan, path: Path, card: InputCard | None, options: Preparation, found: ScanCheck) -> None:
     found.encoder = card.name if card else None
     _tell(scan.provenance, scan.affine, found)
@@ -170,8 +187,9 @@ def _check_volume(scan: Scan, path: Path, card: InputCard | None, options: Prepa
     intensities = [_named(step) for step in card.scan.steps if step.name not in GEOMETRIC_STEPS]
     found.steps = [*_words(prepared.geometry), *intensities]
     quality = prepared.windows[0].about.get("quality", {})
-    names = {"coverage": "coverage", "correlation": "correlation with the template", "snr": "SNR of white matter"}
-    found.quality = {words: quality[key] for key, words in names.items() if quality.get(key) is not None}
+    found.quality = {words: quality[key] for key, words in _FIGURES.items() if quality.get(key) is not None}
+    if quality.get("contrast"):
+        found.contrast = quality["contrast"]["kind"]
     found.warnings = list(prepared.warnings)
 
 
@@ -230,6 +248,7 @@ def as_lines(found: ScanCheck) -> list[str]:
     rows += [("for", found.encoder)] if found.encoder else []
     rows += [("" if i else "would be done", f"{i + 1}. {step}") for i, step in enumerate(found.steps)]
     quality = [f"{name} {value:.3g}" for name, value in found.quality.items()]
+    rows += [("by its tissues", found.contrast)] if found.contrast else []
     rows += [("quality", ", ".join(quality))] if quality else []
     rows += [("" if i else "odd", warning) for i, warning in enumerate(found.warnings)]
     rows.append(("result", "can be used" if found.usable else "cannot be used"))

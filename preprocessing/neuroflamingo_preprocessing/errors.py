@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import errno
+import os
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class NeuroFlamingoError(Exception):
@@ -28,14 +32,19 @@ class NeuroFlamingoError(Exception):
         hint: str | None = None,
         exit_code: int | None = None,
     ) -> None:
-        parts = [what]
-        parts += [f"expected: {expected}"] if expected else []
-        parts += [f"seen: {seen}"] if seen else []
-        parts += [f"try: {hint}"] if hint else []
-        super().__init__("\n  ".join(parts))
+        super().__init__(what)
         self.what, self.expected, self.seen, self.hint = what, expected, seen, hint
+        self.noted: tuple[str, ...] = ()
         if exit_code is not None:
             self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        parts += [f"expected: {self.expected}"] if self.expected else []
+        parts += [f"seen: {self.seen}"] if self.seen else []
+        parts += [f"noted before: {note}" for note in self.noted]
+        parts += [f"try: {self.hint}"] if self.hint else []
+        return "\n  ".join(parts)
 
 
 class UsageError(NeuroFlamingoError):
@@ -57,7 +66,7 @@ class NotFoundError(NeuroFlamingoError):
 
 
 class ModelError(NeuroFlamingoError):
-    """Unknown or unavailable model, encoder or weight file (exit 69), or one that does not fit (exit 65)."""
+    """Model, encoder or weight file that is not available (exit 69), unknown (66), or does not fit (65)."""
 
     exit_code = 69
 
@@ -74,10 +83,43 @@ class ConfigError(NeuroFlamingoError):
     exit_code = 78
 
 
+@contextmanager
+def noting(notes: Iterable[str]) -> Generator[None]:
+    """Add what was odd about an input to the errors raised about it: often it is the reason.
+
+    Args:
+        notes: the warnings so far; those given twice count once.
+    """
+    try:
+        yield
+    except NeuroFlamingoError as error:
+        error.noted = tuple(dict.fromkeys((*notes, *error.noted)))
+        raise
+
+
 def not_readable(what: object, error: OSError) -> ScanError:
     """The error for a scan that the system does not let us read (exit 74)."""
     seen = error.strerror or str(error)
     return ScanError(f"{what} cannot be read", seen=seen, hint="check its permissions", exit_code=74)
+
+
+def not_created(target: Path, error: OSError) -> OutputError:
+    """The error for a file or folder that cannot be made (exit 73; 74 where the disk is full)."""
+    if error.errno == errno.ENAMETOOLONG:
+        return OutputError(
+            f"{target.name[:40]}... cannot be created: the name is too long",
+            expected="a name of at most 255 bytes, ending included",
+            seen=f"{len(os.fsencode(target.name))} bytes",
+            hint="name the output with -o, or give the input a shorter name",
+        )
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return OutputError(
+        f"{target} cannot be created",
+        expected=f"a writable folder {target.parent}",
+        seen=error.strerror or str(error),
+        hint="free some space, or choose another folder with -o" if full else "choose another folder with -o",
+        exit_code=74 if full else None,
+    )
 
 
 def nearest(words: str | Iterable[str], known: Collection[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
@@ -100,7 +142,10 @@ def did_you_mean(words: str | Iterable[str], known: Collection[str], count: int 
 
 
 def is_out_of_memory(failure: BaseException) -> bool:
-    """True for Python's and the GPU's out-of-memory errors, and for torch's on the CPU, a plain RuntimeError."""
+    """True for Python's, the system's and the GPU's out-of-memory errors, and for libraries that only say so."""
     if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(failure, RuntimeError) and "can't allocate memory" in str(failure)
+    if isinstance(failure, OSError) and failure.errno == errno.ENOMEM:
+        return True
+    words = ("can't allocate memory", "Cannot allocate memory", "os error 12", "CUBLAS_STATUS_ALLOC_FAILED")
+    return not isinstance(failure, NeuroFlamingoError) and any(word in str(failure) for word in words)

@@ -6,20 +6,19 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import socket
 import stat
-import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, OutputError, ScanError
+from neuroflamingo_preprocessing.drafts import draft_file, sweep_once
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, OutputError, ScanError, not_created
+from neuroflamingo_preprocessing.user_files import decode_text
 
 MAX_JSON_BYTES = 2**24
 """Largest JSON file that is read; sidecars, cards and states are far smaller."""
-TEMPORARY_PREFIX = ".neuroflamingo-"
-"""Prefix of temporary names; the host name and the process id follow, so that leftovers can be told from live files."""
-_TEMPORARY_SUFFIX = ".tmp"
+MAX_DEPTH = 100
+"""Most lists and objects within each other in a JSON file; a model's config has about five."""
 
 
 def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False) -> Path:
@@ -33,16 +32,13 @@ def write_bytes_atomic(path: str | Path, data: bytes, *, overwrite: bool = False
     """
     target = Path(path)
     _refuse_unfit(target, overwrite)
-    temporary = make_draft_file(target)
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-        _settle(temporary, target, overwrite)
-    except OSError as error:
-        raise not_written(target, error, f"a complete file of {len(data):,} bytes") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    with draft_file(target) as draft:
+        try:
+            with open(draft, "wb") as stream:
+                stream.write(data)
+            _settle(draft, target, overwrite)
+        except OSError as error:
+            raise not_written(target, error, f"a complete file of {len(data):,} bytes") from error
     return target
 
 
@@ -69,15 +65,17 @@ def write_text_atomic(path: str | Path, text: str, *, overwrite: bool = False) -
 def check_writable(path: str | Path, *, overwrite: bool = False) -> Path:
     """Check BEFORE the long work starts that an output can be written, by creating and removing a trial file.
 
-    Permission bits alone do not tell (read-only mounts, access lists, the superuser).
+    Permission bits alone do not tell (read-only mounts, access lists, the superuser). What killed runs left in the
+    folder is removed.
 
     Raises:
         OutputError: it cannot be created (exit 73).
     """
     target = Path(path)
     _refuse_unfit(target, overwrite)
-    os.unlink(make_draft_file(target))
-    return target
+    sweep_once(target.parent.absolute())
+    with draft_file(target):
+        return target
 
 
 def _refuse_unfit(target: Path, overwrite: bool) -> None:
@@ -106,16 +104,6 @@ def not_written(target: Path, error: OSError, expected: str | None = None) -> Ou
         seen=error.strerror or str(error),
         hint="free some space or choose another folder with -o",
         exit_code=74,
-    )
-
-
-def not_created(target: Path, error: OSError) -> OutputError:
-    """The error for a file or folder that cannot be made (exit 73)."""
-    return OutputError(
-        f"{target} cannot be created",
-        expected=f"a writable folder {target.parent}",
-        seen=error.strerror or str(error),
-        hint="choose another folder with -o",
     )
 
 
@@ -166,30 +154,6 @@ def fsync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def make_draft_file(target: str | Path) -> Path:
-    """Create an empty draft beside `target`, for the caller to write and move, or to remove.
-
-    Raises:
-        OutputError: it cannot be created (exit 73).
-    """
-    target = Path(target)
-    try:
-        handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=_TEMPORARY_SUFFIX, dir=target.parent)
-    except OSError as error:
-        raise not_created(target, error) from error
-    os.close(handle)
-    return Path(name)
-
-
-def make_draft_folder(target: str | Path) -> Path:
-    """Create a draft folder beside `target`, for the caller to fill and rename, or to remove.
-
-    Raises:
-        OSError: it cannot be created.
-    """
-    return Path(tempfile.mkdtemp(prefix=_prefix(), suffix=_TEMPORARY_SUFFIX, dir=Path(target).parent))
-
-
 def fsync_tree(folder: Path) -> None:
     """Sync all files and folders of a draft to the disk, and set the permissions that the umask gives."""
     for path in sorted(folder.rglob("*"), reverse=True):
@@ -200,40 +164,6 @@ def fsync_tree(folder: Path) -> None:
             fsync_folder(path)
     fsync_folder(folder)
     folder.chmod(0o777 & ~_umask())
-
-
-def sweep_drafts(folder: Path) -> int:
-    """Remove drafts in a folder whose processes on this host are dead.
-
-    Drafts of other hosts stay: on a shared file system their processes cannot be asked after.
-
-    Returns:
-        Number of drafts removed.
-    """
-    swept, ours = 0, f"{TEMPORARY_PREFIX}{socket.gethostname()}-"
-    for draft in folder.glob(f"{ours}*"):
-        pid = draft.name.removeprefix(ours).partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            if draft.is_dir() and not draft.is_symlink():
-                shutil.rmtree(draft, ignore_errors=True)
-            else:
-                draft.unlink(missing_ok=True)
-            swept += 1
-    return swept
-
-
-def _prefix() -> str:
-    return f"{TEMPORARY_PREFIX}{socket.gethostname()}-{os.getpid()}-"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def sha256_of(path: str | Path) -> str:
@@ -256,25 +186,47 @@ def load_json(file: Path, *, most: int = MAX_JSON_BYTES, links: bool = True, kin
     """Read a small JSON file.
 
     Args:
-        file: UTF-8, with or without a byte order mark.
+        file: text, see `decode_text`.
         most: largest size in bytes.
         links: follow symbolic links.
         kind: expected type of the content.
 
     Raises:
-        ValueError: too large, a link, not UTF-8, not JSON, nested too deeply, or of another type.
+        ValueError: too large, a link, a pipe or device, no text, not JSON, nested too deeply, or of another type.
         OSError: missing, or it cannot be read.
     """
-    size = file.stat().st_size
-    if size > most or (file.is_symlink() and not links):
-        raise ValueError(f"{size:,} bytes, at most {most:,} are read" if size > most else "a link")
+    about = file.stat()
+    if not stat.S_ISREG(about.st_mode) and not str(file).startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin")):
+        raise ValueError("not a regular file" if not file.is_dir() else "a folder")
+    if about.st_size > most or (file.is_symlink() and not links):
+        raise ValueError(f"{about.st_size:,} bytes, at most {most:,} are read" if about.st_size > most else "a link")
     try:
-        plain = json.loads(file.read_text(encoding="utf-8-sig"))
+        with file.open("rb") as stream:
+            data = stream.read((about.st_size if stat.S_ISREG(about.st_mode) else most) + 1)  # a pipe has no size
+        if len(data) > most:
+            raise ValueError(f"more than {most:,} bytes")
+        plain = json.loads(decode_text(data))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(plain, kind):
         raise ValueError(f"JSON of another kind: {type(plain).__name__}")
+    if _depth(plain) > MAX_DEPTH:
+        raise ValueError("nested too deeply")
     return plain
+
+
+def _members(value: Any) -> Iterable[Any]:
+    return cast("dict[str, Any]", value).values() if isinstance(value, dict) else value
+
+
+def _depth(plain: Any) -> int:
+    """How many lists and objects lie within each other; without recursion, which hostile data would exhaust."""
+    level: list[Any] = [plain]
+    depth = 0
+    while level := [each for each in level if each and type(each) in (dict, list)]:
+        level = [inner for each in level for inner in _members(each)]
+        depth += 1
+    return depth
 
 
 def read_json(

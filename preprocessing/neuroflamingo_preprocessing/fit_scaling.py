@@ -27,6 +27,7 @@ class FittedScaling:
         path: the file, for `--scaling`.
         runs, frames, parcels: numbers of runs, frames and parcels it was fitted on.
         failures: names of runs that could not be used, with their errors.
+        notes: what was chosen or left out of the input.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class FittedScaling:
     frames: int
     parcels: int
     failures: tuple[tuple[str, NeuroFlamingoError], ...]
+    notes: tuple[str, ...] = ()
 
 
 def fit_scaling(
@@ -72,7 +74,8 @@ def fit_scaling(
             hint="leave out --scaling for it",
         )
     check_writable(output, overwrite=overwrite)  # before hours of reading, not after
-    inputs = find_inputs(source, card.scan, filters)
+    notes: list[str] = []
+    inputs = find_inputs(source, card.scan, filters, notes=notes)
     preparation.check_tables([scan.confounds for scan in inputs], card.scan)
     parts, failures = [], []
     for number, scan in enumerate(inputs, start=1):
@@ -90,4 +93,4 @@ def fit_scaling(
         raise failures[0][1]
     scaling = RobustScaling.fit(parts)
     scaling.save(output, overwrite=overwrite)
-    return FittedScaling(Path(output), scaling.runs, scaling.frames, len(scaling.median), tuple(failures))
+    return FittedScaling(Path(output), scaling.runs, scaling.frames, len(scaling.median), tuple(failures), tuple(notes))

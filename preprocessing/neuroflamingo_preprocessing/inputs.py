@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from neuroflamingo_preprocessing.bids.entities import DESCRIPTION, dataset_root, entities_of, plain_label
-from neuroflamingo_preprocessing.bids.filters import EntityFilter, label_filters, read_filter_file
+from neuroflamingo_preprocessing.bids.entities import (
+    DESCRIPTION,
+    SUFFIXES,
+    dataset_root,
+    entities_of,
+    parse_name,
+    plain_label,
+)
+from neuroflamingo_preprocessing.bids.filters import EntityFilter, as_written, label_filters, read_filter_file
 from neuroflamingo_preprocessing.bids.index import bids_index
 from neuroflamingo_preprocessing.bids.selection import select_versions
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, did_you_mean
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
+from neuroflamingo_preprocessing.formats.nifti.pair import is_pair_header
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
 from neuroflamingo_preprocessing.read import channel_files
 from neuroflamingo_preprocessing.records import records
-from neuroflamingo_preprocessing.scan import ScanModality
+from neuroflamingo_preprocessing.user_files import check_input, utf8_stream
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.bids.index import BidsIndex
     from neuroflamingo_preprocessing.spec import ScanSpec
 
-SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr")
+SCANS = (".nii", ".nii.gz", ".mgh", ".mgz", ".zarr", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 MANIFESTS = (".jsonl", ".csv", ".parquet")
 COLUMNS = ("scan", "path", "repetition_time", "series", "confounds")
 """Columns of a manifest that are read."""
+ANATOMICAL = ("T1w", "T2w", "PDw", "FLAIR", "T2starw", "UNIT1", "inplaneT1", "inplaneT2")
+"""Suffixes for encoders that take any contrast."""
 SUFFIX_OF = {"volume4d": "bold", "parcels": "bold"}
 
 
@@ -71,8 +83,9 @@ def find_inputs(
     In a BIDS dataset (a folder with `dataset_description.json`, or a subject's folder in one) these are the images of
     the encoder's kind: `T1w` for a T1-weighted encoder, `bold` for one of runs; one version of each scan, see
     `select_versions`; no phase images, and nothing that `.bidsignore` names. `derivatives` and `sourcedata` are left
-    out, unless the input is one of them. In any other folder these are all NIfTI and MGH files and zarr scans, or, if
-    there are none, all DICOM examinations and zip archives.
+    out, unless the input is one of them. In any other folder these are all NIfTI and MGH files and zarr scans, without
+    those whose BIDS names say another kind (masks, segmentations, other contrasts), or, if there are none, all DICOM
+    examinations and zip archives.
 
     Args:
         source: a file, a folder, or a manifest: `.jsonl`, `.csv` or `.parquet` with `scan` (relative to the manifest)
@@ -90,6 +103,7 @@ def find_inputs(
         ConfigError: a filter file with faults (exit 78).
     """
     source, notes = Path(source), [] if notes is None else notes
+    check_input(source, "a scan, a folder or a manifest")
     conditions = label_filters(filters)
     root = dataset_root(source) if source.is_dir() and not is_zarr(source) else None
     if root is not None and _is_part(source, root):
@@ -103,11 +117,7 @@ def find_inputs(
     if is_zarr(source):
         scans = [Input(source, entities_of(source))]
     elif source.is_dir():
-        scans = _in_folder(source, notes)
-    elif not source.is_file():
-        raise NotFoundError(
-            f"there is no input {source}", expected="a scan, a folder or a manifest", hint="check the path"
-        )
+        scans = _in_folder(source, spec, notes)
     elif source.suffix.lower() in MANIFESTS and not _is_parcel_table(source, spec):
         scans = _in_manifest(source)
     else:
@@ -142,12 +152,12 @@ def _in_dataset(
     filter_file: str | Path | None,
     notes: list[str],
 ) -> list[Input]:
-    suffix = _suffix(spec)
-    chosen = [] if filter_file is None else read_filter_file(filter_file, suffix)
+    suffixes = _suffixes(spec)
+    chosen = [] if filter_file is None else read_filter_file(filter_file, suffixes[0])
     index = bids_index(root)
     below = source.absolute().relative_to(root).as_posix()
     own = next(
-        (condition for condition in chosen if condition.entity == "suffix"), EntityFilter("suffix", frozenset({suffix}))
+        (condition for condition in chosen if condition.entity == "suffix"), *label_filters({"suffix": suffixes})
     )
     rows = [
         row
@@ -158,37 +168,78 @@ def _in_dataset(
     ]
     _say_left_out(index, notes)
     kept = [row for row in rows if all(condition.matches(row) for condition in (*conditions, *chosen))]
+    kept = as_written(kept, [*conditions, *chosen])
     if not any(condition.entity == "part" for condition in chosen):
-        whole = [row for row in kept if row.get("part", "mag") == "mag"]
+        whole = [row for row in kept if str(row.get("part", "mag")).casefold() == "mag"]
         if len(whole) < len(kept):
             notes.append(f"{len(kept) - len(whole)} images of phase, real or imaginary part are left out")
         kept = whole
     if not kept:
-        expected = f"files *_{suffix}.nii or .nii.gz of a BIDS dataset"
+        expected = f"files *_{' or *_'.join(suffixes)}.nii or .nii.gz of a BIDS dataset"
         raise _nothing(source, expected, rows, [*conditions, *chosen], notes, bids=True)
     notes += [f"no scan has {words}" for condition in conditions if (words := _missing(condition, rows))]
     if spec.takes_runs and not any("space" in row for row in kept) and (root / "derivatives").is_dir():
         notes.append("no file name states a space; preprocessed runs may be in a derivative: give its folder as input")
-    return [Input(root / row["path"], entities_of(Path(row["path"]))) for row in select_versions(kept, spec, notes)]
+    selected = select_versions(kept, spec, notes)
+    agents = sum("ce" in row for row in selected)
+    if agents:
+        notes.append(f"{agents} of the scans were made with a contrast agent (ce-), by their names")
+    return [Input(root / row["path"], entities_of(Path(row["path"]))) for row in selected]
 
 
 def _say_left_out(index: BidsIndex, notes: list[str]) -> None:
     if index.misnamed:  # without their names: where names are free, they are often a patient's
         notes.append(f"{index.misnamed} files are left out: they, or their subjects' folders, do not have BIDS names")
+    if index.recased:
+        notes.append(
+            f"{index.recased} files are named with other capital letters than BIDS has; they are taken as meant"
+        )
+    if index.empty:
+        some = ", ".join(index.empty[:10]) + (f" and {len(index.empty) - 10} more" if len(index.empty) > 10 else "")
+        notes.append(f"{len(index.empty)} subjects have no files and are left out: {some} (of datalad: datalad get -n)")
     if index.ignored:
         notes.append(f"{index.ignored} files are left out: .bidsignore names them")
     if index.loops:
         notes.append(f"{index.loops} folders are skipped: links lead back to them")
 
 
-def _in_folder(folder: Path, notes: list[str]) -> list[Input]:
+def _in_folder(folder: Path, spec: ScanSpec, notes: list[str]) -> list[Input]:
     files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(SCANS) and not p.name.startswith("."))
-    scans = [Input(p, entities_of(p)) for p in files if not p.is_dir() or is_zarr(p)]
-    if not scans:
+    files = [p for p in files if (is_zarr(p) if p.is_dir() else p.suffix.lower() != ".hdr" or is_pair_header(p))]
+    if not files:
         return _dicom_in(folder)
+    return [Input(p, entities_of(p)) for p in _raw_of_kind(folder, files, spec, notes)]
+
+
+def _raw_of_kind(folder: Path, files: list[Path], spec: ScanSpec, notes: list[str]) -> list[Path]:
+    """Files of a folder without the products of other programs, and without those that BIDS names call another kind.
+
+    Files with free names are kept.
+    """
+    own = [p for p in files if not {"derivatives", "sourcedata"} & set(p.relative_to(folder).parts[:-1])]
+    if own and len(own) < len(files):
+        notes.append(
+            f"{len(files) - len(own)} files in derivatives and sourcedata are left out: give such a folder itself"
+        )
+    kept, rows, others = [], [], Counter[str]()
+    for file in own or files:
+        name = parse_name(file.name)
+        kind = name.suffix if name and "sub" in name.entities and name.suffix in SUFFIXES.values() else None
+        if file.parent.name == "mri" and file.suffix.lower() == ".mgz" and (file.parent / "T1.mgz").is_file():
+            kind = None if file.name == "T1.mgz" else "a FreeSurfer volume beside T1.mgz"
+        if kind is None:
+            kept.append(file)
+        elif name and kind in _suffixes(spec):
+            beside = {"folder": str(file.parent), "path": str(file), "suffix": kind, "ext": name.extension}
+            rows.append({**name.entities, **beside})
+        else:
+            others[kind] += 1
     if any(p.is_dir() for p in folder.glob("sub-*")):
-        notes.append(f"there are sub- folders but no {DESCRIPTION}: all NIfTI files are used, of any kind")
-    return scans
+        notes.append(f"there are sub- folders but no {DESCRIPTION}: files are told apart by their names alone")
+    if others:
+        words = ", ".join(f"{kind} ({count})" for kind, count in others.most_common())
+        notes.append(f"{others.total()} files are left out, by their names: {words}")
+    return sorted([*kept, *(Path(row["path"]) for row in select_versions(rows, spec, notes))])
 
 
 def _dicom_in(folder: Path) -> list[Input]:
@@ -199,18 +250,17 @@ def _is_parcel_table(file: Path, spec: ScanSpec) -> bool:
     """True for a `.csv` parcel series; for parcel encoders only a header with `scan` or `path` makes it a manifest."""
     if spec.modality != "parcels" or file.suffix.lower() != ".csv":
         return False
-    with file.open("rb") as stream:
+    with utf8_stream(file) as stream:
         first = stream.readline(2**20).decode("utf-8", errors="replace")
-    return not {"scan", "path"} & {word.strip().strip('"') for word in first.lstrip("\ufeff").split(",")}
+    return not {"scan", "path"} & {word.strip().strip('"') for word in first.split(",")}
 
 
-def _suffix(spec: ScanSpec) -> str:
-    if not spec.channels or spec.takes_runs:
-        return SUFFIX_OF.get(spec.modality, "T1w")
-    if spec.channels[0].isalnum():
-        return spec.channels[0]
-    contrasts = [name for name in get_args(ScanModality) if name in spec.channels[0]]
-    return contrasts[0] if contrasts else "T1w"  # of a channel in words, the first contrast that BIDS has
+def _suffixes(spec: ScanSpec) -> tuple[str, ...]:
+    """Suffixes of the images that an encoder takes, as its first channel names them ("T1w, T2w or FLAIR")."""
+    if spec.modality in SUFFIX_OF:
+        return (SUFFIX_OF[spec.modality],)
+    named = re.findall(r"[A-Za-z0-9]+", spec.channels[0] if spec.channels else "T1w")
+    return tuple(word for word in named if word in SUFFIXES.values()) or ANATOMICAL
 
 
 def _in_manifest(manifest: Path) -> list[Input]:
@@ -267,13 +317,17 @@ def _of_row(row: Mapping[str, Any], folder: Path) -> Input | str:
         seconds = None if seconds is None else float(seconds)
     except (TypeError, ValueError, OverflowError):
         return f"the repetition_time {str(seconds)[:40]!r} is not a number"
-    if series is not None and not str(series).isdecimal():
+    if series is not None and not (str(series).isdecimal() and len(str(series)) < 20):
         return f"the series {str(series)[:40]!r} is not a number"
     if not name:
         return "no `scan`"
     path = folder / str(name)
-    if not path.exists():
-        return f"there is no file {name}"
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL in it
+        there = False
+    if not there:
+        return f"there is no file {name!s:.200}" + f"... ({len(str(name))} characters)" * (len(str(name)) > 200)
     numbers = seconds, None if series is None else int(series)
     return Input(path, entities_of(path), *numbers, confounds=None if table is None else folder / str(table))
 
@@ -318,7 +372,7 @@ def _missing(condition: EntityFilter, scans: Sequence[Mapping[str, Any]]) -> str
     there = sorted(
         {plain_label(condition.entity, scan[condition.entity]) for scan in scans if condition.entity in scan}
     )
-    missing = sorted(condition.labels - set(there))
+    missing = sorted(label for label in condition.written if label.casefold() not in {one.casefold() for one in there})
     if not missing:
         return None if any(condition.matches(scan) for scan in scans) else str(condition)
     near = did_you_mean(missing, there, 2)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroflamingo_preprocessing.arrays import is_array_file, read_array
+from neuroflamingo_preprocessing.arrays import is_array_file, read_array, refuse_other_tables
 from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.files import printable
 from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
@@ -61,8 +61,10 @@ def measured_series(source: str | Path | Run, spec: ScanSpec, options: Preparati
     Raises:
         NeuroFlamingoError: the input cannot be read, is not what the encoder takes, or no atlas was given.
     """
-    if not isinstance(source, Run) and is_array_file(source):
-        return _of_array(Path(source), spec, options)
+    if not isinstance(source, Run):
+        refuse_other_tables(Path(source))
+        if is_array_file(source):
+            return _of_array(Path(source), spec, options)
     return _of_run(source, spec, options)
 
 

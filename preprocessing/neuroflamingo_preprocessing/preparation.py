@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroflamingo_preprocessing.arrays import is_array_file, read_array
-from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, ScanError, UsageError
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, ScanError, UsageError, noting
 from neuroflamingo_preprocessing.formats.nifti.run import Run
 from neuroflamingo_preprocessing.functional.cifti import is_cifti
 from neuroflamingo_preprocessing.functional.denoised_run import denoise_run
@@ -42,7 +42,7 @@ from neuroflamingo_preprocessing.read import read_channels, read_scan
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.sequence import is_sequence_file, read_sequence
 from neuroflamingo_preprocessing.structural.prepare_volume import prepare_volume
-from neuroflamingo_preprocessing.structural.volume_quality import CORRELATION_WARN, COVERAGE_WARN
+from neuroflamingo_preprocessing.structural.volume_quality import COVERAGE_WARN, OVERLAP_WARN
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.spec import ScanSpec
@@ -193,14 +193,15 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
     else:
         assert isinstance(source, Scan)
         scan = source
-    prepared = prepare_volume(scan, spec, *further)
+    with noting(scan.provenance.warnings):
+        prepared = prepare_volume(scan, spec, *further, force=options.force)
     about = describe_input(source, scan.provenance, prepared.geometry, prepared.warnings)
     about["scan_to_template"] = prepared.scan_to_template.tolist()
     about["quality"] = asdict(prepared.quality)
     quality, checks = prepared.quality, []
-    if quality.correlation is not None:
-        subject, measure = "alignment", "correlation with the template"
-        checks.append(QualityCheck(subject, measure, quality.correlation, CORRELATION_WARN))
+    if quality.overlap is not None:
+        subject, measure = "alignment", "overlap of the brain's outline with the template's"
+        checks.append(QualityCheck(subject, measure, quality.overlap, OVERLAP_WARN))
     checks.append(QualityCheck("brain inside the field of view", "", quality.coverage, COVERAGE_WARN))
     return PreparedInput(
         name=about["name"],
@@ -212,6 +213,7 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
         checks=tuple(checks),
         timings=prepared.timings,
         view=VolumeView(scan, prepared),
+        forced=prepared.forced,
     )
 
 
@@ -229,7 +231,8 @@ def _from_run(source: Source, spec: ScanSpec, options: Preparation) -> PreparedI
     stored = open_run(source, options)
     plan = plan_for(source, stored, options)
     run = denoise_run(stored, plan)
-    prepared = prepare_run(run, spec, may_resample=options.may_resample)
+    with noting(run.provenance.warnings):
+        prepared = prepare_run(run, spec, may_resample=options.may_resample)
     warnings = (*prepared.warnings, *plan.against(spec))
     about = describe_input(source, run.provenance, prepared.geometry, warnings)
     about["repetition_time_s"] = run.repetition_time

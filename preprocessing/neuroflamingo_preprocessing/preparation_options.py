@@ -39,6 +39,7 @@ class Preparation:
     series: int | None = None
     cleaning: Denoising | None = None
     series_sha256: str | None = None
+    force: bool = False
 
     @classmethod
     def of(

@@ -107,6 +107,7 @@ class PreparedInput:
         checks: figures with their thresholds.
         timings: seconds by part of the preparation, where they are counted.
         view: what a person can look at; None once it was left behind in a worker process.
+        forced: what the user insisted on, for the top of a report.
     """
 
     name: str
@@ -118,6 +119,7 @@ class PreparedInput:
     checks: tuple[QualityCheck, ...]
     timings: Mapping[str, float]
     view: View | None
+    forced: tuple[str, ...] = ()
 
     @property
     def tensor(self) -> NDArray[Any]:

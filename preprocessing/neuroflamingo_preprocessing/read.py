@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input, refuse_series, shown_name
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
+from neuroflamingo_preprocessing.formats.itk import is_itk, itk_sizes, read_itk
+from neuroflamingo_preprocessing.formats.nifti.pair import is_pair, pair_sizes, read_pair
 from neuroflamingo_preprocessing.formats.nifti.read_nifti import modality_of, read_nifti, to_float
 from neuroflamingo_preprocessing.formats.nifti.run import Run, nifti_sizes, read_nifti_run
 from neuroflamingo_preprocessing.formats.nifti.xform import Xform, checked_xform, refuse_xform
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
 from neuroflamingo_preprocessing.formats.zarr.read_zarr import read_zarr, zarr_sizes
 from neuroflamingo_preprocessing.scan import Scan
+from neuroflamingo_preprocessing.user_files import check_input
 
 if TYPE_CHECKING:
     from neuroflamingo_preprocessing.spec import ScanSpec
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 def read_scan(
     path: str | Path, series: int | None = None, *, xform: Xform = "auto", series_sha256: str | None = None
 ) -> Scan:
-    """Read one volume: NIfTI-1 or -2 (`.nii`, `.nii.gz`), FreeSurfer's MGH (`.mgh`, `.mgz`), a zarr folder, or DICOM.
+    """Read one volume: NIfTI-1 or -2, FreeSurfer's MGH, NRRD, MetaImage, a zarr folder, or DICOM; see docs/formats.md.
 
     Any byte order and orientation. Voxels are read once in their stored type and scaled once to float32. The affine of
     a NIfTI header is the sform if its code is above 0, else the qform; the two are compared, and a difference gives a
@@ -52,27 +55,20 @@ def read_scan(
         'LAS'
     """
     path, xform = Path(path), checked_xform(xform)
+    check_input(path)
     if is_dicom_input(path):
         refuse_xform(shown_name(path), xform, "DICOM")
         with open_dicom(path) as examination:
             return examination.scan(series, series_sha256)
     refuse_series(path, series)
-    if not path.exists():
-        hint = "fetch its content first: datalad get, or git annex get" if path.is_symlink() else "check the path"
-        raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint=hint)
     if is_zarr(path):
         stored, checked, provenance = read_zarr(path, xform)
         voxels, warnings = to_float(stored, checked, path.name)
         provenance = replace(provenance, warnings=(*provenance.warnings, *warnings))
         return Scan(voxels, checked.affine, modality_of(path.name), provenance, space=checked.code)
-    if not path.is_file():
-        raise ScanError(
-            f"{path} is not a file",
-            expected="a .nii or .nii.gz file",
-            seen="a folder" if path.is_dir() else "a device or socket",
-            hint="name one scan inside it",
-        )
-    return read_nifti(path, xform)
+    if is_itk(path):
+        return read_itk(path, xform)
+    return read_pair(path, xform) if is_pair(path) else read_nifti(path, xform)
 
 
 def read_run(
@@ -88,8 +84,8 @@ def read_run(
     A DICOM folder or zip archive is converted first: its only fMRI run, or the series of that number.
 
     The repetition time is the one given here, else that of the sidecars (`NAME.json` beside the file, and in a BIDS
-    dataset all that apply; see `read_sidecar`), else that of the header. A run whose sidecar and header differ is
-    refused, unless the time is given here.
+    dataset all that apply; see `read_sidecar`), else that of the header. Where sidecar and header differ, the sidecar's
+    is taken, as BIDS says, with a warning.
 
     Args:
         path: file or folder of the run.
@@ -100,10 +96,10 @@ def read_run(
     Raises:
         NotFoundError: no such file (exit 66).
         UsageError: no such `xform`.
-        ScanError: not a NIfTI file, not a time series, an untrustworthy header, contradicting repetition times (exit
-            65).
+        ScanError: not a NIfTI file, not a time series, an untrustworthy header (exit 65).
     """
     path, xform = Path(path), checked_xform(xform)
+    check_input(path, "a 4D .nii or .nii.gz file")
     if is_dicom_input(path):
         refuse_xform(shown_name(path), xform, "DICOM")
         with open_dicom(path) as examination:
@@ -116,8 +112,13 @@ def read_run(
             seen="a zarr folder",
             hint="write the run as .nii.gz",
         )
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", expected="a 4D .nii or .nii.gz file", hint="check the path")
+    if is_itk(path) or is_pair(path):
+        raise ScanError(
+            f"{path.name}: runs are not read from files of this kind",
+            expected="a 4D .nii, .nii.gz, .mgh or .mgz file",
+            seen=path.suffix,
+            hint="save the run as .nii.gz",
+        )
     return read_nifti_run(path, repetition_time, xform)
 
 
@@ -179,8 +180,9 @@ def claimed_sizes(path: str | Path) -> tuple[int, ...]:
         NotFoundError, ScanError: no such file, or not a scan.
     """
     path = Path(path)
+    check_input(path)
     if is_zarr(path):
         return zarr_sizes(path)
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", expected="a .nii or .nii.gz file", hint="check the path")
-    return nifti_sizes(path)
+    if is_itk(path):
+        return itk_sizes(path)
+    return pair_sizes(path) if is_pair(path) else nifti_sizes(path)

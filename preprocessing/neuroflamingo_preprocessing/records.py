@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.user_files import utf8_stream
 
 Row = dict[str, Any] | str
 """What a row says; of one that cannot be read the words that say why."""
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MAX_TABLE_BYTES, MAX_LINE, MAX_SKIPPED = 2**30, 2**20, 2**26
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -33,12 +34,12 @@ def json_lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, Row]]
     if file.stat().st_size > MAX_TABLE_BYTES:
         yield 0, f"larger than {MAX_TABLE_BYTES:,} bytes; split it into several files"
         return
-    with file.open("rb") as stream:
+    with utf8_stream(file) as stream:
         for number, line in enumerate(_lines(stream), start=1):
             if line is None:
                 yield number, f"longer than {MAX_LINE:,} bytes"
             elif line.strip():
-                row = _parsed(line.removeprefix(BYTE_ORDER_MARK).rstrip(), strict)
+                row = _parsed(line.rstrip(), strict)
                 yield number, row if isinstance(row, dict | str) else "no JSON object"
 
 
@@ -124,7 +125,8 @@ def _refused(name: str) -> float:
 
 
 def _json_list(file: Path) -> Iterator[tuple[int, Row]]:
-    text = file.read_bytes().removeprefix(BYTE_ORDER_MARK)
+    with utf8_stream(file) as stream:
+        text = stream.read()
     value = _parsed(text, strict=False)
     if isinstance(value, list):
         yield from ((n, row if isinstance(row, dict) else "no JSON object") for n, row in enumerate(value, start=1))
@@ -149,7 +151,7 @@ def _table(file: Path, delimiter: str, ragged: bool) -> Iterator[tuple[int, Row]
     """Numbered by their last lines: a quoted text may have line breaks in it. BIDS writes `n/a` for what is missing."""
     before = csv.field_size_limit(MAX_LINE)
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with io.TextIOWrapper(utf8_stream(file), encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(_text_lines(stream), delimiter=delimiter, strict=True)
             for row in reader:
                 whole = ragged or (None not in row and None not in row.values())
@@ -175,5 +177,5 @@ def _parquet(file: Path, columns: Collection[str] | None) -> Iterator[tuple[int,
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ScanError(f"{file.name} cannot be read", expected="a parquet table", seen=str(error)[:200]) from error

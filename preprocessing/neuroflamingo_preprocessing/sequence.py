@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -108,8 +109,8 @@ def check_sequence_spec(spec: ScanSpec) -> None:
 
 def _letters(raw: bytes, name: str) -> str:
     try:
-        lines = raw.decode("ascii").splitlines()
-    except UnicodeDecodeError as error:
+        lines = decode_text(raw).encode("ascii").decode().splitlines()
+    except UnicodeError as error:
         raise ScanError(
             f"{name} is no DNA sequence", expected="letters A, C, G, T and N", seen=str(error), hint="save it as text"
         ) from error

@@ -117,7 +117,7 @@ def test_small_instances_have_their_tables_and_are_built_without_memory_too(name
 def test_unknown_names_get_the_nearest_ones() -> None:
     with pytest.raises(ModelError, match=r"no encoder named 'tiny-t1-cnn'(.|\n)*did you mean tiny-t1w-cnn\?") as caught:
         encoder_card("tiny-t1-cnn")
-    assert caught.value.exit_code == 69
+    assert caught.value.exit_code == 66
 
 
 def test_a_plug_in_is_listed_built_and_loaded(plug_in: types.ModuleType, tmp_path: Path) -> None:

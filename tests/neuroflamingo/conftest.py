@@ -96,6 +96,10 @@ def aligned(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from neuroflamingo_preprocessing.structural import prepare_volume
     from neuroflamingo_preprocessing.structural.alignment import Alignment
+    from neuroflamingo_preprocessing.structural.brain_extraction import Brain
+    from neuroflamingo_preprocessing.structural.template import load_template
 
-    found = Alignment(scan_to_template=np.eye(4), correlation=0.98, starts=1, turned=False)
+    template = load_template()
+    brain = Brain(template.mask > 0, template.affine, given=True, limits=(-1e6, 1e6))
+    found = Alignment(np.eye(4), fit=0.98, correlation=0.98, overlap=0.98, starts=1, turned=False, brain=brain)
     monkeypatch.setattr(prepare_volume, "align", lambda voxels, affine: found)

@@ -37,7 +37,29 @@ def test_folders_are_redacted_and_options_kept() -> None:
     assert "<FOLDER>/b.nii.gz=<FOLDER>/b.txt" in seen
     assert seen[8:11] == ("--seed", "3", "local.nii.gz")
     assert redact("/data/<x>/a.nii.gz") == "<FOLDER>/a.nii.gz"
+    for word in ("data/Jane_Doe/a.nii.gz", "./Jane_Doe/a.nii.gz", "Jane_Doe\\a.nii.gz", "./a.nii.gz"):
+        assert redact(word) == "<FOLDER>/a.nii.gz"
+    assert redact("b/a.nii.gz=Jane/b.txt") == "<FOLDER>/a.nii.gz=<FOLDER>/b.txt"
+    assert redact("--output=Jane/") == "--output=<FOLDER>" and redact("Jane_Doe/a.ome.zarr") == "<FOLDER>/a.ome.zarr"
     assert redact("<image>Report / findings: ") == "<image>Report / findings: "
+
+
+def test_names_of_folders_that_are_there_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("Jane_Doe", "report", "Jane_Doe/out", "scan.zarr"):
+        (tmp_path / name).mkdir()
+    words = [
+        "neuroflamingo",
+        "report",
+        "Jane_Doe/scan.nii.gz",
+        "-o",
+        "Jane_Doe",
+        "--model",
+        "Jane_Doe/out",
+        "./scan.zarr",
+    ]
+    seen = command_line(words)
+    assert seen[1:] == ("report", "<FOLDER>/scan.nii.gz", "-o", "<FOLDER>", "--model", "<FOLDER>", "<FOLDER>/scan.zarr")
 
 
 def test_hashes_are_those_of_other_tools(tmp_path: Path) -> None:

@@ -161,3 +161,28 @@ def test_paths() -> None:
     with pytest.raises(NotFoundError):
         read_array("gone.npy", PARCELS)
     assert is_array_file("A.NPY") and not is_array_file("a.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["series.mat", "series.txt", "series.1D", "series.xlsx", "series.pkl"])
+def test_tables_of_other_programs_are_told_what_is_read(name: str, tmp_path: Path) -> None:
+    from neuroflamingo_encoders.registry import encoder_card
+    from neuroflamingo_preprocessing.preparation import prepare
+
+    (tmp_path / name).write_text("1 2 3\n4 5 6\n")
+    spec = encoder_card("fc-baseline").scan
+    for read in (read_array, prepare):
+        with pytest.raises(ScanError, match="parcel series are not read from") as caught:
+            read(tmp_path / name, spec)
+        assert ".tsv, .csv, .ptseries.nii" in str(caught.value) and "numpy.save" in str(caught.value.hint)
+
+
+def test_a_column_of_line_numbers_without_a_name(tmp_path: Path) -> None:
+    """As pandas' `DataFrame.to_csv` writes it."""
+    from neuroflamingo_encoders.registry import encoder_card
+
+    rows = ["," + ",".join(map(str, range(424)))]
+    rows += [f"{n}," + ",".join(str(n + k / 7) for k in range(424)) for n in range(9)]
+    (tmp_path / "frame.csv").write_text("\n".join(rows))
+    with pytest.raises(ScanError, match="one line or column more") as caught:
+        read_array(tmp_path / "frame.csv", encoder_card("fc-baseline").scan)
+    assert "index=False" in str(caught.value.hint)

@@ -25,6 +25,7 @@ from neuroflamingo_preprocessing.scan import NativeSpace, Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 from neuroflamingo_preprocessing.structural import prepare_volume as structural
 from neuroflamingo_preprocessing.structural.alignment import Alignment
+from neuroflamingo_preprocessing.structural.brain_extraction import Brain
 from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume
 
 WEIGHTS = np.array([1.0, 29.0, 31.0 * 29.0])
@@ -140,9 +141,10 @@ def cards(draw: Any, middle: np.ndarray, fwhm: float, aligned: bool) -> ScanSpec
 
 def prepared_with(scan: Scan, spec: ScanSpec, pose: np.ndarray | None) -> Prepared:
     """The search for the pose is replaced by a drawn one: whatever it finds must be logged."""
-    found = Alignment(np.eye(4) if pose is None else pose, 0.9, 1, False)
+    brain = Brain(np.ones((100, 100, 100), bool), np.eye(4), given=True, limits=(-np.inf, np.inf))
+    found = Alignment(np.eye(4) if pose is None else pose, 0.9, 0.9, 0.9, starts=1, turned=False, brain=brain)
     with patch.object(structural, "align", lambda voxels, affine: found):
-        return prepare_volume(scan, spec)
+        return prepare_volume(scan, spec, force=True)  # drawn voxels are no T1-weighted head
 
 
 # --- the properties ------------------------------------------------------------------------------------------------

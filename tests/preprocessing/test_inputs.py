@@ -74,13 +74,23 @@ def test_nothing_found_says_what_was_looked_for(dataset: Path, tmp_path: Path) -
     (tmp_path / "empty" / "dataset_description.json").write_text("{}")
     with pytest.raises(NotFoundError, match=r"\*_T1w\.nii"):
         find_inputs(tmp_path / "empty", T1W)
-    with pytest.raises(NotFoundError, match="there is no input"):
+    with pytest.raises(NotFoundError, match="there is no file"):
         find_inputs(tmp_path / "gone", T1W)
 
 
 def test_folders_and_files(dataset: Path) -> None:
     (dataset / "dataset_description.json").unlink()
-    assert len(find_inputs(dataset, T1W)) == 8
+    notes: list[str] = []
+    assert [one.path.name for one in find_inputs(dataset, T1W, notes=notes)] == [
+        "sub-01_T1w.nii.gz",
+        "sub-02_ses-a_T1w.nii",
+        "sub-02_ses-b_T1w.nii",
+    ]
+    assert notes == [
+        "1 files in derivatives and sourcedata are left out: give such a folder itself",
+        "there are sub- folders but no dataset_description.json: files are told apart by their names alone",
+        "4 files are left out, by their names: bold (3), T2w (1)",
+    ]
     one = dataset / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     assert [found.path for found in find_inputs(one, T1W)] == [one]
 
@@ -168,3 +178,23 @@ def test_manifests_name_confounds(dataset: Path) -> None:
 )
 def test_entities(name: str, entities: str) -> None:
     assert " ".join(entities_of(Path(name)).values()) == entities
+
+
+@pytest.mark.parametrize(
+    ("channel", "kinds"),
+    [
+        ("T1w", ["T1w"]),
+        ("T1w, T2w, FLAIR or T1 with contrast", ["FLAIR", "T1w", "T2w"]),  # as encoders of several contrasts say it
+        ("CT or MR", ["FLAIR", "T1w", "T2w"]),
+    ],
+)
+@pytest.mark.parametrize("described", [True, False])
+def test_encoders_of_several_contrasts(channel: str, kinds: list[str], described: bool, tmp_path: Path) -> None:
+    for kind in ("T1w", "T2w", "FLAIR", "mask", "bold"):
+        file = tmp_path / "sub-01" / "anat" / f"sub-01_{kind}.nii.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    if described:
+        (tmp_path / "dataset_description.json").write_text("{}")
+    found = find_inputs(tmp_path, T1W.model_copy(update={"channels": (channel,)}))
+    assert [one.path.name for one in found] == [f"sub-01_{kind}.nii.gz" for kind in kinds]

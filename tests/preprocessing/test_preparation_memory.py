@@ -49,3 +49,18 @@ def test_one_scan_at_a_millimetre(tmp_path: Path) -> None:
     peak, result = int(answer.stdout) * 1024, 4 * int(np.prod(shape))
     print(f"{peak / MB:.0f} MB above the imports; float32 voxels {result / MB:.0f} MB")
     assert peak <= 3 * result + 300 * MB
+
+
+def test_the_template() -> None:
+    """Four maps of 35 MB stay; two smoothed ones are made at a time."""
+    code = """
+from resource import RUSAGE_SELF, getrusage
+import nibabel, numpy, scipy.ndimage
+from neuroflamingo_preprocessing.structural.template import load_template
+before = getrusage(RUSAGE_SELF).ru_maxrss
+load_template()
+print(getrusage(RUSAGE_SELF).ru_maxrss - before)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert int(answer.stdout) * 1024 <= 250 * MB

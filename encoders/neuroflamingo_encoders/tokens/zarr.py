@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from neuroflamingo_encoders.tokens.format import ARRAYS, FORMAT, KINDS, ScanTokens
+from neuroflamingo_preprocessing.drafts import draft_folder, replace_folder, sweep_once
 from neuroflamingo_preprocessing.errors import OutputError
-from neuroflamingo_preprocessing.files import fsync_folder, fsync_tree, make_draft_folder, not_created, not_written
+from neuroflamingo_preprocessing.files import fsync_folder, fsync_tree, not_written
 from neuroflamingo_preprocessing.formats.zarr.claims import check_chunks, check_claims, read_metadata
 
 
@@ -28,15 +27,9 @@ def check_store_target(target: Path, *, overwrite: bool) -> Path:
             raise OutputError(
                 f"{target} exists", expected="no folder of this name", seen="a store", hint="pass --overwrite"
             )
-    shutil.rmtree(_draft_beside(target))
-    return target
-
-
-def _draft_beside(target: Path) -> Path:
-    try:
-        return make_draft_folder(target)
-    except OSError as error:
-        raise not_created(target, error) from error
+    sweep_once(target.parent.absolute())
+    with draft_folder(target):
+        return target
 
 
 def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, Any], *, overwrite: bool) -> int:
@@ -48,47 +41,26 @@ def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, An
     import zarr
     from zarr.codecs import ZstdCodec
 
-    draft = _draft_beside(target)
-    try:
-        root = zarr.create_group(draft, zarr_format=3, overwrite=True, attributes=dict(head))
-        group = root.create_group("scans")
-        count = 0
-        for scan in scans:
-            place = group.create_group(f"{count:05}", attributes=dict(scan.about))
-            for name, value in scan.arrays.items():
-                place.create_array(name, data=value, chunks=value.shape, compressors=ZstdCodec(level=1))
-            count += 1
-        if not count:
-            raise OutputError(f"{target.name}: there is nothing to write", expected="at least one scan")
-        fsync_tree(draft)
-        _rename(draft, target, overwrite)
-        fsync_folder(target.parent)
-    except OSError as error:
-        raise not_written(target, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with draft_folder(target) as draft:
+        try:
+            root = zarr.create_group(draft, zarr_format=3, overwrite=True, attributes=dict(head))
+            group = root.create_group("scans")
+            count = 0
+            for scan in scans:
+                place = group.create_group(f"{count:05}", attributes=dict(scan.about))
+                for name, value in scan.arrays.items():
+                    place.create_array(name, data=value, chunks=value.shape, compressors=ZstdCodec(level=1))
+                count += 1
+            if not count:
+                raise OutputError(f"{target.name}: there is nothing to write", expected="at least one scan")
+            fsync_tree(draft)
+            if os.path.lexists(target):
+                check_store_target(target, overwrite=overwrite)  # it may have appeared in the meantime
+            replace_folder(draft, target)
+            fsync_folder(target.parent)
+        except OSError as error:
+            raise not_written(target, error) from error
     return count
-
-
-def _rename(draft: Path, target: Path, overwrite: bool) -> None:
-    """Rename a draft to its target; an existing store is moved aside first, and back if the rename fails.
-
-    A folder cannot be replaced in one step, as a file can.
-    """
-    if not os.path.lexists(target):
-        draft.rename(target)
-        return
-    check_store_target(target, overwrite=overwrite)
-    aside = _draft_beside(target)
-    target.rename(aside / "old")
-    try:
-        draft.rename(target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            (aside / "old").rename(target)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_store(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:

@@ -14,8 +14,9 @@ from neuroflamingo_encoders.build import outline
 from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_encoders.state_dict_fit import check_hash
 from neuroflamingo_encoders.weights.cache import READY, weights_folder
-from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, UsageError
-from neuroflamingo_preprocessing.files import check_writable, make_draft_file, move_atomic, not_created, sha256_of
+from neuroflamingo_preprocessing.drafts import draft_file
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, UsageError, not_created
+from neuroflamingo_preprocessing.files import check_writable, move_atomic, sha256_of
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
@@ -94,15 +95,12 @@ def convert_weights(
     before = sha256_of(path)
     if card is not None and card.weights.file and Path(card.weights.file).name == path.name:
         check_hash(card, path, before)
-    draft = make_draft_file(target)
-    try:
+    with draft_file(target) as draft:
         job = _job(path, draft, card, before) | {"key": key, "drop": list(drop), "skip_unknown": skip_unknown}
         bounds = {"seconds": seconds, "memory": memory_bytes or 4 * path.stat().st_size + SLACK_BYTES}
         answer = _ask(job | bounds, path)
         after, size = sha256_of(draft), draft.stat().st_size
         move_atomic(draft, target, overwrite=overwrite)
-    finally:
-        draft.unlink(missing_ok=True)
     return ConvertedWeights(
         path=str(target),
         sha256=after,

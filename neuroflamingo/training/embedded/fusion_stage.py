@@ -22,6 +22,7 @@ from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo.training.embedded.language_model_stage import BLANK_SHARE, Texts, encode_reports
 from neuroflamingo.training.embedded.stage import StageTask, plan_of
+from neuroflamingo.training.scan_gradients import ScanGradients
 from neuroflamingo.training.task import Counts
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Fusion(nn.Module):
         """The mean losses of the batch: of the text, and of which findings there are."""
         ids, mask, labels, weights = batch.texts
         out = self.model(
-            input_ids=ids, attention_mask=mask, scan_tokens=batch.tokens, labels=labels, label_weights=weights
+            input_ids=ids, attention_mask=mask, scan_tokens=batch.tokens, labels=labels, loss_weights=weights
         )
         logits = torch.logsumexp(self.presence(out.latents[:, 0]).float(), dim=1)
         presence = F.binary_cross_entropy_with_logits(logits, batch.present, reduction="sum") / len(logits)
@@ -197,6 +198,7 @@ class FusionTask(StageTask):
         self.settings, self.tokenizer = recipe.fusion, tokenizer
         self.cache, self.validation = cache, validation
         self.run_in(fusion)
+        self.scan_gradients = ScanGradients(fusion, accelerator)
 
     @cached_property
     def truth(self) -> list[tuple[Finding, ...]]:
@@ -221,6 +223,10 @@ class FusionTask(StageTask):
         text, presence = text * (batch.weight() / weight), presence * (len(batch.tokens) / scans)
         parts = {"text": float(text.detach()), "presence": float(presence.detach())}
         return text + self.settings.presence_weight * presence, parts
+
+    def check_gradients(self, step: Counts) -> None:
+        """Stop a training in which the scans have no part; see `ScanGradients`."""
+        self.scan_gradients.check(step.scans)
 
     def figures(self) -> dict[str, float]:
         """Scores of greedy reports, of which each process writes its share."""

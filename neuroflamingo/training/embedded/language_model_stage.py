@@ -21,7 +21,7 @@ from neuroflamingo.training.checkpoints import replace_folder
 from neuroflamingo.training.embedded.stage import StageTask, plan_of, train_stage
 from neuroflamingo.training.parallel import summed
 from neuroflamingo.training.task import Counts
-from neuroflamingo_preprocessing.files import make_draft_folder
+from neuroflamingo_preprocessing.drafts import draft_folder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -190,9 +190,9 @@ def train_language_model(
     place = folder / "tokenizer"
     if accelerator.is_main_process and not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = make_draft_folder(place)
-        train_tokenizer(recipe.language_model.vocabulary, 10_000_000 + recipe.seed).save_pretrained(draft)
-        replace_folder(draft, place)
+        with draft_folder(place) as draft:
+            train_tokenizer(recipe.language_model.vocabulary, 10_000_000 + recipe.seed).save_pretrained(draft)
+            replace_folder(draft, place)
     accelerator.wait_for_everyone()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
     for key in ("is_local", "local_files_only"):  # of how it was read; not for the finished model's folder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from neuroflamingo.progress import say
 from neuroflamingo.training.embedded.encoder_stage import train_encoder
 from neuroflamingo.training.embedded.fusion_stage import FusionTask, assemble
 from neuroflamingo.training.embedded.language_model_stage import train_language_model
@@ -53,15 +54,15 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
         torch.use_deterministic_algorithms(True)
     validation, encoder_pool, fusion_pool = _paint(recipe, folder / "pools", accelerator)
 
-    def say(what: str, figures: dict[str, float]) -> None:
+    def tell(what: str, figures: dict[str, float]) -> None:
         if accelerator.is_main_process and not quiet:
             line = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
-            print(f"{what}: {line}", file=sys.stderr, flush=True)
+            say(f"{what}: {line}", file=sys.stderr, flush=True)
 
     language_model, tokenizer, said = train_language_model(folder / "language_model", recipe, accelerator, quiet)
-    say("language model", said)
+    tell("language model", said)
     encoder, thresholds, read = train_encoder(folder / "encoder", recipe, encoder_pool, validation, accelerator, quiet)
-    say("encoder readout on validation cases", read)
+    tell("encoder readout on validation cases", read)
     encoder.freeze()
     cache = TokenCache(folder / "tokens" / "fusion", fusion_pool, encoder, accelerator, quiet)
     held_out = TokenCache(folder / "tokens" / "validation", validation, encoder, accelerator, quiet)
@@ -70,7 +71,7 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
     _check_encoder(model, cache)
     task = FusionTask(recipe, model, tokenizer, cache, held_out, accelerator)
     wrote = train_stage(task, folder / "fusion", recipe.fusion.start, quiet)
-    say("reports on validation cases", wrote)
+    tell("reports on validation cases", wrote)
     if accelerator.is_main_process:
         figures = {"encoder": read, "fusion": wrote}
         write_model(folder, finished(model, recipe, thresholds, figures), processor, figures)

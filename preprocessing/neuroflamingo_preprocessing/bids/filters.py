@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from neuroflamingo_preprocessing.bids.entities import plain_label
+from neuroflamingo_preprocessing.bids.entities import folded_label, plain_label
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError, did_you_mean
 from neuroflamingo_preprocessing.files import read_json
 
@@ -20,10 +20,18 @@ KINDS = ("t1w", "t2w", "flair", "bold", "sbref", "fmap", "roi", "dwi", "asl", "p
 
 @dataclass(frozen=True)
 class EntityFilter:
-    """Condition on one entity: one of several labels, absent, any label, or a match of a regular expression."""
+    """Condition on one entity: one of several labels, absent, any label, or a match of a regular expression.
+
+    Attributes:
+        entity: its short name.
+        labels, written: the labels as they are compared, and as they were written, see `folded_label`, `plain_label`.
+        absent, anything: whether files without the entity, or with any label, meet the condition.
+        patterns: regular expressions for labels.
+    """
 
     entity: str
     labels: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
     absent: bool = False
     anything: bool = False
     patterns: tuple[re.Pattern[str], ...] = ()
@@ -36,24 +44,40 @@ class EntityFilter:
         text = str(value)
         return (
             self.anything
-            or plain_label(self.entity, text) in self.labels
+            or folded_label(self.entity, text) in self.labels
             or any(pattern.search(text) for pattern in self.patterns)
         )
 
     def __str__(self) -> str:
-        words = [*sorted(self.labels), *(f"/{pattern.pattern}/" for pattern in self.patterns)]
+        words = [*sorted(self.written), *(f"/{pattern.pattern}/" for pattern in self.patterns)]
         words += ["none"] * self.absent + ["any"] * self.anything
         return f"{self.entity}: {', '.join(words)}"
+
+
+def _of_labels(entity: str, labels: Iterable[Any], absent: bool = False, anything: bool = False) -> EntityFilter:
+    written = frozenset(plain_label(entity, label) for label in labels)
+    return EntityFilter(entity, frozenset(label.casefold() for label in written), written, absent, anything)
+
+
+def as_written(rows: Sequence[Mapping[str, Any]], conditions: Iterable[EntityFilter]) -> list[Mapping[str, Any]]:
+    """Files whose labels are as the conditions write them, where a dataset has labels that differ in case only."""
+    kept = list(rows)
+    for condition in conditions:
+        name = condition.entity
+        exact = {plain_label(name, row[name]) for row in kept if name in row} & condition.written
+        doubled = {label.casefold() for label in exact}
+        kept = [
+            row
+            for row in kept
+            if name not in row or plain_label(name, row[name]) in exact or folded_label(name, row[name]) not in doubled
+        ]
+    return kept
 
 
 def label_filters(filters: Mapping[str, Iterable[str]] | None) -> list[EntityFilter]:
     """Build filters from labels by entity, `{"sub": ("01", "sub-02")}`; an entity without labels is no condition."""
     given = {entity: list(labels) for entity, labels in (filters or {}).items()}
-    return [
-        EntityFilter(entity, frozenset(plain_label(entity, label) for label in labels))
-        for entity, labels in given.items()
-        if labels
-    ]
+    return [_of_labels(entity, labels) for entity, labels in given.items() if labels]
 
 
 def read_filter_file(path: str | Path, suffix: str) -> list[EntityFilter]:
@@ -129,7 +153,7 @@ def _wanted(entity: str, values: list[str | int | None], regex: bool) -> EntityF
         return EntityFilter(entity, absent=absent, anything=anything, patterns=patterns)
     if entity == "ext":  # "nii.gz" and ".nii.gz"
         labels = [f".{str(label).lstrip('.')}" for label in labels]
-    return EntityFilter(entity, frozenset(plain_label(entity, label) for label in labels), absent, anything)
+    return _of_labels(entity, labels, absent, anything)
 
 
 @lru_cache

@@ -11,8 +11,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,15 +21,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroflamingo_preprocessing.bids.entities import parse_name
+from neuroflamingo_preprocessing.bids.entities import folded_label, parse_name
 from neuroflamingo_preprocessing.cache_home import home_folder
 from neuroflamingo_preprocessing.errors import OutputError, ScanError
 from neuroflamingo_preprocessing.files import write_bytes_atomic
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     import pyarrow
 
-VERSION = 1
+VERSION = 2
 IGNORED = ".bidsignore"
 DEEPEST = 12
 """Maximum depth of folders; BIDS needs three. Without a limit, links that fan out would never end."""
@@ -46,6 +48,8 @@ class BidsIndex:
         table: a row for each file: a column for each entity that occurs, `datatype`, `suffix`, `ext`, and `path`
             relative to the root of the dataset.
         misnamed: number of images left out because they have no BIDS name, or lie in another subject's folder.
+        recased: number of images whose names BIDS writes with other capital letters; they are in the table.
+        empty: folders of subjects without any file, such as subdatasets of datalad that are not installed.
         ignored: number of files that `.bidsignore` leaves out.
         loops: number of folders skipped because a link leads back to them.
     """
@@ -54,6 +58,8 @@ class BidsIndex:
     misnamed: int = 0
     ignored: int = 0
     loops: int = 0
+    recased: int = 0
+    empty: tuple[str, ...] = ()
 
     def files(self) -> list[dict[str, Any]]:
         """Rows as dictionaries, without the entities that a file lacks."""
@@ -82,12 +88,28 @@ def _fresh(root: Path, kept: Path) -> BidsIndex:
     good, misnamed = [], []
     for file in files:
         (good if _belongs(file) else misnamed).append(file)
-    images = [file for file in misnamed if file.lower().endswith((".nii", ".nii.gz"))]
-    index = BidsIndex(_table(good), len(images), ignored, walk.loops)
+    as_bids = {file: _as_bids(file) for file in good}
+    with_files = {file.partition("/")[0] for file in walk.files}
+    index = BidsIndex(
+        table=_table(as_bids),
+        misnamed=len(_images(misnamed)),
+        ignored=ignored,
+        loops=walk.loops,
+        recased=len(_images(file for file, name in as_bids.items() if name != file)),
+        empty=tuple(sorted(name for name in walk.stamps if _is_subject(name) and name not in with_files)),
+    )
     stamps = walk.stamps | {IGNORED: _stamp(root / IGNORED)}
     if max(max(stamp) for stamp in stamps.values()) < began - SETTLED_NS:
         _keep(index, stamps, kept)
     return index
+
+
+def _images(files: Iterable[str]) -> list[str]:
+    return [file for file in files if file.lower().endswith((".nii", ".nii.gz"))]
+
+
+def _is_subject(folder: str) -> bool:
+    return re.fullmatch(r"sub-[A-Za-z0-9]+", folder, re.IGNORECASE) is not None
 
 
 class _Walk:
@@ -122,12 +144,12 @@ class _Walk:
         with os.scandir(f"{root}/{folder}") as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith(".") or (not folder and not name.startswith("sub-")):
+                if name.startswith(".") or (not folder and not name.lower().startswith("sub-")):
                     continue
                 inside = f"{folder}/{name}" if folder else name
                 if not entry.is_dir():
                     self.files.append(inside)
-                elif name.startswith("sub-") and "." in name:
+                elif name.lower().startswith("sub-") and "." in name:
                     self.files.append(inside)  # a folder that counts as one file: .ome.zarr, .ds
                 else:
                     folders.append(inside)
@@ -142,7 +164,7 @@ def _without_ignored(root: Path, files: list[str]) -> tuple[list[str], int]:
     from pathspec import GitIgnoreSpec
 
     try:
-        ignored = GitIgnoreSpec.from_lines(place.read_text(encoding="utf-8").splitlines())
+        ignored = GitIgnoreSpec.from_lines(decode_text(place.read_bytes()).splitlines())
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a pattern that is none
         raise ScanError(
             f"{IGNORED} of {root.name} cannot be read", expected="patterns as in .gitignore", seen=str(error)[:200]
@@ -155,7 +177,21 @@ def _belongs(file: str) -> bool:
     """True if a file has a BIDS name with the subject of its folder."""
     subject, _, name = file.partition("/")[0], *file.rpartition("/")[1:]
     parsed = parse_name(name)
-    return parsed is not None and f"sub-{parsed.entities.get('sub')}" == subject and "." in name and _is_text(file)
+    if parsed is None or "." not in name or "sub" not in parsed.entities or not _is_text(file):
+        return False
+    return folded_label("sub", subject) == folded_label("sub", parsed.entities["sub"])
+
+
+def _as_bids(file: str) -> str:
+    """Path of a file with the names of entities and the suffix in BIDS's own letters."""
+    folder, _, name = file.rpartition("/")
+    parsed = parse_name(name)
+    if parsed is None:
+        return file
+    pairs = "".join(f"{entity}-{label}_" for entity, label in parsed.entities.items())
+    subject, _, below = folder.partition("/")
+    subject = "sub-" + subject[4:]
+    return "/".join(part for part in (subject, below, pairs + parsed.suffix + parsed.extension) if part)
 
 
 def _is_text(file: str) -> bool:
@@ -166,16 +202,17 @@ def _is_text(file: str) -> bool:
     return True
 
 
-def _table(files: list[str]) -> pyarrow.Table:
+def _table(files: Mapping[str, str]) -> pyarrow.Table:
+    """Rows of files, by their paths as BIDS would write them."""
     import pyarrow
     from bids2table import get_arrow_schema, parse_bids_entities, validate_bids_entities
 
     rows: list[dict[str, Any]] = []
     with _quiet():
-        for file in files:
+        for file, name in files.items():
             if file.endswith(".json"):
                 continue
-            known, other = validate_bids_entities(parse_bids_entities(file))
+            known, other = validate_bids_entities(parse_bids_entities(name))
             rows.append(known | ({"extra_entities": [*other.items()]} if other else {}) | {"path": file})
     schema = get_arrow_schema()
     always = {"path", "suffix", "ext"}
@@ -217,6 +254,8 @@ def _keep(index: BidsIndex, stamps: Stamps, place: Path) -> None:
         "odd": index.misnamed,
         "ignored": index.ignored,
         "loops": index.loops,
+        "recased": index.recased,
+        "empty": index.empty,
     }
     metadata = (index.table.schema.metadata or {}) | {b"neuroflamingo": json.dumps(about).encode()}
     stream = BytesIO()
@@ -239,6 +278,7 @@ def _kept(place: Path, root: Path) -> BidsIndex | None:
             list(_stamp(f"{root}/{folder}")) != stamp for folder, stamp in about["stamps"].items()
         ):
             return None
-        return BidsIndex(table, about["odd"], about["ignored"], about["loops"])
+        counts = (about[name] for name in ("odd", "ignored", "loops", "recased"))
+        return BidsIndex(table, *counts, empty=tuple(about["empty"]))
     except (OSError, ArrowException, KeyError, TypeError, ValueError):
         return None  # damaged, or of another version: the dataset is read again

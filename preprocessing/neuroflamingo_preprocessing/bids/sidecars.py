@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuroflamingo_preprocessing.bids.entities import BidsName, dataset_root, parse_name
+from neuroflamingo_preprocessing.bids.entities import BidsName, dataset_root, folded, parse_name
 from neuroflamingo_preprocessing.errors import ScanError
 from neuroflamingo_preprocessing.files import read_json
 
@@ -34,8 +34,8 @@ def read_sidecar(path: str | Path, listed: dict[Path, list[str]] | None = None) 
     """Read all sidecars that apply to a scan, from the dataset's root down; outside a dataset `NAME.json` beside it.
 
     A sidecar applies if it lies at the scan's level or above, has the scan's suffix, and has no entity that the scan
-    lacks or has with another label (BIDS 1.10, "The Inheritance Principle"). Links are not resolved: a git-annex scan
-    belongs where its link is.
+    lacks or has with another label (BIDS 1.10, "The Inheritance Principle"); `run-1` and `run-01` are one label, and
+    capital letters do not count. Links are not resolved: a git-annex scan belongs where its link is.
 
     Args:
         path: the scan.
@@ -65,7 +65,7 @@ def sidecar_files(path: str | Path, listed: dict[Path, list[str]] | None = None)
     """
     path = Path(path).absolute()
     listed = {} if listed is None else listed
-    own = path.with_name(re.sub(r"\.(nii|nii\.gz|mgh|mgz)$", "", path.name) + ".json")
+    own = path.with_name(re.sub(r"\.(nii|nii\.gz|mgh|mgz)$", "", path.name, flags=re.IGNORECASE) + ".json")
     root, name = dataset_root(path.parent), parse_name(path.name)
     if root is None or name is None:
         return [own] if own.is_file() else []
@@ -85,6 +85,8 @@ def _at_level(folder: Path, name: BidsName, scan: str, listed: dict[Path, list[s
                 f"the sidecars of {scan} cannot be listed", seen=str(error.strerror), exit_code=74
             ) from error
     fitting = [file for file in listed[folder] if _applies(parse_name(file), name)]
+    exact = [file for file in fitting if _labels_equal(parse_name(file), name)]
+    fitting = exact if len(exact) == 1 else fitting  # `run-1` and `run-01` side by side
     if len(fitting) > 1:
         raise ScanError(
             f"{len(fitting)} sidecars at one level apply to {scan}",
@@ -98,7 +100,11 @@ def _at_level(folder: Path, name: BidsName, scan: str, listed: dict[Path, list[s
 def _applies(sidecar: BidsName | None, scan: BidsName) -> bool:
     if sidecar is None or sidecar.extension != ".json" or sidecar.suffix != scan.suffix:
         return False
-    return sidecar.entities.items() <= scan.entities.items()
+    return folded(sidecar.entities).items() <= folded(scan.entities).items()
+
+
+def _labels_equal(sidecar: BidsName | None, scan: BidsName) -> bool:
+    return sidecar is not None and sidecar.entities.items() <= scan.entities.items()
 
 
 def _read(file: Path) -> dict[str, Any]:

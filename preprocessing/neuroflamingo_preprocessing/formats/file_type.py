@@ -18,8 +18,12 @@ _KNOWN: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"<html", "a web page", "the download failed or asks for a login: fetch it again"),
     (128, b"DICM", "a DICOM file", "give the folder of its series, or the file by a name without .nii"),
     (0, b"\x89HDF", "an HDF5 file (MINC 2?)", CONVERT),
-    (344, b"ni1\0", "the header half of a .hdr/.img pair", CONVERT),
-    (4, b"ni2\0", "the header half of a .hdr/.img pair", CONVERT),
+    (344, b"ni1\0", "the header half of a NIfTI pair", "give it the ending .hdr, beside its .img"),
+    (4, b"ni2\0", "the header half of a NIfTI pair", "give it the ending .hdr, beside its .img"),
+    (0, b"NRRD000", "an NRRD file", "give it the ending .nrrd, and unpack it if it is packed"),
+    (0, b"ObjectType", "a MetaImage file", "give it the ending .mha, and unpack it if it is packed"),
+    (257, b"ustar", "a tar archive", "unpack it, and give the folder or the scan in it"),
+    (0, b"MATLAB 5.0", "a MATLAB file", "save its array with numpy.save, or the scan as .nii.gz"),
 )
 
 
@@ -36,4 +40,6 @@ def name_content(head: bytes) -> tuple[str, str]:
     for place, magic, words, hint in _KNOWN:
         if head[place : place + len(magic)] == magic:
             return words, hint
+    if 348 in {int.from_bytes(head[:4], order) for order in ("little", "big")}:
+        return "an Analyze 7.5 header", "convert it again from DICOM: Analyze does not say where left is"
     return f"a file that begins with {head[:8]!r}", CONVERT

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroflamingo_preprocessing.bids.entities import entities_of
+from neuroflamingo_preprocessing.bids.entities import entities_of, folded
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError, nearest
 from neuroflamingo_preprocessing.files import read_json
 from neuroflamingo_preprocessing.formats.dicom.archive import shown_name
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -81,24 +82,27 @@ class Confounds:
 def find_confounds(run: Path) -> Path:
     """Find the confound table that fMRIPrep wrote beside a run: all of its entities are the run's.
 
+    `run-1` and `run-01` are the same run: fMRIPrep drops the zeros.
+
     Raises:
         NotFoundError: no such table (exit 66).
         ScanError: several tables fit equally well (exit 65).
     """
-    mine = entities_of(run)
-    fitting: list[tuple[int, Path]] = []
+    written = entities_of(run)
+    mine = folded(written)
+    fitting: list[tuple[int, bool, Path]] = []
     for path in sorted(p for p in run.parent.iterdir() if p.name.endswith(ENDINGS)):
         theirs = {key: value for key, value in entities_of(path).items() if key != "desc"}
-        if theirs and theirs.items() <= mine.items():
-            fitting.append((len(theirs), path))
+        if theirs and folded(theirs).items() <= mine.items():
+            fitting.append((len(theirs), theirs.items() <= written.items(), path))
     if not fitting:
         raise NotFoundError(
             f"there are no confounds beside {shown_name(run)}",
             expected=f"a file *{ENDINGS[0]} with the run's entities",
             hint="--confounds FILE.tsv",
         )
-    most = max(count for count, _ in fitting)
-    best = [path for count, path in fitting if count == most]
+    most = max(fit[:2] for fit in fitting)
+    best = [path for *fit, path in fitting if tuple(fit) == most]
     if len(best) > 1:
         raise ScanError(
             f"several confound tables fit {shown_name(run)}",
@@ -127,7 +131,7 @@ def read_confounds(path: str | Path, frames: int | None = None) -> Confounds:
         raise _no_table(path, f"{path.stat().st_size:,} bytes")
     raw = path.read_bytes()
     try:
-        lines = [line.split("\t") for line in raw.decode("utf-8-sig").splitlines() if line.strip()]
+        lines = [line.split("\t") for line in decode_text(raw).splitlines() if line.strip()]
         names, rows = tuple(word.strip() for word in lines[0]), lines[1:]
         widths = {len(row) for row in rows}
         if not rows or widths != {len(names)}:

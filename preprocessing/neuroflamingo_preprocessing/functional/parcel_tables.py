@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,14 +50,14 @@ def read_table(raw: bytes, separator: str) -> Table:
     Raises:
         ValueError: too large, not text, lines of different lengths, words among the numbers.
     """
-    cells = raw.count(separator.encode()) + raw.count(b"\n")
+    whole = decode_text(raw)
+    cells = whole.count(separator) + whole.count("\n")
     if cells > MAX_TABLE_CELLS:
         raise ValueError(f"a table of {cells:,} cells")
     columns: list[str] = []
     lines: list[str] = []
     rows: list[NDArray[np.float32]] = []
-    text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline="")
-    for line in csv.reader(text, delimiter=separator):
+    for line in csv.reader(io.StringIO(whole, newline=""), delimiter=separator):
         words = [word.strip() for word in line]
         if not any(words):
             continue
@@ -81,7 +82,8 @@ def read_table(raw: bytes, separator: str) -> Table:
 
 def _is_header(words: list[str]) -> bool:
     """True for names, or for column numbers; the first cell does not count, it may head a column of names."""
-    return not any(_is_number(word) for word in words[1:] or words) or _counted(words)
+    numbered = _counted(words) or (not words[0] and _counted(words[1:]))  # pandas: no name over the lines' numbers
+    return not any(_is_number(word) for word in words[1:] or words) or numbered
 
 
 def printable(names: list[str]) -> tuple[str, ...]:

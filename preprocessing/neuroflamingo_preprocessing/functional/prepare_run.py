@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.functional.parcel_series import Window, interpolation, target_seconds
 from neuroflamingo_preprocessing.functional.run_quality import (
+    CENTRED,
     SIGNAL,
     Dvars,
     FrameWatch,
     RunQuality,
+    is_centred,
     summarise,
     temporal_snr,
     turned,
@@ -304,10 +306,14 @@ def _read(
         frames.put(first, here)
         del block, here
     mean = total / run.frames
-    bright = np.percentile(mean[brain], 95)
-    signal = (mean > SIGNAL * bright) & (bright > 0)
+    squares /= run.frames
+    centred = is_centred(mean, squares, brain & (squares > 0))
+    level = np.sqrt(np.maximum(squares - mean**2, 0)) if centred else mean  # of denoised runs, what varies is brain
+    bright = np.percentile(level[brain], 95)
+    signal = (level > SIGNAL * bright) & (bright > 0)
     shown = brain & signal
-    tsnr = temporal_snr(mean, squares / run.frames, shown)
+    tsnr, dvars = (None, Dvars()) if centred else (temporal_snr(mean, squares, shown), dvars)
+    warnings += [CENTRED] if centred else []
     quality, quality_warnings = summarise(watch, dvars, run, tsnr, float(shown.sum() / brain.sum()))
     turn_warning = turned(signal, spec.grid_affine)
     warnings += quality_warnings + ([turn_warning] if turn_warning else [])

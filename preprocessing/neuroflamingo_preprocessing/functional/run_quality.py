@@ -31,6 +31,7 @@ SPIKE_FACTOR = 1.5
 MOVED_MM, MOVED_SHARE, JUMP_MM = 0.5, 0.2, 5.0
 """A frame moved if its framewise displacement exceeds 0.5 mm (Power et al. 2012). More than a fifth of such frames, or
 one above 5 mm, gives a warning (the thresholds of Parkes et al. 2018)."""
+CENTRED = "the mean of the run was removed (denoised or z-scored): tSNR and DVARS are not known"
 TURNED_MARGIN = 0.03
 """Gain in the Dice coefficient of signal and template brain, with the head turned, that gives a warning. The template's
 own brain has 0.99 upright, and at most 0.87 turned."""
@@ -200,6 +201,18 @@ def temporal_snr(mean: NDArray[np.float64], squares: NDArray[np.float64], inside
     return float(np.median(mean[moving] / spread[moving])) if moving.any() else 0.0
 
 
+def is_centred(mean: NDArray[np.float64], squares: NDArray[np.float64], inside: NDArray[np.bool_]) -> bool:
+    """True for a run whose temporal mean was removed, as denoising and z-scoring do: it is smaller than the change.
+
+    Args:
+        mean, squares, inside: see `temporal_snr`.
+    """
+    if not inside.any():
+        return False
+    spread = np.sqrt(np.maximum(squares - mean**2, 0))
+    return float(np.median(np.abs(mean[inside]))) < float(np.median(spread[inside]))
+
+
 def assess_run(run: Run) -> tuple[RunQuality, list[str]]:
     """Quality of a run in its own space, in one pass; DVARS over the voxels that are bright in the first block."""
     watch, dvars = FrameWatch(), Dvars()
@@ -217,8 +230,18 @@ def assess_run(run: Run) -> tuple[RunQuality, list[str]]:
             if bright.any():
                 dvars.add(frame[bright])
     mean = total / run.frames
+    return _summarise_voxels(watch, dvars, run, mean, squares / run.frames)
+
+
+def _summarise_voxels(
+    watch: FrameWatch, dvars: Dvars, run: Run, mean: NDArray[np.float64], squares: NDArray[np.float64]
+) -> tuple[RunQuality, list[str]]:
+    """Measures of a run from temporal mean and mean square; without tSNR and DVARS where the mean was removed."""
+    if is_centred(mean, squares, squares > SIGNAL**2 * np.percentile(squares, 98)):
+        quality, odd = summarise(watch, Dvars(), run, None)
+        return quality, [*odd, CENTRED]
     inside = mean > SIGNAL * max(float(np.percentile(mean, 98)), 0.0)
-    return summarise(watch, dvars, run, temporal_snr(mean, squares / run.frames, inside))
+    return summarise(watch, dvars, run, temporal_snr(mean, squares, inside))
 
 
 def assess_series(
@@ -230,6 +253,8 @@ def assess_series(
         dvars.add(np.ascontiguousarray(frame))
     mean = series.mean(axis=1, dtype=np.float64)
     squares = np.square(series, dtype=np.float64).mean(axis=1)
+    if is_centred(mean, squares, squares > 0):
+        return summarise(watch, Dvars(), run, None)  # denoised here, or said by the run
     return summarise(watch, dvars, run, temporal_snr(mean, squares, mean > 0))
 
 

@@ -137,6 +137,8 @@ def run_job(
 ) -> Summary:
     """Process the scans that are missing in a store, keep the log, and write the summary and the index."""
     store.sweep()
+    for note in summary.notes:
+        _append(store, LOG, {"status": "note", "note": note})
     known, tasks = known_keys(store), []
     scans = list(scans)
     keys = {known.get(one.fingerprint) for one in scans if isinstance(one, Task)} if spread.part else set(store)

@@ -16,9 +16,9 @@ equal drafts under different names, and the rename of the second one fails on th
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +26,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
-from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, ScanError
+from neuroflamingo_preprocessing.drafts import TEMPORARY_PREFIX, draft_folder, sweep_drafts
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, ScanError, not_created
 from neuroflamingo_preprocessing.files import (
-    TEMPORARY_PREFIX,
     fsync_folder,
     fsync_tree,
-    make_draft_folder,
-    not_created,
     read_json,
     sha256_of,
-    sweep_drafts,
     write_text_atomic,
 )
 from neuroflamingo_preprocessing.formats.zarr.claims import check_claims
@@ -290,15 +287,15 @@ class ItemStore(Generic[ItemT]):
         folder = self._folder(key)
         try:
             if folder.exists():
-                aside = make_draft_folder(folder)
-                with contextlib.suppress(FileNotFoundError):  # another process removed it first
+                with draft_folder(folder) as aside, contextlib.suppress(FileNotFoundError):  # or another removed it
                     folder.rename(aside / key)
-                shutil.rmtree(aside)
-        except OSError as error:
+        except (OSError, OutputError) as error:
             raise self.not_written(error) from error
 
     def _put(self, key: str, about: Mapping[str, Any], write: Callable[[Path], None]) -> bool:
         """Write an item; False if it existed already, or another process wrote it in the meantime.
+
+        A folder of this name that is no whole item, such as an interrupted copy of the store leaves, is replaced.
 
         Args:
             key: see `item_key`.
@@ -309,38 +306,47 @@ class ItemStore(Generic[ItemT]):
             OutputError: it cannot be written (exit 74); nothing of it is left.
         """
         folder = self._folder(key)
-        if key in self:
+        if self._is_whole(key):
             return False
-        draft = None
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            draft = make_draft_folder(folder)
-            write(draft)
-            _describe(draft, about)
-            fsync_tree(draft)
-            try:
-                draft.rename(folder)  # the commit: the marker is in the draft, and a folder is renamed atomically
-            except OSError:
-                if key in self:  # a rename onto a folder that is not empty fails: another process committed the item
+            with draft_folder(folder) as draft:
+                write(draft)
+                _describe(draft, about)
+                fsync_tree(draft)
+                if not self._commit(draft, key):
                     return False
-                raise
             fsync_folder(folder.parent)
             return True
-        except OSError as error:
+        except (OSError, OutputError) as error:
             raise self.not_written(error) from error
-        finally:
-            if draft is not None:
-                shutil.rmtree(draft, ignore_errors=True)
+
+    def _commit(self, draft: Path, key: str) -> bool:
+        """Rename a draft to its item, with the marker in it; False if another process committed the item first."""
+        for last in (False, False, True):  # as others may do the same to the same remains
+            try:
+                draft.rename(self._folder(key))
+                return True
+            except OSError as error:
+                if self._is_whole(key):
+                    return False
+                if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                self.drop(key)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _is_whole(self, key: str) -> bool:
+        return key in self and self.fault(key) is None
 
     def sweep(self) -> int:
         """Remove drafts of dead processes of this host, and count them."""
         return sum(sweep_drafts(folder) for folder in (self.path, *(self.path / "items").glob("??")))
 
-    def not_written(self, error: OSError) -> OutputError:
-        """Error for a write that failed."""
+    def not_written(self, error: OSError | OutputError) -> OutputError:
+        """Error for a write that failed, or for a draft that could not be made."""
         return OutputError(
             f"writing into the store {self.path.name} failed",
-            seen=error.strerror or str(error),
+            seen=(error.seen if isinstance(error, OutputError) else error.strerror) or str(error),
             hint="free some space; then run the same command again: it resumes where it stopped",
             exit_code=74,
         )

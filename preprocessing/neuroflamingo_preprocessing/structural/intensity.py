@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 POLYNOMIAL_ORDER = 3
 REWEIGHTINGS = 2
+SINGLE_SHARE = 0.01  # of all voxels: more of them are no single ones
 FIT_EVERY = 3  # fit to every third brain voxel: 23 unknowns need no more
 
 
@@ -49,6 +50,21 @@ def _robust_fit(design: NDArray[np.float32], values: NDArray[np.float32]) -> NDA
         scale = 1.4826 * float(np.median(np.abs(residual))) + 1e-6
         weights = 1.0 / (1.0 + (residual / (2.0 * scale)) ** 2)
     return coefficients.astype(np.float32)
+
+
+def within(voxels: Float32[np.ndarray, "x y z"], low: float, high: float) -> Float32[np.ndarray, "x y z"]:
+    """Replace what lies beyond limits: single voxels by the median of their neighbours, larger parts by the limit.
+
+    Without it one voxel of a million times the signal would be smeared into a lesion by the filter.
+    """
+    clipped = np.clip(voxels, low, high)
+    places = np.argwhere(clipped != voxels)
+    if not 0 < len(places) < SINGLE_SHARE * voxels.size:
+        return clipped
+    around = np.array(list(product((-1, 0, 1), repeat=3)))
+    near = np.clip(places[:, None] + around, 0, np.array(voxels.shape) - 1)
+    clipped[tuple(places.T)] = np.median(clipped[tuple(np.moveaxis(near, -1, 0))], axis=1)
+    return clipped
 
 
 def match_to_template(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuroflamingo_preprocessing.bids.entities import SUFFIXES
 from neuroflamingo_preprocessing.errors import ModelError, ScanError
+from neuroflamingo_preprocessing.formats.described import AGENT, MASK, described_by_name
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, orientation_codes, to_canonical
 from neuroflamingo_preprocessing.structural.alignment import align
+from neuroflamingo_preprocessing.structural.artefacts import Artefacts, judge_artefacts, measure_artefacts
+from neuroflamingo_preprocessing.structural.contrast import find_contrast
 from neuroflamingo_preprocessing.structural.grid import BY_FIELD, IN_SPACE, Grid, check_grid, grid_of
-from neuroflamingo_preprocessing.structural.intensity import match_to_template
+from neuroflamingo_preprocessing.structural.intensity import match_to_template, within
 from neuroflamingo_preprocessing.structural.resampling import covered_voxels, resample
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, load_template
 from neuroflamingo_preprocessing.structural.volume_quality import (
     Quality,
     judge_alignment,
+    judge_contrast,
     judge_coverage,
     judge_crop,
     judge_noise,
@@ -27,11 +32,12 @@ from neuroflamingo_preprocessing.structural.volume_quality import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Bool, Float32
     from numpy.typing import NDArray
 
     from neuroflamingo_preprocessing.scan import NativeSpace, Scan
     from neuroflamingo_preprocessing.spec import ScanSpec
+    from neuroflamingo_preprocessing.structural.brain_extraction import Brain
 
 GEOMETRIC_STEPS = (*IN_SPACE, *BY_FIELD)
 INTENSITY_STEPS = ("match_to_template", "template_mask")
@@ -50,6 +56,8 @@ class Prepared:
         quality: see `Quality`.
         warnings: from reading, then from preparing.
         timings: seconds by stage.
+        brain: the scan's brain mask on the encoder's grid, `[x, y, z]`; None without alignment.
+        forced: what the user insisted on, for the top of a report.
         native: voxel grid of the scan; `to_native` resamples maps on the encoder's grid to it.
         template: space that the grid lies in; None: the scan's own.
     """
@@ -62,10 +70,12 @@ class Prepared:
     warnings: tuple[str, ...]
     timings: dict[str, float]
     native: NativeSpace
+    brain: Bool[np.ndarray, "x y z"] | None = None
+    forced: tuple[str, ...] = ()
     template: str | None = None
 
 
-def prepare_volume(scan: Scan, spec: ScanSpec, *further: Scan) -> Prepared:
+def prepare_volume(scan: Scan, spec: ScanSpec, *further: Scan, force: bool = False) -> Prepared:
     """Bring a scan to the grid, the template space and the intensities that an encoder declares.
 
     Canonical orientation (no interpolation), affine alignment, one anti-aliasing Gaussian and one linear interpolation
@@ -76,10 +86,11 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *further: Scan) -> Prepared:
         scan: as `read_scan` gives it.
         spec: `card.scan` of the encoder.
         further: scans of its further channels, in order, registered to the first one: they go where that goes.
+        force: prepare an image that is not of the kind that the encoder takes.
 
     Raises:
-        ScanError: the scan cannot be aligned, too little of the brain is in view, or a further channel lies elsewhere
-            (exit 65).
+        ScanError: the scan cannot be aligned, is of another kind, shows too little of the brain, or a further channel
+            lies elsewhere (exit 65).
         ModelError: the card asks for an unknown step or grid (exit 65).
     """
     check_spec(spec)
@@ -87,43 +98,49 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *further: Scan) -> Prepared:
     warnings = [*scan.provenance.warnings, *_modality_warnings(scan, spec)]
     voxels, affine = to_canonical(scan.voxels, scan.affine)
     log = [*scan.geometry, *_log_reorientation(scan, voxels, affine)]
-    scan_to_template, correlation = np.eye(4), None
+    scan_to_template, quality, forced, brain = np.eye(4), Quality(None, 0.0), None, None
+    signal = voxels
     if spec.step("affine_alignment"):
         alignment = align(voxels, affine)
         judge_alignment(alignment, scan, warnings)
-        scan_to_template, correlation = alignment.scan_to_template, alignment.correlation
-        log.append(_log_alignment(voxels.shape, affine, scan_to_template))
+        scan_to_template = alignment.scan_to_template
+        contrast = find_contrast(scan, scan_to_template)
+        forced = judge_contrast(contrast, spec, scan, warnings, force=force)
+        found = alignment.brain
+        quality = Quality(
+            alignment.correlation, 0.0, overlap=alignment.overlap, brain_ml=found.volume_ml, contrast=contrast
+        )
+        signal = within(voxels, *found.limits)
+        log += [_log_brain(voxels.shape, affine, found), _log_alignment(voxels.shape, affine, scan_to_template)]
+        brain = resample(
+            found.mask.astype(np.float32), scan_to_template @ found.affine, spec.grid_shape, spec.grid_affine, 0.0, 0.0
+        )
     clock.lap("alignment")
-    in_template = scan_to_template @ affine
-    antialias = spec.step("gaussian_antialias")
-    fwhm = float(antialias["fwhm_mm"]) if antialias else 0.0
-    target = _Target(spec, grid_of(spec, voxels, in_template), fwhm)
-    volumes = [target.resample(voxels, in_template)]
+    target = _Target(spec, grid_of(spec, voxels, in_template := scan_to_template @ affine))
+    volumes = [target.resample(signal, in_template)]
     log.append(target.log(voxels.shape, in_template))
     covered = target.covered(voxels.shape, in_template)
-    coverage = judge_coverage(covered, spec, scan, warnings)
-    if spec.step("crop"):
-        coverage = judge_crop(volumes[0], voxels, warnings)
+    cropped = spec.step("crop") is not None
+    coverage = judge_crop(volumes[0], voxels, warnings) if cropped else judge_coverage(covered, spec, scan, warnings)
     snr = judge_noise(scan, scan_to_template, spec, warnings)
-    for other in further:
-        voxels, affine = to_canonical(other.voxels, other.affine)
-        in_template = scan_to_template @ affine
-        log += [*other.geometry, *_log_reorientation(other, voxels, affine), target.log(voxels.shape, in_template)]
-        judge_overlap(covered, target.covered(voxels.shape, in_template), scan, other, warnings)
-        volumes.append(target.resample(voxels, in_template))
+    artefacts = measure_artefacts(voxels, affine) if spec.template else Artefacts()
+    judge_artefacts(artefacts, warnings)
+    volumes += [target.further(one, scan, scan_to_template, covered, log, warnings) for one in further]
     clock.lap("resampling")
-    volumes = [_change_intensities(one, covered, spec, scan) for one in volumes]
+    changed = np.stack([_change_intensities(one, covered, spec, scan) for one in volumes])
     clock.lap("intensity")
-    tensor, affine = _in_card_order(np.stack(volumes), target.grid, spec)
+    tensor, affine = _in_card_order(changed, target.grid, spec)
     return Prepared(
         tensor=tensor,
         affine=affine,
         geometry=log,
         scan_to_template=scan_to_template,
-        quality=Quality(correlation, coverage, snr),
+        quality=replace(quality, coverage=coverage, snr=snr, **asdict(artefacts)),
         warnings=tuple(warnings),
         timings=clock.seconds,
         native=scan.native,
+        brain=None if brain is None else brain > 0.5,
+        forced=(forced,) if forced else (),
         template=spec.template,
     )
 
@@ -134,11 +151,31 @@ class _Target:
 
     spec: ScanSpec
     grid: Grid
-    fwhm: float
+
+    @property
+    def fwhm(self) -> float:
+        antialias = self.spec.step("gaussian_antialias")
+        return float(antialias["fwhm_mm"]) if antialias else 0.0
 
     def resample(self, voxels: NDArray[Any], affine: Affine) -> NDArray[np.float32]:
         grid, outside = self.grid, self.grid.nearest_outside
         return resample(voxels, affine, grid.shape, grid.affine, self.fwhm, self.spec.fill, nearest_outside=outside)
+
+    def further(
+        self,
+        scan: Scan,
+        first: Scan,
+        scan_to_template: Affine,
+        covered: NDArray[np.bool_],
+        log: list[GeometryStep],
+        warnings: list[str],
+    ) -> NDArray[np.float32]:
+        """A further channel by its own place in the world of the first one."""
+        voxels, affine = to_canonical(scan.voxels, scan.affine)
+        there = scan_to_template @ affine
+        log += [*scan.geometry, *_log_reorientation(scan, voxels, affine), self.log(voxels.shape, there)]
+        judge_overlap(covered, self.covered(voxels.shape, there), first, scan, warnings)
+        return self.resample(voxels, there)
 
     def covered(self, shape: tuple[int, ...], affine: Affine) -> NDArray[np.bool_]:
         return covered_voxels(shape, affine, self.grid.shape, self.grid.affine)
@@ -221,11 +258,24 @@ def check_spec(spec: ScanSpec) -> None:
 def _modality_warnings(scan: Scan, spec: ScanSpec) -> list[str]:
     warnings = []
     of_dicom = scan.provenance.header.get("format", "").startswith("DICOM")  # warned when the series was chosen
-    if scan.modality != "unknown" and not spec.takes_contrast(scan.modality) and not of_dicom:
-        warnings.append(f"the file's name says {scan.modality}, but this encoder takes {spec.channels[0]}")
+    if not of_dicom:
+        named = described_by_name(scan.provenance.file or "")
+        named = named or ((scan.modality,) if scan.modality != "unknown" else ())
+        texts = scan.provenance.header.get("described as", "").split(", ")
+        for source, kinds in (("file's name", named), ("header's text", texts)):
+            others = [kind for kind in kinds if kind and not takes_kind(spec.channels[0], kind)]
+            if others:
+                words = ", ".join(others)
+                warnings.append(f"the {source} says {words}, but this encoder takes {spec.channels[0]}")
     if max(scan.spacing) > THICK_MM:
         warnings.append(f"slices are {max(scan.spacing):.1f} mm apart: small findings may be missed")
     return warnings
+
+
+def takes_kind(channel: str, kind: str) -> bool:
+    """True if a kind of image is what a channel names, in words ("T1w, T2w or T1 with contrast"), or may be ("MR")."""
+    named = {word for word in (*SUFFIXES.values(), "contrast") if word in channel}
+    return kind in channel or (kind == AGENT and "contrast" in named) or (not named and kind != MASK)
 
 
 def _change_intensities(
@@ -278,13 +328,26 @@ def _log_reorientation(scan: Scan, voxels: NDArray[Any], affine: Affine) -> list
     ]
 
 
+def _log_brain(shape: tuple[int, ...], affine: Affine, brain: Brain) -> GeometryStep:
+    how = "as it came, without skull" if brain.given else "by deepbet, at the centre of the search for the head's pose"
+    return GeometryStep(
+        name="brain extraction",
+        before=as_rows(affine),
+        after=as_rows(affine),
+        interpolation="none",
+        reason=f"brain of {brain.volume_ml:.0f} ml, {how}; no voxel is removed",
+        shape_before=shape,
+        shape_after=shape,
+    )
+
+
 def _log_alignment(shape: tuple[int, ...], affine: Affine, scan_to_template: Affine) -> GeometryStep:
     return GeometryStep(
         name="affine alignment",
         before=as_rows(affine),
         after=as_rows(scan_to_template @ affine),
         interpolation="none",
-        reason="12-parameter affine to the ICBM152 2009a symmetric template; only the affine changes here",
+        reason="12-parameter affine of the brain to the ICBM152 2009a symmetric template; only the affine changes here",
         shape_before=shape,
         shape_after=shape,
     )

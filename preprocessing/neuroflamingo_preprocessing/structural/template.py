@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,28 +85,36 @@ def template_file(tissue: str) -> Path:
     )
 
 
-def antialiased(volumes: Iterable[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Smooth volumes at 1 mm as the preparation does before sampling the model grid, each in a thread of its own."""
+def antialiased(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Smooth a volume at 1 mm as the preparation does before sampling the model grid."""
     from scipy.ndimage import gaussian_filter
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda volume: gaussian_filter(volume, ANTIALIAS_FWHM_MM / 2.355), volumes))
+    return gaussian_filter(volume, ANTIALIAS_FWHM_MM / 2.355)
 
 
 @lru_cache(maxsize=1)
 def load_template() -> Template:
     """Load the template, once (about 2 s, without network: nilearn ships it)."""
     import nibabel as nib
-    from scipy.ndimage import label
-
-    def scaled(image: Any) -> NDArray[np.float32]:
-        values = np.asarray(image.dataobj).astype(np.float32)
-        return values / values.max()
 
     images: list[Any] = [nib.load(template_file(tissue)) for tissue in ("t1", "gm", "wm")]
     affine = np.asarray(images[0].affine, dtype=np.float64)
-    t1, grey, white = map(scaled, images)
-    apart, _ = label(np.pad(t1 <= BRAIN_FROM, 1, constant_values=True))
-    mask = (apart != apart[0, 0, 0])[1:-1, 1:-1, 1:-1].astype(np.float32)
-    on_grid = [resample_to_grid(smooth, affine) for smooth in antialiased((t1, grey, white, mask))]
+    t1, grey, white = (_scaled(image) for image in images)
+    mask = _brain(t1)
+    with ThreadPoolExecutor(2) as pool:  # two smoothed volumes of 35 MB at a time
+        on_grid = list(pool.map(lambda volume: resample_to_grid(antialiased(volume), affine), (t1, grey, white, mask)))
     return Template(t1, grey, white, mask, affine, *on_grid[:3], grid_mask=on_grid[3] > 0.5)
+
+
+def _scaled(image: Any) -> NDArray[np.float32]:
+    values = np.asarray(image.dataobj).astype(np.float32)
+    values /= values.max()
+    return values
+
+
+def _brain(t1: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mask of the brain and the holes in it: all that is not joined to the outside."""
+    from scipy.ndimage import label
+
+    apart, _ = label(np.pad(t1 <= BRAIN_FROM, 1, constant_values=True))
+    return (apart != apart[0, 0, 0])[1:-1, 1:-1, 1:-1].astype(np.float32)

@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.scan import Scan
     from neuroflamingo_preprocessing.spec import ScanSpec
     from neuroflamingo_preprocessing.structural.alignment import Alignment
+    from neuroflamingo_preprocessing.structural.contrast import Contrast
 
-CORRELATION_REFUSE, CORRELATION_WARN = 0.3, 0.4
+FIT_REFUSE = 0.3
+OVERLAP_REFUSE, OVERLAP_WARN = 0.8, 0.88
+BRAIN_ML = (330.0, 4200.0)
+"""Volumes of brains that are placed: 70 to 130 % of an adult's size (1,000 to 1,900 ml) along each axis."""
+ADULT_ML = (900.0, 2000.0)
 COVERAGE_REFUSE, COVERAGE_WARN = 0.8, 0.98
-SCALE_RANGE = (0.6, 1.6)
+STRETCH_REFUSE = 1.6
 SURE_WHITE = 0.9
 SNR_WARN = 5.0
 """Rose's criterion (1948): at a lower SNR, details cannot be told from noise with certainty."""
@@ -33,15 +38,26 @@ class Quality:
     """Quality measures of a prepared volume.
 
     Attributes:
-        correlation: correlation of the aligned scan with the template inside the brain; None without alignment.
+        correlation: correlation of the aligned scan with the template inside the brain, below 0 where light and dark
+            are exchanged; None without alignment.
         coverage: share of the template brain (of the grid, for an encoder without template) inside the field of view.
         snr: median of the white matter divided by its standard deviation, as MRIQC's SNR of one tissue (bias field and
             noise both lower it); None without a template, or where little white matter is in view.
+        smoothness, ghosts, spikes: see `Artefacts`; None without a template.
+        overlap: Dice coefficient of the aligned brain mask and the template's; None without alignment.
+        brain_ml: volume of the scan's brain mask in millilitres; None without alignment.
+        contrast: what kind of image it is; None without alignment.
     """
 
     correlation: float | None
     coverage: float
     snr: float | None = None
+    smoothness: float | None = None
+    ghosts: float | None = None
+    spikes: float | None = None
+    overlap: float | None = None
+    brain_ml: float | None = None
+    contrast: Contrast | None = None
 
 
 def name_of(scan: Scan) -> str:
@@ -55,7 +71,7 @@ def on_template_grid(spec: ScanSpec) -> bool:
 
 
 def judge_alignment(alignment: Alignment, scan: Scan, warnings: list[str]) -> None:
-    """Refuse an alignment that cannot be a head's, and warn about a doubtful pose.
+    """Refuse what is no head, or one that is too small, too large or not placed; warn about a doubtful pose.
 
     Args:
         alignment: result of `align`.
@@ -63,26 +79,94 @@ def judge_alignment(alignment: Alignment, scan: Scan, warnings: list[str]) -> No
         warnings: extended in place.
 
     Raises:
-        ScanError: low correlation, or implausible scaling (exit 65).
+        ScanError: no brain, a brain of another size, or none that fits the template (exit 65).
     """
-    stretch = np.linalg.svd(alignment.scan_to_template[:3, :3], compute_uv=False)
-    upright = np.linalg.det(alignment.scan_to_template[:3, :3]) > 0
-    in_range = SCALE_RANGE[0] <= stretch.min() and stretch.max() <= SCALE_RANGE[1]
-    if alignment.correlation < CORRELATION_REFUSE or not (upright and in_range):
+    volume = alignment.brain.volume_ml
+    if not volume:
         raise ScanError(
-            f"{name_of(scan)} cannot be aligned to the template brain",
-            expected=f"a T1-weighted head (correlation with the template at least {CORRELATION_REFUSE})",
-            seen=f"correlation {alignment.correlation:.2f}, scaling {stretch.min():.2f} to {stretch.max():.2f}, "
-            f"{alignment.starts} starting poses tried",
-            hint="check that the file is a T1-weighted whole head and that its orientation is right",
+            f"{name_of(scan)}: no brain was found",
+            expected="an MRI of a head",
+            seen=f"{' x '.join(str(n) for n in scan.voxels.shape)} voxels without anything like a brain",
+            hint="look at the scan",
         )
-    if alignment.correlation < CORRELATION_WARN:
-        warnings.append(f"alignment is doubtful (correlation with the template {alignment.correlation:.2f})")
+    if not BRAIN_ML[0] <= volume <= BRAIN_ML[1]:
+        raise ScanError(
+            f"{name_of(scan)} is far {'smaller' if volume < BRAIN_ML[0] else 'larger'} than an adult's head",
+            expected=f"a brain of {BRAIN_ML[0]:.0f} to {BRAIN_ML[1]:.0f} ml: 70 to 130 % of an adult's along each axis",
+            seen=f"{volume:.0f} ml",
+            hint="check the voxel size in the header; heads of infants and animals are not read",
+        )
+    stretch = np.linalg.svd(alignment.scan_to_template[:3, :3], compute_uv=False)
+    stretched = stretch.max() / stretch.min() > STRETCH_REFUSE
+    if alignment.fit < FIT_REFUSE or alignment.overlap < OVERLAP_REFUSE or stretched:
+        raise ScanError(
+            f"{name_of(scan)} cannot be placed in the template brain",
+            expected=f"outline and structure of one whole brain (overlap of the outlines at least {OVERLAP_REFUSE}, "
+            f"agreement inside at least {FIT_REFUSE})",
+            seen=f"overlap {alignment.overlap:.2f}, agreement {alignment.fit:.2f}, scaling {stretch.min():.2f} to "
+            f"{stretch.max():.2f} along the axes, {alignment.starts} starting poses tried",
+            hint="look at the scan: is it one whole head, is anything cut off, is the voxel size right?",
+        )
+    if alignment.overlap < OVERLAP_WARN:
+        warnings.append(f"alignment is doubtful (the outlines of the brains overlap by {alignment.overlap:.2f})")
+    if not ADULT_ML[0] <= volume <= ADULT_ML[1]:
+        warnings.append(
+            f"the brain has {volume:.0f} ml, an adult's has 1,000 to 1,900: the voxel sizes in the header may be "
+            "wrong, or it is a child's"
+        )
     if alignment.turned:
         warnings.append(
             "the head is turned by 90 degrees or more against its header: the header may be wrong, and then left and "
             "right may be wrong too"
         )
+
+
+def judge_contrast(contrast: Contrast, spec: ScanSpec, scan: Scan, warnings: list[str], *, force: bool) -> str | None:
+    """Hold what the image is against what the encoder takes.
+
+    Args:
+        contrast: result of `find_contrast`.
+        spec: `card.scan` of the encoder.
+        scan: for messages.
+        warnings: extended in place.
+        force: go on with an image of another kind.
+
+    Returns:
+        What was forced, for the top of the report; None if nothing was.
+
+    Raises:
+        ScanError: the image is of another kind (exit 65).
+    """
+    wanted = spec.channels[0]
+    if contrast.enhanced:
+        warnings.append(
+            f"{contrast.bright_share:.1%} of the brain is far brighter than white matter: contrast agent or artefacts, "
+            "which may be taken for lesions"
+        )
+    if wanted != "T1w" or contrast.kind == wanted:
+        return None
+    if contrast.kind == "unknown":
+        warnings.append("by its tissues, this may not be a T1-weighted head")
+        return None
+    seen = _KINDS[contrast.kind]
+    if force:
+        return f"Forced: by its tissues, {name_of(scan)} is {seen}, and the model reads T1-weighted heads only."
+    if contrast.fluid is not None:
+        seen += f": white matter being 1, fluid is {contrast.fluid:.2f} and deep grey matter {contrast.deep_grey:.2f}"
+    raise ScanError(
+        f"{name_of(scan)} does not look T1-weighted",
+        expected="white matter brighter than grey matter, and that brighter than fluid",
+        seen=seen,
+        hint="give the T1-weighted series, or --force if this is one",
+    )
+
+
+_KINDS = {
+    "T2w": "T2-weighted, or has light and dark exchanged",
+    "FLAIR": "a FLAIR image",
+    "PDw": "proton-density-weighted",
+    "CT": "computed tomography",
+}
 
 
 def brain_on_grid(spec: ScanSpec) -> NDArray[np.bool_]:

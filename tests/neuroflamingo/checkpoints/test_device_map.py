@@ -41,6 +41,8 @@ def test_most_of_it_on_the_disk_gives_equal_logits_and_text(saved, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, logits, atol=1e-6, rtol=1e-6)
     assert torch.equal(model.generate(**batch, max_new_tokens=5, do_sample=False), written)
+    whole, _ = load(folder, device="cpu")
+    torch.testing.assert_close(model.attention_rollout(**batch), whole.attention_rollout(**batch))
 
 
 def test_a_layer_and_its_gated_block_stay_together(saved):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,6 @@ import pytest
 
 from neuroflamingo.cli import main
 from neuroflamingo.inference import loaded_model as opened_module
-from neuroflamingo.inference import pipeline
 
 AFFINE = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -100], [0, 0, 6, -70], [0, 0, 0, 1]])
 SHAPE = (30, 32, 28)
@@ -107,8 +107,7 @@ def test_report(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(opened_module, "open_model", lambda name, device: loaded)
-    monkeypatch.setattr(pipeline, "model_folder", lambda name, device: loaded)
+    monkeypatch.setattr(opened_module.ModelFolder, "load", lambda self: loaded)
     file = write(name)
     assert main(["report", file, "--quiet"]) == 65
     out, err = capsys.readouterr()
@@ -134,13 +133,38 @@ def test_as_a_program_of_its_own(write: Callable[[str], str]) -> None:
 def test_a_name_that_no_file_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     name = "a" * 300 + ".nii.gz"
-    Path("list.jsonl").write_text(json.dumps({"scan": name}) + "\n")
-    for arguments in (
-        ["report", name],
-        ["check-scan", name],
-        ["prepare", "list.jsonl", "-o", "store", "--encoder", "vit3d"],
-    ):
+    for arguments in (["report", name], ["check-scan", name]):
         assert main(arguments) == 66
         said = capsys.readouterr().err
         assert "there is no file aaaa" in said and all(word in said for word in WORDS), said
+    for odd in (name, "b" * 70_000, "c\0.nii.gz", "d" * 200 + "/" + "e" * 300 + ".nii"):
+        Path("list.jsonl").write_text(json.dumps({"scan": "x.nii.gz"}) + "\n" + json.dumps({"scan": odd}) + "\n")
+        assert main(["prepare", "list.jsonl", "-o", "store", "--encoder", "vit3d"]) == 65
+        said = capsys.readouterr().err
+        assert f"line 2: there is no file {odd[0]}" in said and all(word in said for word in WORDS), said
+        assert len(said) < 1000
     assert not Path("store").exists()
+
+
+@pytest.mark.parametrize("verb", [["report"], ["check-scan"], ["encode", "--encoder", "tiny-t1w-cnn", "-o", "a.npz"]])
+def test_what_is_no_file_is_named_before_a_model_is_loaded(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Two scans, since of several the model is loaded first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(opened_module.ModelFolder, "load", None)
+    Path("whole.nii").write_bytes(bytes(400))
+    os.mkfifo("pipe.nii")
+    Path("annexed.nii.gz").symlink_to(".git/annex/objects/Xy/MD5E-s1--a.nii.gz/MD5E-s1--a.nii.gz")
+    wanted = {"pipe.nii": (65, "is a pipe"), "annexed.nii.gz": (66, "datalad get"), "/dev/null": (65, "is a device")}
+    for name, (code, words) in {**wanted, "gone.nii": (66, "check the path"), "": (66, "an empty name")}.items():
+        assert main([*verb, "whole.nii", name]) == code
+        assert words in capsys.readouterr().err
+
+
+def test_an_output_whose_name_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a" * 247 + ".nii").write_bytes(bytes(400))
+    assert main(["report", "a" * 247 + ".nii"]) == 73
+    said = capsys.readouterr().err
+    assert "the name is too long" in said and "at most 255 bytes" in said and "folder" not in said

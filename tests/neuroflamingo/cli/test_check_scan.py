@@ -76,13 +76,13 @@ def test_what_cannot_be_used(tmp_path: Path, head_file: Path, capsys) -> None:
     words.write_text("no scan")
     noise = write(tmp_path / "noise.nii", frames(3)[..., 0])
     lying = write(tmp_path / "lying.nii", frames())
-    (tmp_path / "lying.json").write_text('{"RepetitionTime": 1.0}')
+    (tmp_path / "lying.json").write_text('{"RepetitionTime": 1000}')
     assert main(["check-scan", *map(str, (silent, words, noise, lying)), "--json"]) == 65
     found = json.loads(capsys.readouterr().out)
     said = [one["fault"]["what"] for one in found]
     assert [one["usable"] for one in found] == [False] * 4 and [one["kind"] for one in found][:2] == ["volume", None]
     for saw, wanted in zip(
-        said, ("left and right", "not a NIfTI", "cannot be aligned", "two repetition times"), strict=True
+        said, ("left and right", "not a NIfTI", "cannot be placed", "impossible repetition time"), strict=True
     ):
         assert wanted in saw
     assert all(one["fault"]["try"] for one in found)
@@ -90,5 +90,42 @@ def test_what_cannot_be_used(tmp_path: Path, head_file: Path, capsys) -> None:
     assert not check_scan(write(tmp_path / "bold.nii", frames()), encoder_card("tiny-t1w-cnn")).usable
     with pytest.raises(NotFoundError):
         check_scan(tmp_path / "gone.nii")
-    assert main(["check-scan", str(head_file), "--encoder", "tiny-t1w-cm"]) == 69
+    assert main(["check-scan", str(head_file), "--encoder", "tiny-t1w-cm"]) == 66
     assert "did you mean tiny-t1w-cnn" in capsys.readouterr().err
+
+
+def test_names_and_texts_of_other_images(tmp_path: Path, head_file: Path) -> None:
+    image = nib.load(head_file)
+    image.header["descrip"] = b"Jane Doe T1 post contrast"
+    image.to_filename(tmp_path / "sub-01_T2starw.nii.gz")
+    found = check_scan(tmp_path / "sub-01_T2starw.nii.gz", encoder_card("tiny-t1w-cnn"))
+    assert found.header["described as"] == "contrast agent" and "Doe" not in repr(found)
+    assert "the file's name says T2starw, but this encoder takes T1w" in found.warnings
+    assert "the header's text says contrast agent, but this encoder takes T1w" in found.warnings
+
+
+def test_a_head_far_from_adult_size_is_warned_of(tmp_path: Path, head_file: Path) -> None:
+    found = _scaled(0.68, tmp_path, head_file)
+    assert found.usable and any("an adult's has" in warning for warning in found.warnings)
+    assert not any("adult" in warning for warning in check_scan(head_file, encoder_card("tiny-t1w-cnn")).warnings)
+
+
+def _scaled(share: float, folder: Path, head_file: Path):
+    image = nib.load(head_file)
+    affine = np.diag([share, share, share, 1]) @ image.affine
+    nib.Nifti1Image(np.asanyarray(image.dataobj), affine).to_filename(folder / "a_T1w.nii")
+    return check_scan(folder / "a_T1w.nii", encoder_card("tiny-t1w-cnn"))
+
+
+@pytest.mark.slow
+def test_the_other_form_is_named_where_the_scan_is_refused(tmp_path: Path, head_file: Path, capsys) -> None:
+    image = nib.load(head_file)
+    turned = np.diag([-1.0, -1, 1, 1]) @ image.affine
+    noise = np.random.default_rng(0).integers(0, 1000, image.shape).astype(np.int16)
+    odd = nib.Nifti1Image(noise, image.affine)
+    odd.set_sform(image.affine, 1)
+    odd.set_qform(turned, 1)
+    odd.to_filename(tmp_path / "odd_T1w.nii")
+    assert main(["report", str(tmp_path / "odd_T1w.nii"), "-o", str(tmp_path) + "/"]) == 65
+    said = capsys.readouterr().err
+    assert "noted before: sform (scanner" in said and "--xform qform takes the other" in said

@@ -40,8 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, loaded, aligned: None) -> None:
     """The tiny model is loaded once for all of these tests, and heads are aligned already."""
-    monkeypatch.setattr(opened_module, "open_model", lambda name, device: loaded)
-    monkeypatch.setattr(pipeline, "model_folder", lambda name, device: loaded)
+    monkeypatch.setattr(opened_module.ModelFolder, "load", lambda self: loaded)
 
 
 def names(folder: Path) -> list[str]:
@@ -253,7 +252,7 @@ class TestBadModels:
 
         monkeypatch.setattr(local_models, "list_models", lambda: ("tiny-t1w", "large-t1w"))
         code, err = self.run("tiny-t1", head_file, capsys)
-        assert code == 69 and "did you mean tiny-t1w" in err
+        assert code == 66 and "did you mean tiny-t1w" in err
 
     def test_folder_without_a_model(self, place: Path, head_file: Path, capsys) -> None:
         (place / "empty").mkdir()
@@ -399,6 +398,8 @@ class TestFailures:
             (KeyboardInterrupt(), 130),
             (MemoryError(), 75),
             (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), 75),
+            (RuntimeError("unable to mmap 21874348 bytes from file <x>: Cannot allocate memory (12)"), 75),
+            (OSError(12, "Cannot allocate memory"), 75),
             (OSError(28, "No space left on device", "/x/out.html"), 74),
             (BrokenPipeError(), 74),
         ],
@@ -444,7 +445,10 @@ import numpy as np
 from neuroflamingo_preprocessing import files
 from neuroflamingo_preprocessing.structural import prepare_volume
 from neuroflamingo_preprocessing.structural.alignment import Alignment
-prepare_volume.align = lambda voxels, affine: Alignment(np.eye(4), 0.98, 1, False)
+from neuroflamingo_preprocessing.structural.brain_extraction import Brain
+from neuroflamingo_preprocessing.structural.template import load_template
+brain = Brain(load_template().mask > 0, load_template().affine, True, (-1e6, 1e6))
+prepare_volume.align = lambda voxels, affine: Alignment(np.eye(4), 0.98, 0.98, 0.98, 1, False, brain)
 def die(*a, **k):
     os.kill(os.getpid(), signal.SIGKILL)
 class Deadly:
@@ -515,3 +519,15 @@ def test_module_runs_too() -> None:
         env=environment,
     )
     assert run.returncode == 0 and run.stdout.startswith("neuroflamingo ")
+
+
+@pytest.mark.slow
+def test_a_model_spread_over_memory_and_disk_writes_the_same_report(
+    place: Path, head_file: Path, tiny_model: Path, aligned: None, written_report: str, capfd
+) -> None:
+    how = ["--model", str(tiny_model), "--device", "cpu", "--quiet", "-o", "-"]
+    room = ["--device-map", "auto", "--max-memory", "cpu=2MB", "--max-memory", "disk=1GB"]
+    assert main(["report", str(head_file), *how, *room]) == 2
+    assert "--offload-folder" in capfd.readouterr().err
+    assert main(["report", str(head_file), *how, *room, "--offload-folder", "offload"]) == 0
+    assert json.loads(capfd.readouterr().out)["text"] == written_report

@@ -98,7 +98,7 @@ class TestCheck:
         [
             ([], 2, "--all"),
             (["swift", "--all"], 2, "both"),
-            (["swft"], 69, "did you mean swift"),
+            (["swft"], 66, "did you mean swift"),
             (["no.such.module:Encoder"], 1, "no.such.module"),
         ],
     )

@@ -86,10 +86,38 @@ def test_overrides_and_what_cannot_be_inspected(recipe_file: str, capsys: pytest
     assert main(["inspect", "configs/tiny-t1w.yaml"]) == 78
     assert "neuroflamingo inspect tiny-t1w" in capsys.readouterr().err
     assert main(["inspect", "tiny-t1w", "--set", "a.b=1"]) == 2
-    assert main(["inspect", "no-such-model"]) == 69
+    assert main(["inspect", "no-such-model"]) == 66
 
 
 def test_a_models_parameters(capsys: pytest.CaptureFixture) -> None:
     assert main(["inspect", "tiny-t1w", "--frozen"]) == 0
     text = capsys.readouterr().out
     assert "gated blocks" in text and "frozen   encoder." in text
+
+
+def test_where_each_layer_would_lie(capsys: pytest.CaptureFixture) -> None:
+    room = ["--max-memory", "cpu=8MB", "--max-memory", "disk=1GB", "--device", "cpu"]
+    assert main(["inspect", "tiny-t1w", "--device-map", "auto", *room, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    places, held = found["hf_device_map"], found["held"]
+    assert places["encoder"] == places["perceiver"] == "cpu" and "disk" in places.values()
+    assert places.keys() == found["bytes"].keys()
+    assert held["cpu"] + held["disk"] == sum(found["bytes"].values())
+    assert 1 < sum(found["bytes"].values()) / (4 * 10_318_096) < 1.1, "float32, and some buffers"
+    assert main(["inspect", "tiny-t1w", "--device-map", "auto", *room]) == 0
+    text = capsys.readouterr().out
+    assert "lang_encoder.model.layers.3" in text and "all on disk" in text and "all on cpu" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["tiny-t1w", "--max-memory", "cpu=1GB"], "are for --device-map"),
+        (["tiny-t1w", "--device-map", "auto", "--max-memory", "1GB"], "is not an assignment"),
+        (["tiny-t1w", "--device-map", "everywhere"], "unknown device map"),
+        (["brainiac-qwen", "--device-map", "auto"], "brainiac-qwen"),
+    ],
+)
+def test_places_that_cannot_be_told(words: list[str], seen: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["inspect", *words]) != 0
+    assert seen in capsys.readouterr().err

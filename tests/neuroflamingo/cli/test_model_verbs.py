@@ -75,7 +75,7 @@ class TestModels:
         err = refused(69, capsys, "models", "fetch", "brainlm-13m")
         assert err.index("CC-BY-NC-ND-4.0") < err.index("error: ") and "HF_HUB_OFFLINE=1" in err
         assert "with a browser" in refused(69, capsys, "models", "fetch", "swift")
-        assert "did you mean swift" in refused(69, capsys, "models", "fetch", "swfit")
+        assert "did you mean swift" in refused(66, capsys, "models", "fetch", "swfit")
 
     @pytest.mark.slow
     def test_only_fetch_leaves_the_network_on(self) -> None:
@@ -170,7 +170,7 @@ class TestEncode:
 
         assert scan.about["input"]["sha256"] == sha256_of(head_file)
         steps = [step["name"] for step in scan.about["geometry"]]
-        assert steps == ["reorientation", "affine alignment", "resampling"]
+        assert steps == ["reorientation", "brain extraction", "affine alignment", "resampling"]
         assert found.about["weights"] == {"init": "random", "seed": 3}
         assert found.about["software"]["libraries"]["torch"]
         weights = [

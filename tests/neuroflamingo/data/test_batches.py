@@ -43,14 +43,14 @@ def test_what_is_in_a_batch(tmp_path: Path) -> None:
     rows = {name: row for row, name in enumerate(batch["ids"])}
     assert set(rows) >= {"t", "i", "n"} and len(batch["ids"]) == 12
     shape = batch["input_ids"].shape
-    assert all(batch[name].shape == shape for name in ("attention_mask", "labels", "label_weights", "kinds"))
+    assert all(batch[name].shape == shape for name in ("attention_mask", "labels", "loss_weights", "kinds"))
     padding = batch["attention_mask"] == 0
-    for name, fill in (("input_ids", 63), ("labels", -100), ("label_weights", 0.0), ("kinds", -1)):
+    for name, fill in (("input_ids", 63), ("labels", -100), ("loss_weights", 0.0), ("kinds", -1)):
         assert bool((batch[name][padding] == fill).all())
     assert batch["scan_tokens"].shape == (12, 2, TOKENS, WIDTH) and "token_mask" not in batch
     assert batch["scan_mask"].sum(-1).equal((batch["input_ids"] == 62).sum(-1))
-    assert batch["kinds"][rows["t"], 0] == KINDS.index("text") and batch["label_weights"][rows["t"], 0] == 1.0
-    assert batch["label_weights"][rows["i"], 0] == 1.0, "weight 2 of the sample, 0.5 of its kind"
+    assert batch["kinds"][rows["t"], 0] == KINDS.index("text") and batch["loss_weights"][rows["t"], 0] == 1.0
+    assert batch["loss_weights"][rows["i"], 0] == 1.0, "weight 2 of the sample, 0.5 of its kind"
     for name, numbers in (("i", [0, 1]), ("n", [0, 1])):
         wanted = np.stack([np.load(tmp_path / f"scan{number}.npy") for number in numbers])
         np.testing.assert_array_equal(batch["scan_tokens"][rows[name]].numpy(), wanted)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.data.sequences import build_labels, encode_sample
+from neuroflamingo.data.validation_set import prompt_batch
 from neuroflamingo.model.processor import NeuroFlamingoProcessor
 from neuroflamingo_preprocessing.errors import ConfigError, ScanError
 from tests.neuroflamingo.data.samples import sample, tiny_processor
@@ -26,6 +28,41 @@ def test_pairs_and_interleaved_as_upstream() -> None:
     document = encode_sample(sample("interleaved", "a", "b", text="w1 <image> w3 <image> w4"), TOKENIZER)
     assert document.ids.tolist() == [1, IMAGE, 3, EOC, IMAGE, 4, EOC, 60]
     assert document.labels.tolist() == [-100, -100, 3, EOC, -100, 4, EOC, -100], "text before, and the end, are not"
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("w1 <image> <image> w3 <image> w4", [1, IMAGE, IMAGE, 3, EOC, IMAGE, 4, EOC, 60]),
+        ("<image><image><image> w3", [IMAGE, IMAGE, IMAGE, 3, EOC, 60]),
+        ("<image><|endofchunk|><image> w3", [IMAGE, EOC, IMAGE, 3, EOC, 60]),  # an end that the document has, stays
+        ("<image> w3 <|endofchunk|> w4 <image><image> w5", [IMAGE, 3, EOC, 4, IMAGE, IMAGE, 5, EOC, 60]),
+    ],
+)
+def test_scans_side_by_side_stay_so_as_in_prompts(text: str, ids: list[int]) -> None:
+    scans = [f"scan{number}" for number in range(text.count("<image>"))]
+    assert encode_sample(sample("interleaved", *scans, text=text), TOKENIZER).ids.tolist() == ids
+
+
+@pytest.mark.parametrize(
+    ("pattern", "before"), [("$A </s>", []), ("w59 $A </s>", [59]), ("w59 $A", [59]), ("w59 $A </s> </s>", [59])]
+)
+def test_what_a_tokenizer_adds_behind_a_text_is_left_out(pattern: str, before: list[int]) -> None:
+    """A prompt that ends with an end token is over; a sample writes its own."""
+    tokenizer = tiny_processor().tokenizer
+    ends = [("w59", 59), ("</s>", 60)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=pattern, special_tokens=ends)
+    assert tokenizer("w1")["input_ids"] == before + [1] + [60] * pattern.count("</s>")
+    pair, document = sample("pairs", "a", text="w1 w2"), sample("interleaved", "a", text="w5 <image> w3")
+    assert encode_sample(pair, tokenizer).ids.tolist() == [*before, IMAGE, 1, 2, EOC, 60]
+    assert encode_sample(document, tokenizer).ids.tolist() == [*before, 5, IMAGE, 3, EOC, 60]
+    talk = encode_sample(sample("instructions", "a", talk=["<image> w2", "w3 w4"]), tokenizer)
+    assert talk.ids.tolist() == [*before, IMAGE, 2, 3, 4, EOC, 60] and learnt(talk) == [3, 4, EOC, 60]
+    prompts = prompt_batch([pair], "plain", tokenizer)
+    assert prompts["input_ids"].tolist() == [[*before, IMAGE]]
+    batch = NeuroFlamingoProcessor(tokenizer)(["<image> w1 w2", "w1"])
+    assert batch["input_ids"].tolist()[0] == [*before, IMAGE, 1, 2]
+    assert batch["attention_mask"].tolist()[1] == [0, 0, *[1] * len(before), 1]
 
 
 def test_of_talks_the_answers_and_their_ends_only() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from neuroflamingo.data.templates import PREAMBLE, TEMPLATES, Rendered, render
-from neuroflamingo_preprocessing.errors import ConfigError
+from neuroflamingo_preprocessing.errors import ConfigError, ModelError
 from tests.neuroflamingo.data.samples import CHATML, sample, tiny_processor
 
 EOC = "<|endofchunk|>"
@@ -103,3 +103,31 @@ def test_templates_that_there_are_not() -> None:
     assert all(name in str(caught.value) for name in TEMPLATES) and caught.value.exit_code == 78
     with pytest.raises(ConfigError, match="no chat template"):
         render(TALK, "chat", Words())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 10 ** (10 ** 9) }}",
+        "{{ 'a' * 10 ** 12 }}",
+    ],
+)
+def test_a_chat_template_that_does_not_come_to_an_end_is_refused(template: str) -> None:
+    tokenizer = tiny_processor().tokenizer
+    tokenizer.chat_template = template + CHATML
+    with pytest.raises(ModelError, match="does not come to an end") as caught:
+        render(TALK, "chat", tokenizer)
+    assert caught.value.exit_code == 65
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ nothing.at.all }}", "{% for", "{{ raise_exception('no') }}", "{{ ().__class__.__mro__ }}"]
+)
+def test_a_chat_template_that_fails_names_the_tokenizer(template: str) -> None:
+    tokenizer = tiny_processor().tokenizer
+    tokenizer.chat_template = template + CHATML
+    with pytest.raises(ModelError, match=r"chat_template in .* cannot be used") as caught:
+        render(TALK, "chat", tokenizer)
+    assert caught.value.exit_code == 65

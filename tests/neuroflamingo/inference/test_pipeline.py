@@ -51,7 +51,12 @@ def test_provenance_is_complete_and_true(report: Report, head_file: Path, tiny_m
     assert provenance.model.files["model.safetensors"] == sha256_of(tiny_model / "model.safetensors")
     assert provenance.model.encoder == "tiny-t1w-cnn"
     assert provenance.generation.strategy == "greedy" and provenance.generation.stopped == "end of report"
-    assert [step.name for step in report.geometry] == ["reorientation", "affine alignment", "resampling"]
+    assert [step.name for step in report.geometry] == [
+        "reorientation",
+        "brain extraction",
+        "affine alignment",
+        "resampling",
+    ]
     assert {"read and prepare", "encode and generate", "trace and draw"} <= set(provenance.timing)
     assert str(head_file.parent) not in report.to_json()
     assert {flag.name.split(":")[0] for flag in provenance.qc} >= {"alignment", "findings and impression agree"}

@@ -38,7 +38,7 @@ def test_logits_at_labels_only_are_the_same_loss_in_every_family(family):
     results = []
     for loss_only in (False, True):
         model.zero_grad()
-        how = {"label_weights": weights, "label_smoothing": 0.1, "num_items_in_batch": 5, "loss_only": loss_only}
+        how = {"loss_weights": weights, "smoothing": 0.1, "num_items_in_batch": 5, "loss_only": loss_only}
         out = model(**batch, labels=labels, **how)
         out.loss.backward()
         grads = [p.grad for p in model.parameters() if p.requires_grad]

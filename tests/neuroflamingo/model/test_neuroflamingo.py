@@ -73,7 +73,7 @@ def test_logits_at_labelled_positions_only_give_the_same_loss_and_gradients(fuse
     results = []
     for loss_only in (False, True):
         model.zero_grad()
-        out = model(**batch, labels=labels, label_weights=weights, loss_only=loss_only)
+        out = model(**batch, labels=labels, loss_weights=weights, loss_only=loss_only)
         out.loss.backward()
         assert (out.logits is None) == loss_only
         results.append((out.loss, *(p.grad for p in model.parameters() if p.requires_grad)))

@@ -213,7 +213,7 @@ def test_names_and_folders_that_are_not_there(tmp_path, monkeypatch):
     assert load("tiny-t9w", "cpu")[0].config.model_type == "neuroflamingo"
     with pytest.raises(ModelError, match=r"did you mean tiny-t9w\?") as caught:
         load("tiny-t9v")
-    assert caught.value.exit_code == 69
+    assert caught.value.exit_code == 66
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFoundError, match=r"no config\.json in it"):
         load(tmp_path / "empty")

@@ -155,7 +155,7 @@ def make_report(head: np.ndarray, token_positions: np.ndarray, token_weights: np
                 *picture_of_slices(canvas, 0),
                 *picture_of_attention(canvas, token_weights, token_positions, first, "s1"),
                 *picture_of_attention(canvas, token_weights, token_positions, second, "s2"),
-                *picture_of_alignment(canvas, (head > 0).astype(float), 0),
+                *picture_of_alignment(canvas, (head > 0).astype(float), (head > 0).astype(float), 0),
             )
         provenance = make_provenance(f"{title}.nii.gz")
         return Report(

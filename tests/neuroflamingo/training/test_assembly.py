@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from neuroflamingo.data.scan_sources import FileScans
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.parameters import grouped_names
-from neuroflamingo.recipe.schema import EncoderSettings, Recipe
+from neuroflamingo.recipe.schema import EncoderSettings, LanguageModelSettings, Recipe
 from neuroflamingo.settings import check_settings
 from neuroflamingo.training.assembly import build, recipe_encoder
 from neuroflamingo.training.initial_weights import start_from
+from neuroflamingo.training.language_models import language_model
 from neuroflamingo.training.trainable import merge_lora
 from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError, NotFoundError
@@ -309,3 +310,29 @@ def test_a_scan_that_needs_an_option_is_sent_through_a_store(tmp_path: Path) -> 
     np.savetxt(tmp_path / "s.tsv", np.ones((424, 200)), delimiter="\t")
     with pytest.raises(NeuroFlamingoError, match=r"neuroflamingo prepare FOLDER -o STORE --encoder brainlm-13m"):
         FileScans(card).read(str(tmp_path / "s.tsv"), 0)
+
+
+@pytest.mark.parametrize(
+    "fault", ["an adapter", "a pickle in the index", "a link", "ten million layers", "cut weights"]
+)
+def test_a_language_model_that_was_damaged_or_made_to_harm_is_refused(tmp_path, fault):
+    folder = tmp_path / "lm"
+    tiny_language_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if fault == "an adapter":
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    elif fault == "a pickle in the index":
+        weights.rename(folder / "spare.safetensors")
+        (folder / "weights.dat").write_bytes(b"\x80\x04.")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "weights.dat"}}))
+    elif fault == "a link":
+        weights.rename(tmp_path / weights.name)
+        weights.symlink_to(tmp_path / weights.name)
+    elif fault == "ten million layers":
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 10**7}))
+    else:
+        weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(ModelError, match=r"adapter_config|index\.json|model\.safetensors|config\.json") as caught:
+        language_model(LanguageModelSettings(source=str(folder), dtype="float32"))
+    assert caught.value.exit_code == 65

@@ -152,7 +152,8 @@ class TestIndex:
         root = plant(tmp_path / "ds", ["sub-01/anat/sub-01_T1w.nii", "sub-01/anat/sub-01_T2w.nii"])
         (root / "dataset_description.json").unlink()
         notes: list[str] = []
-        assert len(find_inputs(root, T1W, notes=notes)) == 2 and "no dataset_description.json" in notes[0]
+        assert len(find_inputs(root, T1W, notes=notes)) == 1 and "no dataset_description.json" in notes[0]
+        assert notes[1] == "1 files are left out, by their names: T2w (1)"
         (tmp_path / "f.json").write_text("{}")
         with pytest.raises(UsageError, match="is not a BIDS dataset"):
             find_inputs(root, T1W, filter_file=tmp_path / "f.json")

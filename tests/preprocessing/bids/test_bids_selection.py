@@ -108,7 +108,7 @@ def test_all_faults_at_once_and_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text('{"bolt": {}, "bold": {"tsk": "a", "run": true}}')
     with pytest.raises(ConfigError, match=r"f\.json has 3 faults"):
         read_filter_file(tmp_path / "f.json", "bold")
-    for text in ("", "{", "[]", "3", "[" * 100_000, '{"bold": {}}'.encode("utf-16").decode("latin-1")):
+    for text in ("", "{", "[]", "3", "[" * 100_000, '{"bold": {}}'.encode("utf-16-le").decode("latin-1")):
         (tmp_path / "g.json").write_text(text, encoding="latin-1")
         with pytest.raises(ConfigError, match=r"g\.json cannot be read\n.*a filter file"):
             read_filter_file(tmp_path / "g.json", "bold")
@@ -157,7 +157,9 @@ NEVER = [
         ((0, 1, 2), 2),
         ((0, 1), 0),
         ((1,), 1),
-        ((6, 2), 6),
+        ((6, 2), 2),  # smoothed and denoised behind what was only preprocessed
+        ((6, 1), 6),  # but before a run in another space
+        ((6,), 6),
     ],
 )
 def test_runs_of_a_derivative(tmp_path: Path, there: Any, taken: int) -> None:
@@ -219,7 +221,7 @@ def test_echoes(tmp_path: Path) -> None:
     root = plant(tmp_path / "ds", echoes)
     with pytest.raises(UsageError, match=r"one of 3 echoes") as caught:
         find_inputs(root, BOLD)
-    assert '{"bold": {"echo": 2}}' in str(caught.value)
+    assert '{"bold": {"echo": [2, null]}}' in str(caught.value)  # which keeps the runs without echoes
     (tmp_path / "f.json").write_text('{"bold": {"echo": 2}}')
     assert names(root, BOLD, filter_file=tmp_path / "f.json") == ["sub-01_task-rest_echo-2_desc-preproc_bold.nii.gz"]
     plant(root, [f"{FUNC}_desc-preproc_bold.nii.gz"])

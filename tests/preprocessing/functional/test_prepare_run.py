@@ -14,6 +14,7 @@ from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_preprocessing.errors import ModelError, ScanError, UsageError
 from neuroflamingo_preprocessing.formats.nifti.run import Run
 from neuroflamingo_preprocessing.functional.prepare_run import check_run_spec, prepare_run
+from neuroflamingo_preprocessing.functional.run_quality import assess_run
 from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.spec import Axis, RepetitionTime, ScanSpec, Step
 from neuroflamingo_preprocessing.structural.resampling import resample
@@ -202,3 +203,24 @@ def test_cards_that_cannot_be_followed() -> None:
         with pytest.raises(ModelError, match="cannot be prepared from a run"):
             check_run_spec(wrong)
     check_run_spec(spec("to_grid"))
+
+
+@pytest.mark.parametrize("how", ["mean removed", "z-scored", "z-scored, all voxels"])
+def test_denoised_runs_have_no_mean_and_lie_in_mni_space_all_the_same(how: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(size=brain().shape).astype(np.float32)
+    voxels = brain() * (1 + 0.01 * noise) if how != "z-scored, all voxels" else brain() + noise
+    voxels = voxels - voxels.mean(axis=-1, keepdims=True)
+    if how != "mean removed":
+        spread = voxels.std(axis=-1, keepdims=True)
+        voxels = np.divide(voxels, spread, out=np.zeros_like(voxels), where=spread > 0)
+    run = save(tmp_path / "run.nii.gz", voxels)
+    prepared = prepare_run(run, spec("to_grid", "zscore_foreground"))
+    assert any("the mean of the run was removed" in warning for warning in prepared.warnings)
+    assert prepared.quality.coverage > 0.9 and prepared.quality.tsnr is None and prepared.quality.dvars is None
+    elsewhere = LAS.copy()
+    elsewhere[2, 3] += 90
+    if how != "z-scored, all voxels":
+        with pytest.raises(ScanError, match="does not lie in MNI space"):
+            prepare_run(save(tmp_path / "moved.nii.gz", voxels, elsewhere), spec("to_grid", "zscore_foreground"))
+    quality, odd = assess_run(run)
+    assert quality.tsnr is None and any("the mean of the run was removed" in warning for warning in odd)

@@ -6,13 +6,14 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from neuroflamingo_preprocessing import files
+from neuroflamingo_preprocessing.drafts import draft_file, draft_folder
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, OutputError, ScanError
 from neuroflamingo_preprocessing.files import sha256_of
 from neuroflamingo_preprocessing.stores.dataset import ScanDataset
@@ -225,16 +226,55 @@ def test_folders_that_are_no_store_of_this_kind(tmp_path: Path) -> None:
         ScanStore(tmp_path / "store")
 
 
-def test_drafts_of_living_processes_and_other_machines_stay(store: ScanStore) -> None:
+def test_the_sweep_of_a_store_reaches_every_folder_of_items(store: ScanStore) -> None:
+    """Living drafts and those of other machines stay; see test_drafts.py."""
     store.put(key_of(0), windows(), AXES, ABOUT)
     place = store[key_of(0)].folder.parent
-    host = files.socket.gethostname()
-    names = [f".neuroflamingo-{who}" for who in (f"{host}-{os.getpid()}-a", "elsewhere-1-b", f"{host}-4194305-c")]
-    for name in names:
-        (place / name).mkdir()
-        (store.path / name).write_text("")
-    assert store.sweep() == 2 and sorted(p.name for p in left_over(store)) == sorted(names[:2])
-    assert not (store.path / names[2]).exists() and (store.path / names[0]).exists()
+    with draft_folder(place / "a") as living, draft_file(store.path / "b") as written:
+        for folder in (store.path, place):
+            (folder / ".neuroflamingo-elsewhere-1-b.tmp").write_text("")
+            old = folder / ".neuroflamingo-elsewhere-2-c.tmp"
+            old.write_text("")
+            os.utime(old, (0, 0))
+        assert store.sweep() == 2 and living.exists() and written.exists()
+        assert sorted(path.name for path in left_over(store)) == sorted(
+            [living.name, ".neuroflamingo-elsewhere-1-b.tmp"]
+        )
+
+
+ORDERS = {
+    "written": lambda files: sorted(files, key=lambda name: (name == "commit.json", name == "about.json", name)),
+    "sorted": sorted,
+    "reversed": lambda files: sorted(files, reverse=True),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_item_of_which_only_some_files_are_there_is_made_again(store: ScanStore, order: str) -> None:
+    """What an interrupted copy or restore of a store leaves: any beginning of an item's files, in any order."""
+    key = key_of(0)
+    store.put(key, windows(), AXES, ABOUT)
+    folder = store[key].folder
+    whole = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    names = ORDERS[order](whole)
+    assert len(names) > 3
+    for count in range(len(names)):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        for name in names[:count]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(whole[name])
+        assert store.put(key, windows(), AXES, ABOUT), names[:count]
+        assert store.fault(key, thorough=True) is None
+        assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == set(whole)
+        assert not store.put(key, windows(), AXES, ABOUT) and not left_over(store)
+
+
+def test_a_file_in_place_of_an_item_is_replaced(store: ScanStore) -> None:
+    folder = store._folder(key_of(0))
+    folder.parent.mkdir(parents=True)
+    folder.write_text("what a copy that went wrong may leave")
+    assert store.put(key_of(0), windows(), AXES, ABOUT) and store.fault(key_of(0), thorough=True) is None
 
 
 def claim(folder: Path, **changes: object) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from neuroflamingo_encoders.tokens.store import TokenStore
-from neuroflamingo_preprocessing.files import TEMPORARY_PREFIX
+from neuroflamingo_preprocessing.drafts import TEMPORARY_PREFIX
 from neuroflamingo_preprocessing.stores.items import ItemStore
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 from tests.preprocessing.stores.store_faults import KINDS, TYPED

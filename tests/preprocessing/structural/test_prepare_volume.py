@@ -16,8 +16,11 @@ from neuroflamingo_preprocessing.prepared_input import PreparedInput
 from neuroflamingo_preprocessing.read import read_scan
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
-from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume
+from neuroflamingo_preprocessing.structural.alignment import Alignment
+from neuroflamingo_preprocessing.structural.brain_extraction import Brain
+from neuroflamingo_preprocessing.structural.prepare_volume import Prepared, prepare_volume, takes_kind
 from neuroflamingo_preprocessing.structural.template import load_template
+from neuroflamingo_preprocessing.structural.volume_quality import judge_alignment
 
 
 def mark_of(prepared: Prepared) -> np.ndarray:
@@ -79,12 +82,17 @@ def test_every_change_of_geometry_is_in_the_log(
 ) -> None:
     scan = stored_as(head, (1, 0, 2), (1, -1, 1))
     prepared = prepare_volume(scan, spec)
-    assert [step.name for step in prepared.geometry] == ["reorientation", "affine alignment", "resampling"]
-    first, second, third = prepared.geometry
+    assert [step.name for step in prepared.geometry] == [
+        "reorientation",
+        "brain extraction",
+        "affine alignment",
+        "resampling",
+    ]
+    first, brain, second, third = prepared.geometry
     assert first.before == as_rows(scan.affine)
-    assert first.after == second.before and second.after == third.before
+    assert first.after == brain.before == brain.after == second.before and second.after == third.before
     assert third.after == as_rows(spec.grid_affine)
-    assert [step.interpolation.split(",")[0] for step in prepared.geometry] == ["none", "none", "linear"]
+    assert [step.interpolation.split(",")[0] for step in prepared.geometry] == ["none", "none", "none", "linear"]
     assert third.as_dict()["shape_after"] == [56, 64, 56]
     assert [step.name for step in prepare_volume(head, spec_in_place).geometry] == ["resampling"]
 
@@ -145,7 +153,7 @@ def test_coverage_on_another_grid_is_that_of_the_brain_not_of_the_air(head: Scan
 def test_noise_is_no_head(spec: ScanSpec) -> None:
     rng = np.random.default_rng(0)
     affine = np.diag([4.0, 4, 4, 1])
-    with pytest.raises(ScanError, match="cannot be aligned"):
+    with pytest.raises(ScanError, match=r"cannot be placed|no brain|wrong size"):
         prepare_volume(Scan(rng.random((50, 50, 50), dtype=np.float32), affine), spec)
 
 
@@ -192,3 +200,47 @@ def test_many_scans_in_worker_processes(head: Scan, spec_in_place: ScanSpec, tmp
     assert isinstance(results[0], PreparedInput) and isinstance(results[2], PreparedInput)
     np.testing.assert_array_equal(results[2].tensor, alone.tensor)
     assert isinstance(results[1], NotFoundError) and results[1].exit_code == 66 and results[1].hint == "check the path"
+
+
+@pytest.mark.parametrize(
+    ("length", "fault", "warning"),
+    [
+        (0.6, "far smaller than an adult's head", None),  # an infant's head: the reason is its size
+        (1.5, "far larger than an adult's head", None),
+        (0.72, None, "the brain has 485 ml, an adult's has"),
+        (1.28, None, "the brain has 2726 ml, an adult's has"),
+        (0.95, None, None),
+        (1.1, None, None),
+    ],
+)
+def test_the_size_of_a_head(length: float, fault: str | None, warning: str | None) -> None:
+    """Of an adult's, along each axis; an adult's brain is taken to have 1,300 ml."""
+    mask = np.ones((130, 100, 100), bool)
+    brain = Brain(mask, np.diag([length] * 3 + [1.0]), given=False, limits=(0.0, 1.0))
+    alignment = Alignment(np.eye(4), 0.8, 0.8, 0.95, starts=1, turned=False, brain=brain)
+    scan, warnings = Scan(np.zeros((4, 4, 4), np.float32), np.eye(4)), list[str]()
+    if fault:
+        with pytest.raises(ScanError, match=fault) as caught:
+            judge_alignment(alignment, scan, warnings)
+        assert "correlation" not in str(caught.value) and " ml" in str(caught.value.seen)
+        return
+    judge_alignment(alignment, scan, warnings)
+    assert [words[: len(warning or "")] for words in warnings] == ([warning] if warning else [])
+
+
+@pytest.mark.parametrize(
+    ("channel", "kind", "taken"),
+    [
+        ("T1w", "T1w", True),
+        ("T1w", "T2w", False),
+        ("T1w", "contrast agent", False),
+        ("T1w, T2w, FLAIR or T1 with contrast", "T2w", True),
+        ("T1w, T2w, FLAIR or T1 with contrast", "contrast agent", True),
+        ("T1w, T2w, FLAIR or T1 with contrast", "dwi", False),
+        ("CT or MR", "CT", True),
+        ("CT or MR", "T2w", True),
+        ("CT or MR", "mask or segmentation", False),
+    ],
+)
+def test_which_kinds_a_channel_takes(channel: str, kind: str, taken: bool) -> None:
+    assert takes_kind(channel, kind) is taken

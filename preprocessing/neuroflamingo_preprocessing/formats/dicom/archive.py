@@ -8,9 +8,9 @@ import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
@@ -24,8 +24,9 @@ fiftieth."""
 MAX_DIRECTORY_BYTES = 2**24
 """Largest table of contents of an archive: 100,000 members with names of 100 letters."""
 CHUNK_BYTES = 2**20
-OTHER_ENDINGS = (".npz", ".npy", ".zarr", ".nii", ".gz")
+OTHER_ENDINGS = (".npz", ".npy", ".zarr", ".nii", ".gz", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Extensions of other formats, even if the content looks like DICOM: their readers say what is wrong with them."""
+PACKED = (".gz", ".tgz", ".bz2", ".xz", ".tar", ".7z", ".rar")
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 FIRST_ELEMENTS = {2: range(0, 3), 8: range(0, 0x19)}
 """Group to elements with which a DICOM file without preamble may begin."""
@@ -58,13 +59,36 @@ def refuse_series(path: Path, series: int | None) -> None:
 
 def is_dicom_file(path: Path) -> bool:
     """True if a file begins like DICOM, with or without preamble; False for one that cannot be read."""
+    head = _first_bytes(path)
+    return head is not None and looks_like_dicom(head)
+
+
+def _first_bytes(path: Path) -> bytes | None:
+    """The first 140 bytes of a file; None if it is no regular file (reading a pipe would block) or cannot be read."""
     try:
-        if not path.is_file():  # reading a pipe would block
-            return False
+        if not path.is_file():
+            return None
         with path.open("rb") as stream:
-            return looks_like_dicom(stream.read(140))
+            return stream.read(140)
     except OSError:
-        return False
+        return None
+
+
+def _with_lost(files: Iterable[tuple[Path, PurePath, bytes]]) -> list[Path]:
+    """Files that begin as DICOM does, and empty ones that are named like those beside them.
+
+    Args:
+        files: the file, its name in the input, and its first 140 bytes.
+    """
+    found, lost, named = [], [], set()
+    for file, name, head in files:
+        alike = name.parent, name.suffix.lower() if name.suffix[1:].isalpha() else ""
+        if looks_like_dicom(head):
+            found.append(file)
+            named.add(alike)
+        elif not head.strip(b"\0"):
+            lost += [] if name.name.startswith(".") else [(file, alike)]
+    return [*found, *(file for file, alike in lost if alike in named)]
 
 
 def looks_like_dicom(head: bytes) -> bool:
@@ -129,13 +153,15 @@ def walk(folder: Path) -> Iterator[Path]:
 def dicom_files(path: Path) -> Iterator[list[Path]]:
     """List the DICOM files of an input; an archive is unpacked for as long as the context is open.
 
-    `DICOMDIR` is left out: the images themselves say which series they belong to.
+    `DICOMDIR` is left out: the images themselves say which series they belong to. Files of nothing but zeros, or of
+    nothing at all, that are named like DICOM files beside them are listed too: a copy that broke off leaves such files.
 
     Raises:
         ScanError: no DICOM files; an archive that is damaged, hostile or too large.
     """
     if path.is_dir():
-        found = [file for file in walk(path) if file.name.upper() != "DICOMDIR" and is_dicom_file(file)]
+        files = [(file, _first_bytes(file)) for file in walk(path) if file.name.upper() != "DICOMDIR"]
+        found = _with_lost([(file, file.relative_to(path), head) for file, head in files if head is not None])
         if not found:
             raise _none_found("folder", path)
         yield found
@@ -150,12 +176,14 @@ def dicom_files(path: Path) -> Iterator[list[Path]]:
 
 
 def _none_found(what: str, path: Path) -> ScanError:
-    nifti = path.is_dir() and any(file.name.lower().endswith((".nii", ".nii.gz")) for file in walk(path))
+    names = [file.name.lower() for file in walk(path)] if path.is_dir() else []
+    seen, hint = "no file that begins as DICOM does", "check the path; other formats must be named file by file"
+    if any(name.endswith((".nii", ".nii.gz")) for name in names):
+        seen, hint = "NIfTI files", "name one scan inside it"
+    elif packed := [name for name in names if name.endswith(PACKED)]:
+        seen, hint = f"{len(packed)} packed file{'s' * (len(packed) > 1)}", "unpack them first: only zip is read"
     return ScanError(
-        f"the {what} holds no DICOM files",
-        expected="a folder or zip archive of a DICOM series",
-        seen="NIfTI files" if nifti else "no file that begins as DICOM does",
-        hint="name one scan inside it" if nifti else "check the path; other formats must be named file by file",
+        f"the {what} holds no DICOM files", expected="a folder or zip archive of a DICOM series", seen=seen, hint=hint
     )
 
 
@@ -188,18 +216,24 @@ def _unpack(path: Path, place: Path) -> list[Path]:
         with path.open("rb") as raw, zipfile.ZipFile(_BoundedReader(raw)) as archive:  # type: ignore[arg-type]
             members = [member for member in archive.infolist() if not member.is_dir()]
             limit = _check_members(members, archive.infolist(), path.stat().st_size)
-            found, written = [], 0
+            found: list[tuple[Path, PurePath, bytes]] = []
+            written = 0
             for number, member in enumerate(members):
                 with archive.open(member) as stream:
                     head = stream.read(140)
                     if head[:4] in ZIP_MAGIC:
                         raise _refused("it holds another archive", "DICOM files", "a zip archive inside")
-                    if not looks_like_dicom(head) or member.filename.upper().endswith("DICOMDIR"):
+                    name = PurePath(member.filename)
+                    is_dicom = looks_like_dicom(head)
+                    if name.name.upper() == "DICOMDIR" or not (is_dicom or not head.strip(b"\0")):
                         continue
                     target = place / f"{number:06d}"
-                    written += _write(head, stream, target, limit - written)
-                    found.append(target)
-            return found
+                    if is_dicom:
+                        written += _write(head, stream, target, limit - written)
+                    else:
+                        target.touch()
+                    found.append((target, name, head))
+            return _with_lost(found)
     except ScanError:
         raise
     except OSError as error:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.formats.described import AGENT, described_by_text
 
 Form = Literal["classic", "enhanced", "mosaic"]
 Triple = tuple[float, float, float]
 LOWEST_PYDICOM = (3, 0, 2)  # older ones follow a DICOMDIR out of its folder
 DEFLATED = "1.2.840.10008.1.2.1.99"
-DIRECTORY = "1.2.840.10008.1.3.10"
 IMPLICIT = "1.2.840.10008.1.2"
 UNCOMPRESSED = {IMPLICIT, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 COMPRESSED = {  # transfer syntaxes that dcm2niix decompresses
@@ -30,25 +30,17 @@ COMPRESSED = {  # transfer syntaxes that dcm2niix decompresses
     "1.2.840.10008.1.2.4.91": "JPEG 2000",
     "1.2.840.10008.1.2.5": "RLE",
 }
-MAKERS = (
-    "Siemens",
-    "GE",
-    "Philips",
-    "Canon",
-    "Toshiba",
-    "Hitachi",
-    "Fujifilm",
-    "UIH",
-    "Bruker",
-    "Hyperfine",
-    "Mindray",
-)
 # fmt: off
+MAKERS = (
+    "Siemens", "GE", "Philips", "Canon", "Toshiba", "Hitachi", "Fujifilm", "UIH", "Bruker", "Hyperfine", "Mindray",
+)
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber",
     "Modality", "Manufacturer", "ImageType", "ScanningSequence", "SequenceVariant", "SequenceName",
     "MRAcquisitionType", "RepetitionTime", "EchoTime", "InversionTime", "BodyPartExamined", "ContrastBolusAgent",
     "ImagesInAcquisition", "ComplexImageComponent", "AcquisitionContrast", "DiffusionBValue", "EchoPulseSequence",
+    "SeriesDescription", "PulseSequenceName", "FlipAngle", "AngioFlag", "TimeOfFlightContrast",
+    "PhotometricInterpretation",
     "EchoPlanarPulseSequence", "InversionRecovery", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "BitsAllocated", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
@@ -60,7 +52,7 @@ FUNCTIONAL = {
     "PixelMeasuresSequence": ("PixelSpacing",),
     "FrameContentSequence": ("TemporalPositionIndex",),
     "MRImageFrameTypeSequence": ("FrameType", "ComplexImageComponent", "AcquisitionContrast"),
-    "MRTimingAndRelatedParametersSequence": ("RepetitionTime",),
+    "MRTimingAndRelatedParametersSequence": ("RepetitionTime", "FlipAngle"),
     "MREchoSequence": ("EffectiveEchoTime",),
     "MRModifierSequence": ("InversionRecovery", "InversionTimes"),
     "MRDiffusionSequence": ("DiffusionBValue",),
@@ -75,6 +67,7 @@ ELSEWHERE = (
 """Parts of the body that are not the head."""
 MOSAIC_COUNT = 0x0019100A  # Siemens: images in a mosaic
 MOSAIC_GROUP = 0x00190010
+FRAGMENT = b"\xfe\xff\x00\xe0"
 
 
 @dataclass(frozen=True)
@@ -91,14 +84,18 @@ class Image:
         modality: such as MR.
         image_type: ImageType or FrameType, upper case.
         sequence: ScanningSequence, or its equivalent of an enhanced image, upper case.
+        variant: SequenceVariant, upper case.
         sequence_name: the vendor's name of the pulse sequence.
         three_d: acquired as a volume.
         times: repetition, echo and inversion time in ms; None where not stated.
+        flip_degrees: flip angle; None where not stated.
+        angio: True if the header calls it an angiography.
         component: `magnitude`, `phase`, `real` or `imaginary`.
         contrast: AcquisitionContrast of an enhanced image.
         b_value: of diffusion imaging.
         head: False if the header names another part of the body.
-        agent: True if a contrast agent is stated.
+        agent: True if a contrast agent is stated, or named in the series' description.
+        described: what that says of the kind of image, see `described_by_text`; the text itself is not kept.
         announced: ImagesInAcquisition.
         rows, columns: of the image (for a mosaic: of one tile if that is stated, else of the whole).
         tiles: number of slices in a mosaic; 1 for other forms.
@@ -106,8 +103,9 @@ class Image:
         orientation, position: as DICOM has them, LPS mm; None where not stated.
         maker: manufacturer, from a closed list.
         syntax: transfer syntax UID.
-        cut: True if the file is shorter than its uncompressed pixels.
-        grey: True for one sample per pixel.
+        cut: True if the file ends before its pixels do.
+        grey: True for one sample per pixel that is no index into a palette.
+        inverted: True where the lowest value is white (MONOCHROME1).
     """
 
     file: Path
@@ -121,14 +119,18 @@ class Image:
     modality: str
     image_type: tuple[str, ...]
     sequence: frozenset[str]
+    variant: frozenset[str]
     sequence_name: str
     three_d: bool
     times: tuple[float | None, float | None, float | None]
+    flip_degrees: float | None
+    angio: bool
     component: str
     contrast: str
     b_value: float | None
     head: bool
     agent: bool
+    described: tuple[str, ...]
     announced: int | None
     rows: int
     columns: int
@@ -140,6 +142,7 @@ class Image:
     syntax: str
     cut: bool
     grey: bool
+    inverted: bool
 
 
 def require_dicom_extra() -> None:
@@ -184,12 +187,17 @@ def silenced() -> Iterator[None]:
         log.disabled = before
 
 
-def read_images(file: Path) -> list[Image]:
-    """Read the attributes of the images in a DICOM file; empty for a file without images or one that cannot be read."""
+def read_images(file: Path) -> list[Image] | None:
+    """Read the attributes of the images in a DICOM file.
+
+    Returns:
+        The images; empty for a file that is meant to hold none (a report, a directory); None for one that should hold
+        some and cannot be read: damaged, cut off, empty, or deflated as a whole.
+    """
     try:
         data, start = _read(file)
-        if data is None or not data.get("Rows") or not data.get("Columns"):
-            return []
+        if not data.get("Rows") or not data.get("Columns"):
+            return None if _is_image(data) else []
         if "PerFrameFunctionalGroupsSequence" in data:
             common = _Facts(data, file, start)
             for shared in data.get("SharedFunctionalGroupsSequence") or ():
@@ -199,23 +207,49 @@ def read_images(file: Path) -> list[Image]:
         facts = _Facts(data, file, start)
         return [facts.image("mosaic" if "MOSAIC" in facts.words("ImageType") else "classic")]
     except Exception:  # pydicom raises many types on damaged files, and their messages repeat the header
-        return []
+        return None
+
+
+def _is_image(data: Any) -> bool:
+    """True if the class of a data set is one of images, or is not stated."""
+    from pydicom.uid import UID
+
+    stated = data.get("SOPClassUID") or getattr(data, "file_meta", {}).get("MediaStorageSOPClassUID")
+    return stated is None or "Image Storage" in UID(str(stated)).name
 
 
 def _read(file: Path) -> tuple[Any, int]:
-    """Read a data set without its pixels, and the offset of these; None for a file without images."""
+    """Read a data set without its pixels, and the offset of these.
+
+    Raises:
+        Exception: of many types; ValueError for a file that is deflated as a whole: pydicom would decompress all of it,
+            whatever its size, and dcm2niix cannot read it.
+    """
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
 
     with file.open("rb") as stream:
         prefixed = stream.read(132)[128:] == b"DICM"
     if prefixed and str(read_file_meta_info(file).get("TransferSyntaxUID", "")) == DEFLATED:
-        return None, 0  # pydicom would decompress all of it, whatever its size; dcm2niix cannot read it
+        raise ValueError("deflated")
     with file.open("rb") as stream:
         wanted: list[Any] = [*TAGS, MOSAIC_COUNT, MOSAIC_GROUP]
         data = dcmread(stream, stop_before_pixels=True, force=not prefixed, specific_tags=wanted)
-        start = stream.tell()
-    return (None if data.get("SOPClassUID") == DIRECTORY else data), start
+        return data, stream.tell()
+
+
+def _ends(file: Path, start: int) -> bool:
+    """True if compressed pixels, a sequence of fragments that begins at `start`, reach their delimiter."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        stream.seek(start + 12)  # behind the element's tag, type and (undefined) length
+        while len(head := stream.read(8)) == 8:
+            if head[:4] != FRAGMENT:  # the delimiter, or a form that is not known here: dcm2niix decides
+                return True
+            if stream.tell() + int.from_bytes(head[4:], "little") > size:
+                return False
+            stream.seek(int.from_bytes(head[4:], "little"), 1)
+    return False
 
 
 class _Facts:
@@ -274,15 +308,13 @@ class _Facts:
         """Attributes of one image."""
         data, rows, columns = self.data, int(self.data.Rows), int(self.data.Columns)
         types = self.words("FrameType") or self.words("ImageType")
-        meta = getattr(data, "file_meta", {})
-        syntax = str(meta.get("TransferSyntaxUID", "")) or IMPLICIT
-        part, frames = self.word("BodyPartExamined"), int(data.get("NumberOfFrames") or 1)
+        syntax = str(getattr(data, "file_meta", {}).get("TransferSyntaxUID", "")) or IMPLICIT
+        part, colours = self.word("BodyPartExamined"), self.word("PhotometricInterpretation")
         samples, bits = int(data.get("SamplesPerPixel") or 1), int(data.get("BitsAllocated") or 16)
         tiles = self._tiles() if form == "mosaic" else 1
-        across = next(n for n in range(1, tiles + 1) if n * n >= tiles)
+        across = math.isqrt(tiles - 1) + 1  # mosaics are square
         number, announced = self.number("SeriesNumber"), self.number("ImagesInAcquisition")
-        position = self.numbers("ImagePositionPatient", count=3)
-        spacing = self.numbers("PixelSpacing", count=2)
+        position, spacing = self.numbers("ImagePositionPatient", count=3), self.numbers("PixelSpacing", count=2)
         return Image(
             file=self.file,
             frame=frame,
@@ -295,18 +327,22 @@ class _Facts:
             modality=self.word("Modality"),
             image_type=types,
             sequence=self._sequence(),
-            sequence_name=self.word("SequenceName"),
+            variant=frozenset(self.words("SequenceVariant")),
+            sequence_name=self.word("SequenceName") or self.word("PulseSequenceName"),
             three_d=self.word("MRAcquisitionType") == "3D",
             times=(
                 self.number("RepetitionTime"),
                 self.number("EffectiveEchoTime", "EchoTime"),
                 self.number("InversionTimes", "InversionTime"),
             ),
+            flip_degrees=self.number("FlipAngle"),
+            angio=self.word("AngioFlag") == "Y" or self.word("TimeOfFlightContrast") == "YES",
             component=self._component(types),
             contrast=self.word("AcquisitionContrast"),
             b_value=self.number("DiffusionBValue"),
             head="HEAD" in part or not any(word in part for word in ELSEWHERE),
-            agent=bool(self.get("ContrastBolusAgent")),
+            agent=bool(self.get("ContrastBolusAgent")) or AGENT in self.described(),
+            described=self.described(),
             announced=None if announced is None else int(announced),
             rows=rows // across,
             columns=columns // across,
@@ -316,10 +352,21 @@ class _Facts:
             position=None if position is None else (position[0], position[1], position[2]),
             maker=next((maker for maker in MAKERS if maker.upper() in self.word("Manufacturer")), "another"),
             syntax=syntax,
-            cut=syntax in UNCOMPRESSED
-            and self.file.stat().st_size < self.start + rows * columns * frames * samples * bits // 8,
-            grey=samples == 1,
+            cut=self._is_cut(syntax, rows * columns * samples * bits // 8),
+            grey=samples == 1 and colours != "PALETTE COLOR",
+            inverted=colours == "MONOCHROME1",
         )
+
+    def described(self) -> tuple[str, ...]:
+        """What the series' description says of the kind of image, in words of a closed list."""
+        return described_by_text(str(self.get("SeriesDescription") or ""))
+
+    def _is_cut(self, syntax: str, frame_bytes: int) -> bool:
+        """True if the file is shorter than its pixels, as far as that is known without decompressing them."""
+        if syntax in UNCOMPRESSED:
+            frames = int(self.data.get("NumberOfFrames") or 1)
+            return self.file.stat().st_size < self.start + frames * frame_bytes
+        return syntax in COMPRESSED and not _ends(self.file, self.start)
 
     def _tiles(self) -> int:
         if not str(self.data.get(MOSAIC_GROUP).value if MOSAIC_GROUP in self.data else "").startswith("SIEMENS MR"):

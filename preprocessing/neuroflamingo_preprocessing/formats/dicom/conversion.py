@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 900
 OPTIONS = (  # explicit, so that no defaults file applies: no header values in file names, no rotation, no cropping
     *("-g", "i", "-b", "y", "-ba", "y", "-z", "n", "-f", "%s", "-x", "i", "-i", "n", "-d", "0", "-w", "2", "-c", ""),
+    *("-m", "y"),  # one volume, though its numbers differ a little from slice to slice: it was grouped here
 )
 
 

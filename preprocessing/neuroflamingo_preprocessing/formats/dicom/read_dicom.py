@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import ScanError, noting
 from neuroflamingo_preprocessing.files import sha256_of, sha256_of_text
 from neuroflamingo_preprocessing.formats.dicom.archive import dicom_files, is_dicom_file, is_dicom_input, walk
 from neuroflamingo_preprocessing.formats.dicom.attributes import COMPRESSED, read_images, require_dicom_extra, silenced
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 ScanKind = Literal["T1w", "bold"]
 MAX_BYTES = 2**34
 """Largest size of all voxels of a series."""
+TRIED = 5
+"""Files of a folder that are tried for the examination it belongs to: the first ones may be damaged, or reports."""
 OFF_SHARE = 0.25
 """Largest distance, in voxels, of a corner of the converted volume from its position by the headers."""
 MODALITIES: dict[str, ScanModality] = {"T1w": "T1w", "T2w": "T2w", "FLAIR": "FLAIR", "bold": "bold", "dwi": "dwi"}
@@ -180,6 +182,10 @@ class Examination:
 
     def _convert(self, kind: ScanKind, number: int | None, place: Path, sha256: str | None) -> ConvertedSeries:
         chosen, remarks = choose_series(self.series, kind, number)
+        with noting(remarks):
+            return self._converted(chosen, remarks, place, sha256)
+
+    def _converted(self, chosen: Series, remarks: list[str], place: Path, sha256: str | None) -> ConvertedSeries:
         _refuse_huge(chosen)
         file = run_dcm2niix(chosen, place)
         shape, stored = sizes_and_affine(file, chosen)
@@ -213,38 +219,47 @@ def open_dicom(path: str | Path) -> Iterator[Examination]:
 
 def _series_of(files: list[Path]) -> list[Series]:
     with silenced():
-        series = group_series(image for file in files for image in read_images(file))
+        read = [read_images(file) for file in files]
+        series = group_series(image for images in read for image in images or ())
+    lost = read.count(None)
     if not series:
         raise ScanError(
             "the DICOM files hold no readable images",
             expected="an MR series",
-            seen=f"{len(files)} file{'s' * (len(files) > 1)}",
+            seen=f"{len(files)} file{'s' * (len(files) > 1)}" + (f", {lost} of them damaged or empty" if lost else ""),
             hint="export the images again: reports, key objects and DICOMDIR alone are not a scan",
         )
+    if lost:
+        warning = (
+            f"{lost} DICOM file{'s are' if lost > 1 else ' is'} damaged, cut off or empty, so slices may be missing at "
+            "an end of the series: copy it again"
+        )
+        series = [replace(one, warnings=(*one.warnings, warning)) for one in series]
     return series
 
 
 def examinations(folder: Path) -> list[Path]:
     """Find the DICOM inputs below a folder: the folder of each examination, and each zip archive.
 
-    One image of each folder is read; examinations in nested folders count as one input.
+    Images of each folder are read until one says which examination it belongs to; examinations in nested folders count
+    as one input.
 
     Raises:
         ScanError: the extra `dicom` is missing (exit 69).
     """
-    firsts: dict[Path, Path] = {}
+    firsts: dict[Path, list[Path]] = {}
     archives = []
     for file in walk(folder):
         if file.suffix.lower() == ".zip" and is_dicom_input(file):
             archives.append(file)
-        elif file.parent not in firsts and is_dicom_file(file) and file.name.upper() != "DICOMDIR":
-            firsts[file.parent] = file
+        elif len(firsts.get(file.parent, ())) < TRIED and file.name.upper() != "DICOMDIR" and is_dicom_file(file):
+            firsts.setdefault(file.parent, []).append(file)
     if firsts or archives:
         require_dicom_extra()
     studies: dict[str, list[Path]] = {}
     with silenced():
-        for parent, file in firsts.items():
-            study = next((image.study for image in read_images(file)), "")
+        for parent, files in firsts.items():
+            study = next((image.study for file in files for image in read_images(file) or ()), "")
             studies.setdefault(study or str(parent), []).append(parent)
     places = sorted({Path(os.path.commonpath(parents)) for parents in studies.values()})
     outer = [place for place in places if not any(place.is_relative_to(other) for other in places if other != place)]

@@ -7,38 +7,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuroflamingo_preprocessing.formats.dicom.attributes import COMPRESSED, UNCOMPRESSED, Form, Image, Triple
+from neuroflamingo_preprocessing.formats.dicom.copies import without_copies
+from neuroflamingo_preprocessing.formats.dicom.series_kind import Kind, is_prepared, judge_kind
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from neuroflamingo_preprocessing.geometry import Affine
 
-Kind = Literal["T1w", "T2w", "FLAIR", "PDw", "bold", "dwi", "localizer", "phase", "derived", "other", "unknown"]
 SAME_PLACE_MM = 0.02
 EVEN_SHARE = 0.05
 """Largest deviation of a slice distance from the median, as a share of it."""
+ECHO_MS, ECHO_SHARE, COSINE, PIXEL_SHARE = 0.05, 0.02, 0.01, 0.01
+"""Differences up to which echo times (the larger of the two counts), direction cosines and pixel sizes are the same:
+scanners compute them anew for each slice."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-DERIVED = {"DERIVED", "SECONDARY", "MPR", "CSA MPR", "MNIP", "MIP", "PROJECTION IMAGE", "REFORMATTED", "SUBTRACTION"}
-MAPS = {
-    "ADC",
-    "FA",
-    "TRACEW",
-    "TRACE",
-    "PERFUSION",
-    "ASL",
-    "T1 MAP",
-    "T2 MAP",
-    "T2STAR MAP",
-    "TTEST",
-    "MEAN",
-    "SCREEN SAVE",
-}
-EPI_VOLUMES = 5
-"""Smallest number of volumes of a run: reference scans and field maps are gradient-echo EPI of fewer."""
-THICK_MM = 2.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,9 @@ class Series:
         spacing: along a row, down a column, from slice to slice, mm; None where not stated.
         three_d: True if acquired as a volume.
         head: False if the header names another part of the body.
-        agent: True if a contrast agent is stated.
+        agent: True if a contrast agent is stated or described.
+        described: what the series' description says of the kind of image, where that is not T1-weighted.
+        prepared: True for magnetisation prepared by inversion (MPRAGE).
         order: order of the parts; the first magnitude echo is 0.
         echo_time: in ms; None where not stated.
         component: `magnitude`, `phase`, `real` or `imaginary`.
@@ -83,6 +73,8 @@ class Series:
     three_d: bool
     head: bool
     agent: bool
+    described: tuple[str, ...]
+    prepared: bool
     order: int
     echo_time: float | None
     component: str
@@ -140,50 +132,82 @@ class Series:
 
 def group_series(images: Iterable[Image]) -> list[Series]:
     """Group images into series, sorted by number, then part."""
-    kept: dict[str, list[Image]] = {}
-    doubles: dict[str, int] = {}
-    seen: dict[str, Path] = {}
+    groups: dict[str, list[Image]] = {}
     for image in images:
-        if image.instance and seen.setdefault(image.instance, image.file) != image.file:
-            doubles[image.series] = doubles.get(image.series, 0) + 1
-        else:
-            kept.setdefault(image.series, []).append(image)
+        groups.setdefault(image.series, []).append(image)
     by_number = sorted(
-        kept.values(), key=lambda group: (group[0].number is None, group[0].number or 0, group[0].series)
+        groups.values(), key=lambda group: (group[0].number is None, group[0].number or 0, group[0].series)
     )
     numbers = [group[0].number for group in by_number]
     if None in numbers or len(set(numbers)) < len(numbers):
         numbers = list(range(1, len(numbers) + 1))
     found = []
     for number, group in zip(numbers, by_number, strict=True):
-        again = doubles.get(group[0].series, 0)
-        warnings = [f"{again} of its images exist twice; the copies were left out"] if again else []
-        found += _parts(int(number or 0), group, warnings)
+        kept, warnings = without_copies(group)
+        found += _parts(int(number or 0), kept, warnings)
     return found
 
 
+def clusters(values: Sequence[float], least: float, share: float = 0.0) -> NDArray[np.intp]:
+    """Number of the cluster of each value, from 0, in order of the values: a larger step than allowed begins a new one.
+
+    Unlike rounding, this never separates values that lie close to each other on two sides of a boundary.
+
+    Args:
+        values: in any order.
+        least, share: largest step within a cluster: `least`, or that share of the value if it is more.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = np.asarray(values, float)[order]
+    steps = np.diff(ordered) > np.maximum(least, share * np.abs(ordered[:-1]))
+    found = np.empty(len(order), np.intp)
+    found[order] = np.concatenate([[0], np.cumsum(steps)])
+    return found
+
+
+def _keys(images: list[Image]) -> list[tuple[Any, ...]]:
+    """What sets the parts of a series apart, for each image: component, echo, form, sizes, direction.
+
+    Every number is compared within a tolerance, see `clusters`; whole numbers are compared as they are.
+    """
+    components = ("magnitude", "phase", "real", "imaginary")
+    echoes = clusters([-1.0 if image.times[1] is None else image.times[1] for image in images], ECHO_MS, ECHO_SHARE)
+    pixels = np.array([image.spacing or (0.0, 0.0) for image in images])
+    directions = np.array([image.orientation or (0.0,) * 6 for image in images])
+    sizes = np.stack([clusters(column, 0.0, PIXEL_SHARE) for column in pixels.T], axis=1)
+    turns = np.stack([clusters(column, COSINE) for column in directions.T], axis=1)
+    return [
+        (components.index(image.component), int(echo), image.form, image.rows, image.columns, *size, *turn)
+        for image, echo, size, turn in zip(images, echoes, sizes.tolist(), turns.tolist(), strict=True)
+    ]
+
+
 def _parts(number: int, images: list[Image], warnings: list[str]) -> list[Series]:
-    """Split a series by echo, component, form, direction and image size."""
-
-    def key(image: Image) -> tuple[Any, ...]:
-        direction = tuple(np.round(image.orientation or (), 2) + 0.0)
-        components = ("magnitude", "phase", "real", "imaginary")
-        echo = round(image.times[1], 2) if image.times[1] is not None else -1.0
-        return components.index(image.component), echo, image.form, image.rows, image.columns, direction
-
-    groups = [list(group) for _, group in groupby(sorted(images, key=key), key=key)]
-    echoes = sorted({group[0].times[1] or 0.0 for group in groups})
-    directions = {key(group[0])[5] for group in groups}
+    """Split a series by echo, component, form, direction, image and pixel size."""
+    keyed = sorted(zip(_keys(images), range(len(images)), strict=True))
+    groups = [(key, [images[n] for _, n in group]) for key, group in groupby(keyed, key=lambda pair: pair[0])]
+    echoes = sorted({key[1] for key, _ in groups})
+    directions = {key[-6:] for key, _ in groups}
     found = []
-    for order, group in enumerate(groups):
+    for order, (key, group) in enumerate(groups):
         first = group[0]
-        part = [f"echo {echoes.index(first.times[1] or 0.0) + 1} of {len(echoes)}"] if len(echoes) > 1 else []
+        part = [f"echo {echoes.index(key[1]) + 1} of {len(echoes)}"] if len(echoes) > 1 else []
         part += [first.component] if first.component != "magnitude" else []
-        series = _series(number, ", ".join(part), order, group, warnings)
+        said = [*warnings, *(_numbering(group) if len(groups) == 1 else [])]
+        series = _series(number, ", ".join(part), order, group, said)
         if len(directions) > 1 and series.kind not in ("phase", "derived"):  # localizers have several directions
             series = replace(series, kind="localizer")
         found.append(series)
     return found
+
+
+def _numbering(images: list[Image]) -> list[str]:
+    """What the images' own numbers say of others that are not here; only classic images count through the series."""
+    numbers = {image.order for image in images}
+    first, last = min(numbers), max(numbers)
+    if images[0].form != "classic" or len(numbers) < len(images) or last - first < len(images):
+        return []
+    return [f"its images are numbered from {first} to {last}, but {len(images)} are here: some may be missing"]
 
 
 def _series(number: int, part: str, order: int, images: list[Image], warnings: list[str]) -> Series:
@@ -211,6 +235,8 @@ def _series(number: int, part: str, order: int, images: list[Image], warnings: l
         three_d=first.three_d,
         head=first.head,
         agent=first.agent,
+        described=first.described,
+        prepared=is_prepared(first),
         order=order,
         echo_time=first.times[1],
         component=first.component,
@@ -233,7 +259,9 @@ def _fault(images: list[Image], files: Sequence[Path]) -> str | None:
         known = all(re.fullmatch(r"1\.2\.840\.10008\.[\d.]{1,40}", syntax) for syntax in strange)
         return f"its compression is not known here (transfer syntax {strange[0] if known else 'of its own'})"
     if not all(image.grey for image in images):
-        return "it is in colour"
+        return "it is in colour, or holds numbers of a palette"
+    if any(image.inverted for image in images):
+        return "its grey values are stored inverted (MONOCHROME1): dark and bright would be swapped"
     short = {image.file for image in images if image.cut}
     if short:
         return f"{len(short)} of {len(files)} files are truncated"
@@ -312,45 +340,3 @@ def _uneven(steps: Any, middle: float) -> str | None:
         gaps = int((whole - 1).sum())
         return f"{gaps} slice{'s are' if gaps > 1 else ' is'} missing inside it"
     return f"its slices are {steps.min():.3g} to {steps.max():.3g} mm apart"
-
-
-def judge_kind(images: list[Image], volumes: int) -> Kind:
-    """Judge the kind of a series from image type, sequence and times, not from descriptions that people typed."""
-    first = images[0]
-    types = {word for image in images for word in image.image_type}
-    if first.modality != "MR":
-        return "other"
-    if first.component != "magnitude":
-        return "phase" if first.component == "phase" else "derived"
-    if "LOCALIZER" in types:
-        return "localizer"
-    if types & MAPS:
-        return "derived"
-    diffusion = any(image.b_value for image in images) or "DIFFUSION" in {first.contrast, *types}
-    if diffusion or re.search(r"EP_B\d+", first.sequence_name):
-        return "dwi"
-    if types & DERIVED:
-        return "derived"
-    if "EP" in first.sequence:
-        return "bold" if volumes >= EPI_VOLUMES and "SE" not in first.sequence else "other"
-    return _contrast(first)
-
-
-def _contrast(image: Image) -> Kind:
-    """Contrast from the times: short echo with inversion or short repetition is T1-weighted, long echo T2-weighted."""
-    named: dict[str, Kind] = {"T1": "T1w", "T2": "T2w", "FLUID_ATTENUATED": "FLAIR", "PROTON_DENSITY": "PDw"}
-    if image.contrast in named:
-        return named[image.contrast]
-    repetition, echo, inversion = image.times
-    if echo is None or repetition is None:
-        return "unknown"
-    spin = "SE" in image.sequence and "GR" not in image.sequence
-    if inversion and echo >= 60:
-        return "FLAIR" if inversion >= 1400 else "T2w"
-    if echo >= 60:
-        return "T2w"
-    if inversion and 300 <= inversion <= 1500 and echo <= 30:
-        return "T1w"
-    if spin:
-        return "T1w" if repetition <= 1000 and echo <= 30 else ("PDw" if echo <= 30 else "T2w")
-    return "T1w" if echo <= 10 and repetition <= 60 else "other"

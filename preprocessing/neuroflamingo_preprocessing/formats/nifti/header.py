@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.formats.described import described_by_text
 from neuroflamingo_preprocessing.formats.nifti.orientation import CODE_NAME, DAMAGED, UNIT_NAME, place_by_forms
 from neuroflamingo_preprocessing.geometry import Affine, orientation_codes
 
@@ -19,6 +20,8 @@ SLACK_BYTES = 2**20  # no more than this is read of what follows the voxels
 NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}  # NIfTI codes of real integers and floats up to 64 bit
 CIFTI_INTENTS = range(3000, 3100)
 STATISTICS = range(2, 25)  # NIfTI intent codes of statistical maps
+TEXTS = ("descrip", "aux_file", "intent_name")
+"""Free texts, of which only words of a closed list are kept."""
 LARGE_WHOLE = 2.0**29  # most floating-point numbers, read as whole ones, lie above this
 SMALLEST_FLOAT = 1.2e-38  # whole numbers below 2^23, read as floating-point ones, lie below this
 
@@ -100,6 +103,8 @@ def check_header(
         "orientation": orientation_codes(placed.affine),
     }
     facts |= {"intent": intent} if intent else {}
+    described = described_by_text(b" ".join(bytes(header[field]) for field in TEXTS).decode("latin-1"))
+    facts |= {"described as": ", ".join(described)} if described else {}
     facts |= {"scaling": f"stored x {slope:g} + {inter:g}"} if (slope, inter) != (1.0, 0.0) else {}
     low, high = float(header["cal_min"]), float(header["cal_max"])
     return CheckedHeader(

@@ -226,7 +226,10 @@ def _check_other(
         )
     elif apart > SAME_PLACE_MM:
         distance = f"{apart:.{0 if apart > 1 else 1}f} mm"
-        warnings.append(f"{used_form} and {other_form} differ by up to {distance}; the {used.source} is used")
+        other_way = f" (--xform {kind} takes the other)" if coded and xform == "auto" else ""
+        warnings.append(
+            f"{used_form} and {other_form} differ by up to {distance}; the {used.source} is used{other_way}"
+        )
 
 
 def _was_set(header: Any, kind: str) -> bool:

@@ -110,7 +110,7 @@ def _read_volume(stream: Any, checked: CheckedHeader, name: str) -> tuple[NDArra
     flat = np.empty(int(np.prod(checked.shape)), np.float32)
     lowest, highest = read_voxels(stream, checked, flat, name)
     warnings = refuse_excess(stream, checked, name)
-    return flat.reshape(checked.shape, order="F"), [*warnings, *_check_picture(flat, lowest, highest, checked, name)]
+    return flat.reshape(checked.shape, order="F"), [*warnings, *check_picture(flat, lowest, highest, checked, name)]
 
 
 def to_float(stored: NDArray[Any], checked: CheckedHeader, name: str) -> tuple[NDArray[np.float32], list[str]]:
@@ -120,13 +120,26 @@ def to_float(stored: NDArray[Any], checked: CheckedHeader, name: str) -> tuple[N
         if (checked.slope, checked.inter) != (1.0, 0.0):
             voxels *= np.float32(checked.slope)
             voxels += np.float32(checked.inter)
-    return voxels, _check_picture(voxels, float(voxels.min()), float(voxels.max()), checked, name)
+    return voxels, check_picture(voxels, float(voxels.min()), float(voxels.max()), checked, name)
 
 
-def _check_picture(
+def check_picture(
     voxels: NDArray[np.float32], lowest: float, highest: float, checked: CheckedHeader, name: str
 ) -> list[str]:
-    """Refuse constant and mostly non-finite volumes; set other non-finite voxels to background, with a warning."""
+    """Refuse constant and mostly non-finite volumes; set other non-finite voxels to background, with a warning.
+
+    Args:
+        voxels: scaled, of any shape; changed in place.
+        lowest, highest: their range.
+        checked: the header.
+        name: name of the file, for messages.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        ScanError: no image (exit 65).
+    """
     warnings = []
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         finite = np.isfinite(voxels)
@@ -152,5 +165,7 @@ def _no_picture(name: str, seen: str) -> ScanError:
 
 def modality_of(name: str) -> ScanModality:
     """Modality by the BIDS suffix of a file name; `unknown` for other names."""
-    suffix = re.search(r"_([A-Za-z0-9]+)(\.nii(\.gz)?|\.mg[hz])?(\.zarr)?$", name)
+    suffix = re.search(
+        r"_([A-Za-z0-9]+)(\.nii(\.gz)?|\.mg[hz]|\.nrrd|\.nhdr|\.mh[ad]|\.(hdr|img)(\.gz)?)?(\.zarr)?$", name
+    )
     return SUFFIXES.get(suffix[1].lower(), "unknown") if suffix else "unknown"

@@ -139,11 +139,9 @@ def _repetition_time(
         return _plausible(seen, path.name, "the header"), "the header"
     stated, sidecar = _plausible(in_sidecar[0], path.name, in_sidecar[1]), in_sidecar[1]
     if seen is not None and abs(seen - stated) > SAME_SECONDS:
-        raise ScanError(
-            f"{path.name}: sidecar and header state two repetition times",
-            expected="one",
-            seen=f"{stated:g} s in {sidecar}, {seen:g} s in the header",
-            hint=f"find out which is right, then --tr {stated:g} or --tr {seen:g}",
+        warnings.append(
+            f"the repetition time is {stated:g} s in {sidecar} and {seen:g} s in the header; the sidecar's is used, as "
+            f"BIDS says (--tr {seen:g} takes the other)"
         )
     return stated, sidecar
 

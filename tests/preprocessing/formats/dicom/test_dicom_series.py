@@ -146,7 +146,9 @@ def test_what_lies_around_a_series(tmp_path: Path) -> None:
     (folder / "junk.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 500)
     scan = read_scan(folder)
     assert np.array_equal(scan.voxels, plain)
-    assert scan.provenance.warnings == ("1 of its images exist twice; the copies were left out",)
+    copies, damaged = scan.provenance.warnings
+    assert copies == "1 of its images exist twice; the copies were left out"
+    assert damaged.startswith("2 DICOM files are damaged, cut off or empty")
 
 
 def test_numbers_that_come_twice_are_counted_anew(tmp_path: Path) -> None:

@@ -38,32 +38,32 @@ def test_values_that_are_no_numbers_are_nan(tmp_path: Path) -> None:
 
 
 NS, PER = {"sec": 1.0, "msec": 1e3, "usec": 1e6}, {"fast": 0.72, "usual": 2.0}
-TWO, NEVER = "two repetition times", "impossible repetition time"
+NEVER = "impossible repetition time"
 
 # stated in the header (value, unit), in the sidecar, by the user -> seconds, or words of the refusal
 TIMES: list[tuple[float, str, float | None, float | None, Any]] = [
     # every unit x both times: alone, with a sidecar that agrees, agrees within rounding, is a thousand times too large,
-    # says another time; and the user, who decides
+    # says another time, which is taken; and the user, who decides
     *((t * n, unit, None, None, t) for t in PER.values() for unit, n in NS.items()),
     *((t * n, unit, t, None, t) for t in PER.values() for unit, n in NS.items()),
     *((t * n, unit, t + 0.003, None, t + 0.003) for t in PER.values() for unit, n in NS.items()),
     *((t * n, unit, t * 1000, None, NEVER) for t in PER.values() for unit, n in NS.items()),
-    *((t * n, unit, t + 0.5, None, TWO) for t in PER.values() for unit, n in NS.items()),
+    *((t * n, unit, t + 0.5, None, t + 0.5) for t in PER.values() for unit, n in NS.items()),
     *((t * n, unit, t + 0.5, t + 0.5, t + 0.5) for t in PER.values() for unit, n in NS.items()),
     *((t * n, unit, None, 2.5, 2.5) for t in PER.values() for unit, n in NS.items()),
     # milliseconds in a header that says seconds, and the other way round
-    (800.0, "sec", 0.8, None, TWO),
+    (800.0, "sec", 0.8, None, 0.8),
     (800.0, "sec", 0.8, 0.8, 0.8),
     (800.0, "sec", None, None, NEVER),
     (2.0, "msec", None, None, NEVER),
-    (2.0, "msec", 2.0, None, TWO),
+    (2.0, "msec", 2.0, None, 2.0),
     (2.0, "msec", None, 2.0, 2.0),
     # no unit, or one that is none of time
     (2.0, "none", None, None, 2.0),
     (2000.0, "none", None, None, 2.0),
     (2.0, "none", 2.0, None, 2.0),
     (2000.0, "none", 2.0, None, 2.0),
-    (2.0, "none", 0.8, None, TWO),
+    (2.0, "none", 0.8, None, 0.8),
     (2.0, "hz", None, None, 2.0),
     (2.0, "hz", None, 0.8, 0.8),
     # the header leaves it open
@@ -103,6 +103,9 @@ def test_the_repetition_time(
     assert run.repetition_time == (None if wanted is None else pytest.approx(wanted, abs=1e-6))
     source = "the user" if given else "_bold.json" if sidecar else "the header" if wanted else "not stated"
     assert source in run.provenance.header["repetition time"]
+    seen = value * {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(unit, 1.0 if value < 100 else 1e-3)
+    differ = given is None and sidecar is not None and np.isfinite(value) and value > 0 and abs(seen - sidecar) > 0.005
+    assert differ == any("the sidecar's is used, as BIDS says" in warning for warning in run.provenance.warnings)
     guessed = any("no unit of time" in warning for warning in run.provenance.warnings)
     assert guessed == (unit in ("none", "hz") and wanted is not None and given is None and sidecar is None)
 

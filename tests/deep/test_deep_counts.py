@@ -1,0 +1,49 @@
+"""A hundredth of the deep counts, with the same seeds; `python -m tests.deep.counts` is the whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.deep import mutants
+
+KILL = """
+import sys
+from pathlib import Path
+from tests.deep import kills
+if __name__ == "__main__":
+    kills.inputs(Path(sys.argv[2]))
+    print(dict(kills.run(sys.argv[1], int(sys.argv[3]), Path(sys.argv[2]))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", mutants.KINDS)
+def test_damaged_files_are_read_or_refused(kind: str) -> None:
+    count = mutants.KINDS[kind][1] // 100
+    with tempfile.TemporaryDirectory(dir=mutants.memory_folder()) as folder:
+        outcome = mutants.run(kind, count, Path(folder))
+    assert not outcome.faults
+    assert outcome.counts["read"] > count / 200, "the mutants are not all nonsense"
+    assert sum(outcome.counts.values()) == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("verb", "count"), [("report", 2), ("encode", 3), ("prepare", 2), ("convert", 3)])
+def test_killed_verbs_leave_whole_files_and_run_again(verb: str, count: int, tmp_path: Path) -> None:
+    script = tmp_path / "kill.py"
+    script.write_text(KILL)
+    done = subprocess.run(
+        [sys.executable, str(script), verb, str(tmp_path), str(count)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "run again" in done.stdout
