@@ -67,7 +67,7 @@ def check_settings(kind: type[SettingsT], values: dict[str, Any], where: str) ->
 
 
 def faults_in_words(kind: type[BaseModel], error: ValidationError, *, private: bool = False) -> list[str]:
-    """Say what is wrong with each key; where data are `private`, no text of theirs but the name of a choice."""
+    """Describe the fault of each key; for `private` data without quoting them, except the name of a choice."""
     shown = error.errors(include_url=False)[:MAX_FAULTS]
     more = [f"and {error.error_count() - MAX_FAULTS} more"] if error.error_count() > MAX_FAULTS else []
     return [_fault(kind, fault, private) for fault in shown] + more
@@ -157,7 +157,7 @@ def refuse_remote_code(values: Any, where: str) -> None:
             kernel = key.endswith(("_implementation", "_implementation_internal")) and "/" in str(value)
             if (key in REMOTE_CODE_KEYS and value) or kernel:
                 raise ConfigError(
-                    f"{where} asks for code of its own to be run",
+                    f"{where} asks to run its own code",
                     expected="plain data",
                     seen=f"the key '{key}'",
                     hint="remove the key, if the model works without that code; NeuroFlamingo never runs it",

@@ -3,9 +3,9 @@
     python tools/audit.py TOOLS PYTHON
 
 TOOLS is the folder of the programs of `requirements-audit.txt`, PYTHON the interpreter whose packages are looked at.
-The bill (CycloneDX) and the licences are written into `dist/`. Known weaknesses are asked for over the network; without
-one that is said, and is no failure. A licence that would bind the users of this package is one, and so is a known
-weakness with `--strict`.
+The bill (CycloneDX) and the licences are written into `dist/`. Known vulnerabilities are looked up over the network; if
+it is unavailable, this is reported and is not a failure. A licence that would bind users of this package and,
+with `--strict`, a known vulnerability are failures.
 """
 
 from __future__ import annotations

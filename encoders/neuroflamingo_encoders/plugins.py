@@ -77,7 +77,7 @@ def _ask_with_care(name: str, seconds: float) -> Entry:
 
 def _fault(name: str, seen: str) -> ModelError:
     return ModelError(
-        f"the encoder '{name}' does not give its card",
+        f"the encoder '{name}' does not return its card",
         expected="an EncoderCard, at once",
         seen=seen,
         hint="uninstall the plug-in, or report it to its author",

@@ -132,6 +132,6 @@ def check_offload(places: Places, folder: str | Path | None) -> dict[str, Any]:
             f"{len(on_disk)} parts do not fit into memory",
             expected="offload_folder, where they are kept on the disk",
             seen=", ".join(on_disk[:3]),
-            hint="--offload-folder DIR on a fast disk with as much room as the model takes",
+            hint="--offload-folder DIR on a fast disk with enough space for the model",
         )
     return {"device_map": dict(places)} | ({"offload_folder": str(folder)} if folder is not None else {})

@@ -39,24 +39,26 @@ def lora_part(name: str) -> tuple[str, str] | None:
     return None
 
 
-def pair_updates(found: Mapping[tuple[str, str], Tensor], tuning: Mapping[str, Any] | None) -> dict[str, LowRankUpdate]:
+def pair_updates(
+    tensors: Mapping[tuple[str, str], Tensor], tuning: Mapping[str, Any] | None
+) -> dict[str, LowRankUpdate]:
     """Pair A with B for every weight and find their scale.
 
     Args:
-        found: tensors by (name of the weight, `lora_A` or `lora_B`).
+        tensors: by (name of the weight, `lora_A` or `lora_B`).
         tuning: the file's `tuning_config`: rank `r` and `alpha` (or `lora_alpha`). Without it the rank is A's number
             of rows and alpha equals it, as in Multimodal-GPT's own configuration (16 and 16).
 
     Raises:
         ModelError: a partner is missing, shapes do not multiply, or the ranks differ from the configuration.
     """
-    targets = list(dict.fromkeys(target for target, _ in found))
-    alone = [target for target in targets if {(target, "lora_A"), (target, "lora_B")} - found.keys()]
+    targets = list(dict.fromkeys(target for target, _ in tensors))
+    alone = [target for target in targets if {(target, "lora_A"), (target, "lora_B")} - tensors.keys()]
     if alone:
         raise _misfit("low-rank updates without their partner", "lora_A and lora_B for each weight", listing(alone))
     updates, faults = {}, []
     for target in targets:
-        down, up = found[target, "lora_A"], found[target, "lora_B"]
+        down, up = tensors[target, "lora_A"], tensors[target, "lora_B"]
         if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
             faults.append(f"{target}: A {tuple(down.shape)}, B {tuple(up.shape)}")
             continue

@@ -217,7 +217,7 @@ def _check_complete(plan: _Plan, tensors: Mapping[str, Tensor]) -> None:
             f"the checkpoint lacks {len(lacking)} of the tensors that a trained model needs",
             expected=listing(lacking),
             seen=f"{len(tensors)} tensors, gated cross-attention in the layers {_numbers(gated_layers(plan.values))}",
-            hint="the file is of another model or was cut; compare cross_attn_every_n_layers and the resampler",
+            hint="the file is truncated or of another model; compare cross_attn_every_n_layers and the resampler",
             exit_code=MISFIT,
         )
 

@@ -57,7 +57,7 @@ def read_entries(state_dict: Mapping[str, Any]) -> FileEntries:
             "the checkpoint holds entries that are not weights" if strange else "the checkpoint holds no weights",
             expected="names with tensors, flat or under model_state_dict, beside " + ", ".join(sorted(_RUN_ENTRIES)),
             seen=listing(map(str, strange)) or "nothing",
-            hint="pass the dictionary that the trainer saved",
+            hint="pass the dictionary saved by the trainer",
             exit_code=MISFIT,
         )
     tuning = beside.get("tuning_config")
@@ -98,7 +98,7 @@ class ModelNames:
         places = {match.group(1) for match in map(_GATED_LAYER.match, self.tensors) if match}
         if len(places) != 1:
             raise ModelError(
-                "this is not a model that an OpenFlamingo checkpoint can go into",
+                "an OpenFlamingo checkpoint cannot be loaded into this model",
                 expected="one list of decoder layers with gated cross-attention",
                 seen=listing(sorted(places)) or "none",
                 hint="build it with NeuroFlamingo.assemble first",

@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported here, so that `--help` and `--version` answer at once."""
+"""Command line. Nothing heavy is imported here, so that `--help` and `--version` answer immediately."""
 
 from __future__ import annotations
 

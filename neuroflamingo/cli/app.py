@@ -19,20 +19,14 @@ from neuroflamingo.cli.options import (
     Frozen,
     Json,
     LoadingOptions,
-    MaxNewTokens,
-    Model,
-    Nprocs,
     OnDatasets,
     Overwrite,
     PreparationOptions,
     Quiet,
     Raw,
-    RunModeOptions,
-    SelectionOptions,
     Series,
     Settings,
     TableRows,
-    Temperature,
     Tr,
     Verbs,
     WeightsOptions,
@@ -40,6 +34,8 @@ from neuroflamingo.cli.options import (
     preparation,
     takes_groups,
 )
+from neuroflamingo.cli.requests import EvaluateRequest, ReportRequest, TrainRequest
+from neuroflamingo.cli.store_options import StoreRequest
 
 application = typer.Typer(
     name="neuroflamingo",
@@ -77,37 +73,7 @@ def root(
 
 @application.command()
 @takes_groups
-def report(
-    *,
-    context: typer.Context,
-    scans: Annotated[
-        list[str], typer.Argument(metavar="SCAN...", help="Inputs of the model: NIfTI, DICOM, table, array or FASTA.")
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", help="A file (its extension sets the format), a folder, or - for JSON on standard output."
-        ),
-    ] = None,
-    formats: Annotated[str | None, typer.Option("--format", help="Comma-separated: html,json,txt,prov.")] = None,
-    model: Model = "tiny-t1w",
-    prompt: Annotated[
-        str | None,
-        typer.Option("--prompt", help="Prompt text with one <image> for each scan of a report; default: <image>."),
-    ] = None,
-    example: Annotated[
-        list[str] | None,
-        typer.Option("--example", help="Few-shot example SCAN=REPORT.txt, shown before the scan; repeatable."),
-    ] = None,
-    loading: LoadingOptions,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed for sampling.", min=0)] = 0,
-    temperature: Temperature = 0.0,
-    max_new_tokens: MaxNewTokens = 400,
-    preparation_options: PreparationOptions,
-    denoising: DenoisingOptions,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
+def report(*, context: typer.Context, request: ReportRequest) -> None:
     """Write a report page for each scan; the embedded model reads T1-weighted head scans.
 
     Without -o, NAME.report.html, NAME.report.json, NAME.report.txt and NAME.prov.json are written to the working
@@ -115,40 +81,12 @@ def report(
     """
     from neuroflamingo.cli.report import report_scans
 
-    code = report_scans(
-        scans,
-        output=output,
-        formats=formats,
-        model=model,
-        prompt=prompt,
-        examples=example or [],
-        preparation=preparation_options | {"cleaning": denoising},
-        loading=loading,
-        seed=seed,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-        overwrite=overwrite,
-        quiet=quiet,
-        command=("neuroflamingo", *context.obj),
-    )
-    raise typer.Exit(code)
+    raise typer.Exit(report_scans(request, command=("neuroflamingo", *context.obj)))
 
 
 @application.command()
-def train(
-    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="A recipe file, or a built-in recipe's name.")],
-    settings: Settings = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="Run folder; default: runs/NAME.")] = None,
-    resume: Annotated[str, typer.Option("--resume", help="auto (latest), or a checkpoint folder.")] = "auto",
-    restart: Annotated[bool, typer.Option("--restart", help="Start over; the run folder is emptied.")] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show recipe, parameters, steps and estimated memory without training."),
-    ] = False,
-    tiny: Annotated[bool, typer.Option("--tiny", help="Train a toy-sized twin of the recipe on toy data.")] = False,
-    allow_download: AllowDownload = False,
-    quiet: Quiet = False,
-) -> None:
+@takes_groups
+def train(*, request: TrainRequest) -> None:
     """Train a model from a recipe; interrupted runs resume at the exact step.
 
     For several processes: `torchrun --nproc-per-node N -m neuroflamingo train ...` or `accelerate launch -m
@@ -157,39 +95,16 @@ def train(
     """
     from neuroflamingo.cli.train_evaluate import train_recipe
 
-    train_recipe(
-        config,
-        settings or [],
-        output=output,
-        resume=False if restart else True if resume == "auto" else resume,
-        dry_run=dry_run,
-        tiny=tiny,
-        allow_download=allow_download,
-        quiet=quiet,
-    )
+    train_recipe(request)
 
 
 @application.command()
-def evaluate(
-    model: Model = "tiny-t1w",
-    cases: Annotated[int, typer.Option("--cases", help="Number of painted cases to score.", min=2)] = 200,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the first case; default: held-out ones.")] = None,
-    device: Device = "auto",
-    anatomy: Annotated[
-        str, typer.Option("--anatomy", help="Head anatomy that the cases are painted into.")
-    ] = "icbm2009a",
-    json: Json = False,
-    csv: Annotated[str | None, typer.Option("--csv", help="Write one row per case to this file.")] = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
+@takes_groups
+def evaluate(*, request: EvaluateRequest) -> None:
     """Score a model on painted cases with known findings, next to image-reliance controls."""
     from neuroflamingo.cli.train_evaluate import evaluate_model
 
-    code = evaluate_model(
-        model, cases, seed, device=device, anatomy=anatomy, as_json=json, csv=csv, overwrite=overwrite, quiet=quiet
-    )
-    raise typer.Exit(code)
+    raise typer.Exit(evaluate_model(request))
 
 
 @application.command()
@@ -218,10 +133,8 @@ def prepare(
     output: Annotated[str, typer.Option("--output", "-o", help="Store folder.")],
     encoder: Annotated[str, typer.Option("--encoder", help="Encoder name, see `encoders list`.")],
     options: CardOptions = None,
-    nprocs: Nprocs = 0,
-    selection: SelectionOptions,
+    request: StoreRequest,
     preparation_options: PreparationOptions,
-    run_mode: RunModeOptions,
     denoising: DenoisingOptions,
 ) -> None:
     """Preprocess scans for an encoder and save them to a store; rerun to process only missing scans.
@@ -232,7 +145,6 @@ def prepare(
     manifest, as in --confounds FILE). The store's log.jsonl has one line per scan, summary.json the totals. The exit
     code is 1 if some scans failed.
     """
-    from neuroflamingo.cli.store_options import StoreRequest
     from neuroflamingo.cli.stores import prepare_scans
 
     code = prepare_scans(
@@ -240,8 +152,8 @@ def prepare(
         output,
         encoder=encoder,
         options=options or (),
-        request=StoreRequest(processes=nprocs, **selection, **run_mode),
-        preparation_options=preparation_options | {"cleaning": denoising},
+        request=request,
+        preparation_options=preparation_options | {"denoising": denoising},
     )
     raise typer.Exit(code)
 
@@ -278,7 +190,7 @@ def fit_scaling(
         output,
         encoder=encoder,
         options=options or (),
-        preparation_options=preparation(tr=tr, atlas=atlas, xform=xform, raw=raw, rows=rows) | {"cleaning": denoising},
+        preparation_options=preparation(tr=tr, atlas=atlas, xform=xform, raw=raw, rows=rows) | {"denoising": denoising},
         overwrite=overwrite,
         as_json=json,
         quiet=quiet,
@@ -328,11 +240,7 @@ def encode(
     device: Device = "auto",
     overwrite: Overwrite = False,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Stores: float32 (default) or float16.")] = None,
-    nprocs: Annotated[
-        int | None, typer.Option("--nprocs", help="Stores: scans processed in parallel, default 1.", min=0)
-    ] = None,
-    selection: SelectionOptions,
-    run_mode: RunModeOptions,
+    request: StoreRequest,
     denoising: DenoisingOptions,
 ) -> None:
     """Encode scans into patch tokens, saved with hashes, the geometry log and token positions.
@@ -345,7 +253,6 @@ def encode(
     A store (-o without an extension) takes one INPUT, as `prepare` does, or a store made by `prepare`; rerun to process
     only missing scans. The options from --dtype on are for stores.
     """
-    from neuroflamingo.cli.store_options import StoreRequest
     from neuroflamingo.cli.stores import encode_scans
 
     code = encode_scans(
@@ -354,11 +261,11 @@ def encode(
         encoder=encoder,
         options=options or (),
         weights=weights,
-        preparation_options=preparation_options | {"cleaning": denoising},
+        preparation_options=preparation_options | {"denoising": denoising},
         device=device,
         dtype=dtype,
         overwrite=overwrite,
-        request=StoreRequest(processes=nprocs, **selection, **run_mode),
+        request=request,
     )
     raise typer.Exit(code)
 

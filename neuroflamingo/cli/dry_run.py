@@ -79,7 +79,7 @@ def estimate(
             hint="run without --dry-run; interrupt it any time",
         )
     notes: list[str] = []
-    found = find_inputs(source, card.scan, request.labels, filter_file=request.filter_file, notes=notes)
+    found = find_inputs(source, card.scan, request.labels, filter_file=request.bids_filter_file, notes=notes)
     inputs = StoreOptions(part=request.part).share(found)
     preparation.check_tables([one.confounds for one in inputs], card.scan)
     wanted: Literal["T1w", "bold"] = "bold" if card.scan.takes_runs else "T1w"
@@ -131,7 +131,7 @@ def _denoising_cost(voxels: int, frames: int, preparation: Preparation, spec: An
 
     A run that is denoised voxel by voxel is held in memory as a whole; see `denoise_run`.
     """
-    wanted = preparation.cleaning
+    wanted = preparation.denoising
     if not wanted or not wanted.changes_values or frames == 1:
         return ExtraCost(0, 0.0)
     cost = FILTERING if wanted.filters else REGRESSION

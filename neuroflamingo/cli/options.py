@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import wraps
+from operator import itemgetter
 from typing import Annotated, Any
 
 import typer
@@ -107,13 +109,11 @@ Depth = Annotated[int | None, typer.Option("--depth", help="Maximum nesting leve
 Frozen = Annotated[
     bool, typer.Option("--frozen", help="List every parameter as frozen or trained, with counts per parameter group.")
 ]
-Nprocs = Annotated[int, typer.Option("--nprocs", help="Scans processed in parallel; 0: one per core.", min=0)]
 Participants = Annotated[
     list[str] | None,
     typer.Option(*LABELS[:2], metavar="LABEL...", help="Participants: 01 or sub-01; several as 01 02 or 01,02."),
 ]
 Sessions = Annotated[list[str] | None, typer.Option(*LABELS[2:4], metavar="LABEL...", help="Sessions, likewise.")]
-Tasks = Annotated[list[str] | None, typer.Option(LABELS[4], metavar="LABEL...", help="Tasks, likewise.")]
 Runs = Annotated[
     list[str] | None, typer.Option(LABELS[5], metavar="LABEL...", help="Runs, likewise; 1 and 01 are the same.")
 ]
@@ -121,49 +121,43 @@ BidsFilterFile = Annotated[
     str | None,
     typer.Option("--bids-filter-file", metavar="FILE.json", help="BIDS filter file, as for fMRIPrep."),
 ]
-NumParts = Annotated[int | None, typer.Option("--num-parts", help="Job array: total number of parts.", min=1)]
-PartId = Annotated[int | None, typer.Option("--part-id", help="Job array: number of this part, from 1.", min=1)]
-Scheduler = Annotated[
-    str | None,
-    typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler: tcp://host:port, or local; extra `cluster`."),
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Use a scan that is not of the encoder's kind; stated at the top of the report."),
 ]
-Verify = Annotated[bool, typer.Option("--verify", help="Read back existing items and redo damaged ones.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with estimates.")]
 
 
 def takes_groups(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Expand each parameter that is annotated with a function into the options of that function.
+    """Expand each parameter that is annotated with a group of options: a dataclass, or a function in `Annotated`.
 
-    The command then receives the function's return value for that parameter. Typer reads options from the signature of
-    a command and knows no groups, so the wrapper shows it a flat signature (`__signature__`, and `__annotations__`,
-    which typer evaluates instead) with the groups' options in the places of their parameters.
+    The command then receives the record, or the function's return value. Typer reads options from the signature of a
+    command and knows no groups, so the wrapper shows it a flat signature (`__signature__`, and `__annotations__`, which
+    typer evaluates instead) with the groups' options in the places of their parameters.
     """
-    signature = inspect.signature(verb, eval_str=True)
-    groups, flat = {}, []
-    for parameter in signature.parameters.values():
-        build = getattr(parameter.annotation, "__metadata__", (None,))[0]
-        if inspect.isfunction(build):
-            groups[parameter.name] = build, inspect.signature(build, eval_str=True).parameters
-            flat += groups[parameter.name][1].values()
-        else:
-            flat.append(parameter)
-    flat = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in flat]
+    flat: list[inspect.Parameter] = []
+    call = _expanded(verb, flat)
 
     @wraps(verb)
     def with_groups(**values: Any) -> Any:
-        for name, (build, options) in groups.items():
-            values[name] = build(**{option: values.pop(option) for option in options})
-        return verb(**values)
+        return call(values)
 
-    with_groups.__signature__ = signature.replace(parameters=flat)  # type: ignore[attr-defined]
+    with_groups.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
     return with_groups
 
 
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Go on although the scan is not of the kind that the encoder takes; said on top."),
-]
+def _expanded(build: Callable[..., Any], flat: list[inspect.Parameter]) -> Callable[[Mapping[str, Any]], Any]:
+    """Append the options of a function or dataclass to `flat`; return what calls it with the parsed values."""
+    parts: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
+    for name, parameter in inspect.signature(build, eval_str=True).parameters.items():
+        annotation = parameter.annotation
+        group = annotation if is_dataclass(annotation) else getattr(annotation, "__metadata__", (None,))[0]
+        if is_dataclass(group) or inspect.isfunction(group):
+            parts[name] = _expanded(group, flat)  # type: ignore[arg-type]
+        else:
+            flat.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            parts[name] = itemgetter(name)
+    return lambda values: build(**{name: part(values) for name, part in parts.items()})
 
 
 def preparation(
@@ -254,32 +248,6 @@ def weights(
     return {"weights": weights, "init": init, "seed": seed, "table": table}
 
 
-def selection(
-    scheduler: Scheduler = None,
-    participants: Participants = None,
-    sessions: Sessions = None,
-    tasks: Tasks = None,
-    runs: Runs = None,
-    bids_filter_file: BidsFilterFile = None,
-    num_parts: NumParts = None,
-    part_id: PartId = None,
-) -> dict[str, Any]:
-    """Arguments of `StoreRequest`: the scans of a dataset to process, and the workers that do it."""
-    return {
-        "scheduler": scheduler,
-        "filters": {"sub": participants, "ses": sessions, "task": tasks, "run": runs},
-        "filter_file": bids_filter_file,
-        "parts": (part_id, num_parts),
-    }
-
-
-def run_mode(
-    verify: Verify = False, dry_run: DryRun = False, json: Json = False, quiet: Quiet = False
-) -> dict[str, Any]:
-    """Arguments of `StoreRequest`: verification, dry run and printed output."""
-    return {"verify": verify, "dry_run": dry_run, "as_json": json, "quiet": quiet}
-
-
 def denoising(
     confounds: Annotated[
         str | None,
@@ -324,6 +292,4 @@ def denoising(
 PreparationOptions = Annotated[dict[str, Any], preparation]
 LoadingOptions = Annotated[dict[str, Any], loading]
 WeightsOptions = Annotated[dict[str, Any], weights]
-SelectionOptions = Annotated[dict[str, Any], selection]
-RunModeOptions = Annotated[dict[str, Any], run_mode]
 DenoisingOptions = Annotated[Any, denoising]

@@ -1,13 +1,13 @@
-"""`neuroflamingo report`: outputs are settled first, then each report is written as soon as it is done."""
+"""`neuroflamingo report`: check all outputs first, then write each report as soon as it is done."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neuroflamingo.cli.errors import SOME_FAILED, say_error
 from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets
@@ -18,65 +18,50 @@ from neuroflamingo_preprocessing.files import printable, write_text_atomic
 from neuroflamingo_preprocessing.user_files import check_input, decode_text
 
 if TYPE_CHECKING:
+    from neuroflamingo.cli.requests import ReportRequest
     from neuroflamingo.report.model import Report
 
 
-def report_scans(
-    scans: Sequence[str],
-    *,
-    output: str | None,
-    formats: str | None,
-    model: str,
-    prompt: str | None,
-    examples: Sequence[str],
-    preparation: Mapping[str, Any],
-    loading: Mapping[str, Any],
-    seed: int,
-    temperature: float,
-    max_new_tokens: int,
-    overwrite: bool,
-    quiet: bool,
-    command: Sequence[str],
-) -> int:
-    """Write one report for each group of scans that the prompt asks for, and give the exit code.
+def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
+    """Write one report for each group of scans that the prompt asks for, and return the exit code.
 
-    A scan that fails on its own gives its error's code; of several, those that can be written are, and the code is 1.
+    For a single scan that fails, the exit code is that of its error; of several, the others are written and it is 1.
     """
-    groups = group_scans(scans, prompt)
-    for scan in scans:  # before anything is loaded; everything else is the reader's to judge
+    groups = group_scans(request.scans, request.prompt)
+    for scan in request.scans:  # before anything is loaded; the reader does all other checks
         check_input(scan)
-    targets = plan_targets([group[0] for group in groups], output, parse_formats(formats))
-    check_targets(targets, overwrite=overwrite)
-    shown = [parse_example(text) for text in examples]
+    targets = plan_targets([group[0] for group in groups], request.output, parse_formats(request.formats))
+    check_targets(targets, overwrite=request.overwrite)
+    shown = [parse_example(text) for text in request.examples or ()]
     with _stdout_kept_clean(targets[0].stdout) as write_out:
         from neuroflamingo.inference.loaded_model import model_folder
         from neuroflamingo.inference.pipeline import write_report
         from neuroflamingo_preprocessing.preparation_options import Preparation
 
-        opened = model_folder(model, **loading)
-        options = Preparation.of(opened.scan_spec, **preparation)
+        opened = model_folder(request.model, **request.loading)
+        options = Preparation.of(opened.scan_spec, **request.preparation, denoising=request.denoising)
         if len(groups) > 1:  # a model that cannot be loaded then fails once, not with every scan
-            with Progress(quiet=quiet) as progress:
+            with Progress(quiet=request.quiet) as progress:
                 progress("loading the model")
                 opened = opened.load()
         failures: list[NeuroFlamingoError] = []
         for group, target in zip(groups, targets, strict=True):
             try:
-                with Progress(target.title, quiet=quiet) as progress:
+                with Progress(target.title, quiet=request.quiet) as progress:
                     report = write_report(
                         group if len(group) > 1 else group[0],
                         model=opened,
-                        prompt=prompt,
+                        prompt=request.prompt,
                         examples=shown,
                         preparation=options,
-                        seed=seed,
-                        temperature=temperature,
-                        max_new_tokens=max_new_tokens,
+                        seed=request.seed,
+                        temperature=request.temperature,
+                        max_new_tokens=request.max_new_tokens,
                         progress=progress,
                         pictures="html" in target.files,
                         command=command,
                     )
-                    write_out(write_files(report, target, overwrite=overwrite))
+                    write_out(write_files(report, target, overwrite=request.overwrite))
             except NeuroFlamingoError as failure:
                 if len(groups) == 1:
                     raise
@@ -107,12 +92,12 @@ def group_scans(scans: Sequence[str], prompt: str | None) -> list[list[str]]:
 
 
 def parse_example(text: str) -> tuple[Path, str]:
-    """`SCAN=REPORT.txt` as the scan's path and the report's text.
+    """Split `SCAN=REPORT.txt` into the scan's path and the report's text.
 
     Raises:
         UsageError: no `=` in it.
         NotFoundError: one of the files does not exist.
-        ScanError: the text file is no text, or longer than 100 kB.
+        ScanError: the file is not text, or longer than 100 kB.
     """
     scan, equals, report = text.rpartition("=")
     if not equals or not scan or not report:
@@ -127,18 +112,18 @@ def parse_example(text: str) -> tuple[Path, str]:
         raise NotFoundError(f"there is no example report {report}", expected="a text file", hint="check the path")
     if path.stat().st_size > 100_000:
         raise ScanError(
-            f"{path.name} is no report", expected="at most 100 kB of text", seen=f"{path.stat().st_size} bytes"
+            f"{path.name} is not a report", expected="at most 100 kB of text", seen=f"{path.stat().st_size} bytes"
         )
     try:
         return Path(scan), decode_text(path.read_bytes()).strip()
     except UnicodeDecodeError as error:
         raise ScanError(
-            f"{path.name} is no text", expected="UTF-8", seen=str(error), hint="save it as UTF-8"
+            f"{path.name} is not a text file", expected="UTF-8", seen=str(error), hint="save it as UTF-8"
         ) from error
 
 
 def write_files(report: Report, target: Targets, *, overwrite: bool) -> str:
-    """Write the files of one report, the provenance last because it names the others' hashes; gives what to print."""
+    """Write the files of one report, the provenance last since it has the others' hashes; return the text to print."""
     if target.stdout:
         return report.to_json()
     from neuroflamingo.provenance import OutputRecord
@@ -159,9 +144,9 @@ def write_files(report: Report, target: Targets, *, overwrite: bool) -> str:
 
 @contextlib.contextmanager
 def _stdout_kept_clean(wanted: bool) -> Iterator:
-    """Give a function that prints to standard output; while it is open all other printing goes to standard error.
+    """Provide a function that prints to standard output, and redirect all other output to standard error.
 
-    Libraries that print from compiled code are caught too, because the file descriptor itself is turned.
+    This includes libraries that print from compiled code, because the file descriptor itself is redirected.
     """
     if not wanted:
         yield lambda text: say(text, end="", flush=True)

@@ -212,7 +212,7 @@ def check_scans(
     repetition_time: float | None,
     series: int | None,
     xform: str,
-    cleaning: Denoising | None = None,
+    denoising: Denoising | None = None,
     *,
     as_json: bool,
 ) -> int:
@@ -222,7 +222,7 @@ def check_scans(
 
     card, volume_card = encoder_card(encoder) if encoder else None, encoder_card(VOLUME_ENCODER)
     found = [
-        check_scan(scan, card, repetition_time, series, cleaning, xform=xform, volume_card=volume_card)
+        check_scan(scan, card, repetition_time, series, denoising, xform=xform, volume_card=volume_card)
         for scan in scans
     ]
     if as_json:

@@ -3,33 +3,64 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
-from neuroflamingo.cli.options import split_labels
-from neuroflamingo.progress import Progress
+import typer
+
+from neuroflamingo.cli.options import (
+    LABELS,
+    BidsFilterFile,
+    Json,
+    Participants,
+    Quiet,
+    Runs,
+    Sessions,
+    split_labels,
+)
 from neuroflamingo_preprocessing.errors import UsageError
 
+if TYPE_CHECKING:
+    from neuroflamingo.progress import Progress
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class StoreRequest:
-    """Store options of `prepare` and `encode`."""
+    """Store options of `prepare` and `encode`: scans to process, workers, and printed output."""
 
-    processes: int | None = None
-    scheduler: str | None = None
-    filters: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
-    filter_file: str | None = None
-    parts: tuple[int | None, int | None] = (None, None)
-    verify: bool = False
-    dry_run: bool = False
-    as_json: bool = False
-    quiet: bool = False
+    nprocs: Annotated[
+        int | None,
+        typer.Option(
+            "--nprocs", help="Scans processed in parallel; 0: one per core. Default: prepare 0, encode 1.", min=0
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler", metavar="ADDRESS", help="Dask scheduler: tcp://host:port, or local; extra `cluster`."
+        ),
+    ] = None
+    participants: Participants = None
+    sessions: Sessions = None
+    tasks: Annotated[list[str] | None, typer.Option(LABELS[4], metavar="LABEL...", help="Tasks, likewise.")] = None
+    runs: Runs = None
+    bids_filter_file: BidsFilterFile = None
+    num_parts: Annotated[int | None, typer.Option("--num-parts", help="Job array: total number of parts.", min=1)] = (
+        None
+    )
+    part_id: Annotated[int | None, typer.Option("--part-id", help="Job array: number of this part, from 1.", min=1)] = (
+        None
+    )
+    verify: Annotated[bool, typer.Option("--verify", help="Read back existing items and redo damaged ones.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with estimates.")] = False
+    json: Json = False
+    quiet: Quiet = False
 
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
         """BIDS labels by entity, comma-separated lists split."""
-        return split_labels(self.filters)
+        by_entity = {"sub": self.participants, "ses": self.sessions, "task": self.tasks, "run": self.runs}
+        return split_labels(by_entity)
 
     @property
     def part(self) -> tuple[int, int] | None:
@@ -38,12 +69,11 @@ class StoreRequest:
         Raises:
             UsageError: one is given without the other.
         """
-        number, count = self.parts
-        if number is None and count is None:
+        if self.part_id is None and self.num_parts is None:
             return None
-        if number is None or count is None:
+        if self.part_id is None or self.num_parts is None:
             raise UsageError("--num-parts and --part-id must be given together", expected="both or neither")
-        return number, count
+        return self.part_id, self.num_parts
 
     @property
     def workers(self) -> int:
@@ -52,19 +82,19 @@ class StoreRequest:
         Raises:
             UsageError: a number of workers for a scheduler that manages its own.
         """
-        if self.scheduler not in (None, "local") and self.processes:
+        if self.scheduler not in (None, "local") and self.nprocs:
             raise UsageError(
                 "--nprocs sets the workers of this machine",
                 expected="either --scheduler or --nprocs",
                 hint="leave --nprocs out: the Dask cluster has its own workers",
             )
-        return self.processes or os.cpu_count() or 1
+        return self.nprocs or os.cpu_count() or 1
 
     def store_options(self, progress: Progress) -> dict[str, Any]:
         """Keyword arguments of `StoreOptions`."""
         return {
             "filters": self.labels,
-            "filter_file": self.filter_file,
+            "filter_file": self.bids_filter_file,
             "part": self.part,
             "processes": self.workers,
             "scheduler": self.scheduler,
@@ -83,7 +113,4 @@ class StoreRequest:
     @property
     def only_for_stores(self) -> bool:
         """True if any option was given that does not apply to token files."""
-        plain = (self.processes, self.scheduler, *self.parts)
-        return any(one is not None for one in plain) or any(
-            (*self.filters.values(), self.filter_file, self.verify, self.dry_run, self.as_json)
-        )
+        return replace(self, quiet=False) != StoreRequest()

@@ -142,8 +142,8 @@ def _encode_to_store(
     from neuroflamingo.encoding.token_store import encode_into_store
     from neuroflamingo_preprocessing.preparation_options import Preparation
 
-    one_at_a_time = request.processes is None and request.scheduler is None  # each worker holds the encoder
-    request = replace(request, processes=1) if one_at_a_time else request
+    one_at_a_time = request.nprocs is None and request.scheduler is None  # each worker holds the encoder
+    request = replace(request, nprocs=1) if one_at_a_time else request
     request.check()
     preparation = Preparation.of(choice.card.scan, **preparation_options)
     if request.dry_run:
@@ -157,7 +157,7 @@ def _encode_to_store(
 
 
 def _print_plan(plan: Mapping[str, Any], request: StoreRequest) -> int:
-    say(json.dumps(plan, indent=2) if request.as_json else plan_in_words(plan))
+    say(json.dumps(plan, indent=2) if request.json else plan_in_words(plan))
     return 0
 
 
@@ -168,7 +168,7 @@ def _print_summary(done: Summary, output: str, verb: str, request: StoreRequest)
         say_error(str(failure["error"]))
     if len(done.failures) > SHOWN:
         say_error(f"and {len(done.failures) - SHOWN} more: see {Path(output) / 'log.jsonl'}")
-    if request.as_json:
+    if request.json:
         say(json.dumps(asdict(done), indent=2))
     else:
         damaged = f", {done.dropped} damaged ones dropped" if done.dropped else ""

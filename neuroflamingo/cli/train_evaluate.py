@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neuroflamingo.cli.dry_run import SHOWN
 from neuroflamingo.cli.errors import SOME_FAILED, say_error
@@ -14,84 +14,65 @@ from neuroflamingo.cli.outputs import make_folder
 from neuroflamingo.progress import Progress, say
 from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic
 
+if TYPE_CHECKING:
+    from neuroflamingo.cli.requests import EvaluateRequest, TrainRequest
 
-def train_recipe(
-    config: str,
-    settings: Sequence[str],
-    *,
-    output: str | None,
-    resume: bool | str,
-    dry_run: bool,
-    tiny: bool,
-    allow_download: bool,
-    quiet: bool,
-) -> None:
+
+def train_recipe(request: TrainRequest) -> None:
     """Train from a recipe and print the folder of the finished model; the trainer shows its own progress."""
     from neuroflamingo.recipe.find import find_config
     from neuroflamingo.recipe.read import load_any_recipe, load_recipe
 
-    path, overrides = find_config(config), list(settings)
-    if dry_run:
+    path, overrides = find_config(request.config), list(request.settings or ())
+    if request.dry_run:
         recipe = load_recipe(path, overrides)
         from neuroflamingo.training.memory_report import describe_run
 
-        if tiny:
+        if request.tiny:
             from neuroflamingo.training.twin import tiny_twin
 
             with tempfile.TemporaryDirectory() as scratch:
-                said = [override.partition("=")[0] for override in overrides]
-                say(describe_run(tiny_twin(recipe, Path(scratch) / "twin", said)))
+                say(describe_run(tiny_twin(recipe, Path(scratch) / "twin")))
             return
-        say(describe_run(recipe, allow_download=allow_download))
+        say(describe_run(recipe, allow_download=request.allow_download))
         return
-    load_any_recipe(path, overrides)  # so that its faults are reported before torch is imported
+    recipe = load_any_recipe(path, overrides)  # so that its faults are reported before torch is imported
     from neuroflamingo.training.run import train
 
-    done = train(path, overrides, folder=output, resume=resume, allow_download=allow_download, tiny=tiny, quiet=quiet)
+    done = train(path, overrides, **request.keywords())
     if os.environ.get("RANK", "0") == "0":  # several processes, one line of output
         say(done)
 
 
-def evaluate_model(
-    model: str,
-    cases: int,
-    seed: int | None,
-    *,
-    device: str,
-    anatomy: str,
-    as_json: bool,
-    csv: str | None,
-    overwrite: bool,
-    quiet: bool,
-) -> int:
+def evaluate_model(request: EvaluateRequest) -> int:
     """Score a model and print a table or JSON; return 1 if some scans could not be prepared.
 
     An output that cannot be written is refused before the evaluation.
     """
-    if csv is not None:
-        check_writable(csv, overwrite=overwrite)
+    if request.csv is not None:
+        check_writable(request.csv, overwrite=request.overwrite)
     from neuroflamingo.evaluation.evaluate import TEST_SEED, evaluate
     from neuroflamingo.inference.loaded_model import open_model
 
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=request.quiet) as progress:
         progress("loading the model")
-        opened = open_model(model, device=device)
-        progress(f"evaluating {opened.name} on {cases} painted cases")
+        opened = open_model(request.model, device=request.device)
+        progress(f"evaluating {opened.name} on {request.cases} painted cases")
         evaluation = evaluate(
             opened.model,
             opened.processor,
-            cases,
-            TEST_SEED if seed is None else seed,
-            anatomy=anatomy,
+            request.cases,
+            TEST_SEED if request.seed is None else request.seed,
+            anatomy=request.anatomy,
             progress=progress.count,
-            about={"model": opened.name, "files": opened.record.files},
+            metadata={"model": opened.name, "files": opened.record.files},
         )
-    if csv is not None:
+    if request.csv is not None:
         with tempfile.TemporaryDirectory() as folder:
             draft = Path(folder) / "cases.csv"
             evaluation.write_csv(draft)
-            write_bytes_atomic(csv, draft.read_bytes(), overwrite=overwrite)
-    say(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.table())
+            write_bytes_atomic(request.csv, draft.read_bytes(), overwrite=request.overwrite)
+    say(json.dumps(evaluation.to_json(), indent=2) if request.json else evaluation.table())
     for number, why in evaluation.failed[:SHOWN]:
         say_error(f"the case of seed {number} was not prepared: {why}")
     return SOME_FAILED if evaluation.failed else 0

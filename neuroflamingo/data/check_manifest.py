@@ -50,7 +50,7 @@ class DataCheck:
 
     def lines(self) -> list[str]:
         """Lines of text for the terminal."""
-        told = [f"{name}: {in_words(counts(samples))}" for name, samples in self.splits.items()]
+        told = [f"{name}: {format_counts(counts(samples))}" for name, samples in self.splits.items()]
         told += [f"the filters drop {count}: {why}" for why, count in self.dropped.as_dict().items()]
         if self.leaks:
             told += [f"in both splits: subject {name}" for name in self.leaks.subjects]
@@ -99,7 +99,7 @@ def counts(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def in_words(found: dict[str, Any]) -> str:
+def format_counts(found: dict[str, Any]) -> str:
     """Format the result of `counts`."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in found["kinds"].items())
     return (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuroflamingo.data.check_manifest import counts, in_words
+from neuroflamingo.data.check_manifest import counts, format_counts
 from neuroflamingo.data.manifest import Sample, sample_of, write_manifest
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.files import write_bytes_atomic
@@ -75,7 +75,7 @@ class Conversion:
 
     def lines(self) -> list[str]:
         """Lines of text for the terminal: contents, notes, and rows left out."""
-        return [in_words(counts(self.samples)), *self.notes, *self.reasons()]
+        return [format_counts(counts(self.samples)), *self.notes, *self.reasons()]
 
 
 class ImageFolder:

@@ -101,7 +101,7 @@ def from_medpix_qa(
             key = (case, question, answer, None if join and case else number)
             groups.setdefault(key, (number, case, {}))[2].update(dict.fromkeys(files))
     if others:
-        found.notes.append(f"{others} rows are of other splits than {split}")
+        found.notes.append(f"{others} rows belong to other splits than {split}")
     for (_, question, answer, _), (number, case, names) in groups.items():
         turns = [{"role": "user", "text": IMAGE * len(names) + question}, {"role": "assistant", "text": answer}]
         found.add(

@@ -131,7 +131,7 @@ def open_scans(
         return StoreScans(store, keys_of_scans(names, store, store.card))
     if scans is not None:
         if card is None:
-            raise UsageError("this model has no encoder", expected="data.tokens: a store of ready tokens")
+            raise UsageError("this model has no encoder", expected="data.tokens: a store of tokens")
         prepared = ScanStore(scans).check_made_for(card.name, card.scan)
         return StoreScans(prepared, keys_of_scans(names, prepared, card))
     if items := [name for name in names if name.startswith(STORE)]:
@@ -175,7 +175,7 @@ def check_tokens(store: Any, card: EncoderCard | None, width: int | None, weight
 
 def _other(store: ItemStore[Any], expected: str, seen: str) -> ModelError:
     return ModelError(
-        f"the tokens in {store.path.name} are those of another encoder",
+        f"the tokens in {store.path.name} come from another encoder",
         expected=expected,
         seen=seen,
         hint="run `neuroflamingo encode` with the encoder and the weights of this recipe into a new folder",

@@ -46,7 +46,7 @@ def identity_for(recipe: Recipe, model: NeuroFlamingo) -> str | None:
         return None
     if moving := [name for name, value in model.encoder.named_parameters() if value.requires_grad]:
         raise ConfigError(
-            "the encoder trains, and its tokens are read from a store",
+            "the encoder is trained, but its tokens come from a store",
             expected="a frozen encoder, or scans",
             seen=f"{len(moving)} trainable parameters, first {moving[0]}",
             hint="leave data.tokens out, or train no part of the encoder",

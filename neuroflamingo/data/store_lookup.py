@@ -89,7 +89,7 @@ def _by_content(files: Sequence[str], store: ItemStore[Any], card: EncoderCard) 
     """Keys of files by the hash of their content; files that are missing or not in the store are omitted."""
     made_of: dict[str, list[str]] = defaultdict(list)
     for key in store:
-        origin = store[key].about.get("made_of")
+        origin = store[key].metadata.get("made_of")
         if isinstance(origin, dict):
             made_of[str(origin.get("input_sha256"))].append(key)
     keys: dict[str, str] = {}

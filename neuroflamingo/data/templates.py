@@ -182,8 +182,8 @@ def _chat(rounds: Rounds, tokenizer: Any) -> Rendered:
             answers[-1] = (answers[-1][0], len(whole.rstrip()))
         if not (prompt.startswith(whole) and answered.startswith(prompt)):
             raise ConfigError(
-                "the tokenizer's chat template writes a turn otherwise once others follow",
-                expected="a template that only adds to what it wrote, so that answers can be told from prompts",
+                "the tokenizer's chat template changes a turn when later turns follow",
+                expected="a template that only appends, so that answers can be separated from prompts",
                 seen=f"a conversation of {len(rounds)} rounds, changed in round {len(conversation) // 2}",
                 hint="another data.template, or conversations of one round",
             )

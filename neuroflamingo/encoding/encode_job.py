@@ -86,8 +86,8 @@ class EncodeJob(Job):
         windows = [
             tokens_of(encoder, tensor, said, place, self.dtype) for tensor, said in self._prepared(task, made_of)
         ]
-        about = joint_record([one.about for one in windows], made_of)
-        return store.put(key, windows, about), about
+        metadata = joint_record([one.metadata for one in windows], made_of)
+        return store.put(key, windows, metadata), metadata
 
     def _prepared(
         self, task: Task, made_of: Mapping[str, Any]
@@ -95,11 +95,11 @@ class EncodeJob(Job):
         """Yield prepared tensors with their metadata."""
         if task.item is None:
             for one in prepare(task.path, self.card.scan, self.with_series_hash(task, made_of)).windows:
-                yield one.tensor, one.about
+                yield one.tensor, one.metadata
             return
         item = ScanStore(task.path)[task.item]
-        windows = item.about.get("windows") or ()
-        plain = {k: v for k, v in item.about.items() if k not in ("windows", "made_of")}
+        windows = item.metadata.get("windows") or ()
+        plain = {k: v for k, v in item.metadata.items() if k not in ("windows", "made_of")}
         for number in range(item.open().shape[0]):
             yield item.read(number), plain | ({"window": windows[number]} if number < len(windows) else {})
 
@@ -122,7 +122,7 @@ def encoder_identity(encoder: nn.Module, table_sha256: str | None = None) -> str
 def _made_of(item: StoredItem, card: InputCard) -> tuple[str, dict[str, Any]]:
     """Hash of the scan and the options that a prepared item was made from, checked against the item's key."""
     try:
-        digest, changes = str(item.about["made_of"]["input_sha256"]), dict(item.about["made_of"]["how"])
+        digest, changes = str(item.metadata["made_of"]["input_sha256"]), dict(item.metadata["made_of"]["how"])
     except (KeyError, TypeError, ValueError):
         digest, changes = "", {}
     if item_key(digest, card.scan.digest, changes) != item.key:

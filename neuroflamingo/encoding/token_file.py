@@ -80,20 +80,20 @@ def encode(
     """
     target = check_token_target(output, overwrite=overwrite)
     for scan in scans:
-        check_input(scan, "a scan or a ready array")
+        check_input(scan, "a scan or a prepared array")
     preparation = preparation or Preparation()
     choice = EncoderChoice(encoder) if isinstance(encoder, str) else encoder
     preparation.check_tables([None] * len(scans), choice.card.scan)
     place = pick_device(device)
     module, origin = choice.load()
     setup = _EncodingSetup(module.to(place), place, preparation, [], progress)
-    about = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
+    metadata = describe_tokens(module.card, origin, software=_software(), device=place, dtype="float32")
     tokens = _all_tokens(scans, setup)
     try:
         first = next(tokens)
     except StopIteration:
         raise setup.failures[0][1] from None
-    count = write_tokens(target, _chained(first, tokens), about, overwrite=overwrite)
+    count = write_tokens(target, _chained(first, tokens), metadata, overwrite=overwrite)
     return EncodeResult(target, count, tuple(setup.failures))
 
 
@@ -105,7 +105,7 @@ def _all_tokens(scans: Sequence[str | Path], setup: _EncodingSetup) -> Iterator[
             setup.progress(name, number, len(scans))
         try:
             for window in prepare(scan, setup.encoder.card.scan, setup.preparation).windows:
-                yield tokens_of(setup.encoder, window.tensor, window.about, setup.device)
+                yield tokens_of(setup.encoder, window.tensor, window.metadata, setup.device)
         except NeuroFlamingoError as failure:
             setup.failures.append((name, failure))
 
@@ -116,7 +116,7 @@ def _chained(first: ScanTokens, rest: Iterator[ScanTokens]) -> Iterator[ScanToke
 
 
 def tokens_of(
-    encoder: BrainEncoder, tensor: NDArray[np.float32], about: Mapping[str, Any], device: str, dtype: str = "float32"
+    encoder: BrainEncoder, tensor: NDArray[np.float32], metadata: Mapping[str, Any], device: str, dtype: str = "float32"
 ) -> ScanTokens:
     """Encode one prepared tensor.
 
@@ -132,7 +132,7 @@ def tokens_of(
     tokens = output.tokens[0, 0].to(getattr(torch, dtype)).cpu()
     if not bool(tokens.isfinite().all()):
         raise ModelError(
-            f"the encoder gives non-finite tokens for {about['name']}",
+            f"the encoder gives non-finite tokens for {metadata['name']}",
             expected=f"numbers that {dtype} can hold",
             hint="check the weights: neuroflamingo models verify" + ("; or --dtype float32" * (dtype != "float32")),
             exit_code=65,
@@ -141,7 +141,7 @@ def tokens_of(
         tokens=tokens.numpy(),
         mask=None if output.mask is None else output.mask[0, 0].cpu().numpy(),
         positions=None if output.positions is None else output.positions.float().cpu().numpy(),
-        about=about,
+        metadata=metadata,
     )
 
 

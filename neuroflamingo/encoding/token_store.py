@@ -89,7 +89,7 @@ def _items(
     store.check_made_for(card.name, card.scan)
     if preparation.changes() or not preparation.may_resample:
         raise UsageError(
-            "the scans of a store are prepared already",
+            "the scans of a store are already prepared",
             expected="none of --tr, --atlas, --scaling, --raw, --no-resample, confounds, filters and frames",
             hint="leave them out, or encode the scans themselves",
         )
@@ -98,7 +98,7 @@ def _items(
             "a filter file is for BIDS datasets, not for a store", hint="use --participant-label and the like"
         )
     conditions = label_filters(spread.filters)
-    named = [(key, str(store[key].about.get("name") or key[:12])) for key in store]
+    named = [(key, str(store[key].metadata.get("name") or key[:12])) for key in store]
     kept = [
         (key, name)
         for key, name in named

@@ -51,7 +51,7 @@ class Evaluation:
             scored against the mirrored truth (sides must swap); the best constant report.
         readout: linear readout of the frozen encoder, if it has one.
         overlap: BLEU-4 and ROUGE-L, for comparison only.
-        about: model, seeds, anatomy, device, seconds, failures.
+        metadata: model, seeds, anatomy, device, seconds, failures.
     """
 
     real: Scores
@@ -61,7 +61,7 @@ class Evaluation:
     constant: Scores
     readout: Scores | None
     overlap: dict[str, float]
-    about: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def controls(self) -> dict[str, Scores]:
@@ -79,7 +79,7 @@ class Evaluation:
         for name, scores in self.controls.items():
             out[name] = {key: scores[key] for key in KEYS}
         out["readout"] = {key: self.readout[key] for key in KEYS} if self.readout else None
-        return out | {"overlap": self.overlap, "about": self.about}
+        return out | {"overlap": self.overlap, "about": self.metadata}
 
     def write_csv(self, path: str | Path) -> None:
         """Write one row per case of the real reports."""
@@ -121,7 +121,7 @@ def evaluate(
     anatomy: str = "icbm2009a",
     processes: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-    about: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> Evaluation:
     """Paint unseen cases with seeds from `seed` on, preprocess them like real scans and score the greedy reports.
 
@@ -135,7 +135,7 @@ def evaluate(
     if model.encoder is None:
         raise UsageError("the model has no encoder", expected="a model that takes scans", hint="evaluate another model")
     if cases < 2:
-        raise UsageError("an evaluation needs two cases at least", expected="2 or more", seen=str(cases))
+        raise UsageError("an evaluation needs at least two cases", expected="2 or more", seen=str(cases))
     began = time.perf_counter()
     said = progress or (lambda part, done, total: None)
     seeds = range(seed, seed + cases)
@@ -156,7 +156,7 @@ def evaluate(
         "failed_preparations": [(seeds[number], why) for number, why in encoded.failed.items()],
         "seconds": round(time.perf_counter() - began, 1),
     }
-    result.about.update(facts | (about or {}))
+    result.metadata.update(facts | (metadata or {}))
     return result
 
 
@@ -188,7 +188,7 @@ def score_encoded(
         constant=score_reports(truth, [constant.text] * count),
         readout=_readout(model, encoded),
         overlap=text_overlap(references, texts),
-        about={"blank_report": blank_text, "constant_report": constant.text},
+        metadata={"blank_report": blank_text, "constant_report": constant.text},
     )
 
 

@@ -1,9 +1,8 @@
-"""The sentences that reports are written in, as data.
+"""Sentences of reports, as data.
 
-Small on purpose: a language model of a few layers must learn to write them all, and each must parse back to exactly
-what it says. Mark-up: `{field}` is filled in and carries a finding; `[words]` carry one too (presence, negation,
-class); `<...>` is left out when a field inside it is unsaid. No article stands directly before a filled-in number, so
-that "a" never has to become "an".
+Few on purpose: a language model of a few layers must learn to write them all, and each must parse back to exactly its
+finding. Mark-up: `{field}` is filled in and carries a finding; so do `[words]` (presence, negation, class); `<...>` is
+omitted if a field inside it is not stated. No article precedes a number directly, so that "a" never has to become "an".
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From scans to a report: the loaded model, decoding, and the whole pipeline."""
+"""Inference: the loaded model, decoding, and the whole pipeline from scans to a report."""

@@ -18,7 +18,7 @@ def write_text(
     prompt: str,
     prepared: Sequence[PreparedInput],
     *,
-    asked: int,
+    report_scans: int,
     seed: int,
     temperature: float,
     max_new_tokens: int,
@@ -31,7 +31,7 @@ def write_text(
         opened: the loaded model.
         prompt: prompt with one `<image>` per scan.
         prepared: the scans in the order of their `<image>`.
-        asked: number of scans, at the end, that the report is about; the ones before belong to examples.
+        report_scans: number of scans, at the end, that the report is about; the ones before belong to examples.
         seed, temperature, max_new_tokens: see `write_report`.
     """
     import torch
@@ -53,7 +53,7 @@ def write_text(
     new = out[0, ids.shape[1] :].tolist()
     ended, words = _without_end(new, model.generation_config.eos_token_id)
     text, boundaries = _spell(opened.processor.tokenizer, words)
-    rows = attention[0, ids.shape[1] - 1 : ids.shape[1] - 1 + len(words), -asked:]
+    rows = attention[0, ids.shape[1] - 1 : ids.shape[1] - 1 + len(words), -report_scans:]
     positions = encoded.positions
     return GeneratedText(
         text=text,

@@ -132,7 +132,7 @@ def _scan_spec(name: str, card: EncoderCard | None) -> ScanSpec:
         raise ModelError(
             f"the model {name} has no encoder, so it cannot read scan files",
             expected="a model that was saved with its encoder",
-            seen="one that takes ready tokens only",
+            seen="one for precomputed tokens only",
             hint="call the model from Python with scan_tokens",
             exit_code=65,
         )

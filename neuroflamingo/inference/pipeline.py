@@ -1,4 +1,4 @@
-"""The road from scan files to a report, as one function: read, prepare, encode, generate, parse, trace, assemble."""
+"""`write_report`: the pipeline from scans to a report: read, prepare, encode, generate, parse, trace, assemble."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ DEFAULT_PROMPT = IMAGE
 
 @dataclass(frozen=True)
 class ReportInput:
-    """One input of a report, prepared, and whether the report is about it or it belongs to an example."""
+    """Prepared input of a report, and whether it belongs to an example."""
 
     prepared: PreparedInput
     is_example: bool
 
     @property
     def name(self) -> str:
-        """As the report calls it."""
+        """Name of the input in the report."""
         return self.prepared.name
 
 
@@ -76,27 +76,27 @@ def write_report(
     """Write a report on a scan.
 
     Args:
-        scan: whatever the model's encoder takes, see `neuroflamingo_preprocessing.prepare`: a volume or run (NIfTI,
-            MGH, DICOM), a parcel table, a stack of slices, a sequence, a ready array, a `Scan`; a list of them for a
-            prompt with as many `<image>`. Of a run with several windows the first is read.
-        model: name of an embedded model, a folder, or what `open_model` gave (to load once for many scans); what
-            `model_folder` gave is loaded once the scan is prepared.
-        series: of a DICOM scan; None: its one T1-weighted volume.
+        scan: any input that the model's encoder takes, see `neuroflamingo_preprocessing.prepare`: a volume or run
+            (NIfTI, MGH, DICOM), a parcel table, a stack of slices, a sequence, a prepared array, a `Scan`; a list of
+            them for a prompt with as many `<image>`. Of a run with several windows the first is used.
+        model: name of an embedded model, a folder, or the result of `open_model` (to load once for many scans)
+            or of `model_folder`, which is loaded after the scan is prepared.
+        series: number of a DICOM series; None: the only T1-weighted volume.
         prompt: text with one `<image>` per scan; None is `<image>` alone.
-        examples: pairs of a scan and the report that belongs to it, shown before the prompt.
-        xform: `auto`, `sform` or `qform`: which affine of a scan's header is used (not of the examples').
-        preparation: what else may be said of the scans: atlas, repetition time, denoising; see `Preparation`.
-        seed: for sampling.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; ignored where `model` says it.
-        temperature: 0 writes greedily; above it, samples.
-        max_new_tokens: the longest text in tokens.
-        title: what the report is called; None takes the file's name.
-        pictures: draw the pictures of the page.
-        command: argument vector for the provenance; None says that this function was called.
-        progress: called with the name of each stage as it begins.
+        examples: pairs of a scan and its report, shown before the prompt.
+        xform: `auto`, `sform` or `qform`: the affine of a scan's header to use (not of the examples').
+        preparation: further options for preparing the scans: atlas, repetition time, denoising.
+        seed: random seed for sampling.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; ignored if `model` determines it.
+        temperature: 0: greedy decoding; above 0: sampling.
+        max_new_tokens: maximum length of the text in tokens.
+        title: title of the report; None: the file's name.
+        pictures: whether to draw the pictures of the page.
+        command: argument vector for the provenance; None: this function's name.
+        progress: called with the name of each stage as it starts.
 
     Raises:
-        UsageError: numbers of `<image>` and scans differ, or an example's text holds special tokens.
+        UsageError: the numbers of `<image>` and scans differ, or an example's text contains special tokens.
         NotFoundError, ScanError: a scan cannot be read or prepared.
         ModelError: the model is unknown or does not fit.
 
@@ -127,7 +127,7 @@ def write_report(
             known,
             text,
             [item.prepared for item in (*shown, *taken)],
-            asked=len(taken),
+            report_scans=len(taken),
             seed=seed,
             temperature=temperature,
             max_new_tokens=max_new_tokens,
@@ -162,7 +162,7 @@ def _check_prompt(prompt: str, scans: list[Any], examples: Sequence[tuple[Any, s
                 "an example's report cannot be used",
                 expected=f"plain text without {IMAGE} and {END_OF_CHUNK}",
                 seen=report[:100] or "an empty text",
-                hint="give the report's words only; the tokens are added",
+                hint="give only the text of the report; the tokens are added",
             )
 
 
@@ -272,6 +272,8 @@ def _warnings(taken: list[ReportInput], written: GeneratedText, parsed: Any) -> 
         for item in taken
         for warning in (*item.prepared.warnings, *_windows_left(item.prepared))
     ]
+    if not written.text.strip():
+        found.append("the model wrote no text: this is no report")
     if not written.ended:
         found.append("the text reached the token limit, so its end is missing")
     found += [f"the text disagrees with itself: {words}" for words in parsed.contradictions]
@@ -279,10 +281,10 @@ def _warnings(taken: list[ReportInput], written: GeneratedText, parsed: Any) -> 
 
 
 def _windows_left(prepared: PreparedInput) -> list[str]:
-    """A warning that a model reads one window of a run."""
+    """Warn that a model reads only one window of a run."""
     if len(prepared.windows) == 1:
         return []
-    frames = prepared.windows[0].about["window"]["frames"]
+    frames = prepared.windows[0].metadata["window"]["frames"]
     return [f"the model reads {frames} frames at a time: the first of {len(prepared.windows)} windows was read"]
 
 
@@ -300,7 +302,7 @@ def _checks(taken: list[ReportInput], parsed: Any) -> tuple[QualityFlag, ...]:
 
 
 def _given(**values: Any) -> dict[str, Any]:
-    """The options that say something of their own."""
+    """Select the options that differ from their defaults."""
     return {key: value for key, value in values.items() if value not in (None, "auto")}
 
 

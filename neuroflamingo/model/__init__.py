@@ -1,4 +1,4 @@
-"""What OpenFlamingo is: the resampler, the gated cross-attention, and the language model that they are fused with."""
+"""Core of OpenFlamingo: resampler, gated cross-attention, and their fusion with a language model."""
 
 import lazy_loader
 

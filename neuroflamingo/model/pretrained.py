@@ -213,7 +213,10 @@ def _refuse_integers(model: PretrainedMixin, stored: Mapping[str, StoredTensor],
 def _check_token_ids(model: PretrainedMixin, folder: Path) -> None:
     """Refuse token ids that the language model has no embedding for."""
     table: Any = model.lang_encoder.get_input_embeddings()
-    for file, values in ((GENERATION, model.generation_config.to_dict()), (CONFIG, model.config.to_diff_dict())):
+    own = {
+        key: value for key, value in model.config.to_diff_dict().items() if key != "text_config"
+    }  # its ids are unused
+    for file, values in ((GENERATION, model.generation_config.to_dict()), (CONFIG, own)):
         for key, number in token_ids(values):
             if number >= table.num_embeddings:
                 raise ModelError(

@@ -120,7 +120,7 @@ class NeuroFlamingoProcessor:
         if hasattr(scan, "tensor"):
             return torch.as_tensor(scan.tensor)
         if self.card is None:
-            raise UsageError("this model has no encoder", expected="ready tokens", seen=type(scan).__name__)
+            raise UsageError("this model has no encoder", expected="precomputed tokens", seen=type(scan).__name__)
 
         return torch.as_tensor(prepare(scan, self.card.scan).tensor)
 

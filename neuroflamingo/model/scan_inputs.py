@@ -116,7 +116,7 @@ def _encode(scans: Any, encoder: nn.Module | None, perceiver: PerceiverResampler
     if encoder is None:
         raise UsageError(
             "this model has no encoder",
-            expected="ready tokens, as scan_tokens=[batch, scan, token, width]",
+            expected="precomputed tokens, as scan_tokens=[batch, scan, token, width]",
             seen="scans",
             hint="assemble the model with an encoder",
         )

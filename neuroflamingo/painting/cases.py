@@ -128,7 +128,7 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
 
 
 TEMPLATE_SIGNAL = (0.28, 0.65, 0.82)
-"""Of fluid, grey and white matter in the template."""
+"""Signals of fluid, grey and white matter in the template."""
 THE_TEMPLATES = Scanner(TEMPLATE_SIGNAL, 1.0, 0.01, torch.zeros(1, 1, 4, 4, 4), False, (2.0, 5.0, 5.0))
 
 

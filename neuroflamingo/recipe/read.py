@@ -1,7 +1,7 @@
-"""How a recipe is read: YAML with `--set a.b=c` on top, checked as a whole.
+"""Reading of recipes: YAML with `--set a.b=c` applied, checked as a whole.
 
-There are two kinds, told apart by their keys: `Recipe` joins an encoder and a language model and trains what is between
-them, `EmbeddedRecipe` has the stages of a model that ships with the package.
+There are two kinds, distinguished by their keys: `Recipe` trains the connection of any encoder with any language
+model, `EmbeddedRecipe` has the stages of a model that ships with the package.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ def load_any_recipe(path: str | Path, overrides: list[str] | None = None) -> Rec
 
     Raises:
         NotFoundError: no such file.
-        ConfigError: every fault in one message.
+        ConfigError: all faults in one message.
     """
     data = read_yaml(path, overrides)
     return check_settings(Recipe if is_recipe(data) else EmbeddedRecipe, data, str(path))
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read the recipe of a research training; see `read_yaml` and `check_settings`.
+    """Read a `Recipe`; see `read_yaml` and `check_settings`.
 
     Raises:
         NotFoundError: no such file.
-        ConfigError: every fault in one message; for the stages of an embedded model, one sentence.
+        ConfigError: all faults in one message; for an `EmbeddedRecipe`, one sentence.
     """
     data = read_yaml(path, overrides)
     if not is_recipe(data):
         raise ConfigError(
             f"{path} has no model section",
-            expected="the recipe of a research training",
+            expected="a recipe with a model section",
             seen="the stages of an embedded model",
             hint=f"neuroflamingo inspect {data.get('name', 'tiny-t1w')}",
         )
@@ -47,13 +47,13 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
 
 def is_recipe(data: dict[str, Any]) -> bool:
-    """Whether these are the keys of a `Recipe`, and not of the stages of an embedded model."""
+    """Tell whether these are the keys of a `Recipe`, not of an `EmbeddedRecipe`."""
     ours, theirs = (len(data.keys() & kind.model_fields.keys()) for kind in (Recipe, EmbeddedRecipe))
     return ours >= theirs
 
 
 def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """The keys and values of a recipe, overrides applied, not yet checked.
+    """Read keys and values of a recipe and apply overrides, without checking them.
 
     Args:
         path: a YAML file.
@@ -61,7 +61,7 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
 
     Raises:
         NotFoundError: no such file.
-        ConfigError: no YAML, no keys and values, or an override that is no assignment.
+        ConfigError: not YAML, no keys and values, or an override that is not an assignment.
     """
     path = Path(path)
     if not path.is_file():
@@ -87,14 +87,14 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
 def _apply(data: dict[str, Any], override: str, kind: type[Recipe] | type[EmbeddedRecipe]) -> None:
     key, equals, value = override.partition("=")
     if not equals:
-        raise ConfigError(f"--set {override} is no assignment", expected="--set section.key=value")
+        raise ConfigError(f"--set {override} is not an assignment", expected="--set section.key=value")
     *parents, last = key.split(".")
     for parent in parents:
         if data.get(parent) is None:
             data[parent] = {}
         inner: Any = data[parent]
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {key}: {parent} is no section")
+            raise ConfigError(f"--set {key}: {parent} is not a section")
         data = cast("dict[str, Any]", inner)
     try:
         data[last] = read_as_field(kind, key, value, parse_yaml(value))

@@ -78,7 +78,7 @@ class ModelSettings(Section):
     @model_validator(mode="after")
     def _one_width(self) -> ModelSettings:
         if (self.encoder is None) == (self.token_width is None):
-            raise ValueError("give an encoder, or the token_width of ready tokens")
+            raise ValueError("give an encoder, or the token_width of precomputed tokens")
         return self
 
 

@@ -31,14 +31,14 @@ def local_folder(
     """Find the local folder of a model or dataset, downloading it if allowed.
 
     Args:
-        source: a folder; else `OWNER/NAME` of a hub's model, or `hf://datasets/OWNER/NAME[@REVISION]`.
+        source: a folder, `OWNER/NAME` of a model on a hub, or `hf://datasets/OWNER/NAME[@REVISION]`.
         revision: commit, tag or branch on the hub; None: the newest.
-        allow_download: whether the hub may be asked for what is not here.
-        kind: what `OWNER/NAME` is.
+        allow_download: whether missing files may be downloaded.
+        kind: kind of `OWNER/NAME`.
 
     Raises:
-        NotFoundError: neither a folder nor a name that a hub could have (exit 66).
-        ModelError: not here and not allowed to be fetched, or the hub does not give it (exit 69).
+        NotFoundError: neither a folder nor a valid name on a hub (exit 66).
+        ModelError: missing and not allowed to be downloaded, or not provided by the hub (exit 69).
     """
     if source.startswith(DATASETS):
         source, _, asked = source.removeprefix(DATASETS).partition("@")
@@ -76,7 +76,7 @@ def refuse_pickles(folder: Path) -> None:
     """Refuse a language model folder without safetensors.
 
     Raises:
-        ModelError: it has weights of another kind only, or none (exit 65).
+        ModelError: it has only weights of another kind, or none (exit 65).
     """
     if next(folder.glob("*.safetensors"), None) is None:
         others = sorted(file.name for ending in ("*.bin", "*.pt", "*.pth") for file in folder.glob(ending))
@@ -104,14 +104,14 @@ def _snapshot(name: str, revision: str | None, kind: str, *, offline: bool) -> P
             local_files_only=offline,
         )
     except HFValidationError as error:
-        raise ConfigError(f"{name} is no name that a hub could have", seen=str(error)) from error
+        raise ConfigError(f"{name} is not a valid repository name", seen=str(error)) from error
     except LocalEntryNotFoundError as error:
         if not offline:
             raise _refused(name, error) from error
         raise ModelError(
             f"{name} is not on this machine",
-            expected="a folder, or what an earlier download left in the cache",
-            seen="neither, and nothing is fetched unasked",
+            expected="a folder, or an earlier download in the cache",
+            seen="neither; downloads must be allowed",
             hint="--allow-download, or give the folder where it lies",
         ) from error
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:

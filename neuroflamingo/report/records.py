@@ -114,7 +114,7 @@ class Citation(Record):
 
 
 class Methods(Record):
-    """What was done, as a paragraph for a paper, and its references."""
+    """Methods paragraph for a paper, and its references."""
 
     text: str
     citations: tuple[Citation, ...] = ()

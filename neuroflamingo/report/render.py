@@ -30,7 +30,7 @@ CAPTIONS = {
     "stripes are changes of the whole brain at once: motion, breathing or artefacts.",
     "array": "planes of the array as it was given. Where it lies in the body is not recorded, so no side is marked.",
 }
-"""Of pictures that are not slices of a prepared volume, by their kind."""
+"""Captions of pictures that are not slices of a prepared volume, by kind."""
 GRADES = {1: "mild", 2: "moderate", 3: "severe"}
 
 
@@ -146,7 +146,7 @@ def signed(value: float, digits: int = 0) -> str:
 
 
 def place(point: tuple[float, float, float]) -> str:
-    """A point in words: its coordinates in mm."""
+    """Format the coordinates of a point in mm."""
     return "(" + ", ".join(signed(value) for value in point) + ") mm"
 
 
@@ -156,7 +156,7 @@ def size(finding: Finding) -> str:
 
 
 def grade(finding: Finding) -> str:
-    """The grade of a finding in words, or a dash."""
+    """Format the grade of a finding, or a dash."""
     return GRADES[finding.grade] if finding.grade is not None else "–"
 
 

@@ -44,7 +44,7 @@ def picture_of_motion(view: RunView, scan: int) -> Picture:
 
 
 def picture_of_carpet(view: SeriesView, scan: int) -> Picture:
-    """Every parcel a row and every frame a column, each parcel by its own mean and spread."""
+    """Draw a carpet plot: a row per parcel, a column per frame, each parcel z-scored."""
     centred = view.series - view.series.mean(axis=1, keepdims=True)
     spread = centred.std(axis=1, keepdims=True)
     values = centred / np.where(spread > 0, spread, 1)

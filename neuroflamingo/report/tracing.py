@@ -33,17 +33,17 @@ class Trace:
     evidence: Evidence
 
 
-def trace(statements: Sequence[Statement], written: GeneratedText) -> tuple[tuple[Statement, ...], tuple[Trace, ...]]:
+def trace(statements: Sequence[Statement], generated: GeneratedText) -> tuple[tuple[Statement, ...], tuple[Trace, ...]]:
     """Add evidence to the sentences of FINDINGS that state findings (of IMPRESSION, if FINDINGS states none).
 
     A report without findings gets one overlay for its whole FINDINGS section, with the id `all`, so that the reader can
     see the model's attention there too.
     """
-    if written.attention is None or written.positions is None or not len(written.attention):
+    if generated.attention is None or generated.positions is None or not len(generated.attention):
         return tuple(statements), ()
     traces = {}
-    for statement in _worth_showing(statements, written.text):
-        found = _trace_one(statement, written.attention, written.positions, written.boundaries)
+    for statement in _worth_showing(statements, generated.text):
+        found = _trace_one(statement, generated.attention, generated.positions, generated.boundaries)
         if found is not None:
             traces[statement.id] = (statement, found)
     out = [
@@ -58,8 +58,8 @@ def trace(statements: Sequence[Statement], written: GeneratedText) -> tuple[tupl
     return tuple(out), tuple(found for _, found in traces.values())
 
 
-def draw(views: Sequence[View | None], traces: Sequence[Trace], written: GeneratedText) -> tuple[Picture, ...]:
-    """Draw all pictures of a report: what was read, and on volumes where the model looked."""
+def draw(views: Sequence[View | None], traces: Sequence[Trace], generated: GeneratedText) -> tuple[Picture, ...]:
+    """Draw all pictures of a report: the input, and on volumes the attention of the model."""
     pictures: list[Picture] = []
     canvases = {}
     for number, view in enumerate(views):
@@ -75,9 +75,10 @@ def draw(views: Sequence[View | None], traces: Sequence[Trace], written: Generat
         elif isinstance(view, ArrayView):
             pictures += pictures_of_array(view, number)
     for found in traces:
-        if found.evidence.scan in canvases and written.positions is not None:
+        if found.evidence.scan in canvases and generated.positions is not None:
             canvas = canvases[found.evidence.scan]
-            pictures += picture_of_attention(canvas, found.weights, written.positions, found.evidence, found.statement)
+            weights, positions = found.weights, generated.positions
+            pictures += picture_of_attention(canvas, weights, positions, found.evidence, found.statement)
     return tuple(pictures)
 
 

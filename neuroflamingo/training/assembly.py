@@ -1,4 +1,4 @@
-"""`build`: from a recipe to a model that is ready for the optimiser."""
+"""`build`: build a model, ready for the optimiser, from a recipe."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _HALF = (torch.bfloat16, torch.float16)
 def build(
     recipe: Recipe, *, device: str | torch.device = "cpu", meta: bool = False, allow_download: bool = False
 ) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
-    """Join what a recipe names, read the weights to begin with, add the branches (`add_lora`), freeze the rest.
+    """Build the model of a recipe: join its parts, load initial weights, add LoRA adapters, freeze the rest.
 
-    What trains is in float32 whatever type the language model has, so that small steps are not lost: run such a model
-    under autocast. The recipe's seed decides all random weights; the caller's random state is left alone.
+    Trainable parameters are float32 whatever the language model's dtype, so that small steps are not lost: run such a
+    model under autocast. All random weights depend on the recipe's seed; the caller's random state is not changed.
 
     Args:
         recipe: its `model`, `trained` and `seed` are used.
-        device: where the model goes.
-        meta: shapes without memory (a model of any size in seconds): no weights are read, nothing is fetched, and the
-            device does not count.
-        allow_download: whether a hub may be asked for a language model that is not here.
+        device: device of the model.
+        meta: build on torch's meta device (a model of any size in seconds): no weights are read, nothing is
+            downloaded, and `device` is ignored.
+        allow_download: whether a missing language model may be downloaded from a hub.
 
     Returns:
         The model, in eval mode (`model.train()` leaves frozen parts there), and its processor.
@@ -70,7 +70,7 @@ def join(
     allow_download: bool = False,
     device: str | torch.device = "cpu",
 ) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
-    """Encoder, resampler and language model as one model, as `NeuroFlamingo.assemble` joins them.
+    """Join encoder, resampler and language model in one model with `NeuroFlamingo.assemble`.
 
     Raises:
         ConfigError, ModelError: see `build`.
@@ -98,10 +98,10 @@ def join(
 
 
 def recipe_encoder(settings: EncoderSettings, *, seed: int = 0, meta: bool = False) -> BrainEncoder:
-    """The encoder of a recipe, frozen.
+    """Build the encoder of a recipe, frozen.
 
     Raises:
-        ModelError: no such encoder; its weights are not here (exit 69) or do not fit (65).
+        ModelError: unknown encoder; its weights are missing (exit 69) or do not fit (65).
     """
     options = {"tiny": settings.tiny, **settings.options}
     if meta:

@@ -1,11 +1,11 @@
-"""Checkpoints of a training: written whole or not at all, checked by hash, good for any number of processes.
+"""Checkpoints of a training run: written atomically, verified by hash, usable with any number of processes.
 
     checkpoints/step-0000100/          or step-0000100-3: the third micro-step after optimiser step 100
-        weights.safetensors            what trains, by parameter name
-        optimizer.safetensors          its moments, `NAME.exp_avg` and so on
-        average.safetensors            the moving average, where there is one
-        gradients.safetensors          what the micro-steps so far have summed up, where there are any
-        state.json                     where the run is, its recipe, software, and the SHA-256 of the files above
+        weights.safetensors            trainable parameters, by name
+        optimizer.safetensors          their moments, `NAME.exp_avg` and so on
+        average.safetensors            the moving average, if there is one
+        gradients.safetensors          gradients accumulated in the micro-steps so far, if any
+        state.json                     progress, recipe, software, and the SHA-256 of the files above
 
 The order of the data, the learning rate and all random numbers are functions of the step, so none of them is saved:
 random numbers are reseeded in each micro-step from (seed, micro-step, process).
@@ -47,16 +47,16 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass
 class Progress:
-    """Where a run is.
+    """Progress of a run.
 
     Attributes:
         step: optimiser steps done.
         micro: micro-steps done of the next one.
-        loss: what they have summed up.
-        parts: the same of each part of the loss that the task logs.
-        samples, tokens: read so far, over all processes.
+        loss: sum of the loss over these micro-steps.
+        parts: the same for each part of the loss that the task logs.
+        samples, tokens: number read so far, over all processes.
         best: figures of the best validation, with its `step`; empty before the first one.
-        worse: validations since then.
+        worse: number of validations since the best one.
         scale: of the fp16 loss scaler.
     """
 
@@ -73,7 +73,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder of a checkpoint holds; tensors are whole and on the CPU."""
+    """Contents of a checkpoint; tensors are unsharded and on the CPU."""
 
     progress: Progress
     weights: dict[str, Tensor]
@@ -82,28 +82,28 @@ class Checkpoint:
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors by file, without empty ones."""
+        """Tensors by file; empty files are left out."""
         names = ("weights", "optimizer", "average", "gradients")
         return {name: part for name in names if (part := getattr(self, name))}
 
 
 def folder_name(progress: Progress) -> str:
-    """Of the checkpoint of a place in a run."""
+    """Name the checkpoint folder of a point in a run."""
     return f"step-{progress.step:07d}" + (f"-{progress.micro}" if progress.micro else "")
 
 
 def save(root: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any], *, keep: int, name: str | None = None) -> Path:
-    """Write a checkpoint and remove those beyond the newest `keep` (`best` stays).
+    """Write a checkpoint and remove all numbered ones but the newest `keep` (`best` stays).
 
     Args:
         root: the folder of checkpoints.
-        checkpoint: what to write.
-        recipe: resolved, kept inside.
-        keep: how many numbered ones stay.
-        name: of the folder; None: by its place in the run.
+        checkpoint: the checkpoint to write.
+        recipe: the resolved recipe, stored in the checkpoint.
+        keep: number of numbered checkpoints to keep.
+        name: of the folder; None: from the step.
 
     Raises:
-        OutputError: it cannot be written (exit 74); what was there is untouched.
+        OutputError: it cannot be written (exit 74); existing checkpoints are untouched.
     """
     target = root / (name or folder_name(checkpoint.progress))
     try:
@@ -115,9 +115,9 @@ def save(root: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any], *, keep:
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"the checkpoint {target.name} cannot be written",
-            expected="room for it",
+            expected="enough space",
             seen=str(error),
-            hint="free some space and run the same command again: it goes on from the checkpoint before",
+            hint="free some space and run the same command again: it resumes from the previous checkpoint",
             exit_code=74,
         ) from error
     for old in numbered(root)[keep:]:
@@ -126,7 +126,7 @@ def save(root: Path, checkpoint: Checkpoint, recipe: Mapping[str, Any], *, keep:
 
 
 def numbered(root: Path) -> list[Path]:
-    """Checkpoints of a run, the newest first."""
+    """List the numbered checkpoints of a run, newest first."""
     found = [(NAME.fullmatch(path.name), path) for path in root.glob("step-*")]
     order = [((int(match[1]), int(match[2] or 0)), path) for match, path in found if match]
     return [path for _, path in sorted(order, reverse=True)]
@@ -137,17 +137,17 @@ FREE = ("run", "log", "checkpoint", "validation", "data.workers", "data.source")
 
 
 def load(folder: Path, recipe: Mapping[str, Any] | None = None, free: tuple[str, ...] = FREE) -> Checkpoint:
-    """Read a checkpoint, its hashes checked.
+    """Read a checkpoint and verify its hashes.
 
     Args:
-        folder: of one checkpoint.
-        recipe: what the run is asked to do; it must be what the checkpoint was trained by.
-        free: beginnings of keys that may differ.
+        folder: folder of the checkpoint.
+        recipe: recipe of the run; the checkpoint must have been trained with the same one.
+        free: prefixes of keys that may differ.
 
     Raises:
         NotFoundError: no such checkpoint.
-        ModelError: it is damaged (exit 65).
-        ConfigError: it is of another recipe; names the keys.
+        ModelError: the checkpoint is damaged (exit 65).
+        ConfigError: it belongs to another recipe; the message names the keys.
     """
     state = _read_state(folder)
     if recipe is not None:
@@ -168,15 +168,15 @@ def load(folder: Path, recipe: Mapping[str, Any] | None = None, free: tuple[str,
 
 
 def newest(root: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = FREE) -> Checkpoint | None:
-    """The newest checkpoint that can be read; a damaged one is skipped with a warning. None if there is none.
+    """Read the newest intact checkpoint; damaged ones are skipped with a warning. None if there are no checkpoints.
 
     Args:
         root: the folder of checkpoints.
         recipe, free: see `load`.
 
     Raises:
-        ModelError: there are some, all damaged (exit 65).
-        ConfigError: it is of another recipe.
+        ModelError: all checkpoints are damaged (exit 65).
+        ConfigError: it belongs to another recipe.
     """
     faults: list[ModelError] = []
     for folder in numbered(root):
@@ -196,21 +196,23 @@ def newest(root: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = FREE) 
     return None
 
 
-def check_same(asked: Mapping[str, Any], had: Mapping[str, Any], what: str, free: tuple[str, ...] = FREE) -> None:
-    """Refuse to go on with another recipe.
+def check_same(
+    recipe: Mapping[str, Any], trained_with: Mapping[str, Any], what: str, free: tuple[str, ...] = FREE
+) -> None:
+    """Check that two recipes agree except for free keys.
 
     Raises:
-        ConfigError: names each key with both values.
+        ConfigError: they differ; the message names each key with both values.
     """
-    ours, theirs = _flat(asked), _flat(had)
+    ours, theirs = _flat(recipe), _flat(trained_with)
     keys = [key for key in sorted(ours.keys() | theirs.keys()) if not key.startswith(free)]
     other = [key for key in keys if ours.get(key) != theirs.get(key)]
     if other:
         raise ConfigError(
-            f"{what} is of another recipe",
+            f"{what} belongs to another recipe",
             expected="; ".join(f"{key}: {theirs.get(key)!r}" for key in other[:8]),
             seen="; ".join(f"{key}: {ours.get(key)!r}" for key in other[:8]),
-            hint="give the run another name (--set name=...), or start over with --restart",
+            hint="choose another name for the run (--set name=...), or start over with --restart",
         )
 
 
@@ -251,7 +253,7 @@ def replace_folder(draft: Path, target: Path) -> None:
 def _read_state(folder: Path) -> dict[str, Any]:
     path = folder / "state.json"
     if not folder.is_dir():
-        raise NotFoundError(f"there is no checkpoint {folder}", hint="leave --resume out to take the newest one")
+        raise NotFoundError(f"there is no checkpoint {folder}", hint="leave out --resume to use the newest one")
     try:
         state = load_json(path)
         if state["format"] == FORMAT and isinstance(state["files"], dict) and WEIGHTS in state["files"]:
@@ -266,6 +268,6 @@ def _damaged(folder: Path, seen: str) -> ModelError:
         f"the checkpoint {folder.name} is damaged",
         expected="the files that its state.json names, unchanged",
         seen=seen,
-        hint="take an older one: --resume FOLDER",
+        hint="use an older one: --resume FOLDER",
         exit_code=65,
     )

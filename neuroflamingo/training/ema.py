@@ -1,4 +1,4 @@
-"""What moves with the weights: the optimiser's moments and an exponential moving average, whole or in shards."""
+"""State that follows the weights: the optimiser's moments and an exponential moving average, sharded or not."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from neuroflamingo.training.parallel import part_of, put_back, trained, whole
 
 
 class OptimizerState:
-    """The optimiser's state by parameter name, so that it does not depend on processes, shards or groups."""
+    """Optimiser state by parameter name, so that it does not depend on processes, shards or groups."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.model, self.optimizer = model, optimizer
 
     def saved(self) -> dict[str, Tensor]:
-        """`NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`: whole, on the CPU."""
+        """Return `NAME.exp_avg`, `NAME.exp_avg_sq` and `NAME.step`, unsharded, on the CPU."""
         return {
             f"{name}.{key}": whole(torch.as_tensor(value))
             for name, p in trained(self.model)
@@ -36,7 +36,7 @@ class OptimizerState:
 
 
 class MovingAverage:
-    """Exponential moving average of what trains; early on it forgets faster, or it would remember the start."""
+    """Exponential moving average of the trainable parameters, with a smaller decay in the first steps."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay
@@ -44,26 +44,26 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After the optimiser step with this number (from 0)."""
+        """Update the average after the optimiser step with this number (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, p in trained(self.model):
             self.values[name].lerp_(p.detach(), 1 - decay)
 
     @torch.no_grad()
     def swap_in(self) -> dict[str, Tensor]:
-        """Put the average into the model; gives the weights that were there."""
+        """Put the average into the model and return the previous weights."""
         raw = {name: p.detach().clone() for name, p in trained(self.model)}
         self.swap_out(self.values)
         return raw
 
     @torch.no_grad()
     def swap_out(self, raw: Mapping[str, Tensor]) -> None:
-        """Put weights that `swap_in` gave back."""
+        """Restore the weights that `swap_in` returned."""
         for name, p in trained(self.model):
             p.copy_(raw[name])
 
     def saved(self) -> dict[str, Tensor]:
-        """Whole, on the CPU."""
+        """Return the average, unsharded, on the CPU."""
         return {name: whole(value) for name, value in self.values.items()}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:

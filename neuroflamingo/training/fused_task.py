@@ -1,4 +1,4 @@
-"""`FusedTask`: a fused model learns the next token of texts about scans, as a `Recipe` says."""
+"""`FusedTask`: train a fused model on the next token of texts about scans, by a `Recipe`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def plan_of(recipe: Recipe) -> Plan:
-    """The plan of a recipe."""
+    """Make the plan of a recipe."""
     return Plan(
         name=recipe.name,
         seed=recipe.seed,
@@ -42,13 +42,13 @@ def plan_of(recipe: Recipe) -> Plan:
 
 
 class FusedTask(Task):
-    """The next tokens of reports, documents and conversations about scans.
+    """Task of predicting the next token of reports, documents and conversations about scans.
 
     Args:
         recipe: see `Recipe`.
-        model: what trains in it is open already; it is moved to this process's device, and sharded if it is to be.
+        model: frozen but for its trainable parts; it is moved to this process's device, and sharded with FSDP.
         processor: its tokenizer and preprocessing.
-        batches: the samples of any micro-step.
+        batches: the micro-batches, by number.
         accelerator: devices, precision, other processes.
     """
 
@@ -71,7 +71,7 @@ class FusedTask(Task):
         self.validates = bool(batches.held_out)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups of the optimiser, with their weight decay and learning rates."""
+        """Group the parameters for the optimiser, with their weight decay and learning rates."""
         return parameter_groups(self.model, self.recipe.optim)
 
     def micro_batches(self, first: int) -> Iterator[dict[str, Any]]:
@@ -80,14 +80,14 @@ class FusedTask(Task):
         return iter(self.batches.loader(first, rank, world, self.recipe.data.workers))
 
     def count(self, batch: dict[str, Any]) -> Counts:
-        """Learnt tokens of each kind are the divisors."""
+        """Count a micro-batch; the labelled tokens of each kind are the divisors."""
         learnt = batch["kinds"][:, 1:][batch["labels"][:, 1:] != IGNORED]
         kinds = tuple(float(tokens) for tokens in torch.bincount(learnt, minlength=len(KINDS)).tolist())
         scans = float(batch["scan_mask"].sum()) if "scan_mask" in batch else 0.0
         return Counts(float(len(batch["ids"])), scans, sum(kinds), kinds)
 
     def loss(self, batch: dict[str, Any], step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the learnt tokens of a micro-batch, as its share of the step's."""
+        """Compute the loss of the labelled tokens of a micro-batch, as its share of the step's."""
         return self.runner(**self._inputs(batch, step, micro_step)).loss, {}
 
     def check_gradients(self, step: Counts) -> None:
@@ -95,24 +95,24 @@ class FusedTask(Task):
         self.scan_gradients.check(step.scans)
 
     def figures(self) -> dict[str, float]:
-        """Figures of the held-out samples."""
+        """Compute the figures of the held-out samples."""
         return self.validation.figures(self.runner)
 
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
-        """Whether the figure that the recipe names is better than before."""
+        """Tell whether the figure that the recipe names is better than before."""
         return self.validation.better(figures, best)
 
     def names(self, batch: dict[str, Any]) -> list[str]:
-        """The samples of a micro-batch, for messages."""
+        """Name the samples of a micro-batch, for messages."""
         return batch["ids"]
 
     def smaller(self) -> list[str]:
-        """Settings that take less memory, for the error when it runs out."""
+        """Suggest settings that need less memory, for the error when it runs out."""
         tokens = f"or a smaller data.max_tokens (now {self.recipe.data.max_tokens})"
         return ["--set run.gradient_checkpointing=on", tokens]
 
     def _inputs(self, batch: dict[str, Any], step: Counts, micro_step: int) -> dict[str, Any]:
-        """The model's arguments; the loss is divided by the step's learnt tokens, or each kind's by its own."""
+        """Make the model's arguments; the loss is divided by the step's labelled tokens, or each kind's by its own."""
         inputs, recipe = inputs_of(batch, self.accelerator.device), self.recipe
         total = step.tokens
         if recipe.data.reduction == "kinds":

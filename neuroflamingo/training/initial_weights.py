@@ -1,4 +1,4 @@
-"""The weights that a training begins with: a model folder, a checkpoint of another run, or a published file."""
+"""Initial weights of a training run: a model folder, a checkpoint of another run, or a published file."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ RUN_WEIGHTS, RUN_STATE = "weights.safetensors", "state.json"  # of a checkpoint 
 
 
 def start_from(model: NeuroFlamingo, start: str | Path) -> LoadReport:
-    """Read the weights to begin with: strictly, every tensor has its place or is an error.
+    """Load initial weights strictly: every tensor must fit.
 
-    Low-rank branches are added to their matrices, so they need the same language model as when they were trained.
+    LoRA adapters are merged into their matrices, so they need the language model with which they were trained.
 
     Args:
-        model: changed in place; without branches of its own yet.
-        start: a folder with `model*.safetensors`, a checkpoint of a run (what trained there replaces what is here), or
-            a safetensors file in any layout that `load_openflamingo` reads.
+        model: changed in place; must not have adapters yet.
+        start: a folder with `model*.safetensors`, a checkpoint of a run (its trained parameters replace those of the
+            model), or a safetensors file in any layout that `load_openflamingo` reads.
 
     Raises:
         NotFoundError: no such file or folder.
@@ -43,7 +43,7 @@ def start_from(model: NeuroFlamingo, start: str | Path) -> LoadReport:
         raise NotFoundError(
             f"there are no weights to start from in {path}",
             expected="a safetensors file, or a folder with model.safetensors or a checkpoint of a run",
-            seen="no such file or folder" if not path.exists() else "a folder without",
+            seen="no such file or folder" if not path.exists() else "a folder without weights",
             hint="check model.start",
         )
     tensors: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _load_run(model: NeuroFlamingo, folder: Path) -> LoadReport:
-    """What trained in another run, by parameter name."""
+    """Load the parameters trained in another run, by name."""
     found = _read(folder / RUN_WEIGHTS)
     mine = dict(model.named_parameters())
     branches = {(part[0], part[1]): value for key, value in found.items() if (part := lora_part(plain_name(key)))}
@@ -84,7 +84,7 @@ def _load_run(model: NeuroFlamingo, folder: Path) -> LoadReport:
     if faults:
         raise ModelError(
             f"{len(faults)} tensors of the checkpoint {folder.name} do not fit the model",
-            expected="names and shapes of this recipe's model, new tokens among what trains if they trained there",
+            expected="names and shapes of this recipe's model; new tokens trainable if they were trained there",
             seen=listing(faults),
             hint="start from the finished model of that run, or use its recipe's model section",
             exit_code=65,
@@ -98,7 +98,7 @@ def _load_run(model: NeuroFlamingo, folder: Path) -> LoadReport:
 
 
 def _tuning(folder: Path) -> dict[str, Any] | None:
-    """Rank and alpha of the branches, from the recipe inside the checkpoint."""
+    """Read rank and alpha of the adapters from the recipe in the checkpoint."""
     try:
         recipe = load_json(folder / RUN_STATE)["recipe"]
         lora = recipe["trained"]["lora"]

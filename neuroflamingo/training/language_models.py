@@ -1,4 +1,4 @@
-"""The language model and the tokenizer of a recipe: from a folder, from a hub, or by architecture without weights."""
+"""Language model and tokenizer of a recipe: from a folder, from a hub, or by architecture with random weights."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 def language_model(
     settings: LanguageModelSettings, *, meta: bool = False, allow_download: bool = False, device: str = "cpu"
 ) -> tuple[PreTrainedModel, Any]:
-    """The bare language model and its tokenizer.
+    """Load or build the bare language model and its tokenizer.
 
     Args:
-        settings: see `LanguageModelSettings`. With a source its weights are read, else they are random.
-        meta: shapes only, without memory; a source that is not here is then replaced by the architecture, and a
-            tokenizer that is not here by one of the same length.
+        settings: see `LanguageModelSettings`. Weights are read from the source; without one they are random.
+        meta: build on the meta device; a missing source is then replaced by the architecture, and a missing tokenizer
+            by one of the same size.
         allow_download: see `local_folder`.
-        device: where quantised weights go (others are moved later).
+        device: device of quantised weights (others are moved later).
 
     Raises:
-        ModelError: the source is not here (exit 69), or its weights do not fit (65).
+        ModelError: the source is missing (exit 69), or its weights do not fit (65).
         ConfigError: source and architecture differ, an unknown architecture, or no tokenizer.
     """
     folder = None
@@ -68,16 +68,16 @@ def _config(settings: LanguageModelSettings, folder: Path | None) -> PretrainedC
     ]
     if faults:
         raise ConfigError(
-            f"model.language_model.architecture is not that of {settings.source}",
+            f"model.language_model.architecture differs from that of {settings.source}",
             expected="equal values",
             seen="; ".join(faults),
-            hint="correct the architecture, or leave it out: the source has its own",
+            hint="correct the architecture, or leave it out to use that of the source",
         )
     return config
 
 
 def _check_plain_data(folder: Path) -> None:
-    """Refuse configs that ask for code; a missing config is told by name."""
+    """Refuse configs that ask for code, and folders without a config."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"there is no language model in {folder}", expected="config.json", seen="none", exit_code=65)
     refuse_adapters(folder)
@@ -106,7 +106,7 @@ def _read(settings: LanguageModelSettings, folder: Path, config: PretrainedConfi
     lacking = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
     if lacking:
         raise ModelError(
-            f"the weights in {folder} do not make a {config.model_type} language model",
+            f"the weights in {folder} are not a complete {config.model_type} language model",
             expected="every tensor of it",
             seen=f"{len(lacking)} missing or of another shape ({', '.join(lacking[:3])})",
             hint="check that all parts of the weights are there, and that it is a causal language model",
@@ -140,7 +140,7 @@ def _tokenizer(
 
 
 def is_tokenizer_here(source: str) -> bool:
-    """Whether a tokenizer is a folder or in the hub's cache."""
+    """Tell whether a tokenizer is a local folder or in the hub's cache."""
     try:
         return next(local_folder(source).glob("tokenizer*"), None) is not None
     except NeuroFlamingoError:
@@ -148,7 +148,7 @@ def is_tokenizer_here(source: str) -> bool:
 
 
 def _counting_tokenizer(settings: LanguageModelSettings, config: PretrainedConfig) -> Any:
-    """As many tokens as the real one has, so that the added ones get their true ids; it reads no text."""
+    """Make a placeholder with as many tokens as the real tokenizer, so that added tokens get their true ids."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

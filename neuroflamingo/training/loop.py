@@ -1,6 +1,6 @@
-"""The training loop: micro-steps, one clipped optimiser step for all of them, validation, checkpoints, exact resume.
+"""The training loop: micro-steps, one clipped optimiser step for them, validation, checkpoints, exact resume.
 
-What is learnt from what is a `Task`; how long, how fast and how often is its `Plan`.
+A `Task` defines model, data and loss; a `Plan` the schedule and the intervals.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError, is_out_of_mem
 
 @dataclass
 class Loop:
-    """One training, from wherever it stands to its end.
+    """Training run, from its start or a checkpoint to its end.
 
     Attributes:
-        task: what is learnt, its module on this process's device.
-        plan: how.
-        folder: of the run.
+        task: model, data and loss; its module is on this process's device.
+        plan: schedule and intervals.
+        folder: folder of the run.
         quiet: no progress on standard error.
     """
 
@@ -56,11 +56,11 @@ class Loop:
 
     @property
     def root(self) -> Path:
-        """Where checkpoints are."""
+        """Folder of the checkpoints."""
         return self.folder / checkpoints.CHECKPOINTS
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Resume from a checkpoint, at the very micro-step."""
+        """Resume from a checkpoint, at the exact micro-step."""
         self.progress = checkpoint.progress
         self._put_back(checkpoint.weights)
         self.moments.restore(checkpoint.optimizer)
@@ -73,11 +73,11 @@ class Loop:
             self.accelerator.scaler.load_state_dict(checkpoint.progress.scale)
 
     def run(self) -> None:
-        """Train to the last step, or until patience ends.
+        """Train to the last step, or until patience runs out.
 
         Raises:
-            NeuroFlamingoError: a loss or gradient that is not finite (the state before it is saved); a signal or too
-                little memory (exit 75, saved where it can be resumed).
+            NeuroFlamingoError: a non-finite loss or gradient (the state before it is saved); a signal or too little
+                memory (exit 75, with a checkpoint to resume from).
         """
         optim = self.plan.optim
         self.stop = StopRequest()
@@ -92,7 +92,7 @@ class Loop:
                     self.save()
 
     def take_best(self) -> None:
-        """Put the best weights into the model: those of the best validation, else the moving average's, else the last.
+        """Load the best weights: of the best validation; without one, the moving average or the last weights.
 
         Raises:
             ModelError: the best checkpoint is damaged.
@@ -105,7 +105,7 @@ class Loop:
 
     @property
     def ended(self) -> bool:
-        """Whether all steps are done, or patience has ended."""
+        """Whether all steps are done, or patience has run out."""
         patient = self.plan.patience is None or self.progress.worse < self.plan.patience
         return self.progress.step >= self.plan.optim.steps or not patient
 
@@ -114,7 +114,7 @@ class Loop:
         return self.task.validates and (step == self.plan.optim.steps or step % self.plan.every == 0)
 
     def _step(self, batches: Iterator[Any]) -> dict[str, float]:
-        """One optimiser step; gives what to log."""
+        """Do one optimiser step and return the figures to log."""
         began, optim = time.perf_counter(), self.plan.optim
         fetched = [next(batches) for _ in range(optim.accumulate)]
         waited = time.perf_counter() - began
@@ -157,7 +157,7 @@ class Loop:
         }
 
     def _micro_step(self, number: int, batch: Any, counts: Counts) -> None:
-        """Forward and backward of one micro-batch, which adds to the step's loss and gradients."""
+        """Run forward and backward of one micro-batch, adding to the step's loss and gradients."""
         self._stop_here(number)
         world = self.accelerator.num_processes
         last = number + 1 == self.plan.optim.accumulate
@@ -184,12 +184,12 @@ class Loop:
         self.progress = replace(before, micro=number + 1, loss=before.loss + value, parts=parts)
 
     def _seed(self, micro_step: int) -> None:
-        """Dropout and the like depend on the micro-step and the process only: nothing of it has to be saved."""
+        """Seed dropout and the like by micro-step and process, so that no random state has to be saved."""
         key = [self.plan.seed, 13, micro_step, self.accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def _clip(self, fetched: list[Any]) -> float:
-        """Clip the global norm once, when all micro-steps have added to the gradients."""
+        """Clip the global norm once, after all micro-steps."""
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.unscale_(self.optimizer)
         parameters = [p for _, p in trained(self.model)]
@@ -205,7 +205,7 @@ class Loop:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Figures of the model (of its moving average, if there is one); the best weights are kept."""
+        """Validate the model (its moving average, if there is one) and keep the best weights."""
         raw = self.average.swap_in() if self.average else None
         self.task.runner.eval()
         figures = self.task.figures()
@@ -220,7 +220,7 @@ class Loop:
         return figures
 
     def save(self) -> None:
-        """Write a checkpoint of the very state; all processes must call it at once."""
+        """Write a checkpoint of the exact state; all processes must call it together."""
         gradients = self._gradients() if self.progress.micro else {}
         scaler = self.accelerator.scaler
         progress = replace(self.progress, scale=scaler.state_dict() if scaler is not None else {})
@@ -236,11 +236,11 @@ class Loop:
         put_back(dict(trained(self.model)) | self.task.buffers(), weights)
 
     def _weights(self) -> dict[str, Tensor]:
-        """What trains, and the buffers that change with it."""
+        """Return the trainable parameters, and the buffers that training changes."""
         return {name: whole(value) for name, value in [*trained(self.model), *self.task.buffers().items()]}
 
     def _gradients(self) -> dict[str, Tensor]:
-        """What the micro-steps so far have summed up, as the mean over processes that synchronising would give."""
+        """Return the accumulated gradients, averaged over processes as synchronisation would."""
         gradients = {}
         for name, p in trained(self.model):
             gradient = torch.zeros_like(p) if p.grad is None else p.grad.detach().clone()
@@ -251,7 +251,7 @@ class Loop:
         return gradients
 
     def _stop_here(self, number: int) -> None:
-        """Save and stop, if a signal came to any process."""
+        """Save and stop if any process has received a signal."""
         asked = self.stop.name is not None
         if self.accelerator.num_processes > 1:
             asked = summed(self.accelerator, float(asked))[0] > 0
@@ -259,14 +259,14 @@ class Loop:
             self.progress = replace(self.progress, micro=number)
             self.save()
             raise NeuroFlamingoError(
-                f"{self.stop.name or 'a signal'} ended the training; it is saved at step {self.progress.step}"
+                f"{self.stop.name or 'a signal'} ended training; the run is saved at step {self.progress.step}"
                 + (f", micro-step {number}" if number else ""),
-                hint="run the same command again: it goes on from there",
+                hint="run the same command again: it resumes from there",
                 exit_code=75,
             )
 
     def _not_finite(self, what: str, value: float, names: list[str]) -> NeuroFlamingoError:
-        """Keep the last good state and say whose samples these are."""
+        """Save the last good state and name the samples in the error."""
         self.progress = replace(self.progress, micro=0, loss=0.0, parts={})
         self.save()
         where = self.root / checkpoints.folder_name(self.progress)
@@ -286,7 +286,7 @@ class Loop:
             f"--set {section}optim.accumulate={optim.accumulate * 2} (the same step in smaller parts)"
         )
         return NeuroFlamingoError(
-            f"out of memory in step {self.progress.step + 1}; the last checkpoint stays",
+            f"out of memory in step {self.progress.step + 1}; the last checkpoint is kept",
             seen=" ".join(str(error).split())[:200],
             hint=", ".join([smaller, *self.task.smaller()]),
             exit_code=75,
@@ -294,7 +294,7 @@ class Loop:
 
 
 def memory_mb(device: torch.device) -> float:
-    """Peak memory of this process: on its GPU, or resident."""
+    """Measure the peak memory of this process: on its GPU, or resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return peak_memory_mb()

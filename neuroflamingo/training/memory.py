@@ -1,7 +1,7 @@
-"""How much memory a recipe takes on each device, before anything is loaded, and what to change if it will not fit.
+"""Memory estimate of a recipe for each device, before anything is loaded, and settings that need less.
 
-Weights, gradients and the optimiser's moments are counted. What the backward pass keeps is measured: one row runs
-through the model on the meta device, and all tensors that autograd saves are summed up.
+Weights, gradients and the optimiser's moments are counted. Activations are measured: one row runs through the model on
+the meta device, and all tensors that autograd saves are summed up.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _QUANTIZED = {None: None, "8bit": 1.0, "4bit": 0.52}  # bytes of a weight, scale
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the estimate is made of; all but `trained` and `matrices` in bytes, for one device without sharding.
+    """Parts of the estimate; all but `trained` and `matrices` in bytes, for one device without sharding.
 
     Attributes:
-        trained: numbers that train.
-        frozen: what does not.
-        matrices: numbers in the language model's own matrices, which may be quantised.
-        matrices_kept: bytes of these as they are.
-        whole: of what every device holds whole even if the rest is sharded (embeddings, head, resampler, encoder).
-        unit: of the largest layer or gated block.
-        row: kept for the backward pass of one row.
-        resampled: the part of `row` that the resampler keeps.
-        inputs: the inputs of all layers and gated blocks, all that checkpointing keeps of a row.
-        layers: how many of these there are.
+        trained: number of trainable parameters.
+        frozen: frozen weights.
+        matrices: number of elements of the language model's own matrices, which may be quantised.
+        matrices_kept: bytes of these without quantisation.
+        whole: parts that every device holds unsharded (embeddings, head, resampler, encoder).
+        unit: the largest layer or gated block.
+        row: activations kept for the backward pass of one row.
+        resampled: the part of `row` in the resampler.
+        inputs: inputs of all layers and gated blocks, which gradient checkpointing keeps of a row.
+        layers: number of these inputs.
         encoder: working memory of the encoder for one row's scans.
         copies: half-precision copies of float32 weights that autocast makes.
-        logits: of one row, if every token is learnt.
+        logits: of one row, if every token has a label.
     """
 
     trained: int
@@ -65,16 +65,16 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on one device.
+    """Estimated bytes on one device.
 
     Attributes:
-        weights: as stored, and half-precision copies that autocast makes.
-        gradients: with DDP their buckets too.
+        weights: as stored, plus half-precision copies that autocast makes.
+        gradients: with DDP including its buckets.
         optimizer: Adam's moments, and the moving average if there is one.
-        gathered: with FSDP, what is whole for the moment.
+        gathered: with FSDP, parameters that are temporarily unsharded.
         activations: kept for the backward pass.
-        logits: with their gradient, if every token is learnt.
-        encoder: working memory of a frozen encoder, or what is kept of one that trains.
+        logits: with their gradient, if every token has a label.
+        encoder: working memory of a frozen encoder, or activations of one that trains.
     """
 
     weights: int
@@ -87,11 +87,11 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """Bytes; the framework itself takes a few hundred MB more."""
+        """Sum in bytes; the framework itself takes a few hundred MB more."""
         return sum(getattr(self, field.name) for field in fields(self))
 
     def lines(self) -> Iterator[str]:
-        """A table in GB."""
+        """Format the estimate as a table in GB."""
         for field in fields(self):
             if getattr(self, field.name):
                 yield f"{field.name:<14}{getattr(self, field.name) / GIB:>9.2f} GB"
@@ -99,7 +99,7 @@ class Estimate:
 
 
 def measure(recipe: Recipe, model: NeuroFlamingo, precision: str) -> Sizes:
-    """Measure a model that was built from a recipe with `meta=True`; its type becomes that of `precision`."""
+    """Measure a model that was built from a recipe with `meta=True`; its dtype becomes that of `precision`."""
     sizes = _count(model, half=precision != "fp32")
     low = precision != "fp32"
     dtype = torch.bfloat16 if low else torch.float32
@@ -123,7 +123,7 @@ def measure(recipe: Recipe, model: NeuroFlamingo, precision: str) -> Sizes:
 
 
 def combine(recipe: Recipe, sizes: Sizes, *, world: int = 1) -> Estimate:
-    """The estimate of a recipe from the sizes of its model."""
+    """Compute the estimate of a recipe from the sizes of its model."""
     run, share = recipe.run, max(1, recipe.optim.batch // world)
     each = _QUANTIZED[recipe.model.language_model.quantize]
     frozen, copies = sizes.frozen, sizes.copies
@@ -154,7 +154,7 @@ def combine(recipe: Recipe, sizes: Sizes, *, world: int = 1) -> Estimate:
 
 
 def advice(recipe: Recipe, sizes: Sizes, *, world: int = 1) -> list[tuple[str, int]]:
-    """Settings that take less memory, each by itself, with the bytes that the recipe then takes; the best one first."""
+    """List settings that need less memory, each with the resulting total in bytes, the best one first."""
     now = combine(recipe, sizes, world=world).total
     changes: list[tuple[str, Callable[[dict[str, Any]], None]]] = []
 
@@ -197,15 +197,15 @@ def advice(recipe: Recipe, sizes: Sizes, *, world: int = 1) -> list[tuple[str, i
 
 
 def saved_bytes(model: NeuroFlamingo, text: int, scans: int, tokens: int) -> tuple[int, int]:
-    """Bytes that autograd keeps of one row: all, and the resampler's share.
+    """Measure the bytes that autograd keeps for one row: in total, and in the resampler.
 
-    Fused attention keeps no scores, here as on the devices that will train.
+    Attention is fused, as on the devices that will train, so no scores are kept.
 
     Args:
-        model: on the meta device, in train mode; one type of numbers throughout.
-        text: tokens of the row.
-        scans: of the row.
-        tokens: of a scan.
+        model: on the meta device, in train mode, with one dtype throughout.
+        text: number of tokens of the row.
+        scans: number of scans of the row.
+        tokens: number of tokens of a scan.
     """
     own = {_storage(p) for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, tuple[Any, int]] = {}
@@ -238,7 +238,7 @@ def saved_bytes(model: NeuroFlamingo, text: int, scans: int, tokens: int) -> tup
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Fused attention on the meta device, which by itself would compute and keep the scores."""
+    """Fused attention for the meta device, which otherwise would compute and keep the scores."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not scaled_dot_product_attention:
@@ -307,7 +307,7 @@ def _own_matrices(model: NeuroFlamingo) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _tokens_of_a_scan(model: NeuroFlamingo) -> int:
-    """As the card says, with 64 for a side that it leaves open; 256 where there is no encoder."""
+    """Count the tokens of a scan by the card, with 64 for sides that it leaves open; 256 without an encoder."""
     card = getattr(model.encoder, "card", None)
     if card is None:
         return 256
@@ -315,7 +315,7 @@ def _tokens_of_a_scan(model: NeuroFlamingo) -> int:
 
 
 def _encoder_bytes(recipe: Recipe, model: NeuroFlamingo, tokens: int) -> int:
-    """Of one row's scans: a transformer's layer holds its width about ten times, and keeps 16 of each that trains."""
+    """Estimate the encoder's memory for one row: about ten widths per token, plus 16 for each trained layer."""
     if model.encoder is None:
         return 0
     one = recipe.data.max_scans * tokens * model.config.resampler["dim"] * 4
@@ -332,7 +332,7 @@ def _trains_encoder(recipe: Recipe) -> bool:
 
 
 def _scaled(sizes: Sizes, recipe: Recipe, other: Recipe) -> Sizes:
-    """The sizes for fewer tokens or scans: nearly all of them grow with the first, the resampler's with the second."""
+    """Scale the sizes to fewer tokens or scans: nearly all grow with the former, the resampler's with the latter."""
     text, scans = other.data.max_tokens / recipe.data.max_tokens, other.data.max_scans / recipe.data.max_scans
     resampled = int(sizes.resampled * scans)
     return replace(

@@ -1,4 +1,4 @@
-"""`train --dry-run`: what a recipe would do, said before anything is loaded, fetched or written."""
+"""`train --dry-run`: what a recipe would do, before anything is loaded, downloaded or written."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from neuroflamingo.training.trainable import describe_groups
 
 
 def describe_run(recipe: Recipe, *, world: int | None = None, allow_download: bool = False) -> str:
-    """The resolved recipe, what trains, how many steps, and how much memory that takes.
+    """Describe a recipe: resolved keys, trainable parameters, number of steps, memory.
 
     Args:
-        recipe: what would be trained. Shapes come from its source where that is here, else from its architecture.
-        world: devices that share the batch; None: as many as the launcher of this process says.
-        allow_download: the config and the tokenizer may come from a hub.
+        recipe: the recipe. Shapes come from its source if that is available, otherwise from its architecture.
+        world: number of devices that share the batch; None: from the launcher of this process.
+        allow_download: whether config and tokenizer may be downloaded from a hub.
 
     Raises:
-        ConfigError: parts that do not fit together; manifests that are here are checked too, without their scans.
+        ConfigError: parts that do not fit together; existing manifests are checked too, without their scans.
     """
     world = world or int(os.environ.get("WORLD_SIZE", "1"))
     model, _ = build(recipe, meta=True, allow_download=allow_download)
@@ -77,7 +77,7 @@ def _memory(recipe: Recipe, model: object, world: int) -> Iterator[str]:
 
 
 def _room() -> tuple[str, int]:
-    """The memory of the device that `train` would take on this machine, in bytes."""
+    """Return the memory of the device that `train` would use on this machine, in bytes."""
     if torch.cuda.is_available():
         device = torch.cuda.get_device_properties(0)
         return device.name, device.total_memory

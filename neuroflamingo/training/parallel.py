@@ -1,7 +1,7 @@
-"""One process or many: devices and precision by accelerate, gradients by DDP, large models by FSDP2 (`fully_shard`).
+"""One process or several: devices and precision by accelerate, gradients by DDP, large models by FSDP2.
 
-accelerate's own road to FSDP2 needs the optimiser beforehand and moves weights through the meta device; sharding here
-is done before the optimiser is made, which then only ever sees the sharded parameters that train.
+accelerate's own FSDP2 support needs the optimiser beforehand and moves weights through the meta device. Here
+`fully_shard` runs before the optimiser is made, which then only sees the sharded trainable parameters.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 def accelerate_for(recipe: Recipe | EmbeddedRecipe, folder: str | Path | None = None) -> Accelerator:
-    """The accelerator of this process; started by torchrun or `accelerate launch`, it knows the others.
+    """Make the accelerator of this process; under torchrun or `accelerate launch` it knows the other processes.
 
     Raises:
-        ConfigError: a precision that this device or this language model does not have, or a tracker that is not here.
+        ConfigError: a precision that this device or language model does not support, or a tracker not installed.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -48,13 +48,13 @@ def accelerate_for(recipe: Recipe | EmbeddedRecipe, folder: str | Path | None = 
 
 
 def _check_trackers(trackers: tuple[str, ...]) -> None:
-    """Accelerate itself leaves out what is not installed, without a word."""
+    """Check that the trackers are installed; accelerate silently leaves out those that are not."""
     from accelerate.tracking import get_available_trackers
 
     here = [str(tracker) for tracker in get_available_trackers()] if trackers else []
     if missing := [tracker for tracker in trackers if tracker not in here]:
         raise ConfigError(
-            f"log.trackers: {', '.join(missing)} is not here",
+            f"log.trackers: {', '.join(missing)} is not installed",
             expected=", ".join(here) or "one that is installed",
             seen=", ".join(trackers),
             hint="pip install 'neuroflamingo[track]' for tensorboard; log.jsonl is always written",
@@ -62,7 +62,7 @@ def _check_trackers(trackers: tuple[str, ...]) -> None:
 
 
 def shard(model: NeuroFlamingo) -> None:
-    """Shard the model over all processes, in place: each layer of the language model, each gated block, and the rest.
+    """Shard the model over all processes, in place: each language model layer, each gated block, and the rest.
 
     Frozen parameters are sharded like the others. Embeddings and head stay in one unit with the rest, so that tied
     ones stay tied.
@@ -79,9 +79,9 @@ def shard(model: NeuroFlamingo) -> None:
 
 
 def runner_of(model: NeuroFlamingo, settings: RunSettings, accelerator: Accelerator) -> nn.Module:
-    """What is called in training: the model on its device, sharded in place, in DDP, or as it is.
+    """Return the module to call in training: the model on its device, sharded in place, in DDP, or unchanged.
 
-    What trains is float32 whatever the frozen parts are stored in, or small updates would be lost in rounding.
+    Trainable parameters are float32 whatever the dtype of the frozen ones, or small updates would be rounded away.
     """
     model.to(accelerator.device)  # type: ignore[arg-type]
     for _, p in trained(model):
@@ -98,7 +98,7 @@ def runner_of(model: NeuroFlamingo, settings: RunSettings, accelerator: Accelera
 
 
 def data_parallel(module: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """The module, in DDP if there are several processes."""
+    """Wrap the module in DDP if there are several processes."""
     if accelerator.num_processes == 1:
         return module
     devices = [accelerator.device] if accelerator.device.type == "cuda" else None
@@ -108,7 +108,7 @@ def data_parallel(module: nn.Module, accelerator: Accelerator) -> nn.Module:
 def compile_layers(model: NeuroFlamingo) -> None:
     """Compile the language model's layers and the gated blocks, in place, for texts of any length.
 
-    Layers of one kind share what is compiled. The model as a whole took minutes to compile at toy size.
+    Layers of one kind share the compiled code. Compiling the whole model took minutes at toy size.
     """
     for module in model.modules():
         if isinstance(module, FusedLayer):
@@ -118,14 +118,14 @@ def compile_layers(model: NeuroFlamingo) -> None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `shard` was called on this model."""
+    """Tell whether `shard` was called on this model."""
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(model, FSDPModule)
 
 
 def reshard(model: nn.Module) -> None:
-    """After forward passes without a backward pass: what they gathered is let go, and parameters are shards again."""
+    """Free the gathered parameters after forward passes without a backward pass, so that they are sharded again."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():
@@ -134,25 +134,25 @@ def reshard(model: nn.Module) -> None:
 
 
 def without_sync(model: nn.Module) -> AbstractContextManager[Any]:
-    """For backward passes whose gradients are not yet needed elsewhere. Shards sync always, which keeps them small."""
+    """Skip gradient synchronisation in the backward pass; shards always synchronise, which keeps them small."""
     return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters that train, by name, each once."""
+    """Map names to trainable parameters, each once."""
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded, on the CPU; every process must ask at once."""
+    """Gather a tensor that may be sharded, on the CPU; all processes must call it together."""
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return full.detach().cpu()
 
 
 def part_of(full: Tensor, like: Tensor) -> Tensor:
-    """The part of a whole tensor that belongs where `like` is, laid out in memory as that is.
+    """Cut the part of a full tensor that corresponds to the shard `like`, with the same memory layout.
 
-    A fused optimiser walks through parameters, gradients and moments side by side, in the order of memory.
+    A fused optimiser reads parameters, gradients and moments in memory order, so their layouts must agree.
     """
     full = full.to(device=like.device, dtype=like.dtype)
     if isinstance(like, DTensor):
@@ -162,13 +162,13 @@ def part_of(full: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def put_back(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into parameters of those names."""
+    """Copy unsharded tensors into the parameters of the same names."""
     for name, value in values.items():
         parameters[name].copy_(part_of(value, parameters[name]))
 
 
 def summed(accelerator: Accelerator, *values: float) -> list[float]:
-    """Sums over all processes, in double precision."""
+    """Make a function that sums over all processes in double precision."""
     numbers = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
     if accelerator.num_processes > 1:
         torch.distributed.all_reduce(numbers)
@@ -177,7 +177,7 @@ def summed(accelerator: Accelerator, *values: float) -> list[float]:
 
 @torch.no_grad()
 def gather(model: nn.Module) -> None:
-    """Undo `shard` after training: all weights whole on the CPU, in every process; ties stay ties."""
+    """Undo `shard` after training: all weights unsharded on the CPU, in every process; tied weights stay tied."""
     whole_ones: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, p in module._parameters.items():
@@ -192,6 +192,6 @@ def gather(model: nn.Module) -> None:
 
 
 def inputs_of(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """What of a batch the model takes, on its device."""
+    """Move the parts of a batch that the model takes to its device."""
     tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and name != "kinds"}
     return {name: value.to(device, non_blocking=True) for name, value in tensors.items()} | {"loss_only": True}

@@ -1,4 +1,4 @@
-"""Mixed precision where the hardware has it."""
+"""Mixed precision if the hardware supports it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic is native: elsewhere it is emulated, and slower than float32."""
+    """Tell whether bfloat16 arithmetic is native; if emulated, it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities()
@@ -22,16 +22,16 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device | str, precision: str = "auto") -> torch.autocast:
-    """Context in which a stage computes: `bf16`, `fp32`, or `auto`, which is bf16 where it is native."""
+    """Make the autocast context of a stage: `bf16`, `fp32`, or `auto`, which is bf16 if native."""
     device = torch.device(device)
     enabled = precision == "bf16" or (precision == "auto" and has_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def resolved_precision(recipe: Recipe | EmbeddedRecipe) -> str:
-    """What a recipe's `run.precision` means on this machine: `fp32`, `bf16` or `fp16`.
+    """Resolve a recipe's `run.precision` on this machine: `fp32`, `bf16` or `fp16`.
 
-    `auto` is bf16 where that is native, and where the language model is stored in half precision.
+    `auto` is bf16 if that is native, or if the language model is stored in half precision.
 
     Raises:
         ConfigError: fp16 without a GPU, or float32 arithmetic on weights in half precision (exit 78).
@@ -45,12 +45,12 @@ def resolved_precision(recipe: Recipe | EmbeddedRecipe) -> str:
         raise ConfigError(
             "run.precision: fp16 needs a GPU",
             expected="auto, fp32 or bf16 on a CPU",
-            seen="fp16, and no GPU here",
+            seen="fp16 without a GPU",
             hint="--set run.precision=auto",
         )
     if asked == "fp32" and stored != "float32":
         raise ConfigError(
-            "run.precision: fp32 does not go with a language model in half precision",
+            "run.precision: fp32 cannot be combined with a language model in half precision",
             expected="auto or bf16, or model.language_model.dtype=float32",
             seen=f"fp32 and {stored}",
             hint="--set run.precision=auto",

@@ -1,4 +1,4 @@
-"""`train`: the one call behind `neuroflamingo train`, for research recipes and for the stages of embedded models."""
+"""`train`: the function behind `neuroflamingo train`, for research recipes and for the stages of embedded models."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def train(
     tiny: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Train by a recipe; gives the folder of the finished model.
+    """Train by a recipe and return the folder of the finished model.
 
     Args:
-        config: YAML file: a `Recipe`, or the stages of an embedded model (`EmbeddedRecipe`); or one of these itself.
+        config: a `Recipe` or `EmbeddedRecipe` (the stages of an embedded model), or a YAML file with one.
         overrides: `section.key=value` items.
-        folder: where everything goes; `runs/NAME` by default.
+        folder: folder of the run; `runs/NAME` by default.
         resume: True: resume at the exact step where the run in that folder stopped, if there is one; False: start over;
             a checkpoint's folder: go on from it, with the recipe as it is now.
         allow_download: language models, encoders and data may come from a hub.
@@ -60,8 +60,8 @@ def train(
         quiet: no progress on standard error.
 
     Raises:
-        ConfigError: the recipe is faulty, or the folder belongs to another one.
-        NeuroFlamingoError: data, weights or a loss that cannot be used; exit code 75 where the same command goes on.
+        ConfigError: the recipe is invalid, or the folder belongs to another one.
+        NeuroFlamingoError: unusable data, weights or loss; exit code 75 if the same command will resume.
     """
     said = [override.partition("=")[0] for override in overrides or []]
     if not isinstance(config, Recipe | EmbeddedRecipe):
@@ -70,10 +70,10 @@ def train(
     if isinstance(config, EmbeddedRecipe):
         if not isinstance(resume, bool):
             raise ConfigError(
-                f"the stages of {config.name} are resumed where they stopped, not from a checkpoint of one's choice",
+                f"the stages of {config.name} resume where they stopped, not from a chosen checkpoint",
                 expected="the same command without --resume FOLDER",
                 seen=str(resume),
-                hint=f"to begin a stage with these weights: --set name=... --set STAGE.start={resume}",
+                hint=f"to start a stage from these weights: --set name=... --set STAGE.start={resume}",
             )
         return train_stages(tiny_stages(config, said) if tiny else config, folder, resume=resume, quiet=quiet)
     if tiny:
@@ -96,10 +96,10 @@ def _train(recipe: Recipe, folder: Path, resume: bool | str | Path, allow_downlo
 
 
 def _start(loop: Loop, resume: bool | str | Path) -> Checkpoint | None:
-    """The checkpoint to go on from.
+    """Choose the checkpoint to continue from.
 
     Raises:
-        ConfigError: one was asked for, and the folder holds later ones, which would be lost.
+        ConfigError: a checkpoint was named, and the folder has later ones, which would be lost.
         NeuroFlamingoError: see `newest` and `load`.
     """
     if isinstance(resume, bool):
@@ -109,8 +109,8 @@ def _start(loop: Loop, resume: bool | str | Path) -> Checkpoint | None:
     later = [path.name for path in checkpoints.numbered(loop.root) if path.name > name]
     if later:
         raise ConfigError(
-            f"{loop.folder} holds later checkpoints than {name}",
-            expected="a folder of its own for a run that goes back",
+            f"{loop.folder} has later checkpoints than {name}",
+            expected="another folder for a run from an earlier checkpoint",
             seen=", ".join(later),
             hint=f"-o {loop.folder}-2",
         )
@@ -120,7 +120,7 @@ def _start(loop: Loop, resume: bool | str | Path) -> Checkpoint | None:
 def prepare_loop(
     recipe: Recipe, folder: Path, accelerator: Accelerator, *, allow_download: bool = False, quiet: bool = False
 ) -> Loop:
-    """Model, data and optimiser of a recipe, ready to run on this process's device."""
+    """Build model, data and optimiser of a recipe, ready to run on this process's device."""
     model, processor = build(recipe, allow_download=allow_download)
     return loop_for(recipe, model, processor, folder, accelerator, allow_download=allow_download, quiet=quiet)
 
@@ -135,11 +135,11 @@ def loop_for(
     allow_download: bool = False,
     quiet: bool = False,
 ) -> Loop:
-    """The loop over a model whose trained parts are open already; for scripts that build their own.
+    """Make the loop for a model that is already frozen except for its trainable parts; for your own scripts.
 
     Raises:
-        ConfigError: a batch that the processes cannot share evenly.
-        NeuroFlamingoError: data that cannot be used.
+        ConfigError: a batch size not divisible by the number of processes.
+        NeuroFlamingoError: unusable data.
     """
     if recipe.run.deterministic:
         torch.use_deterministic_algorithms(True)
@@ -154,7 +154,7 @@ def loop_for(
 
 
 def finish(loop: Loop) -> Path:
-    """The best weights (the last, if nothing was validated) as a plain model folder, LoRA merged, with its record."""
+    """Write the best weights (or the last, without validation) as a model folder, LoRA merged, with its record."""
     task = loop.task
     assert isinstance(task, FusedTask)
     loop.take_best()

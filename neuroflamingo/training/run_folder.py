@@ -1,4 +1,4 @@
-"""The folder of a run: which recipe it belongs to, and the finished model in it."""
+"""Folder of a run: its recipe, and the finished model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_folder(folder: Path, plan: Plan, resume: bool | str | Path, accelerato
         folder: of the run.
         plan: with the recipe, and what of it may change.
         resume: as in `train`.
-        accelerator: knows which process this is.
+        accelerator: tells which process this is.
 
     Raises:
         ConfigError: the folder holds a run of another recipe that did a step, or something that is no run.
@@ -61,7 +61,7 @@ def _check(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
             f"{folder} holds something that is no run",
             expected=f"a new folder, or that of a run ({RECIPE} lies in it)",
             seen=", ".join(sorted(entry.name for entry in folder.iterdir())[:5]),
-            hint="give another folder: -o FOLDER",
+            hint="choose another folder: -o FOLDER",
         )
     for place in (folder, folder / CHECKPOINTS):
         sweep_drafts(place)
@@ -78,12 +78,12 @@ def _has_begun(folder: Path) -> bool:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the run in this folder has its model."""
+    """Tell whether the run in this folder has its finished model."""
     return (folder / "model" / DONE).exists()
 
 
 def write_model(folder: Path, model: NeuroFlamingo, processor: NeuroFlamingoProcessor, how_far: dict[str, Any]) -> None:
-    """Write the finished model of a run, whole or not at all."""
+    """Write the finished model of a run atomically."""
     target = folder / "model"
     with draft_folder(target) as draft:
         model.save_pretrained(draft)

@@ -1,4 +1,4 @@
-"""What a run says of itself: a line of JSON a step, accelerate's trackers, and a bar for the person who waits."""
+"""Logging of a run: one line of JSON per step, accelerate's trackers, and a progress bar."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class Telling:
-    """Log, trackers and progress of one run; only the first process says anything.
+    """Log, trackers and progress of one run; only the first process writes.
 
     Args:
-        folder: `log.jsonl` goes here; lines of steps that are done again are cut off first.
-        plan: its name, length and how often to log.
-        accelerator: knows which process this is, and the trackers.
-        step: optimiser steps done before.
+        folder: folder of `log.jsonl`; lines of steps that will be repeated are removed first.
+        plan: has the name, the number of steps and the logging interval.
+        accelerator: has the trackers and tells which process this is.
+        step: optimiser steps already done.
         quiet: nothing on standard error.
     """
 
@@ -55,7 +55,7 @@ class Telling:
             self.accelerator.end_training()
 
     def step(self, step: int, figures: dict[str, float], validation: dict[str, float]) -> None:
-        """An optimiser step is done; `validation` holds figures where there was one after it."""
+        """Log an optimiser step, with the figures of the validation after it, if there was one."""
         shown = (
             f"{figures['tokens_per_s']:,.0f} tokens/s" * bool(figures["tokens_per_s"]),
             f"{figures['scans_per_s']:.1f} scans/s" * bool(figures["scans_per_s"]),
@@ -77,7 +77,7 @@ class Telling:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Keep the lines of steps up to this one: what comes after will be done, and written, again."""
+    """Keep only the lines up to this step; later steps will be repeated."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -87,7 +87,7 @@ def cut_log(path: Path, step: int) -> None:
 
 
 def _step_of(line: str) -> int | None:
-    """None for a line that was cut off in the middle."""
+    """Read the step of a line; None for a truncated line."""
     try:
         said: Any = json.loads(line)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""What a person sees of a long training: steps, the smoothed loss, time left, validation figures."""
+"""Progress display of training: steps, smoothed loss, time left, validation figures."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class StageProgress(Progress):
     """Progress of one stage.
 
     Args:
-        name: of the stage.
-        steps: how many there are.
+        name: name of the stage.
+        steps: number of steps.
         quiet: show nothing at all.
-        unit: what a step is called.
+        unit: word for a step.
     """
 
     def __init__(self, name: str, steps: int, *, quiet: bool = False, unit: str = "step") -> None:
@@ -24,12 +24,12 @@ class StageProgress(Progress):
         self.losses = 0
 
     def update(self, step: int, figures: dict[str, float], more: str | None = None) -> None:
-        """So many steps are done; the loss, where there is one among the figures, is shown smoothed.
+        """Show the number of steps done and the figures; the loss, if present, is smoothed.
 
         Args:
             step: steps done.
             figures: of this step.
-            more: what to show beside the loss; None: all other figures.
+            more: figures to show beside the loss; None: all others.
         """
         loss = figures.get("loss")
         if loss is not None:
@@ -42,7 +42,7 @@ class StageProgress(Progress):
         self.count(self.unit, step, self.steps, ", ".join(filter(None, (shown, more))))
 
     def validated(self, step: int, figures: dict[str, float]) -> None:
-        """Show what a validation gave."""
+        """Show the figures of a validation."""
         self.note(f"validation at step {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
         if figures.get("reliance") == 0:
             self.note(f"warning: {NOT_USED}")

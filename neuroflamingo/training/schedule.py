@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the optimiser step, so that there is nothing to save."""
+"""Learning rate as a pure function of the optimiser step, so that no state has to be saved."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def rate(step: int, settings: AdamWSettings) -> float:
-    """Learning rate of an optimiser step (from 0): linear warm-up, then constant, or falling to zero at the last step.
+    """Compute the learning rate of an optimiser step (from 0): linear warm-up, then constant or decay to zero.
 
-    Differs from upstream, whose schedules count micro-steps of one epoch length whatever the accumulation is.
+    Differs from upstream, whose schedules count micro-steps and ignore accumulation.
     """
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup

@@ -1,4 +1,4 @@
-"""Signals of a cluster: SIGTERM and SIGUSR1 ask a training to save and stop at the next micro-step (exit code 75)."""
+"""Cluster signals: SIGTERM and SIGUSR1 make a run save and stop at the next micro-step (exit code 75)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasa
 
 
 class StopRequest:
-    """While it is open, remembers that a signal came; outside the main thread it hears nothing."""
+    """Context manager that records a signal; only in the main thread."""
 
     def __init__(self) -> None:
         self.name: str | None = None

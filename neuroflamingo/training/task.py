@@ -1,7 +1,7 @@
-"""`Task` and `Plan`: all that the training loop knows of a training.
+"""`Task` and `Plan`: everything that the training loop needs to know.
 
-A new kind of training is a subclass of `Task`: a module, micro-batches by number, the loss of one, and figures.
-Optimiser, schedule, accumulation, clipping, averages, checkpoints, resuming, signals and logging are the loop's.
+A new kind of training is a subclass of `Task`: a module, micro-batches by number, their loss, and validation figures.
+The loop does optimiser, schedule, accumulation, clipping, averages, checkpoints, resuming, signals and logging.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of what a micro-batch holds, or a whole optimiser step.
+    """Counts of a micro-batch, or of a whole optimiser step.
 
     Attributes:
-        samples, scans: that were drawn.
-        tokens: that are learnt.
-        divisors: numbers that the task divides its sums by, so that a step has the same loss and gradient whatever its
-            micro-steps and processes are.
+        samples, scans: number drawn.
+        tokens: number of tokens with labels.
+        divisors: divisors of the task's sums, so that loss and gradient of a step do not depend on the number of
+            micro-steps and processes.
     """
 
     samples: float = 0.0
@@ -39,23 +39,23 @@ class Counts:
     divisors: tuple[float, ...] = ()
 
     def numbers(self) -> list[float]:
-        """All counts in one list, to be summed over processes."""
+        """Flatten all counts to one list, to be summed over processes."""
         return [self.samples, self.scans, self.tokens, *self.divisors]
 
     @classmethod
     def total(cls, accelerator: Accelerator, parts: list[Counts]) -> Counts:
-        """The sum of these in all processes; every process must ask at once."""
+        """Sum counts over all processes; all processes must call it together."""
         sums = [sum(column) for column in zip(*(part.numbers() for part in parts), strict=True)]
         samples, scans, tokens, *divisors = summed(accelerator, *sums)
         return cls(samples, scans, tokens, tuple(divisors))
 
 
 class Task(ABC):
-    """A module, batches by their number, the loss of a batch, and the figures that say how good the module is.
+    """Module to train, micro-batches by number, their loss, and validation figures.
 
     Attributes:
-        model: on its device; its parameters that require a gradient are what trains.
-        runner: what is called in training: the model or what computes its loss, in DDP if there are several processes.
+        model: model on its device; parameters that require a gradient are trained.
+        runner: module to call in training: the model or a module that computes its loss, in DDP with several processes.
         accelerator: devices, precision, other processes.
     """
 
@@ -63,39 +63,39 @@ class Task(ABC):
     runner: nn.Module
     accelerator: Accelerator
     validates = True
-    """Whether there is anything to validate on."""
+    """Whether there are validation cases."""
 
     def run_in(self, module: nn.Module) -> None:
-        """Let `runner` be this module, in DDP if there are several processes."""
+        """Set `runner` to this module, in DDP if there are several processes."""
         self.runner = data_parallel(module, self.accelerator)
 
     def buffers(self) -> dict[str, Tensor]:
-        """Buffers that training changes, by name, the same in every process: they are saved with the weights."""
+        """Name the buffers that training changes, equal in all processes; they are saved with the weights."""
         return {}
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The optimiser's groups: what trains, with and without weight decay."""
+        """Group the trainable parameters for the optimiser, with and without weight decay."""
 
     @abstractmethod
     def micro_batches(self, first: int) -> Iterator[Any]:
-        """This process's shares of the micro-batches from this number on, without end.
+        """Yield this process's shares of the micro-batches from this number on, without end.
 
-        Each depends on its number and the seed only, so resuming is asking for the next one.
+        Each depends only on its number and the seed, so a resumed run simply starts at the next number.
         """
 
     @abstractmethod
     def count(self, batch: Any) -> Counts:
-        """Count what a micro-batch holds."""
+        """Count the contents of a micro-batch."""
 
     @abstractmethod
     def loss(self, batch: Any, step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
-        """Compute this micro-batch's part of the loss of the whole step, and the parts of it that are logged.
+        """Compute this micro-batch's share of the loss of the whole step, and its parts to log.
 
         Args:
             batch: from `micro_batches`.
-            step: counts of the optimiser step, over all its micro-steps and processes.
-            micro_step: its number in the training.
+            step: counts of the optimiser step, over all micro-steps and processes.
+            micro_step: number of the micro-step in the run.
         """
 
     def check_gradients(self, step: Counts) -> None:  # noqa: B027
@@ -107,34 +107,34 @@ class Task(ABC):
 
     @abstractmethod
     def figures(self) -> dict[str, float]:
-        """Figures of the model on held-out cases, the same in every process; called without gradients."""
+        """Compute validation figures, equal in all processes; called without gradients."""
 
     @abstractmethod
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
-        """Whether these figures are at least as good as the best so far, of which there may be none yet."""
+        """Tell whether these figures are at least as good as the best so far (empty before the first validation)."""
 
     def names(self, batch: Any) -> list[str]:
-        """Names of a micro-batch's samples, for error messages."""
+        """Name the samples of a micro-batch, for error messages."""
         return []
 
     def smaller(self) -> list[str]:
-        """Settings that take less memory, beside a smaller batch."""
+        """Suggest settings that need less memory, besides a smaller batch."""
         return []
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The part of a recipe that the loop reads: how long, how fast, how often.
+    """Part of a recipe that the loop reads: schedule and intervals.
 
     Attributes:
         name: shown with the progress.
-        seed: of dropout and the like.
-        optim: optimiser, schedule, length.
-        every, patience: steps between validations, and how many without a better one end the training.
+        seed: seed of dropout and the like.
+        optim: optimiser, schedule, number of steps.
+        every, patience: steps between validations, and the number of validations without improvement that ends the run.
         checkpoint, log: as in the recipe.
-        recipe: resolved; kept in every checkpoint.
-        section: of the recipe that `optim` stands in, with its dot; empty: at the top.
-        free: beginnings of the keys that may change when a run is resumed.
+        recipe: the resolved recipe, stored in every checkpoint.
+        section: prefix of `optim` in the recipe, with its dot; empty at the top level.
+        free: prefixes of the keys that may change when a run is resumed.
     """
 
     name: str
@@ -149,23 +149,23 @@ class Plan:
     free: tuple[str, ...] = ()
 
     def share(self, accelerator: Accelerator) -> int:
-        """Samples of a micro-step for each process.
+        """Compute the samples of a micro-step per process.
 
         Raises:
-            ConfigError: the processes cannot share a batch evenly.
+            ConfigError: the batch size is not divisible by the number of processes.
         """
         world, batch = accelerator.num_processes, self.optim.batch
         if batch % world:
             raise ConfigError(
-                f"{self.section}optim.batch: {world} processes cannot share it evenly",
-                expected=f"a multiple of {world}: it is what all devices read together in a micro-step",
+                f"{self.section}optim.batch: {world} processes cannot divide it evenly",
+                expected=f"a multiple of {world}: the number of samples of all devices together in a micro-step",
                 seen=str(batch),
                 hint=f"--set {self.section}optim.batch={world * max(1, round(batch / world))}",
             )
         return batch // world
 
     def other_settings(self, checkpoint: Path) -> str:
-        """A hint: the options that go on from a checkpoint with another learning rate."""
+        """Make the hint with the options that continue from a checkpoint with another learning rate."""
         if not self.section:
             how = f"--resume {checkpoint} --set optim.lr=..."
             return f"look at these samples; then go on with other settings: {how}"

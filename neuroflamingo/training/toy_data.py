@@ -30,8 +30,8 @@ PATTERNS: tuple[tuple[str, tuple[Finding, ...]], ...] = (
         (_LESIONS, _VENTRICLES),
     ),
 )
-"""What is said of a scan, and what it shows; the number's first bit is lesions, the second ventricles. None has a side:
-toy scans have no left and right."""
+"""Report and findings by pattern number; its first bit is lesions, the second ventricles. None has a side, since toy
+scans have no left and right."""
 
 _FACTS = (
     ("What do ventricles hold?", "They hold cerebrospinal fluid."),
@@ -45,7 +45,7 @@ CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""The simplest chat template that marks who says what, in the form of Qwen's."""
+"""Minimal chat template that marks the speakers, in the form of Qwen's."""
 BOS, EOS = "<s>", "</s>"
 
 
@@ -96,11 +96,11 @@ def _content(kind: Kind, patterns: list[int], number: int) -> dict[str, Any]:
 
 
 def toy_tokenizer(samples: Iterable[Sample], *, begins: bool) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer, so that it reads any text, with whole words for those of these samples.
+    """Make a byte-level tokenizer, which reads any text, with one token for each word of these samples.
 
     Args:
-        samples: what the words are taken from.
-        begins: put a token before each text, as LLaMA's and Gemma's tokenizers do.
+        samples: source of the words.
+        begins: put a start token before each text, as LLaMA's and Gemma's tokenizers do.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,7 +1,7 @@
-"""What trains: parts by name, low-rank branches by peft, and the optimiser's groups.
+"""Trainable parameters: parts by name, LoRA adapters by peft, and the optimiser's groups.
 
-Names are those of `model.named_parameters()`. Branches are put into the model in place: it stays a `NeuroFlamingo`, and
-a branch is named as Multimodal-GPT names it, without peft's `base_model.model.`:
+Names are those of `model.named_parameters()`. Adapters are added in place: the model stays a `NeuroFlamingo`, and an
+adapter is named as in Multimodal-GPT, without peft's `base_model.model.`:
 `lang_encoder.model.layers.3.gated_cross_attn_layer.attn.to_q.lora_A.default.weight`.
 """
 
@@ -30,12 +30,12 @@ _ADDED = ("latents", "frame_embs", "media_time_embs")  # of the resampler: table
 
 
 def freeze(model: NeuroFlamingo, trained: TrainedSettings) -> NeuroFlamingo:
-    """Freeze everything but what `trained` names; low-rank branches that are there train.
+    """Freeze everything except the parts that `trained` names and existing LoRA adapters.
 
     Args:
         model: changed in place; frozen parts stay in eval mode while it trains.
         trained: parts, patterns and the encoder's last blocks. The encoder stays in eval mode even if it trains: no
-            dropout, no moving statistics.
+            dropout, no update of running statistics.
 
     Raises:
         ConfigError: a pattern that matches no parameter, or blocks that the encoder does not have.
@@ -66,26 +66,25 @@ def freeze(model: NeuroFlamingo, trained: TrainedSettings) -> NeuroFlamingo:
 
 
 def add_lora(model: NeuroFlamingo, lora: LoraSettings, *, seed: int = 0) -> tuple[str, ...]:
-    """Put low-rank branches beside matrices, in place; they train, and all else is as frozen as it was.
+    """Add trainable LoRA adapters in place; other parameters stay frozen or trainable as they were.
 
     Args:
-        model: stays a `NeuroFlamingo`; its outputs are the same at first (the branches' second matrix is zero).
-        lora: rank, scale, dropout and which matrices.
-        seed: of the branches' first matrix.
+        model: stays a `NeuroFlamingo`; its outputs are unchanged at first (the adapters' second matrix is zero).
+        lora: rank, scale, dropout and target matrices.
+        seed: seed of the adapters' first matrix.
 
     Returns:
-        Names of the matrices' modules, in the model's order. Where the very same branches are there already, nothing is
-        changed.
+        Names of the matrices' modules, in the model's order. If the same adapters already exist, nothing changes.
 
     Raises:
-        ConfigError: a target that matches nothing (each one that does is named), or other branches are there already.
+        ConfigError: a target that matches nothing (the message names all that do), or other adapters already exist.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     chosen = lora_targets(model, lora)
     if there := _branches(model):
         if there != dict.fromkeys(chosen, (lora.rank, lora.alpha)):
-            raise ConfigError("the model has other low-rank branches already", hint="merge_lora(model) first")
+            raise ConfigError("the model already has other LoRA adapters", hint="merge_lora(model) first")
         return tuple(chosen)
     config = LoraConfig(
         r=lora.rank,
@@ -111,7 +110,7 @@ def add_lora(model: NeuroFlamingo, lora: LoraSettings, *, seed: int = 0) -> tupl
 
 
 def lora_targets(model: NeuroFlamingo, lora: LoraSettings) -> list[str]:
-    """Names of the modules that get a branch.
+    """List the names of the modules that get an adapter.
 
     Raises:
         ConfigError: a target that matches nothing.
@@ -128,16 +127,16 @@ def lora_targets(model: NeuroFlamingo, lora: LoraSettings) -> list[str]:
             f"trained.lora.targets: {', '.join(idle) or 'the empty list'} matches nothing",
             expected=f"ends of names such as {', '.join(ends)}, or regular expressions on whole names",
             seen=f"{type(model.lang_encoder).__name__}, {len(looked_at)} matrices",
-            hint="neuroflamingo inspect shows all names; leave out what this language model does not have",
+            hint="neuroflamingo inspect shows all names; leave out those that this language model does not have",
         )
     return [name for name in looked_at if name in chosen]
 
 
 @torch.no_grad()
 def merge_lora(model: NeuroFlamingo) -> tuple[str, ...]:
-    """Add every branch to its matrix and take it away, in place: the same outputs, and a plain model to save.
+    """Merge every adapter into its matrix in place: the same outputs, and an ordinary model to save.
 
-    Quantised weights become plain ones first, so that nothing of a branch is lost in their rounding.
+    Quantised weights are dequantised first, so that no part of an adapter is lost to rounding.
 
     Returns:
         Names of the matrices' modules.
@@ -158,11 +157,11 @@ def merge_lora(model: NeuroFlamingo) -> tuple[str, ...]:
 
 
 def parameter_groups(model: NeuroFlamingo, optim: OptimSettings) -> list[dict[str, Any]]:
-    """The optimiser's groups: what trains, with and without weight decay.
+    """Group the trainable parameters for the optimiser, with and without weight decay.
 
-    With `decay: matrices` all trained matrices decay but embeddings and learnt tables (latents, places of frames and
-    scans); with `decay: gated`, as upstream, all weights of the gated blocks, their norms and gates too. Rows of new
-    tokens never decay.
+    With `decay: matrices` all trained matrices decay except embeddings and learnt tables (latents, frame and scan
+    embeddings); with `decay: gated`, as upstream, all weights of the gated blocks, including norms and gates. Rows of
+    new tokens never decay.
 
     Returns:
         Groups for any optimiser of torch: `params`, `weight_decay`, and, for messages, `name` and `names`. None is
@@ -188,12 +187,14 @@ def parameter_groups(model: NeuroFlamingo, optim: OptimSettings) -> list[dict[st
         group["params"].append(parameter)
         group["names"].append(name)
     if not any(group["params"] for group in groups.values()):
-        raise ConfigError("nothing trains", expected="trained.parts, trained.patterns or trained.lora", seen="none")
+        raise ConfigError(
+            "no parameters are trainable", expected="trained.parts, trained.patterns or trained.lora", seen="none"
+        )
     return [group for group in groups.values() if group["params"]]
 
 
 def describe_groups(model: NeuroFlamingo, optim: OptimSettings) -> str:
-    """The groups in words: how many weights of which parts decay."""
+    """Describe the groups: how many weights of which parts decay."""
     belongs = grouped_names(model)
     lines = []
     for group in parameter_groups(model, optim):
@@ -206,7 +207,7 @@ def describe_groups(model: NeuroFlamingo, optim: OptimSettings) -> str:
 
 
 def _matrices(model: NeuroFlamingo, lora: LoraSettings) -> Iterator[tuple[str, nn.Module]]:
-    """Modules with a matrix where branches are wanted."""
+    """List the modules whose matrix may get an adapter."""
     from transformers.pytorch_utils import Conv1D
 
     prefixes = ["lang_encoder.", *(["perceiver."] if lora.resampler else [])]
@@ -219,12 +220,12 @@ def _matrices(model: NeuroFlamingo, lora: LoraSettings) -> Iterator[tuple[str, n
 
 
 def _branches(model: nn.Module) -> dict[str, tuple[int, float]]:
-    """Rank and alpha of the branches that are there, by the names of the matrices' modules."""
+    """Return rank and alpha of existing adapters, by the names of the matrices' modules."""
     return {name: (layer.r["default"], layer.lora_alpha["default"]) for name, layer in _branched(model).items()}
 
 
 def _branched(model: nn.Module) -> dict[str, Any]:
-    """Modules that hold a matrix and its branch."""
+    """List the modules that have an adapter."""
     from peft.tuners.lora.layer import LoraLayer
 
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
@@ -236,17 +237,17 @@ def _matches(target: str, name: str) -> bool:
     try:
         return re.fullmatch(target, name) is not None
     except re.error as error:
-        raise ConfigError(f"{target} is no regular expression", seen=str(error)) from error
+        raise ConfigError(f"{target} is not a regular expression", seen=str(error)) from error
 
 
 def _end(name: str) -> str:
-    """What is worth saying of a name: `to_q` of `...attn.to_q`, `ff.1` of `...ff.1`."""
+    """Shorten a name for messages: `to_q` of `...attn.to_q`, `ff.1` of `...ff.1`."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
 
 
 def _attention_matrices(model: NeuroFlamingo) -> Iterator[nn.Parameter]:
-    """Weights of the language model's own attention, by the class names that transformers gives."""
+    """List the weights of the language model's own attention, found by the class names in transformers."""
     for layer in model.lang_encoder.modules():
         if not isinstance(layer, fusion.FusedLayer):
             continue
@@ -256,10 +257,10 @@ def _attention_matrices(model: NeuroFlamingo) -> Iterator[nn.Parameter]:
 
 
 def _unfreeze_encoder(model: NeuroFlamingo) -> None:
-    """Open what the encoder's card declares trainable; it stays in eval mode."""
+    """Unfreeze the parts that the encoder's card declares trainable; the encoder stays in eval mode."""
     if model.encoder is None:
         raise ConfigError(
-            "trained.parts names the encoder", expected="model.encoder", seen="a model of ready tokens, without one"
+            "trained.parts names the encoder", expected="model.encoder", seen="precomputed tokens, without an encoder"
         )
     prefixes = getattr(getattr(model.encoder, "card", None), "trainable", ())
     for name, parameter in model.encoder.named_parameters():
@@ -272,13 +273,13 @@ def _unfreeze_patterns(model: NeuroFlamingo, patterns: Sequence[str]) -> None:
         try:
             found = [p for name, p in model.named_parameters() if re.search(pattern, name)]
         except re.error as error:
-            raise ConfigError(f"trained.patterns: {pattern} is no regular expression", seen=str(error)) from error
+            raise ConfigError(f"trained.patterns: {pattern} is not a regular expression", seen=str(error)) from error
         for parameter in found:
             parameter.requires_grad_(True)
         idle += [] if found else [pattern]
     if idle:
         raise ConfigError(
             f"trained.patterns: {', '.join(idle)} matches nothing",
-            expected="regular expressions that are found in names of parameters",
+            expected="regular expressions that match names of parameters",
             hint="neuroflamingo inspect CONFIG --frozen shows all names",
         )

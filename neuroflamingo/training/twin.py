@@ -1,4 +1,4 @@
-"""The tiny twin of a recipe, made by rule from the recipe itself: the same road at a size that any CPU trains.
+"""Tiny twin of a recipe, derived from it by fixed rules: the same pipeline at a size that any CPU can train.
 
 What stays: the family of the language model and every switch of its architecture, the encoder's class, where gated
 blocks stand, what trains, which matrices get branches, the template, the mix, losses, schedule, precision, and that
@@ -74,7 +74,7 @@ _ABOUT = "twin.json"
 def tiny_twin(recipe: Recipe, folder: str | Path, said: Collection[str] = ()) -> Recipe:
     """Write what a recipe needs at toy size into a folder, and give the recipe that trains on it.
 
-    A folder that has the twin of the very same recipe is used as it is: the twin goes on where it stopped.
+    A folder with the twin of the same recipe is used unchanged, so that training resumes.
 
     Args:
         recipe: any; with a `language_model.architecture`, from which the family and its switches are taken.
@@ -82,19 +82,19 @@ def tiny_twin(recipe: Recipe, folder: str | Path, said: Collection[str] = ()) ->
         said: keys, such as `checkpoint.every`, whose values in the recipe the twin takes over as they are.
 
     Raises:
-        ConfigError: a recipe without architecture, or a folder that holds the twin of another recipe (exit 78).
+        ConfigError: a recipe without architecture, or a folder with the twin of another recipe (exit 78).
         OutputError: the folder cannot be written.
     """
-    target, about = Path(folder), recipe.model_dump(mode="json")
+    target, recipe_values = Path(folder), recipe.model_dump(mode="json")
     if recipe.model.language_model.architecture is None:
         raise ConfigError(
-            "no tiny twin can be made of this recipe",
-            expected="model.language_model.architecture, of which the twin takes the family",
+            "this recipe cannot have a tiny twin",
+            expected="model.language_model.architecture, which gives the twin its family",
             seen="none",
             hint="copy model_type and what differs from that family's defaults from the language model's config.json",
         )
     if target.exists():
-        _check_same(target, about)
+        _check_same(target, recipe_values)
         return _twin(recipe, target, _read_architecture(target), said)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,9 +102,9 @@ def tiny_twin(recipe: Recipe, folder: str | Path, said: Collection[str] = ()) ->
         raise not_created(target, error) from error
     with draft_folder(target) as draft:
         _write(recipe, draft)
-        (draft / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (draft / _ABOUT).write_text(json.dumps(recipe_values, indent=2) + "\n", encoding="utf-8")
         fsync_tree(draft)
-        _settle(draft, target, about)
+        _settle(draft, target, recipe_values)
     return _twin(recipe, target, _read_architecture(target), said)
 
 
@@ -125,12 +125,12 @@ def tiny_stages(recipe: EmbeddedRecipe, said: Collection[str] = ()) -> EmbeddedR
 
 
 def toy_architecture(architecture: Mapping[str, Any], every: int, vocabulary: int) -> dict[str, Any]:
-    """The same family with toy sizes; switches, and what is not a size, stay.
+    """Shrink an architecture to toy sizes; the family and all options that are not sizes stay.
 
     Args:
         architecture: as transformers writes configs.
-        every: a gated block stands before every this-many-th layer; the toy has so many layers, or two.
-        vocabulary: tokens of the toy's tokenizer.
+        every: interval of gated blocks in layers; the toy has this many layers, at least two.
+        vocabulary: size of the toy's tokenizer.
     """
     heads = next((architecture[key] for key in ("num_attention_heads", "n_heads", "n_head") if key in architecture), 0)
     toy = {key: _SIZES.get(key, value) for key, value in architecture.items()}
@@ -143,24 +143,24 @@ def toy_architecture(architecture: Mapping[str, Any], every: int, vocabulary: in
     return toy | wide | {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1}
 
 
-def _settle(draft: Path, target: Path, about: dict[str, Any]) -> None:
-    """Give the finished folder its name; of several processes that make the same twin the first one's is used."""
+def _settle(draft: Path, target: Path, recipe_values: dict[str, Any]) -> None:
+    """Rename the finished folder; if several processes make the same twin, the first one's is used."""
     try:
         draft.rename(target)
     except OSError as error:
         if not target.is_dir():
             raise not_created(target, error) from error
-        _check_same(target, about)
+        _check_same(target, recipe_values)
         shutil.rmtree(draft)
 
 
-def _check_same(folder: Path, about: dict[str, Any]) -> None:
+def _check_same(folder: Path, recipe_values: dict[str, Any]) -> None:
     file = folder / _ABOUT
-    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != about:
+    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != recipe_values:
         raise ConfigError(
             f"{folder.name} is not the tiny twin of this recipe",
-            expected="a new folder, or the twin of the very same recipe",
-            seen="a twin of another one" if file.is_file() else f"a folder without {_ABOUT}",
+            expected="a new folder, or the twin of the same recipe",
+            seen="the twin of another recipe" if file.is_file() else f"a folder without {_ABOUT}",
             hint="choose another folder, or remove this one",
         )
 
@@ -217,7 +217,7 @@ def _is_stored(recipe: Recipe) -> bool:
 
 
 def _toy_encoder(encoder: EncoderSettings) -> EncoderSettings:
-    """The class's own toy size; towers look at one slice, or at a picture of four by four patches."""
+    """Shrink an encoder to its class's own toy size; towers take one slice, or an image of four by four patches."""
     options = dict(encoder.options)
     if options.get("slices"):
         options["slices"] = 1
@@ -245,7 +245,7 @@ def _write_language_model(
 
 
 def _write_start(twin: Recipe, file: Path) -> None:
-    """Resampler and gated blocks with open gates, under OpenFlamingo's names."""
+    """Write resampler and gated blocks with open gates, under OpenFlamingo's names."""
     from safetensors.torch import save_file
 
     plain: dict[str, Any] = {"model": twin.model.model_copy(update={"start": None})}
@@ -294,7 +294,7 @@ def _keep(plain: dict[str, Any], own: dict[str, Any], key: str) -> None:
 
 
 def _shrink_trained(trained: dict[str, Any]) -> None:
-    """Branches of rank 4 at most, as strong as the recipe's; one block of the encoder, where some train."""
+    """Limit adapters to rank 4, with the same strength, and trained encoder blocks to one."""
     lora = trained["lora"] or {"rank": 1, "alpha": 1.0, "encoder_blocks": 0}
     rank = min(lora["rank"], 4)
     lora |= {"alpha": lora["alpha"] * rank / lora["rank"], "rank": rank}

@@ -1,4 +1,4 @@
-"""Figures of a model on held-out samples: the loss, how far it rests on the scans, and the findings of its reports."""
+"""Figures of a model on held-out samples: loss, reliance on the scans, and the findings in its reports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LESS_IS_BETTER = ("loss", "loss_other_scan", "size_mae_mm", "hallucination_on_no
 
 @dataclass(frozen=True)
 class Validation:
-    """What is measured at each validation.
+    """Validation of a recipe.
 
     Attributes:
         settings: of the recipe.
@@ -41,12 +41,12 @@ class Validation:
 
     @torch.no_grad()
     def figures(self, runner: nn.Module) -> dict[str, float]:
-        """All figures of a model, the same in every process.
+        """Compute all figures of a model, equal in all processes.
 
         Returns:
-            `loss`, the mean over learnt tokens; where there are scans, `loss_other_scan`, the same with another
-            patient's, and `reliance`, by how much that is worse (0 for a model that does not look); where the data have
-            findings, the exact scores of written reports.
+            `loss`, the mean over labelled tokens; if there are scans, `loss_other_scan`, the same with another
+            patient's scan, and `reliance`, the difference (0 for a model that ignores its scans); if the data have
+            findings, the exact scores of generated reports.
         """
         runner.eval()
         share = (self.settings.samples, self.accelerator.process_index, self.accelerator.num_processes)
@@ -60,7 +60,7 @@ class Validation:
         return figures
 
     def chosen(self, figures: dict[str, float]) -> str:
-        """The name of the figure by which the best checkpoint is chosen.
+        """Name the figure by which the best checkpoint is chosen.
 
         Raises:
             ConfigError: there is no such figure.
@@ -70,19 +70,19 @@ class Validation:
             return "full_finding_f1" if "full_finding_f1" in figures else "loss"
         if asked not in figures:
             raise ConfigError(
-                f"validation.choose_by: there is no figure {asked}", expected=", ".join(figures), seen=asked
+                f"validation.choose_by: there is no figure '{asked}'", expected=", ".join(figures), seen=asked
             )
         return asked
 
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
-        """Whether these figures are as good as the best so far, which may be empty."""
+        """Tell whether these figures are as good as the best so far, which may be empty."""
         name = self.chosen(figures)
         if name not in best:
             return True
         return figures[name] <= best[name] if name in LESS_IS_BETTER else figures[name] >= best[name]
 
     def _losses(self, runner: nn.Module, rows: Iterable[tuple[dict[str, Any], ...]], count: int) -> list[float]:
-        """Mean losses over the learnt tokens of each column of batches, over all processes."""
+        """Compute the mean losses over the labelled tokens of each column of batches, over all processes."""
         totals, tokens = [0.0] * count, [0.0] * count
         for row in rows:
             for column, batch in enumerate(row):
@@ -95,7 +95,7 @@ class Validation:
         return [total / max(number, 1.0) for total, number in zip(sums[:count], sums[count:], strict=True)]
 
     def _findings(self, runner: nn.Module) -> dict[str, float]:
-        """Scores of written reports against known findings; nothing where there are none."""
+        """Score generated reports against known findings; empty if there are none."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         pairs: list[tuple[tuple[Finding, ...], str]] = []
         for batch in self.batches.prompts(self.settings.write, rank, world) if self.settings.write else ():
@@ -112,7 +112,7 @@ class Validation:
         return {name: float(value) for name in names if (value := scores[name]) is not None}
 
     def _written(self, runner: nn.Module, batch: dict[str, Any]) -> list[str]:
-        """Greedy answers to the prompts of a batch."""
+        """Generate greedy answers to the prompts of a batch."""
         model: Any = runner.module if isinstance(runner, nn.parallel.DistributedDataParallel) else runner
         device = self.accelerator.device
         inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}

@@ -1,4 +1,4 @@
-"""`check_scan`: what a file is, what would be done to it for an encoder, what is odd, and whether it can be used."""
+"""`check_scan`: identify a scan file, show its preparation for an encoder, its problems, and whether it is usable."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ FIGURES = {
     "fd_max": "largest FD mm",
     "fd_moved": "frames above 0.5 mm",
 }
-"""Of `RunQuality`, in words."""
+"""Names of the measures of `RunQuality` in the output."""
 
 
 @dataclass
 class ScanCheck:
-    """What there is to say about a scan file.
+    """Result of checking a scan file.
 
     Attributes:
-        file: its name without the folder; of DICOM, often called after the patient, the number of the series.
-        series: those of a DICOM input, with what is known of each.
-        kind: `volume` or `run`; None where the header could not be read.
-        sha256, header: of the file, and the facts that are used of its header.
-        stored: the axes in words.
-        voxel_mm: sizes of a voxel along the stored axes.
-        encoder: which one it was checked for; None for a run without one.
-        steps: what would be done, in order.
-        quality: figures of the preparation or of the run.
-        contrast: what kind of image a volume is by its tissues, such as `T1w`; None where that was not looked at.
-        warnings: what is odd but usable.
-        cleaning: what would be done to a run's frames, see `DenoisingPlan.about`.
-        fault: why it cannot be used; None if it can.
+        file: file name without its folder; for DICOM the series number, since names may contain the patient's.
+        series: the series of a DICOM input, with their properties.
+        kind: `volume` or `run`; None if the header could not be read.
+        sha256, header: hash of the file, and the header fields that were used.
+        stored: the stored axes in words.
+        voxel_mm: voxel size along the stored axes.
+        encoder: name of the encoder; None if none was given.
+        steps: preparation steps, in order.
+        quality: quality measures of the preparation or of the run.
+        contrast: kind of image that the tissues of a volume show, such as `T1w`; None if not examined.
+        warnings: problems that do not make the scan unusable.
+        cleaning: denoising of a run, see `DenoisingPlan.record`.
+        fault: why the scan is unusable; None if it is usable.
     """
 
     file: str
@@ -89,7 +89,7 @@ class ScanCheck:
         return self.fault is None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         plain = {key: value for key, value in vars(self).items() if key != "fault"}
         fault = self.fault
         said = None if fault is None else {"what": fault.what, "expected": fault.expected, "seen": fault.seen}
@@ -101,69 +101,69 @@ def check_scan(
     card: InputCard | None = None,
     repetition_time: float | None = None,
     series: int | None = None,
-    cleaning: Denoising | None = None,
+    denoising: Denoising | None = None,
     *,
     xform: str = "auto",
     volume_card: InputCard | None = None,
 ) -> ScanCheck:
-    """Read a scan and prepare it for an encoder, to see what would happen; nothing is written.
+    """Read a scan and prepare it for an encoder, as a trial; nothing is written.
 
     Args:
         path: a NIfTI or MGH file, a zarr folder, or a DICOM folder, zip archive or file.
-        card: of the encoder; None: `volume_card` for a volume, none for a run.
-        repetition_time: of a run, where the file does not say it.
-        series: of a DICOM input; None: the T1-weighted volume, else the run.
-        cleaning: of a run: frames to leave out, confounds and frequencies to take out.
-        xform: `auto`, `sform` or `qform`: which affine of a NIfTI header is used.
-        volume_card: of the encoder that volumes are checked for where no `card` is given; None: only the file is read.
+        card: card of the encoder; None: `volume_card` for a volume, none for a run.
+        repetition_time: seconds between frames of a run, if the file does not state it.
+        series: number of a DICOM series; None: the T1-weighted volume, otherwise the run.
+        denoising: denoising of a run: frames to drop, confounds, filters.
+        xform: `auto`, `sform` or `qform`: the affine of a NIfTI header to use.
+        volume_card: card of the encoder for volumes if `card` is None; None: volumes are only read.
 
     Raises:
-        UsageError: no such `xform`, or a strategy for confounds and none given.
+        UsageError: unknown `xform`, or a confound strategy without a table.
         NotFoundError: no such file.
-        ModelError: an encoder that takes no files.
+        ModelError: the encoder takes no files.
     """
     check_input(path)
     path, wanted = Path(path), checked_xform(xform)
-    if cleaning:
-        cleaning.check_table()
-    found = ScanCheck(printable(shown_name(path)))
-    options = Preparation(repetition_time=repetition_time, series=series, xform=wanted, cleaning=cleaning)
+    if denoising:
+        denoising.check_table()
+    result = ScanCheck(printable(shown_name(path)))
+    options = Preparation(repetition_time=repetition_time, series=series, xform=wanted, denoising=denoising)
     try:
         if is_dicom_input(path):
             refuse_xform(shown_name(path), wanted, "DICOM")
-            kind = _list_series(path, card, series, found)
+            kind = _list_series(path, card, series, result)
         else:
             refuse_series(path, series)
             kind = "run" if is_run(path) else "volume"
-        found.kind = kind
+        result.kind = kind
         if kind == "run":
-            _check_run(open_run(path, options), card, options, found)
+            _check_run(open_run(path, options), card, options, result)
         else:
-            _check_volume(read_scan(path, series, xform=wanted), path, card or volume_card, options, found)
+            _check_volume(read_scan(path, series, xform=wanted), path, card or volume_card, options, result)
     except NeuroFlamingoError as fault:
         if fault.exit_code in (66, 69):
             raise
-        found.warnings += [note for note in fault.noted if note not in found.warnings]
-        fault.noted, found.fault = (), fault
-    return found
+        result.warnings += [note for note in fault.noted if note not in result.warnings]
+        fault.noted, result.fault = (), fault
+    return result
 
 
-def _list_series(path: Path, card: InputCard | None, series: int | None, found: ScanCheck) -> str:
-    """The series of a DICOM input, and what would be taken of it."""
+def _list_series(path: Path, card: InputCard | None, series: int | None, result: ScanCheck) -> str:
+    """List the series of a DICOM input, and return the kind that would be used."""
     with open_dicom(path) as examination:
-        found.series = [one.as_dict() for one in examination.series]
+        result.series = [one.as_dict() for one in examination.series]
         if card is None:
             return examination.kind(series)
         return "run" if card.scan.takes_runs else "volume"
 
 
-def _tell(provenance: Provenance, affine: Affine, found: ScanCheck) -> None:
-    found.file = printable(provenance.file or found.file)
-    found.voxel_mm = [round(float(mm), 3) for mm in np.linalg.norm(affine[:3, :3], axis=0)]
-    found.sha256, found.header = provenance.sha256, dict(provenance.header)
+def _tell(provenance: Provenance, affine: Affine, result: ScanCheck) -> None:
+    result.file = printable(provenance.file or result.file)
+    result.voxel_mm = [round(float(mm), 3) for mm in np.linalg.norm(affine[:3, :3], axis=0)]
+    result.sha256, result.header = provenance.sha256, dict(provenance.header)
     codes = provenance.header.get("orientation", "")
-    found.stored = f"{codes}: " + ", ".join(WAYS[code] for code in codes) if codes else None
-    found.warnings += provenance.warnings
+    result.stored = f"{codes}: " + ", ".join(WAYS[code] for code in codes) if codes else None
+    result.warnings += provenance.warnings
 
 
 _FIGURES = {
@@ -178,45 +178,45 @@ _FIGURES = {
 }
 
 
-def _check_volume(scan: Scan, path: Path, card: InputCard | None, options: Preparation, found: ScanCheck) -> None:
-    found.encoder = card.name if card else None
-    _tell(scan.provenance, scan.affine, found)
+def _check_volume(scan: Scan, path: Path, card: InputCard | None, options: Preparation, result: ScanCheck) -> None:
+    result.encoder = card.name if card else None
+    _tell(scan.provenance, scan.affine, result)
     if card is None:
         return
     prepared = prepare(path if len(card.scan.channels) > 1 else scan, card.scan, options)
     intensities = [_named(step) for step in card.scan.steps if step.name not in GEOMETRIC_STEPS]
-    found.steps = [*_words(prepared.geometry), *intensities]
-    quality = prepared.windows[0].about.get("quality", {})
-    found.quality = {words: quality[key] for key, words in _FIGURES.items() if quality.get(key) is not None}
+    result.steps = [*_words(prepared.geometry), *intensities]
+    quality = prepared.windows[0].metadata.get("quality", {})
+    result.quality = {words: quality[key] for key, words in _FIGURES.items() if quality.get(key) is not None}
     if quality.get("contrast"):
-        found.contrast = quality["contrast"]["kind"]
-    found.warnings = list(prepared.warnings)
+        result.contrast = quality["contrast"]["kind"]
+    result.warnings = list(prepared.warnings)
 
 
-def _check_run(run: Run, card: InputCard | None, options: Preparation, found: ScanCheck) -> None:
-    _tell(run.provenance, run.affine, found)
+def _check_run(run: Run, card: InputCard | None, options: Preparation, result: ScanCheck) -> None:
+    _tell(run.provenance, run.affine, result)
     plan = plan_for(run, run, options)
-    found.warnings += plan.warnings
-    found.cleaning, found.steps = plan.about, plan.words()
+    result.warnings += plan.warnings
+    result.cleaning, result.steps = plan.record, plan.words()
     if card is not None:
-        found.encoder = card.name
-        found.warnings += plan.against(card.scan)
+        result.encoder = card.name
+        result.warnings += plan.against(card.scan)
         if card.scan.parcellation is None:
-            _check_prepared_run(run, card, options, found)
+            _check_prepared_run(run, card, options, result)
             return
-        found.steps += [_named(step) for step in card.scan.steps]
-        target_seconds(run.repetition_time, card.scan, run.name, found.warnings)
+        result.steps += [_named(step) for step in card.scan.steps]
+        target_seconds(run.repetition_time, card.scan, run.name, result.warnings)
     quality, odd = assess_run(denoise_run(run, plan))
-    found.quality = _figures(quality.as_dict())
-    found.warnings += odd
+    result.quality = _figures(quality.as_dict())
+    result.warnings += odd
 
 
-def _check_prepared_run(run: Run, card: InputCard, options: Preparation, found: ScanCheck) -> None:
+def _check_prepared_run(run: Run, card: InputCard, options: Preparation, result: ScanCheck) -> None:
     prepared = prepare(run, card.scan, options)
     placed = _words(prepared.geometry)
-    found.steps += [words for s in card.scan.steps for words in (placed if s.name == TO_GRID else [_named(s)])]
-    found.quality = _figures(prepared.windows[0].about["quality"]) | {"windows": len(prepared.windows)}
-    found.warnings = list(prepared.warnings)
+    result.steps += [words for s in card.scan.steps for words in (placed if s.name == TO_GRID else [_named(s)])]
+    result.quality = _figures(prepared.windows[0].metadata["quality"]) | {"windows": len(prepared.windows)}
+    result.warnings = list(prepared.warnings)
 
 
 def _figures(quality: Mapping[str, float]) -> dict[str, float]:
@@ -232,32 +232,32 @@ def _named(step: Step) -> str:
     return step.name.replace("_", " ") + (f" ({constants})" if constants else "")
 
 
-def as_lines(found: ScanCheck) -> list[str]:
-    """For people."""
+def as_lines(result: ScanCheck) -> list[str]:
+    """Format a result as lines of text."""
     rows: list[tuple[str, str]] = []
-    rows += [("" if i else "series", _words_of(one, found)) for i, one in enumerate(found.series)]
-    if found.kind:
-        facts = found.header
+    rows += [("" if i else "series", _words_of(one, result)) for i, one in enumerate(result.series)]
+    if result.kind:
+        facts = result.header
         rows.append(
-            ("what", ", ".join([f"a {found.kind}", *(facts[k] for k in ("shape", "stored type") if k in facts)]))
+            ("what", ", ".join([f"a {result.kind}", *(facts[k] for k in ("shape", "stored type") if k in facts)]))
         )
-    rows += [("stored", found.stored)] if found.stored else []
-    rows += [(key, found.header[key]) for key in ("units", "repetition time") if key in found.header]
-    if "affine from" in found.header:
-        rows.append(("place", f"from the {found.header['affine from']}{_codes(found.header)}"))
-    rows += [("for", found.encoder)] if found.encoder else []
-    rows += [("" if i else "would be done", f"{i + 1}. {step}") for i, step in enumerate(found.steps)]
-    quality = [f"{name} {value:.3g}" for name, value in found.quality.items()]
-    rows += [("by its tissues", found.contrast)] if found.contrast else []
+    rows += [("stored", result.stored)] if result.stored else []
+    rows += [(key, result.header[key]) for key in ("units", "repetition time") if key in result.header]
+    if "affine from" in result.header:
+        rows.append(("place", f"from the {result.header['affine from']}{_codes(result.header)}"))
+    rows += [("for", result.encoder)] if result.encoder else []
+    rows += [("" if i else "would be done", f"{i + 1}. {step}") for i, step in enumerate(result.steps)]
+    quality = [f"{name} {value:.3g}" for name, value in result.quality.items()]
+    rows += [("by its tissues", result.contrast)] if result.contrast else []
     rows += [("quality", ", ".join(quality))] if quality else []
-    rows += [("" if i else "odd", warning) for i, warning in enumerate(found.warnings)]
-    rows.append(("result", "can be used" if found.usable else "cannot be used"))
-    lines = [found.file, *(f"  {head:<17}{words}" for head, words in rows)]
-    return lines if found.usable else [*lines, *(f"  {line}" for line in str(found.fault).splitlines())]
+    rows += [("" if i else "odd", warning) for i, warning in enumerate(result.warnings)]
+    rows.append(("result", "can be used" if result.usable else "cannot be used"))
+    lines = [result.file, *(f"  {head:<17}{words}" for head, words in rows)]
+    return lines if result.usable else [*lines, *(f"  {line}" for line in str(result.fault).splitlines())]
 
 
-def _words_of(series: dict[str, Any], found: ScanCheck) -> str:
-    return series["words"] + (" (this one)" if found.header.get("series") == str(series["number"]) else "")
+def _words_of(series: dict[str, Any], result: ScanCheck) -> str:
+    return series["words"] + (" (this one)" if result.header.get("series") == str(series["number"]) else "")
 
 
 def _codes(header: dict[str, str]) -> str:

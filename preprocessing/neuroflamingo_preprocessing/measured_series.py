@@ -1,4 +1,4 @@
-"""Parcel series as measured: of a run and an atlas, or of a table or an array, before an encoder's normalisation."""
+"""Parcel series as measured, before an encoder's normalisation: of a run and an atlas, or of a table or an array."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeasuredSeries:
-    """A parcel series before the repetition time and the normalisation of an encoder.
+    """Parcel series before an encoder's resampling in time and normalisation.
 
     Attributes:
-        name: of the file, for messages.
+        name: name of the file, for messages.
         series: float32 `[parcel, frame]`, denoised.
-        seconds: between frames; None where that is not known.
-        times: seconds of each frame from the first, where frames in between were left out.
-        about: as `PreparedWindow.about`, without the window.
+        seconds: repetition time; None if unknown.
+        times: seconds of each frame from the first, if frames in between were dropped.
+        metadata: as `PreparedWindow.metadata`, without the window.
         geometry, provenance: as those of `PreparedInput`.
     """
 
@@ -50,16 +50,16 @@ class MeasuredSeries:
     series: NDArray[np.float32]
     seconds: float | None
     times: NDArray[np.float64] | None
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     geometry: tuple[GeometryStep, ...]
     provenance: Provenance
 
 
 def measured_series(source: str | Path | Run, spec: ScanSpec, options: Preparation) -> MeasuredSeries:
-    """Read the parcel series of a run and an atlas, or of an array, with the frames and the denoising asked for.
+    """Read the parcel series of a run and an atlas, or of an array, with frames and denoising as chosen.
 
     Raises:
-        NeuroFlamingoError: the input cannot be read, is not what the encoder takes, or no atlas was given.
+        NeuroFlamingoError: the input cannot be read or does not suit the encoder, or the atlas is missing.
     """
     if not isinstance(source, Run):
         refuse_other_tables(Path(source))
@@ -69,7 +69,7 @@ def measured_series(source: str | Path | Run, spec: ScanSpec, options: Preparati
 
 
 def open_run(source: str | Path | Run, options: Preparation) -> Run:
-    """The run of a file, read with these options, or the one that was given."""
+    """Open the run of a file with these options; a `Run` is returned unchanged."""
     if isinstance(source, Run):
         return source
     return read_run(
@@ -78,23 +78,23 @@ def open_run(source: str | Path | Run, options: Preparation) -> Run:
 
 
 def plan_for(source: str | Path | Run, run: Run, options: Preparation) -> DenoisingPlan:
-    """What is to be done to the frames of a run; confounds are looked for beside its input."""
+    """Plan the denoising of a run; confounds are searched for beside its file."""
     path = source.path if isinstance(source, Run) else Path(source)
-    return plan_denoising(options.cleaning or Denoising(), path, run.name, run.frames, run.repetition_time)
+    return plan_denoising(options.denoising or Denoising(), path, run.name, run.frames, run.repetition_time)
 
 
 def denoising_record(plan: DenoisingPlan) -> dict[str, Any]:
-    """What was done to the frames, for the record; empty where nothing was."""
-    return {"cleaning": plan.about} if plan.about else {}
+    """Make the record's entry about denoising; empty if nothing was done."""
+    return {"cleaning": plan.record} if plan.record else {}
 
 
 def describe_input(
     source: object, provenance: Provenance, geometry: Iterable[GeometryStep], warnings: Iterable[str]
 ) -> dict[str, Any]:
-    """An input as plain data: name, hashes, header, geometry log and warnings.
+    """Describe an input as plain data: name, hashes, header, geometry log and warnings.
 
     Args:
-        source: the path, for its size; anything else was in memory.
+        source: the path, for its size; anything else counts as in memory.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     name = printable(provenance.file) if provenance.file else input_name(path)
@@ -114,7 +114,7 @@ def describe_input(
 
 
 def input_name(source: object) -> str:
-    """The name of an input without its folder; of DICOM, often called after the patient, a plain word."""
+    """Name an input without its folder; DICOM inputs get a neutral name, since theirs may contain the patient's."""
     return printable(shown_name(source)) if isinstance(source, str | Path) else "scan in memory"
 
 
@@ -127,7 +127,7 @@ def _of_run(source: str | Path | Run, spec: ScanSpec, options: Preparation) -> M
     if options.atlas is None or isinstance(options.atlas, DenseAtlas):
         wanted = spec.parcellation.identifier if spec.parcellation else f"of {spec.axes[0].describe()}"
         raise UsageError(
-            f"this encoder takes parcel series, and no atlas of volumes was given for {input_name(source)}",
+            f"this encoder takes parcel series, and {input_name(source)} needs an atlas (a label image)",
             expected=f"--atlas LABELS.nii.gz ({wanted})",
             hint="or give a parcel series: .ptseries.nii, or .tsv, .csv, .npy with --raw",
         )
@@ -140,11 +140,11 @@ def _of_run(source: str | Path | Run, spec: ScanSpec, options: Preparation) -> M
     denoised = denoise_run(run, plan)
     quality, seen = assess_series(series, watch, denoised)
     warnings = (*denoised.provenance.warnings, *odd, *seen, *plan.against(spec))
-    about = describe_input(source, run.provenance, log, warnings)
-    about["repetition_time_s"] = run.repetition_time
-    about["quality"] = quality.as_dict()
-    about |= _atlas_record(options.atlas) | denoising_record(plan)
-    return MeasuredSeries(run.name, series, run.repetition_time, plan.times, about, tuple(log), run.provenance)
+    metadata = describe_input(source, run.provenance, log, warnings)
+    metadata["repetition_time_s"] = run.repetition_time
+    metadata["quality"] = quality.as_dict()
+    metadata |= _atlas_record(options.atlas) | denoising_record(plan)
+    return MeasuredSeries(run.name, series, run.repetition_time, plan.times, metadata, tuple(log), run.provenance)
 
 
 def _of_array(path: Path, spec: ScanSpec, options: Preparation) -> MeasuredSeries:
@@ -153,17 +153,17 @@ def _of_array(path: Path, spec: ScanSpec, options: Preparation) -> MeasuredSerie
     dense = options.atlas if isinstance(options.atlas, DenseAtlas) else None
     found, name = read_array(path, anything, options.repetition_time, rows=options.rows, atlas=dense), input_name(path)
     _refuse_resampling(found.repetition_time, spec, name, options)
-    plan = plan_denoising(options.cleaning or Denoising(), path, name, found.tensor.shape[1], found.repetition_time)
+    plan = plan_denoising(options.denoising or Denoising(), path, name, found.tensor.shape[1], found.repetition_time)
     kind = "parcel series" if found.kind == "array" else found.kind
     source = {"name": name, "sha256": found.sha256, "bytes": found.bytes, "kind": kind}
     warnings = [*found.warnings, *plan.warnings, *plan.against(spec)]
-    about = {"name": name, "input": source, "geometry": [], "warnings": warnings}
-    about |= found.record() | (_atlas_record(dense) if dense is not None and is_dense(path) else {})
-    about["repetition_time_s"] = found.repetition_time
+    metadata = {"name": name, "input": source, "geometry": [], "warnings": warnings}
+    metadata |= found.record() | (_atlas_record(dense) if dense is not None and is_dense(path) else {})
+    metadata["repetition_time_s"] = found.repetition_time
     series = plan.clean(found.tensor[:, plan.first : plan.stop])
     provenance = Provenance(file=name, sha256=found.sha256, header={"format": kind})
-    about |= denoising_record(plan)
-    return MeasuredSeries(name, series, found.repetition_time, plan.times, about, (), provenance)
+    metadata |= denoising_record(plan)
+    return MeasuredSeries(name, series, found.repetition_time, plan.times, metadata, (), provenance)
 
 
 def _atlas_record(atlas: Atlas | DenseAtlas) -> dict[str, Any]:
@@ -176,5 +176,5 @@ def _refuse_resampling(seconds: float | None, spec: ScanSpec, name: str, options
             f"{name} would have to be resampled in time",
             expected=f"{spec.repetition_time.seconds} s between frames" if spec.repetition_time else None,
             seen=f"{seconds} s",
-            hint="leave --no-resample out",
+            hint="leave out --no-resample",
         )

@@ -1,4 +1,4 @@
-"""The one door: any input, a file, folder, DICOM series, `Scan` or run, to the tensors that an encoder declares."""
+"""`prepare`: the single way from any input (file, folder, DICOM series, `Scan`, run) to an encoder's tensors."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.spec import ScanSpec
 
 Source = str | Path | Scan | Run
-"""A file or folder, or what was read from one."""
+"""File or folder, or a scan or run in memory."""
 MakesScan = Callable[[], Scan]
-"""A picklable function that makes a scan where it is needed."""
+"""Picklable function that makes a scan, so that a worker can call it."""
 
 
 def prepare(source: Source, spec: ScanSpec, options: Preparation | None = None) -> PreparedInput:
-    """Prepare an input as an encoder declares it.
+    """Prepare an input as an encoder's card declares.
 
-    A volume is brought to the grid, template space and intensities of `spec` (see `prepare_volume`); a run to windows
-    of volumes (see `prepare_run`); a run with an atlas, a table or a CIFTI file to windows of a parcel series (see
-    `prepare_series`); a sequence file to token ids; a ready array is taken as it is.
+    A volume is resampled to the grid and template space of `spec` and normalised (see `prepare_volume`). A run becomes
+    windows of volumes (see `prepare_run`); a run with an atlas, a table or a CIFTI file becomes windows of a parcel
+    series (see `prepare_series`); a sequence file becomes token ids; a prepared array is used unchanged.
 
     Args:
         source: NIfTI, MGH, zarr, a DICOM folder or archive, CIFTI, an array (`.npy`, `.npz`), a table (`.tsv`,
-            `.csv`), a sequence (`.fa`, `.fasta`, `.txt`); or a `Scan` or `Run` that was read before.
+            `.csv`), a sequence (`.fa`, `.fasta`, `.txt`); or a `Scan` or `Run` in memory.
         spec: `card.scan` of the encoder.
         options: see `Preparation`.
 
     Raises:
-        NeuroFlamingoError: the input cannot be read, or is not what the encoder takes.
+        NeuroFlamingoError: the input cannot be read, or does not suit the encoder.
     """
     options = options or Preparation()
     if not isinstance(source, Scan | Run):
@@ -86,7 +86,7 @@ def prepare(source: Source, spec: ScanSpec, options: Preparation | None = None) 
         )
     raise UsageError(
         f"{_called(source)}: files of this kind are not prepared for this encoder",
-        expected=f"a ready array (.npy, .npz, .tsv or .csv): {spec.describe()}",
+        expected=f"a prepared array (.npy, .npz, .tsv or .csv): {spec.describe()}",
         seen=source.suffix or "no ending",
         hint="prepare it as `neuroflamingo encoders card` says, and save it with numpy.save",
     )
@@ -95,12 +95,12 @@ def prepare(source: Source, spec: ScanSpec, options: Preparation | None = None) 
 def prepare_many(
     sources: Iterable[Source | MakesScan], spec: ScanSpec, processes: int = 1
 ) -> Iterator[PreparedInput | NeuroFlamingoError]:
-    """Prepare many inputs, in order; one that fails gives its error in its place, and the others go on.
+    """Prepare many inputs, in order; for an input that fails its error is yielded instead.
 
     What the spec itself asks for and cannot be done is no input's fault: it is raised.
 
     Args:
-        sources: see `prepare`; or picklable functions that make a scan, so that workers can do the making.
+        sources: see `prepare`; or picklable functions that make a scan in a worker.
         spec: `card.scan` of the encoder.
         processes: workers; 1 works in this process. Workers are spawned, so a script that asks for more than one
             needs the usual `if __name__ == "__main__":`. At most two scans a worker are under way at a time. What comes
@@ -134,19 +134,19 @@ def _prepare_one(source: Source | MakesScan, spec: ScanSpec) -> PreparedInput | 
 
 def _from_array(path: Path, spec: ScanSpec, options: Preparation) -> PreparedInput:
     name = input_name(path)
-    if options.cleaning:
+    if options.denoising:
         raise UsageError(
-            f"{name} is a ready array, which is taken as it is",
+            f"{name} is a prepared array, which is used unchanged",
             expected="no confounds, filters or choice of frames",
             hint="--raw, if it is a parcel series as measured",
         )
     ready = read_array(path, spec, options.repetition_time, rows=options.rows)
     source = {"name": name, "sha256": ready.sha256, "bytes": ready.bytes, "kind": "ready array"}
-    about = {"name": name, "input": source, "geometry": [], "warnings": list(ready.warnings)}
-    about |= ready.record() | {"repetition_time_s": ready.repetition_time}
+    metadata = {"name": name, "input": source, "geometry": [], "warnings": list(ready.warnings)}
+    metadata |= ready.record() | {"repetition_time_s": ready.repetition_time}
     return PreparedInput(
         name=name,
-        windows=(PreparedWindow(ready.tensor, about),),
+        windows=(PreparedWindow(ready.tensor, metadata),),
         provenance=Provenance(file=name, sha256=ready.sha256, header={"format": "ready array"}),
         spacing=(),
         geometry=(),
@@ -162,10 +162,10 @@ def _from_sequence(path: Source, spec: ScanSpec, options: Preparation) -> Prepar
     read = read_sequence(path, spec)
     name = input_name(path)
     source = {"name": name, "sha256": read.sha256, "bytes": read.bytes, "kind": "sequence"}
-    about = {"name": name, "input": source, "geometry": [], "warnings": list(read.warnings)}
+    metadata = {"name": name, "input": source, "geometry": [], "warnings": list(read.warnings)}
     return PreparedInput(
         name=name,
-        windows=(PreparedWindow(read.ids, about),),
+        windows=(PreparedWindow(read.ids, metadata),),
         provenance=Provenance(
             file=name, sha256=read.sha256, header={"format": "sequence", "letters": str(read.letters)}
         ),
@@ -183,7 +183,7 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
         raise UsageError(
             f"{_called(source)} would have to be resampled",
             expected="volumes are aligned to the template and interpolated once",
-            hint="leave --no-resample out, or give a ready array",
+            hint="leave out --no-resample, or give a prepared array",
         )
     further: list[Scan] = []
     if isinstance(source, str | Path):
@@ -195,17 +195,17 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
         scan = source
     with noting(scan.provenance.warnings):
         prepared = prepare_volume(scan, spec, *further, force=options.force)
-    about = describe_input(source, scan.provenance, prepared.geometry, prepared.warnings)
-    about["scan_to_template"] = prepared.scan_to_template.tolist()
-    about["quality"] = asdict(prepared.quality)
+    metadata = describe_input(source, scan.provenance, prepared.geometry, prepared.warnings)
+    metadata["scan_to_template"] = prepared.scan_to_template.tolist()
+    metadata["quality"] = asdict(prepared.quality)
     quality, checks = prepared.quality, []
     if quality.overlap is not None:
         subject, measure = "alignment", "overlap of the brain's outline with the template's"
         checks.append(QualityCheck(subject, measure, quality.overlap, OVERLAP_WARN))
     checks.append(QualityCheck("brain inside the field of view", "", quality.coverage, COVERAGE_WARN))
     return PreparedInput(
-        name=about["name"],
-        windows=(PreparedWindow(prepared.tensor, about),),
+        name=metadata["name"],
+        windows=(PreparedWindow(prepared.tensor, metadata),),
         provenance=scan.provenance,
         spacing=scan.spacing,
         geometry=tuple(prepared.geometry),
@@ -234,13 +234,13 @@ def _from_run(source: Source, spec: ScanSpec, options: Preparation) -> PreparedI
     with noting(run.provenance.warnings):
         prepared = prepare_run(run, spec, may_resample=options.may_resample)
     warnings = (*prepared.warnings, *plan.against(spec))
-    about = describe_input(source, run.provenance, prepared.geometry, warnings)
-    about["repetition_time_s"] = run.repetition_time
-    about["quality"] = prepared.quality.as_dict()
+    metadata = describe_input(source, run.provenance, prepared.geometry, warnings)
+    metadata["repetition_time_s"] = run.repetition_time
+    metadata["quality"] = prepared.quality.as_dict()
     coverage = prepared.quality.coverage or 0.0
     return PreparedInput(
-        name=about["name"],
-        windows=_windows(prepared.windows(), about | denoising_record(plan)),
+        name=metadata["name"],
+        windows=_windows(prepared.windows(), metadata | denoising_record(plan)),
         provenance=run.provenance,
         spacing=tuple(float(size) for size in np.linalg.norm(run.affine[:3, :3], axis=0)),
         geometry=tuple(prepared.geometry),
@@ -255,13 +255,13 @@ def _from_parcels(source: Source, spec: ScanSpec, options: Preparation) -> Prepa
     assert not isinstance(source, Scan)
     found = measured_series(source, spec, options)
     windows, odd = prepare_series(found.series, found.seconds, spec, found.name, options.scaling, found.times)
-    warnings = (*found.about["warnings"], *odd)
-    about = dict(found.about) | {"warnings": list(warnings)}
+    warnings = (*found.metadata["warnings"], *odd)
+    metadata = dict(found.metadata) | {"warnings": list(warnings)}
     used = options.scaling
-    about |= {"scaling": {"runs": used.runs, "frames": used.frames}} if used else {}
+    metadata |= {"scaling": {"runs": used.runs, "frames": used.frames}} if used else {}
     return PreparedInput(
         name=found.name,
-        windows=_windows(windows, about),
+        windows=_windows(windows, metadata),
         provenance=found.provenance,
         spacing=(),
         geometry=found.geometry,
@@ -283,7 +283,7 @@ _WAYS: tuple[
         _from_volume,
     ),
 )
-"""What an input is prepared by: the first way that takes it."""
+"""Ways to prepare an input; the first that takes it is used."""
 
 
 def _gives_channels(source: Source, spec: ScanSpec) -> bool:
@@ -292,14 +292,14 @@ def _gives_channels(source: Source, spec: ScanSpec) -> bool:
 
 
 def _called(source: Source) -> str:
-    """The name of an input in messages."""
+    """Name an input in messages."""
     return (isinstance(source, Scan | Run) and source.provenance.file) or input_name(source)
 
 
-def _windows(windows: Iterable[Window], about: Mapping[str, Any]) -> tuple[PreparedWindow, ...]:
+def _windows(windows: Iterable[Window], metadata: Mapping[str, Any]) -> tuple[PreparedWindow, ...]:
     return tuple(
         PreparedWindow(
-            window.tensor, dict(about) | {"window": {"first_frame": window.first_frame, "frames": window.frames}}
+            window.tensor, dict(metadata) | {"window": {"first_frame": window.first_frame, "frames": window.frames}}
         )
         for window in windows
     )

@@ -1,4 +1,4 @@
-"""What a user may say about the way from files to tensors: atlas, scaling, denoising, repetition time, affine."""
+"""`Preparation`: the user's options for preparing scans: atlas, scaling, denoising, repetition time, affine."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a user may say about the way from files to tensors; see `encode`.
+    """User's options for preparing scans; see `neuroflamingo encode --help`.
 
-    `series_sha256` nobody says: it is that of a DICOM series, where this was hashed for an item's key before.
+    `series_sha256` is not a user's option: it is the hash of a DICOM series if it was computed before.
     """
 
     repetition_time: float | None = None
@@ -37,7 +37,7 @@ class Preparation:
     raw: bool = False
     may_resample: bool = True
     series: int | None = None
-    cleaning: Denoising | None = None
+    denoising: Denoising | None = None
     series_sha256: str | None = None
     force: bool = False
 
@@ -48,60 +48,59 @@ class Preparation:
         *,
         atlas: str | Path | None = None,
         scaling: str | Path | None = None,
-        cleaning: Denoising | None = None,
-        **how: Any,
+        denoising: Denoising | None = None,
+        **others: Any,
     ) -> Preparation:
-        """Read the atlas and the scaling, before any scan is.
+        """Read the atlas and the scaling, so that their errors come before any scan is read.
 
         Raises:
-            UsageError: the encoder has no use for one of them; no such `xform`.
-            NeuroFlamingoError: a file that is not there, or not what it should be.
+            UsageError: an option that does not apply to the encoder; an unknown `xform`.
+            NeuroFlamingoError: a missing or invalid file.
         """
-        checked_xform(how.get("xform", "auto"))
-        if cleaning:
-            _refuse_cleaning(spec)
+        checked_xform(others.get("xform", "auto"))
+        if denoising:
+            _refuse_denoising(spec)
         parcels = next((axis.size for axis in spec.axes if axis.name == "parcel"), None)
         if spec.modality != "parcels" and (
-            atlas is not None or scaling is not None or how.get("raw") or how.get("rows")
+            atlas is not None or scaling is not None or others.get("raw") or others.get("rows")
         ):
             raise UsageError(
-                "this encoder takes no parcels",
+                "this encoder does not take parcel series",
                 expected="neither --atlas nor --scaling nor --raw nor --rows",
                 seen=spec.describe(),
                 hint="leave them out",
             )
-        if how.get("rows") not in (None, "frames", "parcels"):
-            raise UsageError("--rows says what lines are", expected="frames or parcels", seen=str(how["rows"]))
+        if others.get("rows") not in (None, "frames", "parcels"):
+            raise UsageError("unknown value of --rows", expected="frames or parcels", seen=str(others["rows"]))
 
         read = read_dense_atlas if atlas is not None and is_dense_atlas(atlas) else read_atlas
         return cls(
             atlas=None if atlas is None else read(atlas, spec.parcellation, parcels),
             scaling=None if scaling is None else RobustScaling.load(scaling),
-            cleaning=cleaning.anywhere() if cleaning else None,
-            **how,
+            denoising=denoising.anywhere() if denoising else None,
+            **others,
         )
 
     def at(
         self, repetition_time: float | None, series: int | None = None, confounds: Path | None = None
     ) -> Preparation:
-        """The same with what is said for one scan.
+        """Copy the options with those of one scan.
 
         Raises:
-            UsageError: confounds, but not what to do with them.
+            UsageError: confounds without a strategy.
         """
         said = {"repetition_time": repetition_time, "series": series}
-        said["cleaning"] = confounds and replace(self.cleaning or Denoising(), confounds=confounds)
+        said["denoising"] = confounds and replace(self.denoising or Denoising(), confounds=confounds)
         return replace(self, **{key: value for key, value in said.items() if value is not None})  # type: ignore[arg-type]
 
     def changes(self, path: Path | None = None) -> dict[str, Any]:
-        """What of it changes the tensors of a file, as plain data: part of their address in a store.
+        """Return the options that change the tensors of a file, as plain data for the item's address in a store.
 
-        Without a file, what was said: the confounds of each run are not looked for.
-
-        The series is not: the hash of the input is that of its images.
+        Without a file, the confounds of each run are not searched for. The DICOM series is not included, since the
+        hash of the input is that of its images.
 
         Raises:
-            NotFoundError: the run's confounds are not there.
+            NotFoundError: the run has no confounds table.
         """
         used = self.scaling
         scaling = used and hashlib.sha256(used.median.tobytes() + used.spread.tobytes()).hexdigest()
@@ -109,39 +108,39 @@ class Preparation:
         said = {"repetition_time": self.repetition_time, "atlas": atlas, "scaling": scaling, "raw": self.raw or None}
         said["rows"] = self.rows
         said["xform"] = None if self.xform == "auto" else self.xform
-        said["cleaning"] = self.cleaning and self.cleaning.changes(path)
+        said["cleaning"] = self.denoising and self.denoising.changes(path)
         return {key: value for key, value in said.items() if value is not None}
 
     def check_tables(self, tables: Sequence[Path | None], spec: ScanSpec) -> None:
-        """One table of confounds is of one run, and something must be asked of it.
+        """Check that confounds tables match runs one to one and come with a strategy.
 
         Args:
-            tables: for each scan the one that a manifest says for it, or None.
+            tables: for each scan its table in the manifest, or None.
             spec: `card.scan` of the encoder.
 
         Raises:
-            UsageError: several runs for one table, a table and no strategy, a strategy and no table, or no runs at all.
+            UsageError: one table for several runs, a table without strategy or the reverse, or an encoder without runs.
         """
         said = next((table for table in tables if table is not None), None)
         if said is not None:
-            _refuse_cleaning(spec)
+            _refuse_denoising(spec)
             self.at(None, None, said)
         others = sum(table is None for table in tables)
-        if self.cleaning and others:
-            self.cleaning.check_table()
-        if self.cleaning and self.cleaning.one_table and others > 1:
+        if self.denoising and others:
+            self.denoising.check_table()
+        if self.denoising and self.denoising.one_table and others > 1:
             raise UsageError(
-                "one table of confounds cannot be that of several runs",
-                expected="--confounds auto: for each run the table that fMRIPrep put beside it; or a manifest with "
-                "`confounds` in each line",
+                "one confounds table cannot belong to several runs",
+                expected="--confounds auto: for each run the table that fMRIPrep wrote beside it; or a manifest with "
+                "a column `confounds`",
                 seen=f"one table, {others} runs",
             )
 
 
-def _refuse_cleaning(spec: ScanSpec) -> None:
+def _refuse_denoising(spec: ScanSpec) -> None:
     if not spec.takes_runs:
         raise UsageError(
-            "this encoder takes no runs, and nothing else has frames to clean",
+            "this encoder does not take runs, so there are no frames to denoise",
             expected="no confounds, filters or choice of frames",
             seen=spec.describe(),
             hint="leave them out",

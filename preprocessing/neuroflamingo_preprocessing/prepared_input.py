@@ -1,4 +1,4 @@
-"""What the one door gives: the tensors of an input, everything that is known of it, and what a person can look at."""
+"""`PreparedInput`, the result of `prepare`: tensors, metadata, and views for the pictures of a report."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedWindow:
-    """One tensor for an encoder.
+    """Window of an input: one tensor for an encoder.
 
     Attributes:
-        tensor: the axes of the encoder's input; float32, but for the ids of a sequence, which are int64.
-        about: plain data: name, hash of the input, geometry log, warnings, and which frames of a run these are.
+        tensor: axes of the encoder's input; float32, or int64 for the ids of a sequence.
+        metadata: plain data: name, hash of the input, geometry log, warnings, and the frames of a run.
     """
 
     tensor: NDArray[Any]
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class QualityCheck:
-    """One figure held against its threshold.
+    """Quality measure and its threshold.
 
     Attributes:
-        subject: what was measured, such as `alignment`.
-        measure: the figure's name; empty where the subject says it.
-        value: what was seen.
-        at_least: below this a reader should look.
+        subject: subject of the check, such as `alignment`.
+        measure: name of the measure; empty if the subject names it.
+        value: measured value.
+        at_least: threshold below which a reader should check the scan.
     """
 
     subject: str
@@ -49,7 +49,7 @@ class QualityCheck:
 
 @dataclass(frozen=True)
 class VolumeView:
-    """A volume as it came and as the encoder takes it."""
+    """Volume before and after preparation."""
 
     scan: Scan
     prepared: Prepared
@@ -57,14 +57,14 @@ class VolumeView:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run: its mean volume on the encoder's grid, and how much each frame changed and moved.
+    """Run: mean volume on the encoder's grid, and change and motion of each frame.
 
     Attributes:
         mean: `[x, y, z]`, before the intensity steps.
-        affine: of that grid, index to RAS mm.
-        dvars: percent, one value for each frame but the first.
-        displacement: framewise displacement in mm, where a table of confounds says it.
-        repetition_time: seconds between frames; None where it is not known.
+        affine: voxel index of that grid to RAS mm.
+        dvars: in percent, one value for each frame except the first.
+        displacement: framewise displacement in mm, from a confounds table.
+        repetition_time: seconds between frames; None if unknown.
     """
 
     mean: Float32[np.ndarray, "x y z"]
@@ -76,7 +76,7 @@ class RunView:
 
 @dataclass(frozen=True)
 class SeriesView:
-    """A parcel series before the encoder's normalisation, `[parcel, frame]`."""
+    """Parcel series before the encoder's normalisation, `[parcel, frame]`."""
 
     series: Float32[np.ndarray, "parcel frame"]
     repetition_time: float | None
@@ -84,7 +84,7 @@ class SeriesView:
 
 @dataclass(frozen=True)
 class ArrayView:
-    """A ready array with the names of its axes; where it lies in the world is not known."""
+    """Prepared array with the names of its axes; its position in world space is unknown."""
 
     values: NDArray[Any]
     axes: tuple[str, ...]
@@ -95,19 +95,19 @@ View = VolumeView | RunView | SeriesView | ArrayView
 
 @dataclass(frozen=True)
 class PreparedInput:
-    """An input as an encoder takes it.
+    """Input prepared for an encoder.
 
     Attributes:
-        name: what messages and reports call it; no folder.
+        name: name in messages and reports, without folder.
         windows: one tensor, or one for each window of a run.
-        provenance: what was read.
-        spacing: voxel size in mm along the stored axes; empty where there are no voxels.
+        provenance: provenance of the file.
+        spacing: voxel size in mm along the stored axes; empty if there are no voxels.
         geometry: every change of geometry, in order.
-        warnings: what was odd but usable, in reading and preparing.
-        checks: figures with their thresholds.
-        timings: seconds by part of the preparation, where they are counted.
-        view: what a person can look at; None once it was left behind in a worker process.
-        forced: what the user insisted on, for the top of a report.
+        warnings: problems that do not make the input unusable.
+        checks: quality measures with their thresholds.
+        timings: seconds by part of the preparation, if measured.
+        view: data for pictures; None for results of worker processes.
+        forced: checks that the user overrode, for the top of a report.
     """
 
     name: str
@@ -128,11 +128,11 @@ class PreparedInput:
 
     @property
     def volume(self) -> Prepared:
-        """The prepared volume, with its place in the template and the way back.
+        """The prepared volume, with its transform to the template.
 
         Raises:
-            TypeError: the input was no volume.
+            TypeError: the input is not a volume.
         """
         if not isinstance(self.view, VolumeView):
-            raise TypeError(f"{self.name} was prepared as something else than one volume")
+            raise TypeError(f"{self.name} was not prepared as a volume")
         return self.view.prepared

@@ -1,4 +1,4 @@
-"""Rows of files that others wrote: JSON lines, JSON lists, CSV, TSV and parquet tables. Nothing in them is run."""
+"""Reading of untrusted tables: JSON lines, JSON lists, CSV, TSV and parquet. Nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
 from neuroflamingo_preprocessing.user_files import utf8_stream
 
 Row = dict[str, Any] | str
-"""What a row says; of one that cannot be read the words that say why."""
+"""Contents of a row, or the reason why it cannot be read."""
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MAX_TABLE_BYTES, MAX_LINE, MAX_SKIPPED = 2**30, 2**20, 2**26
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def json_lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, Row]]:
-    """Numbered lines of a file in UTF-8, a JSON object each; empty ones are passed over.
+    """Yield the numbered lines of a UTF-8 file with one JSON object per line; empty lines are skipped.
 
     Args:
         file: at most 1 GiB, each line at most 1 MiB.
-        strict: refuse keys that are there twice, and NaN and infinities, which JSON does not have; else the last one
-            counts, and None.
+        strict: refuse duplicate keys, NaN and infinities; otherwise the last key is used, and the latter become None.
 
     Raises:
         NotFoundError: no such file.
@@ -46,22 +45,22 @@ def json_lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, Row]]
 def records(
     file: str | Path, columns: Collection[str] | None = None, *, ragged: bool = False
 ) -> Iterator[tuple[int, Row]]:
-    """Numbered rows of a table of any of `ENDINGS`; a JSON file is a list of objects, or an object a line.
+    """Yield the numbered rows of a table of any of `ENDINGS`; a JSON file is a list of objects or one object per line.
 
     Args:
         file: the table.
-        columns: those wanted; None: all. Of a parquet table no others are read.
-        ragged: take lines of a text table with more or fewer cells than columns.
+        columns: columns needed; None: all. Other columns of a parquet table are not read.
+        ragged: accept lines of a text table with more or fewer cells than columns.
 
     Raises:
         NotFoundError: no such file (exit 66).
-        ScanError: it cannot be read as a whole (exit 65).
+        ScanError: the file cannot be read at all (exit 65).
     """
     file = Path(file)
     _refuse_missing(file)
     ending = file.suffix.lower()
     if ending not in ENDINGS:
-        raise ScanError(f"{file.name} is no table that is read", expected=f"one of {', '.join(ENDINGS)}", seen=ending)
+        raise ScanError(f"{file.name} is not a supported table", expected=f"one of {', '.join(ENDINGS)}", seen=ending)
     if ending != ".parquet" and file.stat().st_size > MAX_TABLE_BYTES:
         raise ScanError(
             f"{file.name} is too large",
@@ -82,7 +81,7 @@ def _refuse_missing(file: Path) -> None:
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
-    """Lines; None for one that is too long, which is never held in memory as a whole.
+    """Yield lines; None for one that is too long, which is never held in memory in full.
 
     What follows a line of more than `MAX_SKIPPED` bytes is not read: no table has such lines, and skipping takes time.
     """
@@ -97,14 +96,14 @@ def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
 
 
 def _parsed(text: bytes, strict: bool) -> Any:
-    """What JSON says, or the words that say why it cannot be read: those of a text, which JSON may be, never."""
+    """Parse JSON, or return the reason why it cannot be read; a JSON string is not accepted."""
     hooks: dict[str, Any] = {"object_pairs_hook": _once, "parse_constant": _refused} if strict else {}
     try:
         value = json.loads(text.decode("utf-8"), **(hooks or {"parse_constant": lambda _: None}))
     except UnicodeDecodeError as error:
         return f"not UTF-8 text (byte {error.start + 1}); save the file as UTF-8"
     except RecursionError:
-        return "not JSON that is read here: nested too deep"
+        return "JSON nested too deeply"
     except json.JSONDecodeError as error:
         return f"not JSON ({error.msg}, column {error.colno})"
     except ValueError as error:
@@ -116,12 +115,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+        raise ValueError(f"duplicate key {next(n for n in names if names.count(n) > 1)!r}")
     return row
 
 
 def _refused(name: str) -> float:
-    raise ValueError(f"{name} is no number that JSON has")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _json_list(file: Path) -> Iterator[tuple[int, Row]]:
@@ -136,11 +135,11 @@ def _json_list(file: Path) -> Iterator[tuple[int, Row]]:
         yield from json_lines(file)
         return
     seen = value if isinstance(value, str) else f"a single {type(value).__name__}"
-    raise ScanError(f"{file.name} cannot be read", expected="a JSON list of objects, or an object a line", seen=seen)
+    raise ScanError(f"{file.name} cannot be read", expected="a JSON list of objects, or one object per line", seen=seen)
 
 
 def _text_lines(stream: TextIO) -> Iterator[str]:
-    """Lines, none so long that it would fill the memory before it ends."""
+    """Yield lines of limited length, so that a single one cannot fill the memory."""
     while line := stream.readline(MAX_LINE + 1):
         if len(line) > MAX_LINE:
             raise csv.Error(f"a line of more than {MAX_LINE:,} characters")
@@ -148,7 +147,7 @@ def _text_lines(stream: TextIO) -> Iterator[str]:
 
 
 def _table(file: Path, delimiter: str, ragged: bool) -> Iterator[tuple[int, Row]]:
-    """Numbered by their last lines: a quoted text may have line breaks in it. BIDS writes `n/a` for what is missing."""
+    """Yield rows, numbered by their last line, since quoted text may contain line breaks; `n/a` (BIDS) is missing."""
     before = csv.field_size_limit(MAX_LINE)
     try:
         with io.TextIOWrapper(utf8_stream(file), encoding="utf-8", newline="") as stream:

@@ -1,8 +1,8 @@
-"""DNA sequences: FASTA or plain text to token ids, by the step that an encoder's input names.
+"""DNA sequences: FASTA or plain text to token ids, by the step that the encoder's card names.
 
-`six_letter_words` is InstaDeep's tokenizer (instadeepai/nucleotide-transformer): between two Ns a stretch is cut into
-words of six from its first letter on; letters that are left over, and each N, are tokens of their own. Ids: 0 unknown,
-1 padding, 2 mask, 3 class, then all words with letters in the order A, T, C, G, then A, T, C, G and N.
+`six_letter_words` is InstaDeep's tokenizer (instadeepai/nucleotide-transformer): the stretches between Ns are cut into
+6-mers from the first base on; remaining bases, and each N, are single tokens. Ids: 0 unknown, 1 padding, 2 mask,
+3 class, then all 6-mers with bases in the order A, T, C, G, then A, T, C, G and N.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ STEP = "six_letter_words"
 
 @dataclass(frozen=True)
 class Sequence:
-    """A sequence as an encoder takes it.
+    """Sequence prepared for an encoder.
 
     Attributes:
-        ids: token ids, whole numbers: floats of half precision could not hold them.
-        letters: how many there are.
-        sha256, bytes: of the file.
-        warnings: what was odd but usable.
+        ids: token ids, as integers, since half-precision floats could not hold them.
+        letters: number of bases.
+        sha256, bytes: hash and size of the file.
+        warnings: problems that do not make the sequence unusable.
     """
 
     ids: Int64[np.ndarray, " token"]
@@ -52,7 +52,7 @@ class Sequence:
 
 
 def is_sequence_file(source: object) -> bool:
-    """Whether the ending is one of a sequence file."""
+    """Tell whether a source has the ending of a sequence file."""
     return isinstance(source, str | Path) and Path(source).suffix.lower() in ENDINGS
 
 
@@ -60,13 +60,13 @@ def read_sequence(path: Path, spec: ScanSpec) -> Sequence:
     """Read one DNA sequence and cut it into the tokens of an encoder.
 
     Args:
-        path: FASTA with one record, or plain letters.
+        path: FASTA with one record, or plain text.
         spec: `card.scan` of the encoder.
 
     Raises:
         NotFoundError: no such file (exit 66).
-        ScanError: several records, other letters, no text, or another number of tokens than the encoder takes (65).
-        ModelError: the card names no step that is known here (exit 65).
+        ScanError: several records, other letters, no text, or a number of tokens that the encoder does not take (65).
+        ModelError: the card names an unknown step (exit 65).
     """
     check_sequence_spec(spec)
     if not path.is_file():
@@ -83,9 +83,9 @@ def read_sequence(path: Path, spec: ScanSpec) -> Sequence:
     ids = np.array(word_ids(letters, token.maximum or token.size), np.int64)
     if not token.accepts(len(ids)):
         raise ScanError(
-            f"{path.name} has another length than the encoder takes",
+            f"{path.name} does not have a length that the encoder takes",
             expected=token.describe(),
-            seen=f"{len(ids)} tokens, the class token among them",
+            seen=f"{len(ids)} tokens, including the class token",
             hint="cut the sequence to a region of that length",
         )
     return Sequence(ids, len(letters), hashlib.sha256(raw).hexdigest(), len(raw))
@@ -112,12 +112,15 @@ def _letters(raw: bytes, name: str) -> str:
         lines = decode_text(raw).encode("ascii").decode().splitlines()
     except UnicodeError as error:
         raise ScanError(
-            f"{name} is no DNA sequence", expected="letters A, C, G, T and N", seen=str(error), hint="save it as text"
+            f"{name} is not a DNA sequence",
+            expected="letters A, C, G, T and N",
+            seen=str(error),
+            hint="save it as text",
         ) from error
     headers = [line for line in lines if line.startswith(">")]
     if len(headers) > 1:
         raise ScanError(
-            f"{name} holds {len(headers)} sequences",
+            f"{name} contains {len(headers)} sequences",
             expected="one record",
             seen=f"headers of {len(headers)} records",
             hint="write one file for each sequence, one <image> each",
@@ -127,20 +130,20 @@ def _letters(raw: bytes, name: str) -> str:
 
 @lru_cache(maxsize=1)
 def vocabulary() -> dict[str, int]:
-    """Token to id, in the published order."""
+    """Map tokens to ids, in the published order."""
     words = ("".join(letters) for letters in product(LETTERS, repeat=WORD))
     return {token: number for number, token in enumerate((*SPECIAL, *words, *LETTERS, "N"))}
 
 
 def word_ids(text: str, longest: int | None = None) -> list[int]:
-    """Ids of one DNA sequence, class token first; white space is left out, small letters count as large ones.
+    """Convert one DNA sequence to ids, class token first; white space is ignored, lower case counts as upper case.
 
     Args:
-        text: the letters.
-        longest: tokens that the encoder has positions for, the class token included.
+        text: the sequence.
+        longest: maximum number of tokens, including the class token.
 
     Raises:
-        ScanError: no letter, letters other than A, C, G, T and N, or more tokens than `longest`.
+        ScanError: an empty sequence, letters other than A, C, G, T and N, or more tokens than `longest`.
     """
     letters = "".join(text.split()).upper()
     foreign = sorted(set(letters) - set(LETTERS + "N"))

@@ -52,8 +52,8 @@ def build_store(spec: Any, path: Path) -> Any:
     for head in heads():
         scan = read_scan(head)
         prepared = prepare(scan, spec)
-        about = {"name": head.name, "geometry": [step.as_dict() for step in prepared.geometry]}
-        store.put(str(scan.provenance.sha256), [prepared.tensor], [axis.name for axis in spec.axes], about)
+        metadata = {"name": head.name, "geometry": [step.as_dict() for step in prepared.geometry]}
+        store.put(str(scan.provenance.sha256), [prepared.tensor], [axis.name for axis in spec.axes], metadata)
     return store
 
 

@@ -29,7 +29,7 @@ from neuroflamingo_encoders.tokens.files import read_tokens
 from neuroflamingo_preprocessing.drafts import TEMPORARY_PREFIX
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 from neuroflamingo_preprocessing.structural import prepare_volume
-from neuroflamingo_preprocessing.structural.alignment import Alignment
+from tests.aligned import lies_in_the_template
 
 WIDTH = precomputed_card(16).output.width
 
@@ -49,7 +49,7 @@ def inputs(folder: Path) -> None:
     nib.Nifti1Image((voxels / voxels.max() * 1000).astype(np.int16), image.affine).to_filename(folder / "head.nii.gz")
     np.savez(folder / "ready.npz", tokens=np.random.default_rng(0).standard_normal((7, WIDTH)).astype(np.float32))
     torch.save({"a.weight": torch.zeros(64, 64), "b": torch.ones(3)}, folder / "weights.pth")
-    found = Alignment(scan_to_template=np.eye(4), correlation=0.98, starts=1, turned=False)
+    found = lies_in_the_template()
     prepare_volume.align = lambda voxels, affine: found
 
 

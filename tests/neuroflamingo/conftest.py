@@ -92,14 +92,8 @@ def head_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the search for the alignment: the head of these tests lies in the template already."""
-    import numpy as np
-
     from neuroflamingo_preprocessing.structural import prepare_volume
-    from neuroflamingo_preprocessing.structural.alignment import Alignment
-    from neuroflamingo_preprocessing.structural.brain_extraction import Brain
-    from neuroflamingo_preprocessing.structural.template import load_template
+    from tests.aligned import lies_in_the_template
 
-    template = load_template()
-    brain = Brain(template.mask > 0, template.affine, given=True, limits=(-1e6, 1e6))
-    found = Alignment(np.eye(4), fit=0.98, correlation=0.98, overlap=0.98, starts=1, turned=False, brain=brain)
+    found = lies_in_the_template()
     monkeypatch.setattr(prepare_volume, "align", lambda voxels, affine: found)

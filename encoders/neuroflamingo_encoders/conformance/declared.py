@@ -153,7 +153,7 @@ def full_size(subject: Subject) -> str:
     except (NeuroFlamingoError, NotImplementedError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "meta" not in str(error).lower():
             raise
-        raise NotApplicable(f"cannot run without numbers: {type(error).__name__}: {str(error)[:120]}") from error
+        raise NotApplicable(f"cannot run on the meta device: {type(error).__name__}: {str(error)[:120]}") from error
     _fits(card, output, sizes, 1, 1)
     return f"{list(sizes)} -> {list(output.tokens.shape)}, {_counted(encoder, card)}"
 

@@ -147,10 +147,10 @@ def moves(subject: Subject) -> str:
     try:
         tokens = subject.encode(x.to("meta"), copy.deepcopy(subject.frozen()).to("meta")).tokens
     except (NotImplementedError, NeuroFlamingoError) as error:
-        raise NotApplicable(f"{seen}; cannot run without numbers: {str(error)[:120]}") from error
+        raise NotApplicable(f"{seen}; cannot run on the meta device: {str(error)[:120]}") from error
     except RuntimeError as error:
         if "item()" in str(error):
-            raise NotApplicable(f"{seen}; cannot run without numbers: {str(error)[:120]}") from error
+            raise NotApplicable(f"{seen}; cannot run on the meta device: {str(error)[:120]}") from error
         raise Failure(f"something stays behind when the encoder moves: {str(error)[:200]}") from error
     if tokens.device.type != "meta":
         raise Failure(f"tokens of an encoder on the meta device are on {tokens.device}: something stays behind")

@@ -174,7 +174,7 @@ def time_and_parcels(subject: Subject) -> str:
         elif (target_seconds(3 * rate.seconds, scan, "a run", warnings) is None) != (rate.policy == "as_is"):
             raise Failure(f"another repetition time is not treated {rate.policy}")
         if rate.policy != "refuse" and not warnings:
-            raise Failure("another repetition time passes without a word")
+            raise Failure("another repetition time is accepted silently")
         done.append(f"{rate.seconds} s, else {rate.policy}")
     if parcels is not None:
         series = np.random.default_rng(0).random((parcels + 1, 40), dtype=np.float32)

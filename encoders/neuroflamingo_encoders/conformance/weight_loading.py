@@ -62,7 +62,7 @@ def _refused(change: Callable[[State, str], State]) -> Callable[[Subject], str]:
             return refusal.seen or refusal.what
         except Exception as error:
             raise Failure(f"not refused with a typed error, but raises {type(error).__name__}: {error}") from error
-        raise Failure(f"is loaded without a word (tried with '{key}')")
+        raise Failure(f"is loaded silently (tried with '{key}')")
 
     check.__doc__ = change.__doc__
     return check
@@ -126,7 +126,7 @@ def other_hash(subject: Subject) -> str:
                 read_weights(card, file)
             except error:
                 continue
-            raise Failure(f"{file.name} is read, whatever its hash")
+            raise Failure(f"{file.name} is accepted, whatever its hash")
     return "refused"
 
 

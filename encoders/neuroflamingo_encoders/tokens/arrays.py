@@ -38,7 +38,7 @@ def pack_safetensors(arrays: Mapping[str, NDArray[Any]], about: str) -> bytes:
 
 
 def read_npz(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
-    """Read scans and `about` of an npz file.
+    """Read scans and metadata of an npz file.
 
     Raises:
         ValueError: a pickle, an array larger than its entry, names that do not belong in a token file.
@@ -66,7 +66,7 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
 
 
 def read_safetensors(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
-    """Read scans and `about` of a safetensors file.
+    """Read scans and metadata of a safetensors file.
 
     Raises:
         ValueError: damaged, or names that do not belong in a token file.
@@ -96,7 +96,7 @@ def _scans(arrays: dict[str, NDArray[Any]], about: bytes | None) -> tuple[list[S
         if match is None or int(match[1]) >= len(parts):
             raise ValueError(f"an array named {name}")
         parts[int(match[1])][match[2]] = value
-    return [ScanTokens(**part, about=scan_about) for part, scan_about in zip(parts, words, strict=True)], head
+    return [ScanTokens(**part, metadata=scan_about) for part, scan_about in zip(parts, words, strict=True)], head
 
 
 def _foreign(arrays: dict[str, NDArray[Any]]) -> list[ScanTokens]:

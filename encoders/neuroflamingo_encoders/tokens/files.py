@@ -36,12 +36,12 @@ class TokenFile:
 
     Attributes:
         scans: tokens of the scans, in the order in which they were written.
-        about: metadata of the whole file; empty for arrays of another program.
+        metadata: of the whole file; empty for arrays of another program.
         card: card of the encoder that made the tokens; None if the file has none.
     """
 
     scans: tuple[ScanTokens, ...]
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     card: EncoderCard | None
 
     def batch(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -77,14 +77,14 @@ def check_token_target(path: str | Path, *, overwrite: bool = False) -> Path:
 
 
 def write_tokens(
-    path: str | Path, scans: Iterable[ScanTokens], about: Mapping[str, Any], *, overwrite: bool = False
+    path: str | Path, scans: Iterable[ScanTokens], metadata: Mapping[str, Any], *, overwrite: bool = False
 ) -> int:
     """Write tokens of scans atomically.
 
     Args:
         path: file name ending in `.zarr` (written scan by scan, not gathered in memory), `.npz` or `.safetensors`.
         scans: tokens of the scans; may be a generator.
-        about: metadata of the whole file (see `describe_tokens`).
+        metadata: of the whole file (see `describe_tokens`).
         overwrite: replace an existing output.
 
     Returns:
@@ -94,14 +94,14 @@ def write_tokens(
         UsageError, OutputError: see `check_token_target`; no scans at all.
     """
     target = check_token_target(path, overwrite=overwrite)
-    head = {"format": FORMAT, "version": VERSION, **about}
+    head = {"format": FORMAT, "version": VERSION, **metadata}
     if target.suffix == ".zarr":
         return write_store(target, scans, head, overwrite=overwrite)
     return _write_one_file(target, list(scans), head, overwrite)
 
 
 def describe_tokens(card: EncoderCard, weights: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Metadata (`about`) of tokens that an encoder made.
+    """Metadata of tokens that an encoder made.
 
     Args:
         card: card of the encoder.
@@ -143,27 +143,27 @@ def read_tokens(path: str | Path, *, card: EncoderCard | None = None) -> TokenFi
     else:
         read = read_safetensors
     try:
-        scans, about = read(source)
+        scans, metadata = read(source)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, *BROKEN_ZIP) as error:
         raise damaged(source, f"{type(error).__name__}: {error}") from error
-    return _checked(source, scans, about, card)
+    return _checked(source, scans, metadata, card)
 
 
-def _checked(path: Path, scans: list[ScanTokens], about: dict[str, Any], card: EncoderCard | None) -> TokenFile:
+def _checked(path: Path, scans: list[ScanTokens], metadata: dict[str, Any], card: EncoderCard | None) -> TokenFile:
     if not scans:
         raise damaged(path, "no scans in it")
-    if about and (about.get("format"), about.get("version")) != (FORMAT, VERSION):
-        raise damaged(path, f"{about.get('format')}, version {about.get('version')}; this is version {VERSION}")
+    if metadata and (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+        raise damaged(path, f"{metadata.get('format')}, version {metadata.get('version')}; this is version {VERSION}")
     for number, scan in enumerate(scans):
         _check_arrays(path, number, scan)
-    own = _card_in(path, about)
+    own = _card_in(path, metadata)
     if own is not None:
         _check_against(path, scans, own)
     if card is not None:
         if card.name != "precomputed" and (own is None or own.digest != card.digest):
             raise _wrong_tokens(path, f"the card of '{card.name}', digest {card.digest}", _card_in_words(own))
         _check_against(path, scans, card)
-    return TokenFile(tuple(scans), about, own)
+    return TokenFile(tuple(scans), metadata, own)
 
 
 def _card_in_words(card: EncoderCard | None) -> str:
@@ -182,15 +182,15 @@ def _check_arrays(path: Path, number: int, scan: ScanTokens) -> None:
         raise damaged(path, f"arrays of scan {number} have the shapes {shapes}")
 
 
-def _card_in(path: Path, about: Mapping[str, Any]) -> EncoderCard | None:
+def _card_in(path: Path, metadata: Mapping[str, Any]) -> EncoderCard | None:
     """Card stored in the file, whose digest must be the one stored beside it."""
-    if "card" not in about:
+    if "card" not in metadata:
         return None
     try:
-        card = EncoderCard.model_validate(about["card"])
+        card = EncoderCard.model_validate(metadata["card"])
     except ValueError as error:
         raise damaged(path, f"its card: {error}") from error
-    if card.digest != about.get("card_digest"):
+    if card.digest != metadata.get("card_digest"):
         raise damaged(path, "its card does not have the digest stored beside it")
     return card
 
@@ -220,7 +220,7 @@ def _write_one_file(target: Path, scans: list[ScanTokens], head: dict[str, Any],
     if not scans:
         raise OutputError(f"{target.name}: there is nothing to write", expected="at least one scan")
     arrays = {f"scans/{i:05}/{k}": v for i, scan in enumerate(scans) for k, v in scan.arrays.items()}
-    text = json.dumps(head | {"scans": [dict(scan.about) for scan in scans]})
+    text = json.dumps(head | {"scans": [dict(scan.metadata) for scan in scans]})
     pack = pack_npz if target.suffix == ".npz" else pack_safetensors
     write_bytes_atomic(target, pack(arrays, text), overwrite=overwrite)
     return len(scans)

@@ -37,13 +37,13 @@ class ScanTokens:
         tokens: `[token, width]`.
         mask: `[token]`, True where a token is real; None if all are.
         positions: `[token, 3]`, position in mm (RAS, template), NaN for a token without one; None if none has one.
-        about: metadata, plain data: `name`, `input`, `geometry`, `warnings` and the like.
+        metadata: plain data: `name`, `input`, `geometry`, `warnings` and the like.
     """
 
     tokens: NDArray[Any]
     mask: NDArray[np.bool_] | None = None
     positions: NDArray[Any] | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -129,19 +129,19 @@ class TokenStore(ItemStore[StoredTokens]):
             exit_code=65,
         )
 
-    def put(self, key: str, windows: Sequence[ScanTokens], about: Mapping[str, Any]) -> bool:
+    def put(self, key: str, windows: Sequence[ScanTokens], metadata: Mapping[str, Any]) -> bool:
         """Write an item; False if it existed already, or another process wrote it in the meantime.
 
         Args:
             key: see `item_key`.
             windows: tokens of each window of the scan; shorter ones are padded with zeros and masked.
-            about: metadata, plain data.
+            metadata: plain data.
 
         Raises:
             OutputError: it cannot be written (exit 74); nothing of it is left.
         """
         arrays = _stacked(windows)
-        return self._put(key, about, lambda draft: _write_arrays(draft, arrays))
+        return self._put(key, metadata, lambda draft: _write_arrays(draft, arrays))
 
     def index(self) -> pyarrow.Table:
         """Table with one row per item (key, name, BIDS entities, shape, quality, ...); see `read_index`."""

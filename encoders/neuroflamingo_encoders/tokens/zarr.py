@@ -47,7 +47,7 @@ def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, An
             group = root.create_group("scans")
             count = 0
             for scan in scans:
-                place = group.create_group(f"{count:05}", attributes=dict(scan.about))
+                place = group.create_group(f"{count:05}", attributes=dict(scan.metadata))
                 for name, value in scan.arrays.items():
                     place.create_array(name, data=value, chunks=value.shape, compressors=ZstdCodec(level=1))
                 count += 1
@@ -64,7 +64,7 @@ def write_store(target: Path, scans: Iterable[ScanTokens], head: Mapping[str, An
 
 
 def read_store(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
-    """Read scans and `about` of a store, whose metadata are checked before zarr opens it.
+    """Read scans and metadata of a store, whose metadata are checked before zarr opens it.
 
     Raises:
         ValueError: not a token file, links, or arrays that claim more than is stored.
@@ -85,7 +85,7 @@ def read_store(path: Path) -> tuple[list[ScanTokens], dict[str, Any]]:
             check_claims(place / name, name, KINDS[name], floor=0)
             check_chunks(place / name, name)
         arrays: dict[str, Any] = {name: zarr.open_array(place / name, mode="r", zarr_format=3)[...] for name in names}
-        scans.append(ScanTokens(**arrays, about=_attributes(place)))
+        scans.append(ScanTokens(**arrays, metadata=_attributes(place)))
     return scans, head
 
 

@@ -157,7 +157,7 @@ def _go_on(remote: Remote, part: Path, progress: Progress | None, trusted: bool)
         total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
         if total != str(held):
             remove_part(part)
-            raise ConnectionError("the server has another file than before") from error
+            raise ConnectionError("the file on the server has changed") from error
 
 
 def _same_content(remote: Remote, part: Path, trusted: bool) -> bool:

@@ -85,7 +85,7 @@ def _files_of(name: str) -> list[Path]:
     if not files:
         card = encoder_card(name)
         raise ModelError(
-            f"the weights of '{name}' are not here",
+            f"the weights of '{name}' are not installed",
             expected=f"a file in {weights_folder(name)}",
             hint="there is nothing to verify" if card.weights.source == "embedded" else how_to_get(card),
         )

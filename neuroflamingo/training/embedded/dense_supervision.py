@@ -1,4 +1,4 @@
-"""Dense supervision of the encoder: where, what, which side, how large, how much, at every cell of a head."""
+"""Dense supervision of the encoder: location, class, side, size and extent, at every cell of a head."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEAR_MM = 22.0
 
 @dataclass
 class Targets:
-    """Dense targets of a batch; shapes as in `Readout`, with `near` the weight of a cell for size, place and names."""
+    """Dense targets of a batch; shapes as in `Readout`; `near` weights a cell for size, offset, region and side."""
 
     heat: Tensor
     peak: Tensor
@@ -42,10 +42,10 @@ class Targets:
 
 
 class Totals(NamedTuple):
-    """What the parts of the loss are divided by: sums over all micro-batches and processes of a step.
+    """Divisors of the parts of the loss: sums over all micro-batches and processes of a step.
 
     Attributes:
-        scans: heads.
+        scans: number of heads.
         peaks, near: sums of `Targets.peak` and `Targets.near`.
         named: sum over cells of the largest `near` of any class.
     """
@@ -57,12 +57,12 @@ class Totals(NamedTuple):
 
     @classmethod
     def of(cls, t: Targets) -> Totals:
-        """The totals of one micro-batch."""
+        """Sum up one micro-batch."""
         return cls(len(t.peak), float(t.peak.sum()), float(t.near.sum()), float(t.near.amax(dim=2).sum()))
 
 
 def build_targets(cases: list[tuple[tuple[Finding, ...], np.ndarray]], fine: Tensor, centres: Tensor) -> Targets:
-    """Targets from findings, lesion centres (grid mm) and 6 mm occupancy for cells at `centres` `[cell, 3]`."""
+    """Build targets from findings, lesion centres (grid mm) and 6 mm occupancy for cells at `centres` `[cell, 3]`."""
     n, cells = len(cases), len(centres)
     shape = (n, cells, len(FOCAL))
     t = Targets(
@@ -112,12 +112,12 @@ def _mark(t: Targets, i: int, finding: Finding, place: Tensor, centres: Tensor) 
 
 
 def dense_loss(readout: Readout, t: Targets, totals: Totals | None = None) -> tuple[Tensor, dict[str, float]]:
-    """Sum of the supervised losses; presence is a focal loss on heat maps (as in CenterNet, Zhou et al. 2019).
+    """Compute the sum of the supervised losses; presence has a focal loss on heat maps (CenterNet, Zhou et al. 2019).
 
     Args:
-        readout: of the encoder.
-        t: what it should be.
-        totals: of the whole step that these heads are part of; None: of these heads.
+        readout: predictions of the encoder.
+        t: their targets.
+        totals: divisors of the whole optimiser step; None: of these heads only.
 
     Returns:
         The loss, and its parts by name.
@@ -161,12 +161,12 @@ def _occupied(logits: Tensor, share: Tensor) -> Tensor:
 
 
 class DenseSupervision(nn.Module):
-    """The encoder and its loss, as one module that DDP can run."""
+    """Encoder and loss as one module, for DDP."""
 
     def __init__(self, encoder: TinyT1wEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, x: Tensor, targets: Targets, totals: Totals) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch and its parts."""
+        """Compute the loss of a batch and its parts."""
         return dense_loss(self.encoder.read(x), targets, totals)

@@ -32,11 +32,11 @@ THICK_SHARE, THICKEST = 0.33, 0.25
 """Share of heads that are blurred along one axis, and the most of its signal that a voxel then has from either
 neighbour: slices of up to 5 mm, which `render_native` stores and the drawing on the model grid leaves out."""
 TYPICAL_HEADS = 256
-"""Heads of the pool from which the encoder learns what is typical at each place."""
+"""Number of heads of the pool from which the encoder learns the typical value of each voxel."""
 
 
 class Batch(NamedTuple):
-    """Prepared heads `[scan, 1, x, y, z]` and what the readout of each should be."""
+    """Prepared heads `[scan, 1, x, y, z]` and the targets of their readout."""
 
     scans: Tensor
     targets: Targets
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 def draw_batch(
     pool: CasePool, settings: EncoderStageSettings, centres: Tensor, seed: int, micro_step: int, rows: slice
 ) -> Batch:
-    """Some rows of a micro-batch; half of the heads are mirrored, sides and all."""
+    """Draw some rows of a micro-batch; half of the heads are mirrored, together with the sides in their findings."""
     rng, size = np.random.default_rng([seed, micro_step]), settings.optim.batch
     step = micro_step // settings.optim.accumulate
     window = min(len(pool), int(settings.first_window + settings.window_growth * step))
@@ -69,12 +69,12 @@ def draw_batch(
 
 
 def draw_thickness(rng: np.random.Generator) -> tuple[int, np.float32]:
-    """The axis across the slices, and how much of a voxel's signal comes from either neighbour."""
+    """Draw the slice axis, and the share of a voxel's signal that comes from each neighbour."""
     return int(rng.integers(3)), np.float32(rng.uniform(0.0, THICKEST))
 
 
 def thick_slices(volume: np.ndarray, axis: int, share: np.float32) -> np.ndarray:
-    """The head as thick slices along one axis would show it."""
+    """Blur a head along one axis, as thick slices do."""
     apart = np.pad(volume, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
     before, after = (np.take(apart, range(first, first + volume.shape[axis]), axis) for first in (0, 2))
     return (1 - 2 * share) * volume + share * (before + after)
@@ -82,7 +82,7 @@ def thick_slices(volume: np.ndarray, axis: int, share: np.float32) -> np.ndarray
 
 @torch.no_grad()
 def read_pool(encoder: TinyT1wEncoder, pool: CasePool, cases: range, batch: int = 16) -> list[Readout]:
-    """The encoder's readout of some cases of a pool, batch by batch (no occupancy)."""
+    """Compute the encoder's readout of cases of a pool, batch by batch (without occupancy)."""
     parts, device = [], encoder.template.device
     with autocast(device):
         for first in cases[::batch]:
@@ -113,11 +113,11 @@ class EncoderTask(StageTask):
 
     @cached_property
     def truth(self) -> list[tuple[Finding, ...]]:
-        """The true findings of the validation cases."""
+        """Findings of the validation cases."""
         return [self.validation[i].findings for i in range(len(self.validation))]
 
     def begin(self) -> None:
-        """Learn what is typical at each place."""
+        """Learn the typical value of each voxel."""
         self.pool.wait(TYPICAL_HEADS)
         heads = torch.from_numpy(np.asarray(self.pool.volumes[:TYPICAL_HEADS], np.float32))
         self.model.learn_typical(heads.to(self.accelerator.device))
@@ -132,29 +132,29 @@ class EncoderTask(StageTask):
             yield draw_batch(self.pool, self.settings, self.centres, self.plan.seed, number, self.rows)
 
     def count(self, batch: Batch) -> Counts:
-        """Scans of a micro-batch, and the totals that the loss is divided by."""
+        """Count the scans of a micro-batch, and the divisors of its loss."""
         scans = float(len(batch.scans))
         return Counts(scans, scans, 0.0, Totals.of(batch.targets))
 
     def loss(self, batch: Batch, step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
-        """The dense loss of a micro-batch, as its share of the step's."""
+        """Compute the dense loss of a micro-batch, as its share of the step's."""
         device = self.accelerator.device
         return self.runner(batch.scans.to(device), batch.targets.to(device), Totals(*step.divisors))
 
     def figures(self) -> dict[str, float]:
-        """Finding scores of the encoder's own readout on the validation cases."""
+        """Score the encoder's own readout on the validation cases."""
         readout = self.read()
         scores = score_findings(self.truth, decode(readout, self.centres, self.thresholds(readout)))
         keys = ("finding_f1", "full_finding_f1", "laterality_accuracy", "region_accuracy", "size_mae_mm")
         return {key: scores[key] or 0.0 for key in (*keys, "hallucination_on_normals")}
 
     def read(self) -> Readout:
-        """The readout of all validation cases, of which each process reads its share."""
+        """Compute the readout of all validation cases; each process computes its share."""
         parts = self.gathered(read_pool(self.model, self.validation, self.own_share(len(self.validation))))
         return Readout(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def thresholds(self, readout: Readout) -> Thresholds:
-        """The best thresholds for a readout of the validation cases."""
+        """Choose the best thresholds for a readout of the validation cases."""
         return choose_thresholds(readout, self.centres, self.truth)
 
 
@@ -166,10 +166,10 @@ def train_encoder(
     accelerator: Accelerator,
     quiet: bool = False,
 ) -> tuple[TinyT1wEncoder, Thresholds, dict[str, float]]:
-    """Train the encoder; the weights with the best full-finding F1 of the readout are kept.
+    """Train the encoder and keep the weights with the best full-finding F1 of the readout.
 
     Returns:
-        the encoder, the readout's thresholds and the readout's figures on the validation cases.
+        The encoder, and the readout's thresholds and figures on the validation cases.
     """
     task = EncoderTask(recipe, pool, validation, accelerator)
     figures = train_stage(task, folder, recipe.encoder.start, quiet)

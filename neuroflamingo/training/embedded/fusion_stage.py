@@ -1,4 +1,4 @@
-"""Resampler and gated blocks between the frozen encoder and the frozen language model."""
+"""Fusion stage: resampler and gated blocks between the frozen encoder and the frozen language model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ VALIDATION_BATCH = 64
 
 
 def presence_targets(findings: tuple[Finding, ...]) -> Tensor:
-    """Which findings there are, as 0 or 1 by (class, region, side), grade, and lobe and side of atrophy: `[95]`."""
+    """Encode which findings are present as 0 or 1: (class, region, side), grades, lobe and side of atrophy: `[95]`."""
     out = torch.zeros(SLOTS)
     for f in findings:
         if f.kind in FOCAL:
@@ -61,7 +61,7 @@ def presence_targets(findings: tuple[Finding, ...]) -> Tensor:
 def stated_sizes(
     findings: tuple[Finding, ...], jitter_mm: float, step_mm: float, rng: np.random.Generator
 ) -> list[Finding]:
-    """The findings with diameters as a report states them: with normal noise, rounded to steps, one step at least."""
+    """Round diameters to the steps that a report states, at least one step, after adding Gaussian noise."""
     noise = rng.normal(0.0, jitter_mm, len(findings))
     return [
         f if f.size_mm is None else f.model_copy(update={"size_mm": step_mm * max(1, round((f.size_mm + n) / step_mm))})
@@ -76,7 +76,7 @@ def drawn_reports(
     settings: FusionStageSettings,
     rng: np.random.Generator,
 ) -> tuple[list[RenderedReport], list[int]]:
-    """The report of each scan, and the rows that have one of another head, of which only the impression is learnt."""
+    """Draw the report of each scan, and the rows with another head's report, in which only the impression is learnt."""
     copied = np.flatnonzero(~blank & (rng.random(len(truths)) < settings.copied_share)).tolist()
     written = list(truths)
     for row in copied:
@@ -91,7 +91,7 @@ def drawn_reports(
 
 
 class FusionBatch(NamedTuple):
-    """Tokens of scans `[batch, 1, token, width]`, their reports, and which findings there are `[batch, slot]`."""
+    """Tokens of scans `[batch, 1, token, width]`, their reports, and the presence of findings `[batch, slot]`."""
 
     tokens: Tensor
     texts: Texts
@@ -102,14 +102,14 @@ class FusionBatch(NamedTuple):
         return FusionBatch(self.tokens.to(device), self.texts.to(device), self.present.to(device))
 
     def weight(self) -> float:
-        """Sum of the loss weights of the tokens that are learnt."""
+        """Sum of the loss weights of the tokens with labels."""
         return float(self.texts.weights[:, 1:].sum())
 
 
 class Fusion(nn.Module):
-    """The model in training with the auxiliary head, which is thrown away afterwards.
+    """Model in training, with an auxiliary head that is discarded afterwards.
 
-    The head reads every latent and takes the smooth maximum, so a single latent may say that a finding is there.
+    The head takes the smooth maximum over latents, so a single latent can indicate a finding.
     """
 
     def __init__(self, model: NeuroFlamingo, width: int) -> None:
@@ -119,7 +119,7 @@ class Fusion(nn.Module):
         nn.init.constant_(self.presence.bias, -7.5)
 
     def forward(self, batch: FusionBatch) -> tuple[Tensor, Tensor]:
-        """The mean losses of the batch: of the text, and of which findings there are."""
+        """Compute the mean losses of the batch: of the text, and of the presence of findings."""
         ids, mask, labels, weights = batch.texts
         out = self.model(
             input_ids=ids, attention_mask=mask, scan_tokens=batch.tokens, labels=labels, loss_weights=weights
@@ -135,7 +135,7 @@ def assemble(
     tokenizer: PreTrainedTokenizerFast,
     settings: FusionStageSettings,
 ) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
-    """The untrained model of a recipe."""
+    """Build the untrained model of a recipe."""
     resampler = {
         "dim": encoder.card.output.width,
         "depth": settings.resampler_depth,
@@ -158,7 +158,7 @@ def assemble(
 def draw_batch(
     cache: TokenCache, tokenizer: PreTrainedTokenizerFast, settings: FusionStageSettings, seed: int, micro_step: int
 ) -> FusionBatch:
-    """A whole micro-batch; half of the heads are mirrored, a few are blank."""
+    """Draw a whole micro-batch; half of the heads are mirrored, a few are blank."""
     rng, size = np.random.default_rng([seed, 5, micro_step]), settings.optim.batch
     chosen, flips = rng.integers(len(cache.pool), size=size), rng.integers(2, size=size)
     truths = [
@@ -175,9 +175,9 @@ def draw_batch(
 
 
 class FusionTask(StageTask):
-    """The reports of scans that the encoder has not seen; only what joins the two frozen parts trains.
+    """Task of the fusion stage: reports of scans that the encoder has not seen; encoder and language model are frozen.
 
-    Weights are never chosen by the loss, but by the full-finding F1 of parsed greedy reports.
+    Weights are selected by the full-finding F1 of parsed greedy reports, never by the loss.
     """
 
     model: Fusion
@@ -202,22 +202,22 @@ class FusionTask(StageTask):
 
     @cached_property
     def truth(self) -> list[tuple[Finding, ...]]:
-        """The true findings of the validation cases."""
+        """Findings of the validation cases."""
         return [self.validation.pool[i].findings for i in range(len(self.validation.pool))]
 
     def micro_batches(self, first: int) -> Iterator[FusionBatch]:
-        """Draw scans and freshly worded reports, from the given number on."""
+        """Draw scans and newly worded reports, from the given number on."""
         for number in count(first):
             batch = draw_batch(self.cache, self.tokenizer, self.settings, self.plan.seed, number)
             yield FusionBatch(batch.tokens[self.rows], batch.texts.rows(self.rows), batch.present[self.rows])
 
     def count(self, batch: FusionBatch) -> Counts:
-        """Scans and learnt tokens of a micro-batch, and what its two losses are divided by."""
+        """Count the scans and labelled tokens of a micro-batch, and the divisors of its two losses."""
         scans = float(len(batch.tokens))
         return Counts(scans, scans, batch.texts.learnt(), (batch.weight(), scans))
 
     def loss(self, batch: FusionBatch, step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the text and of which findings there are."""
+        """Compute the losses of the text and of the presence of findings."""
         weight, scans = step.divisors
         text, presence = self.runner(batch.to(self.accelerator.device))
         text, presence = text * (batch.weight() / weight), presence * (len(batch.tokens) / scans)
@@ -229,7 +229,7 @@ class FusionTask(StageTask):
         self.scan_gradients.check(step.scans)
 
     def figures(self) -> dict[str, float]:
-        """Scores of greedy reports, of which each process writes its share."""
+        """Score greedy reports; each process writes its share."""
         cases = np.asarray(self.own_share(len(self.truth)), dtype=int)
         tokens = self.validation[np.zeros_like(cases), cases]
         texts = write_texts(self.model.model, self.tokenizer, tokens) if len(cases) else []
@@ -239,6 +239,6 @@ class FusionTask(StageTask):
 
 
 def write_texts(model: NeuroFlamingo, tokenizer: PreTrainedTokenizerFast, tokens: Tensor) -> list[str]:
-    """Greedy reports for ready tokens `[case, 1, token, width]`."""
+    """Write greedy reports for precomputed tokens `[case, 1, token, width]`."""
     prompt = torch.tensor([[tokenizer.convert_tokens_to_ids(IMAGE)]])
     return write_greedily(model, tokenizer, prompt, tokens, batch=VALIDATION_BATCH)

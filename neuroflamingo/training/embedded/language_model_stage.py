@@ -1,4 +1,4 @@
-"""The small language model and its tokenizer, pretrained on rendered reports alone, then frozen."""
+"""Language model stage: a small language model and its tokenizer, pretrained on rendered reports only, then frozen."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ TOKENIZER_REPORTS = 20_000
 CONTEXT = 2048
 HELD_OUT, HELD_OUT_SEED = 256, 90_000_000
 BLANK_SHARE = 0.02
-"""Share of texts (and of scans, when the fusion is trained) that are blank."""
+"""Share of blank texts (and of blank scans in the fusion stage)."""
 
 
 def imagined_report(seed: int) -> RenderedReport:
-    """A report of findings drawn as painting draws them, without painting (sizes as drawn, every place possible)."""
+    """Write a report of random findings, drawn as for painting but not painted (sizes as drawn, any location)."""
     rng = np.random.default_rng([seed, 7])
     return unreadable_report(seed) if rng.random() < BLANK_SHARE else render_report(draw_wishes(rng), seed)
 
 
 def train_tokenizer(vocabulary: int, first_seed: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on rendered reports; whole words and whole numbers become single tokens."""
+    """Train byte-level BPE on rendered reports; whole words and whole numbers become single tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -78,11 +78,11 @@ class Texts(NamedTuple):
         return Texts(*(part.to(device) for part in self))
 
     def rows(self, rows: slice) -> Texts:
-        """Some of the texts."""
+        """Select some of the texts."""
         return Texts(*(part[rows] for part in self))
 
     def learnt(self) -> float:
-        """How many tokens are learnt: the first of a row predicts nothing before it."""
+        """Number of tokens with labels; the first of a row has none, since nothing precedes it."""
         return float((self.labels[:, 1:] != IGNORED).sum())
 
 
@@ -92,10 +92,10 @@ def encode_reports(
     finding_weight: float = 1.0,
     impression_only: Collection[int] = (),
 ) -> Texts:
-    """Token ids, mask, labels and loss weights of `<image>report<|endofchunk|>`, padded on the right.
+    """Encode `<image>report<|endofchunk|>` as ids, mask, labels and loss weights, padded on the right.
 
     Args:
-        impression_only: rows of which nothing before the impression is learnt.
+        impression_only: rows in which only the impression has labels.
 
     Returns:
         Labels are -100 at padding and `<image>`; weights are `finding_weight` where a token overlaps a finding-carrying
@@ -123,7 +123,7 @@ def encode_reports(
 
 
 class LanguageModelTask(StageTask):
-    """The next token of rendered reports, without any scan."""
+    """Task of the language model stage: the next token of rendered reports, without scans."""
 
     model: LlamaForCausalLM
     choose_by = "score"
@@ -147,16 +147,16 @@ class LanguageModelTask(StageTask):
             yield encode_reports(self.tokenizer, [imagined_report(seed + i) for i in range(size)[self.rows]])
 
     def count(self, batch: Texts) -> Counts:
-        """Texts and learnt tokens of a micro-batch."""
+        """Count the texts and labelled tokens of a micro-batch."""
         return Counts(float(len(batch.ids)), 0.0, batch.learnt(), (batch.learnt(),))
 
     def loss(self, batch: Texts, step: Counts, micro_step: int) -> tuple[Tensor, dict[str, float]]:
-        """The mean loss of a learnt token, as the micro-batch's share of the step's."""
+        """Compute the mean loss per labelled token, as the micro-batch's share of the step's."""
         (learnt,) = step.divisors
         return self._mean_loss(self.runner, batch) * (batch.learnt() / learnt), {}
 
     def figures(self) -> dict[str, float]:
-        """Loss of held-out reports."""
+        """Compute the loss of held-out reports."""
         learnt = self.held_out.learnt()
         total, tokens = summed(self.accelerator, float(self._mean_loss(self.model, self.held_out)) * learnt, learnt)
         return {"held_out_loss": total / tokens, "score": -total / tokens}
@@ -167,7 +167,7 @@ class LanguageModelTask(StageTask):
 
 
 def untrained(settings: LanguageModelStageSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The language model with random weights."""
+    """Build the language model with random weights."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
@@ -186,7 +186,7 @@ def untrained(settings: LanguageModelStageSettings, tokenizer: PreTrainedTokeniz
 def train_language_model(
     folder: Path, recipe: EmbeddedRecipe, accelerator: Accelerator, quiet: bool = False
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, float]]:
-    """Train tokenizer and language model; the weights with the lowest held-out loss are kept."""
+    """Train tokenizer and language model and keep the weights with the lowest held-out loss."""
     place = folder / "tokenizer"
     if accelerator.is_main_process and not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)

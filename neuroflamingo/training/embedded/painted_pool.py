@@ -1,4 +1,4 @@
-"""Painted cases on disk for training: filled in the background, read in an order that depends on the seeds only."""
+"""Painted cases on disk for training: painted in the background, read in an order that depends only on the seeds."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 OCCUPANCY_SHAPE = (4, *(n // 2 for n in GRID_SHAPE))
 WAIT_S = 0.2
 STALLED_S = 900.0
-"""A pool that another process paints, and that has not grown for so long, will not grow any more."""
+"""Seconds without growth after which a pool painted by another process counts as abandoned."""
 
 
 @dataclass(frozen=True)
 class PoolCase:
-    """One painted case on the model grid.
+    """Painted case on the model grid.
 
     Attributes:
-        seed: of the case.
-        findings: its truth, in report order.
+        seed: seed of the case.
+        findings: its findings, in report order.
         centres: focal lesions' centres (grid mm) in the order of the focal findings.
     """
 
@@ -45,13 +45,13 @@ class PoolCase:
 
 
 class CasePool:
-    """`count` cases with seeds from `first_seed` on; a killed run goes on where it stopped.
+    """Pool of `count` cases with seeds from `first_seed` on; a killed run resumes where it stopped.
 
     Volumes are float16 `[count, 56, 64, 56]`, occupancy of 6 mm cells by lesions is uint8 `[count, 4, 28, 32, 28]`.
 
     Args:
-        crowded: share of cases with many findings (`draw_wishes`); which ones depends on their seeds only.
-        painted_elsewhere: another process paints it, of several that train together.
+        crowded: share of cases with many findings (`draw_wishes`); selected by their seeds only.
+        painted_elsewhere: whether another of several training processes paints it.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class CasePool:
         return np.memmap(path, dtype=dtype, mode="r+", shape=(self.count, *shape))
 
     def start(self) -> CasePool:
-        """Paint what is missing in one background process."""
+        """Paint missing cases in one background process."""
         paint_in_background(self)
         return self
 
     def done(self) -> int:
-        """How many cases are complete (their line of truth is written last)."""
+        """Count the complete cases (the line with the findings is written last)."""
         if self._truth_path.exists() and self._truth_path.stat().st_size > self._read_bytes:
             with self._truth_path.open("rb") as file:
                 file.seek(self._read_bytes)
@@ -98,7 +98,7 @@ class CasePool:
         return len(self._cases)
 
     def wait(self, count: int) -> None:
-        """Block until the first `count` cases are there.
+        """Block until the first `count` cases are painted.
 
         Raises:
             NeuroFlamingoError: the painting process died.
@@ -112,7 +112,7 @@ class CasePool:
                     f"painting cases into {self.folder} stopped early",
                     expected=f"{min(count, self.count)} cases",
                     seen=f"{self.done()} cases",
-                    hint="run the same command again: it goes on where it stopped",
+                    hint="run the same command again: it resumes where it stopped",
                 )
             time.sleep(WAIT_S)
 
@@ -130,7 +130,7 @@ class CasePool:
 
 
 def paint_in_background(*pools: CasePool) -> None:
-    """Paint what is missing in these pools, one after the other, in one background process."""
+    """Paint the missing cases of these pools, one pool after the other, in one background process."""
     missing = [pool for pool in pools if pool.done() < pool.count]
     if not missing:
         return
@@ -147,7 +147,7 @@ def _case(record: dict) -> PoolCase:
 
 
 def _paint_all(pools: list[tuple]) -> None:
-    """The background painter; it ends with the process that started it."""
+    """Run the background painter, which ends with the process that started it."""
     import torch
 
     torch.set_num_threads(1)
@@ -157,7 +157,7 @@ def _paint_all(pools: list[tuple]) -> None:
 
 
 def _paint_pool(pool: CasePool, parent: int) -> None:
-    """Voxels first, then the line of truth."""
+    """Paint a pool: for each case the voxels first, then the line with its findings."""
     anatomy, path = load_anatomy(pool.anatomy), pool.folder / "truth.jsonl"
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.truncate(0 if not pool.done() else pool._read_bytes)
@@ -182,7 +182,7 @@ def _paint_pool(pool: CasePool, parent: int) -> None:
 
 
 def _in_report_order(blueprint: Blueprint, centres: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centres sorted as the focal findings are."""
+    """Sort centres as the focal findings are sorted."""
     focal = [f for f in blueprint.findings if f.kind in FOCAL]
     order = [blueprint.lesion_findings.index(f) for f in focal]
     return centres[order]

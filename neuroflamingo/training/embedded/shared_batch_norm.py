@@ -1,4 +1,4 @@
-"""Batch norm over the heads of all processes, so that an encoder's numbers do not depend on how many there are.
+"""Batch norm over the heads of all processes, so that results do not depend on the number of processes.
 
 torch's own `SyncBatchNorm` does the same, on GPUs only.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes, and, in the backward pass, of its gradient."""
+    """Sum of a tensor over all processes, and, in the backward pass, of its gradient."""
 
     @staticmethod
     def forward(context: Any, tensor: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def _per_channel(values: Tensor) -> Tensor:
 
 
 def share_batch_norm(module: nn.Module) -> None:
-    """Put a `SharedBatchNorm3d` in the place of each `BatchNorm3d`, with its parameters and buffers."""
+    """Replace each `BatchNorm3d` by a `SharedBatchNorm3d` with the same parameters and buffers."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.BatchNorm3d:

@@ -1,4 +1,4 @@
-"""Base of the stages of an embedded model, and `train_stage`, which trains one by the loop."""
+"""Base class of the stages of an embedded model, and `train_stage`, which trains one with the loop."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 STAGES = ("language_model", "encoder", "fusion")
 _START = "a checkpoint of the same stage of another run, or its safetensors file"
 FREE = ("run.", "log.", "checkpoint.", *(f"{stage}.validation." for stage in STAGES))
-"""Keys of a recipe that a resumed run may change."""
+"""Keys of a recipe that may change when a run is resumed."""
 
 
 def plan_of(recipe: EmbeddedRecipe, stage: Literal["language_model", "encoder", "fusion"]) -> Plan:
-    """The plan of a stage."""
+    """Make the plan of a stage."""
     settings: StageSettings = getattr(recipe, stage)
     return Plan(
         name=stage.replace("_", " "),
@@ -45,7 +45,7 @@ def plan_of(recipe: EmbeddedRecipe, stage: Literal["language_model", "encoder", 
 
 
 class StageTask(Task):
-    """A task that is a stage; its best weights are those with the highest `choose_by`, ties go to the later ones."""
+    """Task of a stage; its best weights have the highest `choose_by`, the later ones in a tie."""
 
     choose_by: ClassVar[str]
 
@@ -60,7 +60,7 @@ class StageTask(Task):
         return slice(first, first + self.batch)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Matrices with weight decay, all else without."""
+        """Group the parameters: matrices with weight decay, all others without."""
         parameters = [p for _, p in trained(self.model)]
         decayed, plain = ([p for p in parameters if (p.ndim > 1) is matrix] for matrix in (True, False))
         groups = [
@@ -70,24 +70,24 @@ class StageTask(Task):
         return [group for group in groups if group["params"]]
 
     def better(self, figures: dict[str, float], best: dict[str, float]) -> bool:
-        """Whether `choose_by` is at least as high as before."""
+        """Tell whether `choose_by` is at least as high as before."""
         return self.choose_by not in best or figures[self.choose_by] >= best[self.choose_by]
 
     def begin(self) -> None:
         """Prepare new weights for the first step."""
 
     def own_share(self, cases: int) -> range:
-        """The validation cases that fall to this process; the shares of all processes follow each other."""
+        """Select this process's validation cases; the shares of all processes are consecutive."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         return range(cases * rank // world, cases * (rank + 1) // world)
 
     def gathered(self, items: list[Any]) -> list[Any]:
-        """These lists of all processes, one after the other."""
+        """Concatenate the lists of all processes."""
         return gather_object(items) if self.accelerator.num_processes > 1 else items
 
 
 def train_stage(task: StageTask, folder: Path, start: str | None, quiet: bool) -> dict[str, float]:
-    """Train from wherever the stage stands to its end; the model then has the best weights, whose figures are given.
+    """Train or resume a stage to its end, load the best weights into the model, and return their figures.
 
     Raises:
         NeuroFlamingoError: see `Loop.run`, `newest` and `start_from`.

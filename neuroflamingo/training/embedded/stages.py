@@ -1,4 +1,4 @@
-"""`train_stages`: paint, language model, encoder, fusion, save; run again, it goes on at the very step."""
+"""`train_stages`: paint, language model, encoder, fusion, save; run again, it resumes at the exact step."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, quiet: bool = False) -> Path:
-    """Run all stages of a recipe; gives the folder of the finished model.
+    """Run all stages of a recipe and return the folder of the finished model.
 
     Args:
         recipe: see `EmbeddedRecipe`.
-        folder: where everything goes.
+        folder: folder of the run.
         resume: resume from existing stages; False starts over.
         quiet: nothing on standard error.
 
@@ -80,7 +80,7 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
 
 
 def _paint(recipe: EmbeddedRecipe, folder: Path, accelerator: Accelerator) -> tuple[CasePool, CasePool, CasePool]:
-    """The pools for validation, encoder and fusion; the first process has them painted in the background."""
+    """Make the pools for validation, encoder and fusion; the first process paints them in the background."""
     elsewhere = not accelerator.is_main_process
     pools = (
         CasePool(folder / "validation", *recipe.paint.validation, painted_elsewhere=elsewhere),
@@ -95,15 +95,15 @@ def _paint(recipe: EmbeddedRecipe, folder: Path, accelerator: Accelerator) -> tu
 
 
 def _check_encoder(model: NeuroFlamingo, cache: TokenCache) -> None:
-    """The model must hold the very encoder whose tokens are cached, or its reports are about nothing."""
+    """Check that the model has the encoder whose tokens are cached; with another one its reports are meaningless."""
     if weights_digest(model.encoder) != cache.weights:  # type: ignore[arg-type]
-        raise ModelError("the assembled model's encoder is not the one that was trained", exit_code=70)
+        raise ModelError("the encoder of the assembled model is not the trained one", exit_code=70)
 
 
 def finished(
     model: NeuroFlamingo, recipe: EmbeddedRecipe, thresholds: Thresholds, figures: dict[str, Any]
 ) -> NeuroFlamingo:
-    """The model in half precision (it is read in float32) with what it was trained by, ready to be saved."""
+    """Convert the model to half precision (it is loaded in float32) and record its training, ready to be saved."""
     model.config.training = {
         "recipe": recipe.model_dump(mode="json"),
         "thresholds": asdict(thresholds),

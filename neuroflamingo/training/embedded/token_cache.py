@@ -1,4 +1,4 @@
-"""Tokens of a frozen encoder on disk, each beside the truth it belongs to."""
+"""Tokens of a frozen encoder on disk, with the findings of each case."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ BATCH = 16
 class TokenCache:
     """Encoder tokens of every case of a pool, plain and mirrored: float16 `[2, count, token, width]`.
 
-    `blank` holds the tokens of an empty scan, `[1, token, width]`. A cache whose encoder weights or seeds differ is
-    made anew, by all processes together: a misaligned cache looks just like a plateau.
+    `blank` holds the tokens of an empty scan, `[1, token, width]`. A cache with other encoder weights or seeds is
+    rebuilt, by all processes together: training on a misaligned cache looks just like a plateau.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TokenCache:
 
     @torch.no_grad()
     def _make(self, encoder: BrainEncoder, path: Path, shape: tuple[int, ...], quiet: bool) -> None:
-        """Fill the file; the batches of scans go round all processes."""
+        """Fill the file; the batches of scans are shared among all processes."""
         if self.accelerator.is_main_process:
             path.with_name("cache.json").unlink(missing_ok=True)
             np.memmap(path, dtype=np.float16, mode="w+", shape=shape)

@@ -55,7 +55,7 @@ def entities_of(path: Path) -> dict[str, str]:
 def dataset_root(path: Path) -> Path | None:
     """Nearest folder at or above a path that holds `dataset_description.json`, without resolving links.
 
-    A derivative has a description of its own, so it is a dataset rather than a part of the one around it.
+    A derivative has its own description, so it is a dataset rather than a part of the one around it.
     """
     start = path.absolute()
     return next((folder for folder in (start, *start.parents) if (folder / DESCRIPTION).is_file()), None)

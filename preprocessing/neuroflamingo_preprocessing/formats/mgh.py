@@ -100,7 +100,7 @@ def _check_type(code: int, name: str) -> np.dtype[Any]:
 def _check_orientation(fields: Any, name: str, xform: Xform) -> None:
     if int(fields["goodRASFlag"]) != 1:
         raise ScanError(
-            f"{name} does not say how it lies in the world, so left and right cannot be told",
+            f"{name} does not define its orientation, so left and right cannot be told apart",
             expected="ras_good_flag 1",
             seen=f"ras_good_flag {int(fields['goodRASFlag'])}",
             hint="convert the scan again from DICOM: FreeSurfer's default orientation would be a guess",

@@ -53,7 +53,7 @@ def denoise_run(run: Run, plan: DenoisingPlan) -> Run:
     """Apply a denoising plan to a run: frames kept, denoised values, and the displacement of the frames kept."""
     provenance = replace(run.provenance, warnings=(*run.provenance.warnings, *plan.warnings))
     changed = {"provenance": provenance, "displacement": plan.displacement}
-    if not plan.wanted:
+    if not plan.options:
         return replace(run, **changed)
     same = {f.name: getattr(run, f.name) for f in fields(Run)}
     return DenoisedRun(**(same | changed | {"frames": len(plan.kept), "times": plan.times}), plan=plan)

@@ -38,7 +38,7 @@ class DenoisingPlan:
     """Denoising of one run.
 
     Attributes:
-        wanted: the options of the user.
+        options: options of the user.
         kept: indices of the frames kept, counted from `first`.
         first, stop: range of frames that is read; `stop` is excluded.
         seconds: repetition time; None where it is not known.
@@ -46,10 +46,10 @@ class DenoisingPlan:
         regressors: their values over the range, `[frame, column]`; None without confounds.
         displacement: framewise displacement over the range in mm; None where it is not known.
         warnings: for the user.
-        about: the record of it all, as plain data.
+        record: all of it as plain data, for the metadata.
     """
 
-    wanted: Denoising
+    options: Denoising
     kept: NDArray[np.intp]
     first: int
     stop: int
@@ -58,12 +58,12 @@ class DenoisingPlan:
     regressors: Float64[np.ndarray, "frame column"] | None
     displacement: Float64[np.ndarray, " frame"] | None
     warnings: tuple[str, ...]
-    about: dict[str, Any]
+    record: dict[str, Any]
 
     @property
     def changes_values(self) -> bool:
         """True if signals change, beyond frames being left out."""
-        return self.regressors is not None or self.wanted.filters or self.wanted.detrend
+        return self.regressors is not None or self.options.filters or self.options.detrend
 
     @property
     def times(self) -> Float64[np.ndarray, " frame"] | None:
@@ -92,12 +92,12 @@ class DenoisingPlan:
         level = inside[self.kept].mean(axis=0)
         cleaned = clean(
             inside,
-            detrend=self.wanted.detrend,
+            detrend=self.options.detrend,
             standardize=None,  # the card's own normalisation follows
             sample_mask=None if whole else self.kept.copy(),  # nilearn shifts it in place
             confounds=self.regressors,
-            high_pass=self.wanted.high_pass,
-            low_pass=self.wanted.low_pass,
+            high_pass=self.options.high_pass,
+            low_pass=self.options.low_pass,
             t_r=self.seconds,
             butterworth__copy=True,  # else one signal after the other, a hundred times as slow
         )
@@ -106,30 +106,30 @@ class DenoisingPlan:
 
     def words(self) -> list[str]:
         """Steps in plain words, one line each."""
-        if not self.wanted:
+        if not self.options:
             return []
         steps = [
             f"frames {self.first} to {self.stop - 1}" + f", {len(self.kept)} of them left" * (self.times is not None)
         ]
-        steps += ["detrend"] if self.wanted.detrend else []
-        steps += [f"filter: {self.wanted.band} left"] if self.wanted.filters else []
+        steps += ["detrend"] if self.options.detrend else []
+        steps += [f"filter: {self.options.band} left"] if self.options.filters else []
         return steps + ([f"regress out {len(self.columns)} confounds"] if self.columns else [])
 
     def against(self, spec: ScanSpec) -> list[str]:
         """Warn about a filter that the encoder's card does not declare for its training runs."""
-        if not self.wanted.filters or spec.filtering == "any":
+        if not self.options.filters or spec.filtering == "any":
             return []
         says = "says that runs are not filtered" if spec.filtering == "none" else "does not say that runs were filtered"
-        return [f"filtered ({self.wanted.band}), but the encoder's card {says}: it may have seen other frequencies"]
+        return [f"filtered ({self.options.band}), but the encoder's card {says}: it may have seen other frequencies"]
 
 
-def plan_denoising(wanted: Denoising, path: Path, name: str, frames: int, seconds: float | None) -> DenoisingPlan:
+def plan_denoising(options: Denoising, path: Path, name: str, frames: int, seconds: float | None) -> DenoisingPlan:
     """Read the confounds of a run and plan its denoising.
 
     Where no confounds are asked for, a table that fMRIPrep wrote beside the run serves for framewise displacement only.
 
     Args:
-        wanted: the options of the user.
+        options: options of the user.
         path, name: file of the run, and its name in messages.
         frames: number of frames in the file.
         seconds: repetition time.
@@ -139,29 +139,29 @@ def plan_denoising(wanted: Denoising, path: Path, name: str, frames: int, second
         UsageError: a filter without a repetition time, or with a cut-off above the Nyquist frequency.
     """
     warnings: list[str] = []
-    table = wanted.table(path)
+    table = options.table(path)
     confounds = _beside(path, frames, warnings) if table is None else read_confounds(table, frames)
-    first, stop, unsteady = _range(wanted, confounds, frames, name, warnings)
+    first, stop, unsteady = _range(options, confounds, frames, name, warnings)
     moved = None if confounds is None else framewise_displacement(confounds)
     displacement = None if moved is None else moved[first:stop]
-    kept, scrubbed = _kept(wanted, displacement, stop - first, name, warnings)
-    columns, values = _columns(wanted, confounds, slice(first, stop), kept, warnings) if table else ((), None)
-    _check_filter(wanted, seconds, name)
-    _check_freedom(wanted, len(kept), len(columns), seconds, name)
-    about: dict[str, Any] = {"frames": {"stored": frames, "first": first, "after_last": stop, "left": len(kept)}}
+    kept, scrubbed = _kept(options, displacement, stop - first, name, warnings)
+    columns, values = _columns(options, confounds, slice(first, stop), kept, warnings) if table else ((), None)
+    _check_filter(options, seconds, name)
+    _check_freedom(options, len(kept), len(columns), seconds, name)
+    record: dict[str, Any] = {"frames": {"stored": frames, "first": first, "after_last": stop, "left": len(kept)}}
     if unsteady:
-        about["frames"]["not_steady"] = unsteady
-    if wanted.scrub_fd is not None:
-        about["frames"] |= {"scrubbed": scrubbed, "scrubbed_share": round(scrubbed / (stop - first), 4)}
-        about["scrub_fd_mm"] = wanted.scrub_fd
+        record["frames"]["not_steady"] = unsteady
+    if options.scrub_fd is not None:
+        record["frames"] |= {"scrubbed": scrubbed, "scrubbed_share": round(scrubbed / (stop - first), 4)}
+        record["scrub_fd_mm"] = options.scrub_fd
     if table and confounds:
-        about["confounds"] = {"file": confounds.file, "sha256": confounds.sha256, "strategy": list(wanted.strategy)}
-        about["confounds"]["columns"] = list(columns)
-    about |= {"high_pass_hz": wanted.high_pass, "low_pass_hz": wanted.low_pass, "detrend": wanted.detrend}
-    if values is not None or wanted.filters or wanted.detrend:
-        about["software"] = f"nilearn {version('nilearn')}, signal.clean; means over time are kept"
+        record["confounds"] = {"file": confounds.file, "sha256": confounds.sha256, "strategy": list(options.strategy)}
+        record["confounds"]["columns"] = list(columns)
+    record |= {"high_pass_hz": options.high_pass, "low_pass_hz": options.low_pass, "detrend": options.detrend}
+    if values is not None or options.filters or options.detrend:
+        record["software"] = f"nilearn {version('nilearn')}, signal.clean; means over time are kept"
     return DenoisingPlan(
-        wanted, kept, first, stop, seconds, columns, values, displacement, tuple(warnings), about if wanted else {}
+        options, kept, first, stop, seconds, columns, values, displacement, tuple(warnings), record if options else {}
     )
 
 
@@ -177,23 +177,23 @@ def _beside(path: Path, frames: int, warnings: list[str]) -> Confounds | None:
 
 
 def _range(
-    wanted: Denoising, confounds: Confounds | None, frames: int, name: str, warnings: list[str]
+    options: Denoising, confounds: Confounds | None, frames: int, name: str, warnings: list[str]
 ) -> tuple[int, int, int]:
     """First frame, the one after the last, and the number of non-steady-state frames that fMRIPrep marked."""
-    start, stop = wanted.frames or (0, None)
+    start, stop = options.frames or (0, None)
     stop = frames if stop is None else stop
     unsteady = 0
-    if wanted.confounds is not None and confounds is not None:
+    if options.confounds is not None and confounds is not None:
         marked = confounds.non_steady()
         unsteady = int(marked.max()) + 1 if len(marked) else 0
-        if unsteady > max(wanted.drop_first, start):
+        if unsteady > max(options.drop_first, start):
             warnings.append(f"the first {unsteady} frames are left out: fMRIPrep marks them as non-steady-state")
-    first = max(wanted.drop_first, unsteady, start)
+    first = max(options.drop_first, unsteady, start)
     if stop > frames or stop - first < min(LEAST_LEFT, frames):
         raise ScanError(
             f"{name} has too few frames",
             expected=f"at least {LEAST_LEFT} from frame {first} on"
-            + (f" before frame {stop}" if wanted.frames else ""),
+            + (f" before frame {stop}" if options.frames else ""),
             seen=f"{frames} frames",
             hint="change --frames or --drop-first",
         )
@@ -201,10 +201,10 @@ def _range(
 
 
 def _kept(
-    wanted: Denoising, displacement: NDArray[np.float64] | None, count: int, name: str, warnings: list[str]
+    options: Denoising, displacement: NDArray[np.float64] | None, count: int, name: str, warnings: list[str]
 ) -> tuple[NDArray[np.intp], int]:
     """Indices of the frames kept within the range, and the number of scrubbed frames."""
-    if wanted.scrub_fd is None:
+    if options.scrub_fd is None:
         return np.arange(count), 0
     if displacement is None:
         raise ScanError(
@@ -213,30 +213,30 @@ def _kept(
             seen="neither",
             hint="leave out --scrub-fd, or give fMRIPrep's confounds",
         )
-    kept = np.flatnonzero(displacement <= wanted.scrub_fd)
+    kept = np.flatnonzero(displacement <= options.scrub_fd)
     lost = count - len(kept)
     if lost > LOST_REFUSE * count or len(kept) < LEAST_LEFT:
         raise ScanError(
             f"too little of {name} is left",
-            expected=f"at least {1 - LOST_REFUSE:.0%} of the frames, and {LEAST_LEFT}, within {wanted.scrub_fd:g} mm",
+            expected=f"at least {1 - LOST_REFUSE:.0%} of the frames, and {LEAST_LEFT}, within {options.scrub_fd:g} mm",
             seen=f"{len(kept)} of {count}",
             hint="exclude this run, or raise --scrub-fd",
         )
     if lost:
         words = (
-            f"{lost} of {count} frames ({lost / count:.0%}) moved by more than {wanted.scrub_fd:g} mm and are left out"
+            f"{lost} of {count} frames ({lost / count:.0%}) moved by more than {options.scrub_fd:g} mm and are left out"
         )
         warnings.append(words + ": much motion" * (lost > LOST_WARN * count))
     return kept, lost
 
 
 def _columns(
-    wanted: Denoising, confounds: Confounds | None, part: slice, kept: NDArray[np.intp], warnings: list[str]
+    options: Denoising, confounds: Confounds | None, part: slice, kept: NDArray[np.intp], warnings: list[str]
 ) -> tuple[tuple[str, ...], NDArray[np.float64] | None]:
     """Names and values of the confounds over the range, without constant columns, which give a warning."""
-    if confounds is None or wanted.strategy in ((), NONE):
+    if confounds is None or options.strategy in ((), NONE):
         return (), None
-    names = choose(confounds, wanted.strategy, filtered=wanted.high_pass is not None)
+    names = choose(confounds, options.strategy, filtered=options.high_pass is not None)
     values = regressors(confounds, names)[part]
     spread = np.ptp(values[kept], axis=0)
     flat = spread <= 1e-12 * np.abs(values[kept]).max(axis=0)
@@ -249,34 +249,34 @@ def _columns(
     return left, values[:, ~flat] if left else None
 
 
-def _check_filter(wanted: Denoising, seconds: float | None, name: str) -> None:
-    if not wanted.filters:
+def _check_filter(options: Denoising, seconds: float | None, name: str) -> None:
+    if not options.filters:
         return
     if seconds is None:
         raise UsageError(
             f"the repetition time of {name} is not known, and a filter needs it", hint="give it in seconds: --tr"
         )
     highest = 0.5 / seconds
-    if max(wanted.high_pass or 0, wanted.low_pass or 0) >= highest:
+    if max(options.high_pass or 0, options.low_pass or 0) >= highest:
         raise UsageError(
             f"{name} has no signal at these frequencies",
             expected=f"--high-pass and --low-pass below {highest:.4g} Hz, the Nyquist frequency at {seconds:g} s",
-            seen=wanted.band,
+            seen=options.band,
             hint="give a lower cut-off, or leave out the filter",
         )
 
 
-def _check_freedom(wanted: Denoising, frames: int, columns: int, seconds: float | None, name: str) -> None:
+def _check_freedom(options: Denoising, frames: int, columns: int, seconds: float | None, name: str) -> None:
     """Refuse regression and filtering that leave too few degrees of freedom.
 
     A filter leaves the share of the frequencies that it passes; each confound and the trend take one degree.
     """
     share = 1.0
-    if wanted.filters and seconds is not None:
+    if options.filters and seconds is not None:
         highest = 0.5 / seconds
-        share = ((wanted.low_pass or highest) - (wanted.high_pass or 0.0)) / highest
-    left = frames * share - columns - wanted.detrend - 1
-    if (columns or wanted.filters) and left < LEAST_LEFT:
+        share = ((options.low_pass or highest) - (options.high_pass or 0.0)) / highest
+    left = frames * share - columns - options.detrend - 1
+    if (columns or options.filters) and left < LEAST_LEFT:
         raise ScanError(
             f"{name} is too short for so many confounds",
             expected=f"at least {LEAST_LEFT} degrees of freedom left",

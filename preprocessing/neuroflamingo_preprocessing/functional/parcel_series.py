@@ -170,10 +170,10 @@ def at_repetition_time(
     """
     parcels, time = (next((a for a in spec.axes if a.name == wanted), None) for wanted in ("parcel", "time"))
     if parcels is None or time is None or spec.modality != "parcels":
-        raise ModelError("this encoder takes no parcel series", seen=spec.describe(), exit_code=65)
+        raise ModelError("this encoder does not take parcel series", seen=spec.describe(), exit_code=65)
     if not parcels.accepts(len(series)):
         raise ScanError(
-            f"{name} has another number of parcels than the encoder takes",
+            f"{name} does not have the encoder's number of parcels",
             expected=parcels.describe() + (f" of {spec.parcellation.identifier}" if spec.parcellation else ""),
             seen=str(len(series)),
             hint="use the atlas that the encoder's card names",
@@ -216,7 +216,7 @@ def target_seconds(seconds: float | None, spec: ScanSpec, name: str, warnings: l
         return None
     if wanted.policy == "refuse":
         raise ScanError(
-            f"{name} has another repetition time than the encoder takes",
+            f"{name} does not have the encoder's repetition time",
             expected=f"{wanted.seconds} s within {wanted.tolerance} s",
             seen=f"{seconds:g} s",
             hint=f"resample it to {wanted.seconds} s first",

@@ -125,7 +125,7 @@ def oriented(table: Table, parcels: Axis, time: Axis, name: str, stated_rows: Ro
     }
     if table.rows is not None and stated_rows not in (None, table.rows):
         raise ScanError(
-            f"{name} states itself what its lines are",
+            f"{name} itself states whether its lines are frames or parcels",
             expected=f"--rows {table.rows}, or none",
             seen=f"--rows {stated_rows}",
             hint="leave out --rows",

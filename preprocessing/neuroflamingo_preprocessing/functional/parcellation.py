@@ -71,7 +71,7 @@ def read_atlas(path: str | Path, parcellation: Parcellation | None = None, parce
     if parcels is not None and len(values) != parcels:
         missing = sorted(set(range(1, parcels + 1)) - set(values.tolist()))
         raise ScanError(
-            f"{name} has another number of parcels than the encoder takes",
+            f"{name} does not have the encoder's number of parcels",
             expected=f"{parcels} of {parcellation.identifier}" if parcellation else f"{parcels}",
             seen=f"{len(values)}" + (f"; {_listed(missing)} missing" if 0 < len(missing) < 20 else ""),
             hint="use the atlas file that the encoder's card names",

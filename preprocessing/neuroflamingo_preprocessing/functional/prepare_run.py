@@ -18,9 +18,9 @@ from neuroflamingo_preprocessing.functional.run_quality import (
     FrameWatch,
     RunQuality,
     is_centred,
+    orientation_warning,
     summarise,
     temporal_snr,
-    turned,
 )
 from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, apply, as_rows, orientation_codes
 from neuroflamingo_preprocessing.structural.volume_quality import brain_on_grid
@@ -109,7 +109,7 @@ class _Foreground:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Of a run on the grid: its quality, its mean volume, and its DVARS in percent."""
+    """Results from a run on the grid: quality, mean volume, and DVARS in percent."""
 
     quality: RunQuality
     mean: Float32[np.ndarray, "x y z"]
@@ -235,8 +235,8 @@ class _Placement:
 
     def log(self) -> GeometryStep:
         """Entry for the geometry log."""
-        turned = orientation_codes(self.run.affine) != orientation_codes(self.spec.grid_affine)
-        method = "cut, padded" + (" and turned" if turned else "") if self.copies else "linear"
+        orientation_warning = orientation_codes(self.run.affine) != orientation_codes(self.spec.grid_affine)
+        method = "cut, padded" + (" and turned" if orientation_warning else "") if self.copies else "linear"
         return GeometryStep(
             name="to the grid",
             before=as_rows(self.run.affine),
@@ -315,7 +315,7 @@ def _read(
     tsnr, dvars = (None, Dvars()) if centred else (temporal_snr(mean, squares, shown), dvars)
     warnings += [CENTRED] if centred else []
     quality, quality_warnings = summarise(watch, dvars, run, tsnr, float(shown.sum() / brain.sum()))
-    turn_warning = turned(signal, spec.grid_affine)
+    turn_warning = orientation_warning(signal, spec.grid_affine)
     warnings += quality_warnings + ([turn_warning] if turn_warning else [])
     return frames.volumes, stored, _Seen(quality, mean.astype(np.float32), dvars.percent())
 
@@ -339,7 +339,7 @@ def _judge(run: Run, quality: RunQuality, warnings: list[str]) -> None:
     coverage = quality.coverage or 0.0
     if coverage < COVERAGE_REFUSE:
         raise ScanError(
-            f"{run.name} does not lie in MNI space, or shows little of the brain",
+            f"{run.name} is not in MNI space, or shows little of the brain",
             expected=f"signal in at least {COVERAGE_REFUSE:.0%} of the template brain",
             seen=f"{coverage:.0%}",
             hint="register it first (fMRIPrep: --output-spaces MNI152NLin6Asym:res-2)",

@@ -258,22 +258,22 @@ def assess_series(
     return summarise(watch, dvars, run, temporal_snr(mean, squares, mean > 0))
 
 
-def turned(shown: NDArray[np.bool_], affine: Affine) -> str | None:
+def orientation_warning(signal: NDArray[np.bool_], affine: Affine) -> str | None:
     """Warning if the signal overlaps the template brain better with the head turned by quarter turns or flipped.
 
     The template is symmetric, so a swap of left and right cannot be seen here and is not among the candidates.
 
     Args:
-        shown: `[x, y, z]`, true where there is signal.
+        signal: `[x, y, z]`, true where there is signal.
         affine: voxel index of that grid to world, RAS mm.
 
     Returns:
         The warning, None where the head lies as the header says.
     """
     template = load_template()
-    step = max(1, round(min(shown.shape) / 24))  # some 24 voxels along the shortest axis decide as well as all
-    index = np.moveaxis(np.indices(shown.shape), 0, -1)[::step, ::step, ::step].reshape(-1, 3)
-    seen = shown[::step, ::step, ::step].reshape(-1)
+    step = max(1, round(min(signal.shape) / 24))  # some 24 voxels along the shortest axis decide as well as all
+    index = np.moveaxis(np.indices(signal.shape), 0, -1)[::step, ::step, ::step].reshape(-1, 3)
+    seen = signal[::step, ::step, ::step].reshape(-1)
     world = index @ affine[:3, :3].T + affine[:3, 3]
     places = np.argwhere(template.mask[::4, ::4, ::4] > 0.5) * 4
     centre = (places @ template.affine[:3, :3].T + template.affine[:3, 3]).mean(axis=0)

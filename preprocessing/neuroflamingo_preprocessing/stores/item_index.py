@@ -78,8 +78,8 @@ def _made(store: ItemStore[Any]) -> tuple[pyarrow.Table, bool]:
 
 def _row(store: ItemStore[Any], item: StoredItem) -> dict[str, Any]:
     """Row of an item, from its JSON files alone: zarr would open every array."""
-    about = item.about
-    name = str(about.get("name") or "")
+    metadata = item.metadata
+    name = str(metadata.get("name") or "")
     entities = entities_of(Path(name))
     try:
         main = item.folder / item.MAIN
@@ -87,8 +87,8 @@ def _row(store: ItemStore[Any], item: StoredItem) -> dict[str, Any]:
         dtype = str(read_metadata(main)["data_type"])
         files = read_stored(item.folder / "commit.json", store.path)["files"]
         size = sum(int(said["bytes"]) for said in files.values())
-        source, warnings = about.get("input") or {}, about.get("warnings") or ()
-        quality = {k: float(v) for k, v in (about.get("quality") or {}).items() if isinstance(v, int | float)}
+        source, warnings = metadata.get("input") or {}, metadata.get("warnings") or ()
+        quality = {k: float(v) for k, v in (metadata.get("quality") or {}).items() if isinstance(v, int | float)}
         row = {"name": name, "input_sha256": source.get("sha256"), **{e: entities.get(e) for e in SHOWN}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"the item {item.key[:12]} cannot be described", seen=str(error), exit_code=65) from error

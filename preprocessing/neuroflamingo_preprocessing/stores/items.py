@@ -52,12 +52,12 @@ class StoredItem:
 
     Attributes:
         key: 64 hexadecimal digits, see `item_key`.
-        about: metadata: name and hash of the input, geometry log, warnings, windows.
+        metadata: name and hash of the input, geometry log, warnings, windows.
         folder: folder of the item.
     """
 
     key: str
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     folder: Path
 
     MAIN: ClassVar[str] = "tensor"
@@ -187,7 +187,7 @@ class ItemStore(Generic[ItemT]):
         return file.is_file() and read_stored(file, file.parent).get("format") == cls.FORMAT
 
     @classmethod
-    def _create(cls, path: str | Path, about: Mapping[str, Any]) -> Self:
+    def _create(cls, path: str | Path, metadata: Mapping[str, Any]) -> Self:
         """Create a store, or open an existing one that agrees in `SAME`.
 
         Raises:
@@ -195,7 +195,7 @@ class ItemStore(Generic[ItemT]):
             ModelError: a store for something else (exit 65).
         """
         path = Path(path)
-        head = {"format": cls.FORMAT, "schema": SCHEMA, **about}
+        head = {"format": cls.FORMAT, "schema": SCHEMA, **metadata}
         try:
             path.mkdir(parents=True, exist_ok=True)
             others = sorted(p.name for p in path.iterdir() if not p.name.startswith(TEMPORARY_PREFIX))
@@ -292,14 +292,14 @@ class ItemStore(Generic[ItemT]):
         except (OSError, OutputError) as error:
             raise self.not_written(error) from error
 
-    def _put(self, key: str, about: Mapping[str, Any], write: Callable[[Path], None]) -> bool:
+    def _put(self, key: str, metadata: Mapping[str, Any], write: Callable[[Path], None]) -> bool:
         """Write an item; False if it existed already, or another process wrote it in the meantime.
 
         A folder of this name that is no whole item, such as an interrupted copy of the store leaves, is replaced.
 
         Args:
             key: see `item_key`.
-            about: metadata, plain data.
+            metadata: plain data.
             write: writes the arrays into the folder that it is given.
 
         Raises:
@@ -312,7 +312,7 @@ class ItemStore(Generic[ItemT]):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with draft_folder(folder) as draft:
                 write(draft)
-                _describe(draft, about)
+                _describe(draft, metadata)
                 fsync_tree(draft)
                 if not self._commit(draft, key):
                     return False
@@ -352,9 +352,9 @@ class ItemStore(Generic[ItemT]):
         )
 
 
-def _describe(draft: Path, about: Mapping[str, Any]) -> None:
+def _describe(draft: Path, metadata: Mapping[str, Any]) -> None:
     """Write the metadata of a draft, then the commit marker, which lists all other files and therefore comes last."""
-    (draft / "about.json").write_text(json.dumps(dict(about), ensure_ascii=False) + "\n", encoding="utf-8")
+    (draft / "about.json").write_text(json.dumps(dict(metadata), ensure_ascii=False) + "\n", encoding="utf-8")
     files = sorted(p.relative_to(draft).as_posix() for p in draft.rglob("*") if p.is_file())
     promised = {n: {"bytes": (draft / n).stat().st_size, "sha256": sha256_of(draft / n)} for n in files}
     (draft / "commit.json").write_text(json.dumps({"schema": SCHEMA, "files": promised}) + "\n", encoding="utf-8")

@@ -44,7 +44,7 @@ class JobResult:
         warnings: oddities that do not make the scan unusable.
         error: message of the error.
         exit_code: exit code of the error.
-        cleaning: denoising of a run, see `DenoisingPlan.about`.
+        cleaning: denoising of a run, see `DenoisingPlan.record`.
     """
 
     file: str
@@ -86,16 +86,16 @@ class Job(ABC):
     Attributes:
         store: folder of the store, absolute.
         card: card of the encoder.
-        how: see `Preparation`.
+        preparation: see `Preparation`.
     """
 
     store: Path
     card: InputCard
-    how: Preparation
+    preparation: Preparation
 
     def for_scan(self, task: Task) -> Preparation:
         """Preparation of one scan."""
-        return self.how.at(task.scan.repetition_time, task.scan.series, task.scan.confounds)
+        return self.preparation.at(task.scan.repetition_time, task.scan.series, task.scan.confounds)
 
     def with_series_hash(self, task: Task, made_of: Mapping[str, Any]) -> Preparation:
         """Preparation with the hash already taken for the key: a DICOM series of thousands of files is hashed once."""
@@ -111,9 +111,9 @@ class Job(ABC):
 
     def origin(self, task: Task) -> tuple[str, dict[str, Any]]:
         """Hash of the input, and the options of its preparation that change the tensors."""
-        how = self.for_scan(task)
-        changes = how.changes(task.path) | sidecar_changes(task.path, self.card.scan, how)
-        return input_digest(task.path, self.card.scan, how.series), changes
+        preparation = self.for_scan(task)
+        changes = preparation.changes(task.path) | sidecar_changes(task.path, self.card.scan, preparation)
+        return input_digest(task.path, self.card.scan, preparation.series), changes
 
     @abstractmethod
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
@@ -135,25 +135,25 @@ class PrepareJob(Job):
     def make(self, store: Any, key: str, task: Task, made_of: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
         """Prepare one input and store its tensors."""
         windows = prepare(task.path, self.card.scan, self.with_series_hash(task, made_of)).windows
-        about = joint_record([one.about for one in windows], made_of)
+        metadata = joint_record([one.metadata for one in windows], made_of)
         axes = [axis.name for axis in self.card.scan.axes]
-        return store.put(key, [one.tensor for one in windows], axes, about), about
+        return store.put(key, [one.tensor for one in windows], axes, metadata), metadata
 
 
 def joint_record(records: list[Mapping[str, Any]], made_of: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of an item: those that all windows of a scan share, and the position of each window."""
-    about = {k: v for k, v in records[0].items() if k != "window"}
-    about["windows"] = [record["window"] for record in records if "window" in record]
-    return about | {"made_of": dict(made_of)}
+    metadata = {k: v for k, v in records[0].items() if k != "window"}
+    metadata["windows"] = [record["window"] for record in records if "window" in record]
+    return metadata | {"made_of": dict(made_of)}
 
 
-def sidecar_changes(path: Path, spec: ScanSpec, how: Preparation) -> dict[str, Any]:
+def sidecar_changes(path: Path, spec: ScanSpec, preparation: Preparation) -> dict[str, Any]:
     """Part of a run's sidecars that changes its tensors: the repetition time, if the user gave none.
 
     Raises:
         ScanError: sidecars that cannot be read, or two that apply at one level.
     """
-    if how.repetition_time is not None or not spec.takes_runs or is_dicom_input(path):
+    if preparation.repetition_time is not None or not spec.takes_runs or is_dicom_input(path):
         return {}
     seconds = read_sidecar(path).values.get("RepetitionTime")
     return {} if seconds is None else {"sidecar_repetition_time": seconds}
@@ -183,10 +183,10 @@ def work(job: Job, task: Task) -> JobResult:
         key = job.key(digest, changes)
         if key in store and store.fault(key) is None:
             return JobResult(task.name, "present", key, time.perf_counter() - began)
-        new, about = job.make(store, key, task, {"input_sha256": digest, "how": changes})
-        seconds, warnings = time.perf_counter() - began, tuple(about["warnings"])
+        new, metadata = job.make(store, key, task, {"input_sha256": digest, "how": changes})
+        seconds, warnings = time.perf_counter() - began, tuple(metadata["warnings"])
         return JobResult(
-            task.name, "done" if new else "present", key, seconds, warnings, cleaning=about.get("cleaning")
+            task.name, "done" if new else "present", key, seconds, warnings, cleaning=metadata.get("cleaning")
         )
     except NeuroFlamingoError as error:
         words = " ".join(str(error).split())

@@ -49,7 +49,7 @@ class ScanStore(ItemStore[StoredScan]):
         >>> tensor = np.ones((1, 8, 8, 8), np.float32)
         >>> store.put(key, [tensor], ["channel", "x", "y", "z"], {"name": "sub-01_T1w.nii.gz"})
         True
-        >>> key in store, len(store), store[key].about["name"]
+        >>> key in store, len(store), store[key].metadata["name"]
         (True, 1, 'sub-01_T1w.nii.gz')
         >>> store[key].read((0, 0, slice(2), 0)).shape
         (2, 8)
@@ -92,7 +92,7 @@ class ScanStore(ItemStore[StoredScan]):
         return self
 
     def put(
-        self, key: str, windows: Sequence[NDArray[np.float32]], axes: Sequence[str], about: Mapping[str, Any]
+        self, key: str, windows: Sequence[NDArray[np.float32]], axes: Sequence[str], metadata: Mapping[str, Any]
     ) -> bool:
         """Write an item; False if it existed already, or another process wrote it in the meantime.
 
@@ -100,12 +100,12 @@ class ScanStore(ItemStore[StoredScan]):
             key: see `item_key`.
             windows: tensors of one shape, with the axes of the card.
             axes: names of these axes.
-            about: metadata, plain data.
+            metadata: plain data.
 
         Raises:
             OutputError: it cannot be written (exit 74); nothing of it is left.
         """
-        return self._put(key, about, lambda draft: _write_tensor(draft / "tensor", windows, axes))
+        return self._put(key, metadata, lambda draft: _write_tensor(draft / "tensor", windows, axes))
 
     def index(self) -> pyarrow.Table:
         """Table with one row per item (key, name, BIDS entities, shape, quality, ...); see `read_index`."""

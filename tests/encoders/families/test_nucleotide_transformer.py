@@ -164,7 +164,7 @@ def test_windows_are_means_over_real_tokens() -> None:
 
 @pytest.mark.parametrize("ids", [[5, 6, 7], [3, 1, 7], [3, 4105, 1], [3, -1, 1]])
 def test_other_numbers_than_ids_are_refused(ids: list[int]) -> None:
-    with pytest.raises(UsageError, match="no ids of DNA"):
+    with pytest.raises(UsageError, match="not ids of DNA"):
         encoder()(torch.tensor([[ids]]))
     with pytest.raises(UsageError, match=r"float32"):
         encoder()(torch.tensor([[[3.0, 5.0, 6.0]]]))

@@ -60,7 +60,7 @@ def test_slices_as_frames_and_as_scans_give_the_same_tokens(name: str) -> None:
     one_each = scans(pictures).tokens
     assert one_each.shape == (2, 4, 16, 16)
     torch.testing.assert_close(one_each.reshape(2, 1, 64, 16), frames(heads).tokens, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UsageError, match="takes pictures already"):
+    with pytest.raises(UsageError, match="takes images, not volumes"):
         slices_as_scans(heads[:, 0, 0], scans.card)
 
 

@@ -33,7 +33,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def scan(count: int = 5, width: int = 4, name: str = "sub-01", **more: Any) -> ScanTokens:
     tokens = np.random.default_rng(count).standard_normal((count, width)).astype(np.float32)
-    return ScanTokens(tokens, about={"name": name, "geometry": [{"name": "resampling"}]}, **more)
+    return ScanTokens(tokens, metadata={"name": name, "geometry": [{"name": "resampling"}]}, **more)
 
 
 def two() -> list[ScanTokens]:
@@ -48,10 +48,10 @@ def test_what_is_written_is_read_back(ending: str) -> None:
     assert write_tokens(path, iter(two()), ABOUT) == 2
     assert [entry.name for entry in Path().iterdir()] == [path.name], "nothing else is left"
     found = read_tokens(path, card=CARD)
-    assert found.card == CARD and found.about["weights"] == ABOUT["weights"] and found.about["device"] == "cpu"
+    assert found.card == CARD and found.metadata["weights"] == ABOUT["weights"] and found.metadata["device"] == "cpu"
     assert len(found.scans) == 2
     for read, wrote in zip(found.scans, two(), strict=True):
-        assert dict(read.about) == dict(wrote.about) and set(read.arrays) == set(wrote.arrays)
+        assert dict(read.metadata) == dict(wrote.metadata) and set(read.arrays) == set(wrote.arrays)
         for name, value in wrote.arrays.items():
             assert read.arrays[name].dtype == value.dtype
             np.testing.assert_array_equal(read.arrays[name], value)

@@ -228,8 +228,8 @@ def test_stores(patient: Path, tmp_path: Path, aligned: None, capfd: Any, spoken
     assert main(prepare) == 0
     assert "0 prepared, 2 already present" in capfd.readouterr().out
     assert assert_folder_unnamed(store) > 4
-    (about,) = [json.loads(path.read_text()) for path in store.rglob("*about*.json")] or [None]
-    assert about is None or about["input"]["kind"] == "DICOM"
+    (metadata,) = [json.loads(path.read_text()) for path in store.rglob("*about*.json")] or [None]
+    assert metadata is None or metadata["input"]["kind"] == "DICOM"
     assert main([*prepare[:3], str(tmp_path / "other"), *prepare[4:], "--series", "4"]) == 1
     assert "series 4" in (tmp_path / "other" / "log.jsonl").read_text()
     assert_folder_unnamed(tmp_path / "other")
@@ -250,7 +250,7 @@ def test_a_series_is_hashed_once(patient: Path, tmp_path: Path, aligned: None, m
     digest = hashlib.sha256(lines.encode()).hexdigest()
     (item,) = map(ScanStore(tmp_path / "store").__getitem__, ScanStore(tmp_path / "store"))
     assert item.key == item_key(digest, encoder_card("tiny-t1w-cnn").scan.digest, {})
-    assert item.about["input"]["sha256"] == item.about["made_of"]["input_sha256"] == digest
+    assert item.metadata["input"]["sha256"] == item.metadata["made_of"]["input_sha256"] == digest
     assert main(["encode", str(patient), "-o", str(tmp_path / "tokens"), *common]) == 0
     assert hashed == [3, 3]
     with read_dicom.open_dicom(patient) as examination:

@@ -75,8 +75,8 @@ def test_cleaning_is_in_the_tensor_the_record_the_key_and_the_log(dataset: Path,
     said = capsys.readouterr().out
     assert said.count("2 prepared, 0 already present") == 2 and "0 prepared, 2 already present" in said
     store = ScanStore("store")
-    abouts = [store[key].about for key in store]
-    done = [about for about in abouts if "cleaning" in about]
+    abouts = [store[key].metadata for key in store]
+    done = [metadata for metadata in abouts if "cleaning" in metadata]
     assert len(abouts) == 4 and len(done) == 2
     assert done[0]["cleaning"]["confounds"]["columns"][0] == "trans_x" and done[0]["cleaning"]["high_pass_hz"] == 0.02
     assert done[0]["quality"]["fd_mean"] > 0 and done[0]["windows"][0]["frames"] == FRAMES - 4
@@ -85,7 +85,7 @@ def test_cleaning_is_in_the_tensor_the_record_the_key_and_the_log(dataset: Path,
     moved = {}
     for key in store:
         course = store[key].read(0).mean(axis=0)
-        moved["cleaning" in store[key].about] = abs(np.corrcoef(course, MOTION[-len(course) :, 0])[0, 1])
+        moved["cleaning" in store[key].metadata] = abs(np.corrcoef(course, MOTION[-len(course) :, 0])[0, 1])
     assert moved[False] > 0.9 > 0.2 > moved[True]
 
 
@@ -97,7 +97,7 @@ def test_runs_without_confounds_are_named_and_the_others_done(dataset: Path, cap
     assert "1 prepared, 0 already present, 1 failed" in caught.out and "no confounds beside sub-02" in caught.err
     table = "runs/sub-01_task-rest_desc-confounds_timeseries.tsv"
     assert command(*words[:-3], table, *words[-2:]) == 2
-    assert "one table of confounds cannot be that of several runs" in capsys.readouterr().err
+    assert "one confounds table cannot belong to several runs" in capsys.readouterr().err
 
 
 def test_a_manifest_names_the_confounds_of_each_run(dataset: Path, capsys: Any) -> None:
@@ -127,7 +127,7 @@ def test_a_manifest_names_the_confounds_of_each_run(dataset: Path, capsys: Any) 
     assert prepare("all.csv", *asked) == "0: 1 prepared, 1 already present, 0 failed"
     assert len(set(ScanStore("store")) - keys) == 1 and len(ScanStore("store")) == 3
     assert "no --confound-strategy" in prepare("all.csv", *common)
-    assert "nothing else has frames" in prepare("all.csv", "--encoder", "vit3d", "-q")
+    assert "no frames to denoise" in prepare("all.csv", "--encoder", "vit3d", "-q")
     (dataset / "half.csv").write_text("\n".join([*rows[:2], f"{runs[1]},"]))
     assert prepare("half.csv", *asked).startswith("2: ") and "need a confound table" in prepare("half.csv", *asked)
     assert prepare("half.csv", *asked, "--confounds", tables[1]) == "0: 0 prepared, 2 already present, 0 failed"
@@ -183,9 +183,9 @@ def test_what_cannot_be(dataset: Path, capsys: Any, words: tuple[str, ...], code
     assert said in capsys.readouterr().err
 
 
-def test_encoders_without_frames_take_no_cleaning() -> None:
-    with pytest.raises(UsageError, match="nothing else has frames"):
-        Preparation.of(encoder_card("tiny-t1w-cnn").scan, cleaning=Denoising(detrend=True))
+def test_encoders_without_frames_take_no_denoising() -> None:
+    with pytest.raises(UsageError, match="no frames to denoise"):
+        Preparation.of(encoder_card("tiny-t1w-cnn").scan, denoising=Denoising(detrend=True))
 
 
 def test_check_scan_says_what_would_be_done(dataset: Path, capsys: Any) -> None:
@@ -214,7 +214,7 @@ def test_the_verb_and_the_function_are_one(tmp_path: Path, monkeypatch: pytest.M
         "output": "", "encoder": "brainlm-13m", "runs": 3, "frames": 630, "parcels": 424, "failed": 0
     }  # fmt: skip
     card = encoder_card("brainlm-13m")
-    how = Preparation.of(card.scan, raw=True, cleaning=Denoising(drop_first=10))
+    how = Preparation.of(card.scan, raw=True, denoising=Denoising(drop_first=10))
     done = fit_scaling("train.csv", "function.json", card, how)
     assert (done.runs, done.frames, done.failures) == (3, 630, ())
     assert Path("verb.json").read_bytes() == Path("function.json").read_bytes()
@@ -225,7 +225,7 @@ def test_the_verb_and_the_function_are_one(tmp_path: Path, monkeypatch: pytest.M
     used = Preparation.of(card.scan, raw=True, scaling="verb.json", repetition_time=SECONDS)
     (one,) = prepare(Path("train/run0.npy"), card.scan, used).windows
     step = card.scan.step("robust_fixed")
-    assert step is not None and one.about["scaling"] == {"runs": 3, "frames": 630}
+    assert step is not None and one.metadata["scaling"] == {"runs": 3, "frames": 630}
     wanted = (series(0) - series(0).mean(axis=1, keepdims=True) - by_hand.median[:, None]) / by_hand.spread[:, None]
     np.testing.assert_allclose(one.tensor, wanted[:, :200] * float(step["gain"]), atol=1e-3)
     assert main(["fit-scaling", "train.csv", "-o", "x.json", "--encoder", "fc-baseline", "--raw", "-q"]) == 2
@@ -271,7 +271,7 @@ def test_real_parcel_series(tmp_path: Path) -> None:
     for number, each in enumerate(series[:4]):
         np.save(tmp_path / f"run{number}.npy", each.astype(np.float32))
     card = encoder_card("fc-baseline", parcels=len(series[0]))
-    how = Preparation.of(card.scan, raw=True, repetition_time=2.0, cleaning=Denoising(high_pass=0.01, low_pass=0.1))
+    how = Preparation.of(card.scan, raw=True, repetition_time=2.0, denoising=Denoising(high_pass=0.01, low_pass=0.1))
     rows = "\n".join(json.dumps({"scan": f"run{number}.npy"}) for number in range(len(series[:4])))
     (tmp_path / "all.jsonl").write_text(rows + "\n")
     summary = prepare_into_store(tmp_path / "all.jsonl", tmp_path / "store", card, how)

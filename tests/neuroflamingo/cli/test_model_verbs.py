@@ -165,14 +165,14 @@ class TestEncode:
         (scan,) = found.scans
         assert scan.tokens.shape == (card.output.tokens, card.output.width) and np.isfinite(scan.tokens).all()
         assert scan.positions is not None and int(np.isnan(scan.positions[:, 0]).sum()) == 10
-        assert scan.about["name"] == head_file.name and str(head_file.parent) not in json.dumps(dict(scan.about))
+        assert scan.metadata["name"] == head_file.name and str(head_file.parent) not in json.dumps(dict(scan.metadata))
         from neuroflamingo_preprocessing.files import sha256_of
 
-        assert scan.about["input"]["sha256"] == sha256_of(head_file)
-        steps = [step["name"] for step in scan.about["geometry"]]
+        assert scan.metadata["input"]["sha256"] == sha256_of(head_file)
+        steps = [step["name"] for step in scan.metadata["geometry"]]
         assert steps == ["reorientation", "brain extraction", "affine alignment", "resampling"]
-        assert found.about["weights"] == {"init": "random", "seed": 3}
-        assert found.about["software"]["libraries"]["torch"]
+        assert found.metadata["weights"] == {"init": "random", "seed": 3}
+        assert found.metadata["software"]["libraries"]["torch"]
         weights = [
             load_encoder("tiny-t1w-cnn", init="random", seed=seed)[0].get_parameter("place") for seed in (3, 3, 4)
         ]
@@ -184,7 +184,7 @@ class TestEncode:
 
         assert run("encode", str(head_file), "--encoder", "tiny-t1w-cnn", "-o", "a.safetensors", "-q") == 0
         found = read_tokens("a.safetensors", card=encoder_card("tiny-t1w-cnn"))
-        assert found.about["weights"]["model"] == "tiny-t1w" and len(found.about["weights"]["sha256"]) == 64
+        assert found.metadata["weights"]["model"] == "tiny-t1w" and len(found.metadata["weights"]["sha256"]) == 64
         from neuroflamingo_preprocessing import prepare, read_scan
 
         model, _ = load("tiny-t1w", device="cpu")
@@ -200,7 +200,7 @@ class TestEncode:
         assert out == "fc.npz\n" and "sub-02.npy" in err and "parcel=424" in err and "1 of 2 scans" in err
         (scan,) = read_tokens("fc.npz", card=encoder_card("fc-baseline")).scans
         assert_connectivity(scan.tokens, np.load(good))
-        assert scan.about["input"]["kind"] == "ready array"
+        assert scan.metadata["input"]["kind"] == "ready array"
 
     @pytest.mark.slow
     def test_options_of_the_encoder(self, capsys) -> None:
@@ -211,11 +211,11 @@ class TestEncode:
         assert run(*common, *chosen, "--option", "slices=3", "--option", "axis=x", "-o", "a.npz") == 0
         found = read_tokens("a.npz")
         assert found.scans[0].tokens.shape == (3 * 2 * 2, 48)
-        assert found.about["card"]["options"] == options | {"slices": 3, "axis": "x"}
+        assert found.metadata["card"]["options"] == options | {"slices": 3, "axis": "x"}
         capsys.readouterr()
         for option in ("slices", "slices=[1", "side=32"):
             assert "--option" in refused(2, capsys, *common, *chosen, "--option", option, "-o", "b.npz")
-        for option, words in (("slicez=3", "slicez"), ("slices=99", "at most those there are"), ("low=[1]", "list")):
+        for option, words in (("slicez=3", "slicez"), ("slices=99", "must not exceed"), ("low=[1]", "list")):
             assert words in refused(78, capsys, *common, *chosen, "--option", option, "-o", "b.npz")
         fixed = ("encode", "head.npy", "--encoder", "swift", "--init", "random", "--option", "side=3", "-o", "b.npz")
         assert "takes no options" in refused(78, capsys, *fixed)
@@ -282,7 +282,7 @@ class TestEncode:
             encode(["gone.npy"], "a.npz", encoder="fc-baseline")
         with pytest.raises(ScanError):
             encode([parcels(3)], "a.npz", encoder="fc-baseline")
-        with pytest.raises(UsageError, match="no atlas"):
+        with pytest.raises(UsageError, match="needs an atlas"):
             encode([head_file], "a.npz", encoder="fc-baseline")
         with pytest.raises(ModelError):
             encode([head_file], "a.npz", encoder="swfit")

@@ -98,9 +98,9 @@ def test_what_was_chosen_is_said_and_kept(place: Path, capsys) -> None:
     assert main([*COMMON, "--nprocs", "1"]) == 0
     assert "note: 3 scans exist in several versions" in capsys.readouterr().err
     assert summary()["notes"][0].startswith("3 scans exist in several versions; used: space-MNI152NLin6Asym")
-    about = [ScanStore("store")[key].about for key in ScanStore("store")]
-    assert {one["input"]["header"]["repetition time"] for one in about} == {"0.8 s, from task-rest_bold.json"}
-    assert "/ds/" not in json.dumps(about) and str(place) not in json.dumps(summary())
+    metadata = [ScanStore("store")[key].metadata for key in ScanStore("store")]
+    assert {one["input"]["header"]["repetition time"] for one in metadata} == {"0.8 s, from task-rest_bold.json"}
+    assert "/ds/" not in json.dumps(metadata) and str(place) not in json.dumps(summary())
 
 
 def test_a_sidecar_that_changed_makes_another_item(place: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_sidecar_that_changed_makes_another_item(place: Path) -> None:
     Path("ds/task-rest_bold.json").write_text('{"RepetitionTime": 2.5}')
     assert main(words) == 0
     assert (summary()["done"], len(ScanStore("store"))) == (1, 2)
-    times = {ScanStore("store")[key].about["repetition_time_s"] for key in ScanStore("store")}
+    times = {ScanStore("store")[key].metadata["repetition_time_s"] for key in ScanStore("store")}
     assert times == {0.8, 2.5}
 
 

@@ -114,7 +114,7 @@ def test_medpix_questions_of_a_case_are_one_sample_with_several_images(tmp_path:
     assert read_manifest([found.write(tmp_path / "out.jsonl")]) == found.samples
     train = from_medpix_qa(tmp_path / "qa.csv", images, split="train", join=False)
     assert [len(s.scans) for s in train.samples] == [1, 1, 1] and {s.subject for s in train.samples} == {"MPX1"}
-    assert train.notes == ["1 rows are of other splits than train"]
+    assert train.notes == ["1 rows belong to other splits than train"]
 
 
 @pytest.mark.parametrize("cell", [["1.jpg", "2"], "['1.jpg', '2.jpg']", '["1", "2"]', "1.jpg;2.jpg", "1, 2"])
@@ -271,7 +271,7 @@ def test_what_cannot_be_converted_says_what_to_try(dataset: Path, images: Path, 
         ("a.csv", b"\xfa\xfea\n", "comma-separated UTF-8 text"),
         ("a.tsv", b'a\tb\n"x\ty\n', "tab-separated UTF-8 text"),
         ("a.parquet", b"PAR1", "a parquet table"),
-        ("a.xlsx", b"PK", "is no table that is read"),
+        ("a.xlsx", b"PK", "is not a supported table"),
     ],
 )
 def test_files_that_cannot_be_read_as_a_whole(tmp_path: Path, name: str, content: bytes, words: str) -> None:

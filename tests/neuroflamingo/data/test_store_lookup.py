@@ -149,7 +149,7 @@ def test_a_store_of_another_encoder_is_refused(made: Path, tmp_path: Path) -> No
     right = encoder_identity(build_encoder("fc-baseline", parcels=PARCELS))
     other = encoder_card("fc-baseline", parcels=PARCELS + 1)
     for card, weights, words in ((other, right, f"card {other.digest[:12]}"), (CARD, "f" * 64, "weights ffffffffffff")):
-        with pytest.raises(ModelError, match="are those of another encoder") as caught:
+        with pytest.raises(ModelError, match="come from another encoder") as caught:
             open_scans(names, card=card, weights=weights, tokens=made / "tokens")
         assert caught.value.exit_code == 65 and words in str(caught.value)
     with pytest.raises(ModelError, match="not prepared for") as caught:
@@ -170,7 +170,7 @@ def test_an_encoder_that_trains_needs_scans(made: Path, joined) -> None:
     model = joined[0]
     held, model.encoder = model.encoder, encoder
     try:
-        with pytest.raises(ConfigError, match="the encoder trains"):
+        with pytest.raises(ConfigError, match="the encoder is trained"):
             TrainingBatches.open(recipe(made, tokens="tokens"), model, processor)
     finally:
         model.encoder = held

@@ -92,7 +92,7 @@ def test_chat_templates_that_end_each_talk() -> None:
 def test_a_chat_template_that_rewrites_what_was_said() -> None:
     tokenizer = tiny_processor().tokenizer
     tokenizer.chat_template = "{% for m in messages %}{{ loop.revindex ~ m['content'] }}{% endfor %}"
-    with pytest.raises(ConfigError, match="writes a turn otherwise") as caught:
+    with pytest.raises(ConfigError, match="changes a turn when") as caught:
         render(TALK, "chat", tokenizer)
     assert "2 rounds" in str(caught.value)
 

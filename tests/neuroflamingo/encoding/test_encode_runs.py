@@ -63,15 +63,15 @@ RUN = "sub-01_task-rest_bold.nii.gz"
 def test_a_run_gives_its_windows(place: Path, capsys) -> None:
     assert main(["encode", RUN, "--encoder", "swift", "--init", "random", "-o", "swift.zarr", "-q"]) == 0
     found = read_tokens("swift.zarr", card=encoder_card("swift"))
-    assert [scan.about["window"] for scan in found.scans] == [{"first_frame": n, "frames": 20} for n in (0, 20)]
+    assert [scan.metadata["window"] for scan in found.scans] == [{"first_frame": n, "frames": 20} for n in (0, 20)]
     first, second = found.scans
     assert first.tokens.shape == (160, 288) and np.isfinite(first.tokens).all()
     assert not np.allclose(first.tokens, second.tokens)
-    about = first.about
-    assert about["repetition_time_s"] == 0.8 and about["quality"]["coverage"] > 0.95
-    assert about["geometry"][0]["interpolation"] == "linear" and "5 frames do not fill" in about["warnings"][-1]
-    assert about["input"]["header"]["repetition time"] == "0.8 s, from the header"
-    assert str(place) not in json.dumps(dict(about))
+    metadata = first.metadata
+    assert metadata["repetition_time_s"] == 0.8 and metadata["quality"]["coverage"] > 0.95
+    assert metadata["geometry"][0]["interpolation"] == "linear" and "5 frames do not fill" in metadata["warnings"][-1]
+    assert metadata["input"]["header"]["repetition time"] == "0.8 s, from the header"
+    assert str(place) not in json.dumps(dict(metadata))
 
 
 @pytest.mark.slow
@@ -89,8 +89,8 @@ def test_parcels_of_a_run(place: Path, capsys) -> None:
     assert main([*common, RUN, "--atlas", "atlas.nii.gz", "-o", "fc.npz"]) == 0
     (scan,) = read_tokens("fc.npz").scans
     assert scan.tokens.shape == (30, 30)
-    atlas = scan.about["atlas"]
-    assert atlas["file"] == "atlas.nii.gz" and len(atlas["sha256"]) == 64 and scan.about["geometry"] == []
+    atlas = scan.metadata["atlas"]
+    assert atlas["file"] == "atlas.nii.gz" and len(atlas["sha256"]) == 64 and scan.metadata["geometry"] == []
     run = nib.load(RUN).get_fdata()
     labels = np.asarray(nib.load("atlas.nii.gz").dataobj)
     series = np.stack([run[labels == n].mean(0) for n in range(1, 31)])
@@ -118,15 +118,15 @@ def test_brainlm_from_series_as_measured(place: Path) -> None:
     centred = series - series.mean(1, keepdims=True, dtype=np.float64)
     low, middle, high = np.percentile(centred, (25, 50, 75), axis=1, keepdims=True)
     np.testing.assert_allclose(only.tensor, (7 * (centred - middle) / (high - low))[:, :200], rtol=1e-3, atol=2e-3)
-    assert only.about["window"] == {"first_frame": 0, "frames": 200}
+    assert only.metadata["window"] == {"first_frame": 0, "frames": 200}
     plain = encoder_card("brainlm-vitmae-111m", normalisation="zscore_parcel", gain=2.0)
     (other,) = prepare(Path("raw.npy"), plain.scan, how).windows
     np.testing.assert_allclose(
         other.tensor, (2 * centred / centred.std(1, keepdims=True))[:, :200], rtol=1e-3, atol=2e-3
     )
     windows = prepare(Path("raw.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=1.47)).windows
-    assert [w.about["window"]["first_frame"] for w in windows] == [0, 200]
-    assert "resampled in time" in windows[0].about["warnings"][0]
+    assert [w.metadata["window"]["first_frame"] for w in windows] == [0, 200]
+    assert "resampled in time" in windows[0].metadata["warnings"][0]
     fixed = Preparation.of(card.scan, raw=True, repetition_time=1.47, may_resample=False)
     with pytest.raises(UsageError, match="resampled in time"):
         prepare(Path("raw.npy"), card.scan, fixed)
@@ -134,7 +134,7 @@ def test_brainlm_from_series_as_measured(place: Path) -> None:
     how = Preparation.of(card.scan, raw=True, repetition_time=0.735, scaling="scaling.json")
     (scaled,) = prepare(Path("raw.npy"), card.scan, how).windows
     np.testing.assert_allclose(scaled.tensor, only.tensor, atol=2e-3)
-    assert scaled.about["scaling"] == {"runs": 1, "frames": 230} and "scaling" not in only.about
+    assert scaled.metadata["scaling"] == {"runs": 1, "frames": 230} and "scaling" not in only.metadata
     np.save("few.npy", series[:100])
     with pytest.raises(ScanError, match=r"does not have the shape"):
         prepare(Path("few.npy"), card.scan, Preparation.of(card.scan, raw=True, repetition_time=0.735))

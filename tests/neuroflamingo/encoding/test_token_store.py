@@ -61,10 +61,10 @@ def test_from_scans_and_from_prepared_scans(place: Path, capsys) -> None:
     store = TokenStore("direct")
     assert store.card == encoder_card("fc-baseline", parcels=30) and len(store) == 4
     encoder, prepared = build_encoder("fc-baseline", parcels=30), ScanStore("prepared")
-    by_name = {store[key].about["name"]: store[key] for key in store}
+    by_name = {store[key].metadata["name"]: store[key] for key in store}
     for key in prepared:
         wanted = encoder(torch.from_numpy(prepared[key].read(0))[None, None]).tokens[0]
-        np.testing.assert_allclose(by_name[prepared[key].about["name"]].read(), wanted.numpy(), rtol=1e-6)
+        np.testing.assert_allclose(by_name[prepared[key].metadata["name"]].read(), wanted.numpy(), rtol=1e-6)
     everything = "".join(p.read_text() for p in Path("direct").rglob("*.json*"))
     assert str(place) not in everything and "/func/" not in everything
     assert main(["encode", "prepared", "-o", "part", "--participant-label", "sub-02", *CHOSEN]) == 0
@@ -80,7 +80,7 @@ def test_what_is_refused(place: Path, capsys) -> None:
     for code, words, *arguments in (
         (65, "is a token store for something else", *common, *CHOSEN, "--dtype", "float16"),
         (65, "were not prepared for", *common, "--encoder", "fc-baseline", "-q"),
-        (2, "are prepared already", *common, *CHOSEN, "--tr", "2.0"),
+        (2, "are already prepared", *common, *CHOSEN, "--tr", "2.0"),
         (66, "after the filters", *common, *CHOSEN, "--participant-label", "07"),
         (2, "float32 or float16", *common, *CHOSEN, "--dtype", "int8"),
         (2, "is a single file", "encode", "ds", "-o", "a.zarr", "--nprocs", "2", *CHOSEN),
@@ -98,9 +98,9 @@ def test_damaged_prepared_scans_fail_alone(place: Path) -> None:
     assert main(["prepare", "ds", "-o", "prepared", "--atlas", "atlas.nii.gz", "--nprocs", "1", *CHOSEN]) == 0
     store = ScanStore("prepared")
     first, second, _ = list(store)
-    about = json.loads((store[first].folder / "about.json").read_text())
-    about["made_of"]["input_sha256"] = "0" * 64
-    (store[first].folder / "about.json").write_text(json.dumps(about))
+    metadata = json.loads((store[first].folder / "about.json").read_text())
+    metadata["made_of"]["input_sha256"] = "0" * 64
+    (store[first].folder / "about.json").write_text(json.dumps(metadata))
     shard = next(p for p in store[second].folder.rglob("c/**/*") if p.is_file())
     shard.write_bytes(shard.read_bytes()[:-5])
     done = encode_into_store("prepared", "tokens", CHOICE, Preparation(), device="cpu")

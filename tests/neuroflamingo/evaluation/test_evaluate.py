@@ -120,5 +120,5 @@ def test_cases_of_which_none_can_be_prepared_are_no_evaluation(opened, monkeypat
 def test_one_case_or_an_unknown_head_is_refused(opened) -> None:
     with pytest.raises(UsageError, match="two cases"):
         evaluate(*opened, cases=1)
-    with pytest.raises((UsageError, NotFoundError), match="no head named 'colin27'"):
+    with pytest.raises((UsageError, NotFoundError), match="unknown head 'colin27'"):
         evaluate(*opened, cases=2, anatomy="colin27")

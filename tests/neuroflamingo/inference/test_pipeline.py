@@ -107,6 +107,13 @@ def test_a_cut_text_is_said_to_be_cut(opened: LoadedModel, head_file: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_report_without_a_word_says_so(opened: LoadedModel, head_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every_token = list(range(opened.model.config.text_config.vocab_size))
+    monkeypatch.setattr(opened.model.generation_config, "eos_token_id", every_token)
+    report = write_report(head_file, model=opened, pictures=False)
+    assert report.text == "" and any("wrote no text" in words for words in report.provenance.warnings)
+
+
 def test_sampling_follows_the_seed_and_leaves_the_global_state_alone(opened: LoadedModel, head_file: Path) -> None:
     import torch
 

@@ -119,10 +119,10 @@ def test_what_a_model_cannot_read_is_refused_with_its_kind(
     assert "not prepared for this encoder" in error and "sequence" in error
     (tmp_path / "two.fa").write_text(">a\nACGT\n>b\nACGT\n")
     assert main(["report", "two.fa", "--model", model, "-o", "x.json", "-q"]) == 65
-    assert "holds 2 sequences" in capsys.readouterr().err
+    assert "contains 2 sequences" in capsys.readouterr().err
     assert main(["report", "two.fa", "--atlas", name, "--model", model, "-o", "x.json", "-q"]) == 2
-    assert "takes no parcels" in capsys.readouterr().err
+    assert "does not take parcel series" in capsys.readouterr().err
     (tmp_path / "short.fa").write_text(">a\nACGTACGTACGT\n")
     assert main(["report", "short.fa", "--model", model, "-o", "x.json", "-q"]) == 65
     error = capsys.readouterr().err
-    assert "another length" in error and "token=12" in error and "3 tokens" in error
+    assert "length that the encoder takes" in error and "token=12" in error and "3 tokens" in error

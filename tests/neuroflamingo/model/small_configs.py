@@ -89,6 +89,7 @@ _BESIDE: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 8},
     "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
     "ministral": {"head_dim": 8},
+    "whisper": {"begin_suppress_tokens": None, "suppress_tokens": None},
     "reformer": {"is_decoder": True},
 }
 

@@ -166,7 +166,7 @@ def test_files_that_ask_for_code_are_refused(tmp_path, file, changes):
     (tmp_path / "evil.py").write_text("raise SystemExit('this ran')")
     change_json(tmp_path / file, **changes)
     for read in (load, NeuroFlamingo.from_pretrained, NeuroFlamingoProcessor.from_pretrained):
-        with pytest.raises(ConfigError, match="asks for code of its own to be run"):
+        with pytest.raises(ConfigError, match="asks to run its own code"):
             read(tmp_path)
 
 

@@ -90,7 +90,7 @@ def test_sigterm_saves_at_the_micro_step_and_ends_with_75(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=900)
-    assert "SIGTERM ended the training; it is saved at step" in errors
+    assert "SIGTERM ended training; the run is saved at step" in errors
     (saved,) = (tmp_path / "stopped" / "checkpoints").iterdir()
     done = json.loads((saved / "state.json").read_text())["progress"]
     steps = done["step"] + 2

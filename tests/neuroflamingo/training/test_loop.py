@@ -112,7 +112,7 @@ def test_a_signal_in_the_midst_of_accumulation(samples, tmp_path, monkeypatch):
     stopped = small_loop(recipe, tmp_path / "stopped")
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_micro_step", signalled)
-        with pytest.raises(NeuroFlamingoError, match=r"SIGUSR1 ended the training.*step 2, micro-step 2") as caught:
+        with pytest.raises(NeuroFlamingoError, match=r"SIGUSR1 ended training.*step 2, micro-step 2") as caught:
             stopped.run()
     assert caught.value.exit_code == 75
     assert (stopped.root / "step-0000002-2" / "gradients.safetensors").exists()
@@ -195,7 +195,7 @@ def test_processes_must_share_a_batch_evenly(samples, tmp_path, monkeypatch):
     from accelerate import Accelerator
 
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 3))
-    with pytest.raises(ConfigError, match="3 processes cannot share it evenly"):
+    with pytest.raises(ConfigError, match="3 processes cannot divide it evenly"):
         small_loop(small_recipe(samples), tmp_path)
 
 
@@ -220,6 +220,6 @@ def test_trackers(samples, tmp_path):
 
 def test_a_tracker_that_is_not_here_is_not_left_out_in_silence(samples, tmp_path, monkeypatch):
     monkeypatch.setattr("accelerate.tracking._available_trackers", [])
-    with pytest.raises(ConfigError, match=r"log\.trackers: tensorboard is not here") as caught:
+    with pytest.raises(ConfigError, match=r"log\.trackers: tensorboard is not installed") as caught:
         small_loop(small_recipe(samples, log={"trackers": ["tensorboard"]}), tmp_path)
     assert "neuroflamingo[track]" in str(caught.value)

@@ -148,7 +148,7 @@ def test_another_recipe_in_the_same_folder(material, tmp_path):
 def test_a_folder_that_is_no_run_is_left_alone(material, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     for resume in (True, False):
-        with pytest.raises(ConfigError, match="holds something that is no run"):
+        with pytest.raises(ConfigError, match="is not the folder of a run"):
             train(whole_recipe(material), folder=tmp_path, resume=resume, quiet=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -158,7 +158,7 @@ def test_going_on_from_a_checkpoint_with_other_settings(material, tmp_path):
     train(first, folder=tmp_path / "run", quiet=True)
     place = tmp_path / "run" / "checkpoints" / "step-0000002"
     slower = whole_recipe(material, optim={"steps": 4, "lr": 0.001})
-    with pytest.raises(ConfigError, match="holds later checkpoints than step-0000002"):
+    with pytest.raises(ConfigError, match="has later checkpoints than step-0000002"):
         train(slower, folder=tmp_path / "run", resume=place, quiet=True)
     train(slower, folder=tmp_path / "slower", resume=place, quiet=True)
     assert [line["step"] for line in log(tmp_path / "slower")] == [3, 4]
@@ -195,7 +195,7 @@ def test_a_cluster_asks_the_command_to_stop(material, tmp_path):
     process.send_signal(signal.SIGUSR1)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 75, errors
-    assert "SIGUSR1 ended the training; it is saved at step" in errors and "run the same command again" in errors
+    assert "SIGUSR1 ended training; the run is saved at step" in errors and "run the same command again" in errors
     saved = checkpoints.newest(tmp_path / "run" / "checkpoints", recipe.model_dump(mode="json"))
     assert saved is not None and saved.progress.step >= len(lines.read_text().splitlines())
 
@@ -211,7 +211,7 @@ def test_a_language_model_in_half_precision(material, tmp_path):
     best = checkpoints.load(tmp_path / "run" / "checkpoints" / checkpoints.BEST)
     assert {value.dtype for value in best.weights.values()} == {torch.float32}
     single = recipe.model_copy(update={"run": recipe.run.model_copy(update={"precision": "fp32"})})
-    with pytest.raises(ConfigError, match="does not go with a language model in half precision"):
+    with pytest.raises(ConfigError, match="cannot be combined with a language model in half precision"):
         train(single, folder=tmp_path / "single", quiet=True)
 
 

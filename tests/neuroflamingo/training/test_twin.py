@@ -191,7 +191,7 @@ def test_the_same_recipe_gives_the_same_twin(tmp_path: Path) -> None:
 
 def test_a_recipe_without_architecture_has_no_twin(tmp_path: Path) -> None:
     recipe = load_recipe(RECIPES[QUICK], ["model.language_model.source=here", "model.language_model.architecture=null"])
-    with pytest.raises(ConfigError, match="no tiny twin"):
+    with pytest.raises(ConfigError, match="cannot have a tiny twin"):
         tiny_twin(recipe, tmp_path / "twin")
     assert not list(tmp_path.iterdir())
 

@@ -32,10 +32,10 @@ def token_npz_header_nested(folder: Path) -> Call:
 
 @bomb
 def token_npz_about_nested(folder: Path) -> Call:
-    about = io.BytesIO()
-    np.save(about, np.frombuffer(DEEP.encode(), np.uint8))
+    metadata = io.BytesIO()
+    np.save(metadata, np.frombuffer(DEEP.encode(), np.uint8))
     with zipfile.ZipFile(folder / "t.npz", "w") as archive:
-        archive.writestr("about.npy", about.getvalue())
+        archive.writestr("about.npy", metadata.getvalue())
     return partial(read_tokens, folder / "t.npz")
 
 

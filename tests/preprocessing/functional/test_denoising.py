@@ -125,13 +125,13 @@ def test_frames_that_are_not_steady_and_what_is_recorded(tmp_path: Path) -> None
     found = plan(Denoising(confounds="auto", strategy=("6p", "flat"), high_pass=0.01), run)
     assert (found.first, found.stop, len(found.kept), found.columns) == (3, FRAMES, FRAMES - 3, RIGID)
     assert "first 3 frames are left out" in found.warnings[0] and "1 confounds are constant" in found.warnings[1]
-    about = found.about
+    about = found.record
     assert about["frames"] == {"stored": 80, "first": 3, "after_last": 80, "left": 77, "not_steady": 3}
     assert about["confounds"]["columns"] == list(RIGID) and about["software"].startswith("nilearn ")
     assert about["high_pass_hz"] == 0.01 and str(tmp_path) not in repr(about)
     assert plan(Denoising(confounds="auto", strategy=("6p",), drop_first=10), run).first == 10
     quiet = plan(Denoising(), run)
-    assert quiet.about == {} and quiet.displacement is not None and len(quiet.displacement) == FRAMES
+    assert quiet.record == {} and quiet.displacement is not None and len(quiet.displacement) == FRAMES
     (tmp_path / "sub-01_task-rest_desc-confounds_timeseries.tsv").write_text("x\n1\n")
     assert "no framewise displacement" in plan(Denoising(), run).warnings[0]
 
@@ -143,7 +143,7 @@ def test_the_share_lost_is_told_and_too_little_is_refused(tmp_path: Path) -> Non
     lines = [line.split("\t")[-1] for line in table.read_text().splitlines()]
     table.write_text("\n".join(lines) + "\n")
     found = plan(Denoising(confounds=table, scrub_fd=0.5))
-    assert found.about["frames"]["scrubbed"] == 20 and found.about["frames"]["scrubbed_share"] == 0.25
+    assert found.record["frames"]["scrubbed"] == 20 and found.record["frames"]["scrubbed_share"] == 0.25
     assert "20 of 80 frames (25%) moved by more than 0.5 mm" in found.warnings[0] and "much" in found.warnings[0]
     moving[::2] = moving[1::4] = 2.0
     table.write_text("framewise_displacement\n" + "\n".join(map(str, moving)) + "\n")
@@ -251,8 +251,8 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 card = encoder_card(sys.argv[2])
 brain_on_grid(card.scan)
 before = peak()
-cleaning = Denoising(detrend=True, high_pass=0.02) if sys.argv[3] == "clean" else None
-found = prepare(Path(sys.argv[1]), card.scan, Preparation.of(card.scan, cleaning=cleaning))
+denoising = Denoising(detrend=True, high_pass=0.02) if sys.argv[3] == "clean" else None
+found = prepare(Path(sys.argv[1]), card.scan, Preparation.of(card.scan, denoising=denoising))
 print(sum(one.tensor.size for one in found.windows) * 4 / 2**20, peak() - before)
 """
 

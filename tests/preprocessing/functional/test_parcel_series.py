@@ -133,7 +133,7 @@ def test_repetition_times() -> None:
     assert "--tr 0.8" in str(caught.value)
     _, warnings = prepared(x, spec(rate=rate.model_copy(update={"policy": "as_is"})), 2.0)
     assert "trained on 0.8 s" in warnings[0]
-    with pytest.raises(ScanError, match="another repetition time"):
+    with pytest.raises(ScanError, match="does not have the encoder's repetition time"):
         prepared(x, spec(rate=rate.model_copy(update={"policy": "refuse"})), 2.0)
     assert np.array_equal(resample_in_time(x, 2.0, 2.0), x)
     assert np.array_equal(resample_in_time(x, 1.0, 2.0), x[:, ::2])
@@ -141,7 +141,7 @@ def test_repetition_times() -> None:
 
 
 def test_what_cannot_be_prepared() -> None:
-    with pytest.raises(ScanError, match="another number of parcels") as caught:
+    with pytest.raises(ScanError, match="does not have the encoder's number of parcels") as caught:
         prepared(series()[:4], spec())
     assert "P5" in str(caught.value) and caught.value.exit_code == 65
     with pytest.raises(ScanError, match="too short"):
@@ -159,5 +159,5 @@ def test_what_cannot_be_prepared() -> None:
         prepared(series(), spec(Step.named("detrend")))
     with pytest.raises(ModelError, match="unknown steps"):
         prepared(series(), spec(Step.named("zscore_run"), Step.named("zscore_parcel")))
-    with pytest.raises(ModelError, match="takes no parcel series"):
+    with pytest.raises(ModelError, match="does not take parcel series"):
         prepared(series(), ScanSpec(modality="tokens", axes=(Axis(name="token"), Axis(name="width", size=3))))

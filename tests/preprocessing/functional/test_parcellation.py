@@ -248,7 +248,7 @@ def test_atlases_that_are_not_the_right_one(tmp_path: Path) -> None:
     assert atlas.values.tolist() == list(range(1, 31)) and atlas.name == "atlas.nii"
     with pytest.raises(ScanError, match="label 4 missing"):
         read_atlas(save(tmp_path / "gap.nii", labels(gap=True), LAS), parcels=30)
-    with pytest.raises(ScanError, match="another number of parcels"):
+    with pytest.raises(ScanError, match="does not have the encoder's number of parcels"):
         read_atlas(good, parcels=424)
     with pytest.raises(ScanError, match="not the file"):
         read_atlas(good, Parcellation(identifier="P30", row_order="ascending label", sha256="0" * 64), 30)

@@ -158,7 +158,7 @@ def test_time(tmp_path: Path) -> None:
     np.testing.assert_allclose(prepared.volumes[here], np.interp(place, np.arange(11), plain[here]), rtol=1e-5)
     with pytest.raises(UsageError, match="resampled in time"):
         prepare_run(run, spec("to_grid", policy="resample"), may_resample=False)
-    with pytest.raises(ScanError, match="another repetition time"):
+    with pytest.raises(ScanError, match="does not have the encoder's repetition time"):
         prepare_run(run, spec("to_grid", policy="refuse"))
     assert "trained on 0.8 s" in prepare_run(run, spec("to_grid"), may_resample=False).warnings[0]
     unknown = save(tmp_path / "unknown.nii", brain(), tr=0.0)
@@ -172,10 +172,10 @@ def test_time(tmp_path: Path) -> None:
 def test_runs_that_are_no_runs_in_mni_space(tmp_path: Path) -> None:
     away = LAS.copy()
     away[2, 3] += 110
-    with pytest.raises(ScanError, match="does not lie in MNI space") as caught:
+    with pytest.raises(ScanError, match="is not in MNI space") as caught:
         prepare_run(save(tmp_path / "away.nii", brain(), away), spec("to_grid"))
     assert "fMRIPrep" in str(caught.value)
-    with pytest.raises(ScanError, match="does not lie in MNI space"):
+    with pytest.raises(ScanError, match="is not in MNI space"):
         prepare_run(save(tmp_path / "empty.nii", np.zeros_like(brain())), spec("to_grid"))
     with pytest.raises(ScanError, match="is constant"):
         prepare_run(save(tmp_path / "flat.nii", np.full_like(brain(), 7.0)), spec("to_grid", "zscore_foreground"))
@@ -220,7 +220,7 @@ def test_denoised_runs_have_no_mean_and_lie_in_mni_space_all_the_same(how: str, 
     elsewhere = LAS.copy()
     elsewhere[2, 3] += 90
     if how != "z-scored, all voxels":
-        with pytest.raises(ScanError, match="does not lie in MNI space"):
+        with pytest.raises(ScanError, match="is not in MNI space"):
             prepare_run(save(tmp_path / "moved.nii.gz", voxels, elsewhere), spec("to_grid", "zscore_foreground"))
     quality, odd = assess_run(run)
     assert quality.tsnr is None and any("the mean of the run was removed" in warning for warning in odd)

@@ -15,8 +15,8 @@ from neuroflamingo_preprocessing.functional.run_quality import (
     FrameWatch,
     assess_run,
     assess_series,
+    orientation_warning,
     spikes,
-    turned,
 )
 from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.scan import Scan
@@ -97,16 +97,16 @@ def test_motion_is_told(tmp_path: Path) -> None:
 def test_a_head_that_lies_turned_is_seen() -> None:
     """Flips along y or z and quarter turns are; a swap of left and right cannot be, in a symmetric template."""
     brain = load_template().grid_mask
-    assert brain.shape == GRID_SHAPE and turned(brain, grid_affine()) is None
+    assert brain.shape == GRID_SHAPE and orientation_warning(brain, grid_affine()) is None
     for x, y, z in product((1, -1), repeat=3):
-        words = turned(brain[::x, ::y, ::z], grid_affine())
+        words = orientation_warning(brain[::x, ::y, ::z], grid_affine())
         assert (words is None) == (y == z == 1)
         assert words is None or (
             ("front-back reversed" in words) == (y < 0) and ("up-down reversed" in words) == (z < 0)
         )
     quarter = np.zeros_like(brain)
     quarter[:, 4:60] = brain.transpose(0, 2, 1)[:, :, :56]
-    assert "up-down as front-back" in (turned(quarter, grid_affine()) or "")
+    assert "up-down as front-back" in (orientation_warning(quarter, grid_affine()) or "")
 
 
 @pytest.mark.slow

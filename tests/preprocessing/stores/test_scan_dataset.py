@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> ScanStore:
 def test_elements_are_windows(store: ScanStore) -> None:
     data = ScanDataset(store.path)
     assert len(data) == 8
-    names = {key: int(store[key].about["name"]) for key in store}
+    names = {key: int(store[key].metadata["name"]) for key in store}
     for index in range(8):
         element = data[index]
         wanted = tensor(names[element["key"]] + 10 * element["window"])

@@ -50,7 +50,7 @@ def test_what_goes_in_comes_out(store: ScanStore) -> None:
     tensors = windows()
     assert store.put(key_of(0), tensors, AXES, ABOUT)
     item = store[key_of(0)]
-    assert np.array_equal(item.read(), np.stack(tensors)) and item.about == ABOUT
+    assert np.array_equal(item.read(), np.stack(tensors)) and item.metadata == ABOUT
     assert np.array_equal(item.read((1, 0, slice(3, 67), slice(1, 9), 5)), tensors[1][0, 3:67, 1:9, 5])
     array = item.open()
     assert array.chunks == (1, 1, 64, 40, 64) and array.shards == (1, 1, 128, 40, 128)

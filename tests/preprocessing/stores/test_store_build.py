@@ -46,11 +46,12 @@ def test_a_dataset_then_again(place: Path, capsys) -> None:
     store = ScanStore("store")
     items = [store[key] for key in store]
     assert len(items) == 4 and store.head["encoder"] == "fc-baseline"
-    series = {item.about["name"]: item.read() for item in items}
+    series = {item.metadata["name"]: item.read() for item in items}
     wanted = np.stack([run(2)[n == LABELS].mean(0) for n in range(1, 31)])
     np.testing.assert_allclose(series["sub-02_task-rest_bold.nii.gz"][0], wanted, rtol=1e-5)
     assert (
-        items[0].about["windows"] == [{"first_frame": 0, "frames": 12}] and len(items[0].about["input"]["sha256"]) == 64
+        items[0].metadata["windows"] == [{"first_frame": 0, "frames": 12}]
+        and len(items[0].metadata["input"]["sha256"]) == 64
     )
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in Path("store/items").rglob("*")}
     contents = {path: path.read_bytes() for path in place.glob("ds/sub-*/func/*_bold.nii.gz")}

@@ -1,1 +1,1 @@
-"""Brain-JEPA: parcel series, placed by functional gradients."""
+"""Brain-JEPA: parcel series, with positions from functional gradients."""

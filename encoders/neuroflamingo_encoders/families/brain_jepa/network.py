@@ -1,7 +1,7 @@
-"""Brain-JEPA: a plain vision transformer over parcels and time, placed by functional gradients.
+"""Brain-JEPA: a plain vision transformer over parcels and time, with positions from functional gradients.
 
-Source: Eric-LRL/Brain-JEPA at b1dfa93 (no licence file: bring your own weights and gradient table). Parameter names
-and numbers as there; the published flash-attention calls are ordinary attention.
+Source: Eric-LRL/Brain-JEPA at b1dfa93 (no licence file: bring your own weights and gradient table), with its parameter
+names and numbers; the published flash-attention calls are ordinary attention.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
 
 PATCHES = 10
-"""Time patches of a parcel, fixed upstream."""
+"""Time patches per parcel, fixed upstream."""
 RELEASED = {
     "num_rois": 450,
     "num_timepoints": 160,
@@ -37,7 +37,7 @@ RELEASED = {
 
 
 class Patches(nn.Module):
-    """Stretches of each parcel's series to tokens, parcel by parcel."""
+    """Embedding of time patches of each parcel's series, parcel by parcel."""
 
     def __init__(self, length: int, width: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Patches(nn.Module):
 
 
 class GradientPosition(nn.Module):
-    """Half of each position is the time patch (sine and cosine), half a projection of the parcel's gradients."""
+    """Positional encoding: half from the time patch (sine and cosine), half a projection of the parcel's gradients."""
 
     def __init__(self, parcels: int, width: int, gradients: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class GradientPosition(nn.Module):
         self.predictor_pos_embed_proj = nn.Linear(gradients, width // 2)
 
     def forward(self, gradient: Float[Tensor, "1 parcel gradient"]) -> Float[Tensor, "1 token width"]:
-        """Time as it is, place rescaled to -1 to 1 over the whole table of parcels."""
+        """Join the time code and the parcel code, the latter rescaled to -1 to 1 over the whole parcel table."""
         place = self.predictor_pos_embed_proj(gradient)
         low, high = place.min(), place.max()
         place = ((place - low) / (high - low) * 2 - 1).repeat_interleave(PATCHES, dim=1)
@@ -115,10 +115,9 @@ class BrainJepaEncoder(BrainEncoder):
 
     Args:
         card: declares the sizes.
-        config: sizes by the names of `RELEASED`; what is left out is as published.
+        config: sizes by the names of `RELEASED`; others are as published.
 
-    `gradient`, `[parcel, 30]`, is no weight of the published file: set it before the first scan, or the positions would
-    be wrong without a word.
+    `gradient`, `[parcel, 30]`, is not in the published weight file: set it before the first scan.
     """
 
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
@@ -143,7 +142,7 @@ class BrainJepaEncoder(BrainEncoder):
         return encoder
 
     def set_gradient(self, gradient: Float[Tensor, "parcel gradient"]) -> None:
-        """Give the parcels' functional gradients, rows in the order of the parcels.
+        """Set the parcels' functional gradients, rows in the order of the parcels.
 
         Raises:
             UsageError: another shape, or numbers that are not finite.
@@ -158,14 +157,14 @@ class BrainJepaEncoder(BrainEncoder):
         self.gradient = gradient[None].to(self.gradient)
 
     def forward(self, x: Float[Tensor, "batch scan parcel time"]) -> EncoderOutput:
-        """Tokens `[batch, scan, parcel * 10, width]` after the last norm.
+        """Compute the tokens `[batch, scan, parcel * 10, width]` after the last norm.
 
         Raises:
-            UsageError: the gradient table was not given.
+            UsageError: the gradient table is not set.
         """
         if not self.gradient.is_meta and not bool(self.gradient.isfinite().all()):
             raise UsageError(
-                "Brain-JEPA lacks its gradient table",
+                "the gradient table of Brain-JEPA is not set",
                 expected=f"encoder.set_gradient(table) with shape {list(self.gradient_shape)}",
                 hint="the table is gradient_mapping_450.csv of the Brain-JEPA repository",
             )

@@ -1,4 +1,4 @@
-"""Cards of BrainLM: the published 13M layout, and the masked autoencoders on pictures of parcel series."""
+"""Cards of BrainLM: the published 13M architecture, and the masked autoencoders on parcel series as images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuroflamingo_preprocessing.spec import Step
 
 
 def _decoder_keys(layers: int) -> tuple[str, ...]:
-    """Names of BrainLM's decoder, which stands in the published files and is not needed for tokens."""
+    """Names of the decoder's tensors, which are in the published files and not needed for tokens."""
     parts = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
     parts += ("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm")
     both = [f"decoder_layers.{i}.{part}" for i in range(layers) for part in parts]
@@ -74,13 +74,13 @@ def _brainlm_weights(file: str, prefixes: tuple[str, ...] = (), **rules: Any) ->
 
 
 def brainlm_13m_card(normalisation: Normalisation = "robust_fixed", gain: float = 7.0) -> EncoderCard:
-    """The published old_13M layout.
+    """Card of the published `old_13M` model.
 
-    Which scaling its training used is not recorded. An independent sweep over reconstructions
+    The scaling used in its training is not documented. An independent sweep over reconstructions
     (payman21/brainlm-interpretability) settled on robust-scaled input times 7, which is the default here.
 
     Raises:
-        ValueError: another normalisation, or a gain that is not above 0.
+        ValueError: unknown normalisation, or a gain that is not positive.
     """
     return _brainlm(
         "brainlm-13m",
@@ -97,14 +97,14 @@ def brainlm_13m_card(normalisation: Normalisation = "robust_fixed", gain: float 
 
 
 def brainlm_111m_card(normalisation: Normalisation = "robust_fixed", gain: float = 1.0) -> EncoderCard:
-    """The ViT-B on pictures of parcel series; `normalisation` and `gain` as for `brainlm_13m_card`."""
+    """Card of the ViT-B on parcel series as images; `normalisation` and `gain` as for `brainlm_13m_card`."""
     output = OutputSpec(width=768, tokens=352, order=("parcel", "time"), cls="first")
     cost = Cost(parameters=86_208_000, gflop=144.5)
     return _brainlm_picture("111M", "432 x 432 picture, ViT-B", output, cost, normalisation=normalisation, gain=gain)
 
 
 def brainlm_650m_card(normalisation: Normalisation = "robust_fixed", gain: float = 1.0) -> EncoderCard:
-    """The ViT-H on pictures of parcel series; `normalisation` and `gain` as for `brainlm_13m_card`."""
+    """Card of the ViT-H on parcel series as images; `normalisation` and `gain` as for `brainlm_13m_card`."""
     output = OutputSpec(width=1280, tokens=466, order=("parcel", "time"), cls="first")
     cost = Cost(parameters=631_667_200, gflop=1363.5)
     return _brainlm_picture("650M", "434 x 434 picture, ViT-H", output, cost, normalisation=normalisation, gain=gain)

@@ -1,9 +1,9 @@
-"""BrainLM in the layout of the published `old_13M` file: a token per parcel and time patch, placed by coordinates.
+"""BrainLM as in the published `old_13M` file: a token per parcel and time patch, with positions from coordinates.
 
-Source: vandijklab/BrainLM at b591d88 (Ortega Caro et al. 2024; weights CC BY-NC-ND 4.0). Parameter names and numbers
-as there. Its Nystrom branch is never taken at the published sizes: it is full attention plus a depthwise convolution
-of the values over the token axis, so the order of tokens matters. Differs from upstream: nothing is masked or
-shuffled; the attention matrix is never stored.
+Source: vandijklab/BrainLM at b591d88 (Ortega Caro et al. 2024; weights CC BY-NC-ND 4.0), with its parameter names and
+numbers. At the published sizes its Nystrom attention is full attention plus a depthwise convolution of the values over
+the token axis, so the order of tokens matters. Differs from upstream: nothing is masked or shuffled; the attention
+matrix is never stored.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ RELEASED = {
     "segment_means_seq_len": 64,
     "layer_norm_eps": 1e-12,
 }
-"""The sizes of `old_13M`."""
+"""Sizes of `old_13M`."""
 
 
 def check_coordinates(xyz: Tensor, parcels: int) -> None:
-    """Refuse a table that is not finite millimetres `[parcel, 3]` (both layouts of BrainLM take one).
+    """Check that a table is finite millimetres `[parcel, 3]` (both architectures of BrainLM take one).
 
     Raises:
         UsageError: another shape, or numbers that are not finite.
@@ -61,16 +61,16 @@ def check_coordinates(xyz: Tensor, parcels: int) -> None:
 
 
 def no_coordinates(parcels: int) -> UsageError:
-    """The error for an encoder that was not told where its parcels lie."""
+    """Make the error for an encoder whose parcel coordinates are not set."""
     return UsageError(
-        "BrainLM lacks the coordinates of its parcels",
+        "the parcel coordinates of BrainLM are not set",
         expected=f"encoder.set_coordinates(table) with shape [{parcels}, 3]",
         hint="the table is A424_Coordinates.dat of the BrainLM repository",
     )
 
 
 class TimeTable(nn.Module):
-    """Sine and cosine of the time patch, interleaved; the table is in some published files and not in others."""
+    """Sine and cosine of the time patch, interleaved; only some published files contain the table."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -80,12 +80,12 @@ class TimeTable(nn.Module):
         self.pe: Tensor
 
     def forward(self, patches: int) -> Float[Tensor, "patch width"]:
-        """The rows of the first `patches` time patches."""
+        """Return the rows of the first `patches` time patches."""
         return self.pe[:patches]
 
 
 class Embeddings(nn.Module):
-    """Signal, place and time of each patch, parcel by parcel, behind the class token."""
+    """Sum of the embeddings of signal, coordinates and time of each patch, parcel by parcel."""
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Embeddings(nn.Module):
         self.pos_embedding = TimeTable(width)
 
     def forward(self, signal: Float[Tensor, "batch parcel time"], xyz: Float[Tensor, "batch parcel 3"]) -> Tensor:
-        """Tokens without the class token, `[batch, parcel * patch, width]`."""
+        """Compute the tokens without the class token, `[batch, parcel * patch, width]`."""
         patches = signal.unflatten(2, (-1, self.patch))
         place = self.xyz_embedding_projection(xyz)[:, :, None]
         x = self.signal_embedding_projection(patches) + place + self.pos_embedding(patches.shape[2])
@@ -127,12 +127,12 @@ class NormedSum(nn.Module):
         self.dense, self.LayerNorm = nn.Linear(before, after), nn.LayerNorm(after, eps)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Project `x`, add the residual, norm the sum."""
+        """Project `x`, add the residual, and normalise the sum."""
         return self.LayerNorm(self.dense(x) + residual)
 
 
 class Attention(nn.Module):
-    """Self-attention with its normed sum, under upstream's names."""
+    """Self-attention with residual and norm, under upstream's names."""
 
     def __init__(self, width: int, heads: int, kernel: int, eps: float) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class Transformer(nn.Module):
         self.layernorm = nn.LayerNorm(width, eps)
 
     def hidden_states(self, signal: Tensor, xyz: Tensor, kept: Tensor | None = None) -> list[Tensor]:
-        """Input of the first block, then the output of each; `kept` picks tokens, `[batch, kept]`."""
+        """Compute the input of the first block and the output of each; `kept` selects tokens, `[batch, kept]`."""
         x = self.embeddings(signal, xyz)
         if kept is not None:
             x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[2]))
@@ -204,10 +204,10 @@ class BrainLmEncoder(BrainEncoder):
 
     Args:
         card: declares the sizes.
-        config: sizes by the names of `RELEASED`; what is left out is as published.
+        config: sizes by the names of `RELEASED`; others are as published.
 
-    `xyz`, `[parcel, 3]` in millimetres, is no weight: set it before the first scan (A424_Coordinates.dat, not the
-    centroids of the label file, from which it differs by up to 13 mm).
+    `xyz`, `[parcel, 3]` in millimetres, is not in the weight file: set it before the first scan (from
+    A424_Coordinates.dat, not the centroids of the label file, from which it differs by up to 13 mm).
 
     Raises:
         ModelError: sizes with which upstream would take its Nystrom branch.
@@ -239,7 +239,7 @@ class BrainLmEncoder(BrainEncoder):
         return encoder
 
     def set_coordinates(self, xyz: Float[Tensor, "parcel 3"]) -> None:
-        """Give the parcels' places in whole millimetres, rows in the order of the parcels.
+        """Set the parcels' coordinates in whole millimetres, rows in the order of the parcels.
 
         Raises:
             UsageError: another shape, or numbers that are not finite.
@@ -248,10 +248,10 @@ class BrainLmEncoder(BrainEncoder):
         self.xyz = xyz.to(self.xyz)
 
     def forward(self, x: Float[Tensor, "batch scan parcel time"]) -> EncoderOutput:
-        """Tokens `[batch, scan, 1 + parcel * patch, width]` after the last norm.
+        """Compute the tokens `[batch, scan, 1 + parcel * patch, width]` after the last norm.
 
         Raises:
-            UsageError: the coordinates were not given.
+            UsageError: the coordinates are not set.
         """
         if not self.xyz.is_meta and not bool(self.xyz.isfinite().all()):
             raise no_coordinates(self.parcels)

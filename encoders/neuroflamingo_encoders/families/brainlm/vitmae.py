@@ -1,8 +1,8 @@
-"""BrainLM `vitmae_111M` and `vitmae_650M`: a parcel series as a picture, through transformers' ViT-MAE encoder.
+"""BrainLM `vitmae_111M` and `vitmae_650M`: a parcel series as an image, with transformers' ViT-MAE encoder.
 
 Source: vandijklab/BrainLM at b591d88 (weights CC BY-NC-ND 4.0). Differs from upstream: tokens stay in raster order
-(upstream shuffles them even at a mask ratio of 0), the sort by Y is stable (many parcels share a Y), and tokens that
-see only padding are left out unless asked for.
+(upstream shuffles them even at a mask ratio of 0), the sort by Y is stable (many parcels share a Y), and tokens of
+padding only are left out by default.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from neuroflamingo_encoders.card import EncoderCard
 
 LARGEST = 5.6430855
-"""What the signal is divided by."""
+"""Divisor of the signal."""
 PADDING = -1.0
 SIZES_111M = {
     "hidden_size": 768,
@@ -52,19 +52,19 @@ _RENAMED = (
     ("intermediate.dense", "mlp.fc1"),
     ("output.dense", "mlp.fc2"),
 )
-"""Names in the published files and in newer transformers, in the order in which they are replaced."""
+"""Replacements of published tensor names by those of newer transformers, in the order in which they apply."""
 
 
 class BrainLmVitMaeEncoder(BrainEncoder):
     """Parcel series `[parcel, time]` to tokens: the class token, then patches row by row (of parcels).
 
     Args:
-        card: declares the sizes; a name with `650m` takes the larger ones.
-        config: sizes by transformers' names, in place of the card's release.
+        card: declares the sizes; a name with `650m` selects the larger ones.
+        config: sizes by transformers' names, instead of the published ones.
         parcels, frames: of the series.
-        keep_padding: give tokens of pure padding as well.
+        keep_padding: return tokens of padding only as well.
 
-    The parcels' coordinates (`set_coordinates`) decide the order of the rows; they are no weight of the file.
+    The parcels' coordinates (`set_coordinates`) determine the order of the rows; they are not in the weight file.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class BrainLmVitMaeEncoder(BrainEncoder):
 
     @classmethod
     def tiny(cls, card: EncoderCard) -> Self:
-        """6 parcels by 12 frames on a picture of 24 x 24, patches of 3, width 16."""
+        """6 parcels by 12 frames on an image of 24 x 24, patches of 3, width 16."""
         sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         small = card.shrunk({"parcel": 6, "time": 12}, width=16, tokens=1 + 2 * 4)
         encoder = cls(small, sizes | {"image_size": 24, "patch_size": 3}, parcels=6, frames=12)
@@ -97,12 +97,12 @@ class BrainLmVitMaeEncoder(BrainEncoder):
         return encoder
 
     def _touched(self, length: int) -> range:
-        """Rows (or columns) of patches that touch data."""
+        """Count the rows (or columns) of patches that contain data."""
         before = (self.side - length) // 2
         return range(before // self.patch, -(-(before + length) // self.patch))
 
     def set_coordinates(self, xyz: Float[Tensor, "parcel 3"]) -> None:
-        """Order the rows by Y ascending, parcels of one Y as they come.
+        """Order the rows by ascending Y; parcels with the same Y keep their order.
 
         Raises:
             UsageError: another shape, or numbers that are not finite.
@@ -111,10 +111,10 @@ class BrainLmVitMaeEncoder(BrainEncoder):
         self.order = xyz[:, 1].argsort(stable=True).to(self.order)
 
     def picture(self, signal: Float[Tensor, "batch parcel time"]) -> Float[Tensor, "batch 1 row column"]:
-        """The series sorted, scaled and padded to a square.
+        """Sort, scale and pad the series to a square.
 
         Raises:
-            UsageError: the coordinates were not given.
+            UsageError: the coordinates are not set.
         """
         if not self.order.is_meta and int(self.order[0]) < 0:
             raise no_coordinates(self.parcels)
@@ -123,7 +123,7 @@ class BrainLmVitMaeEncoder(BrainEncoder):
         return F.pad(signal[:, None, self.order] / LARGEST, (left, right, above, below), value=PADDING)
 
     def forward(self, x: Float[Tensor, "batch scan parcel time"]) -> EncoderOutput:
-        """Tokens `[batch, scan, token, width]` after the last norm, class token first."""
+        """Compute the tokens `[batch, scan, token, width]` after the last norm, class token first."""
         picture = self.picture(rearrange(x, "b s v t -> (b s) v t")).expand(-1, 3, -1, -1)
         # Float32 whatever the picture is: bfloat16 has no numbers between 256 and 258, and ties would be shuffled.
         rising = torch.arange((self.side // self.patch) ** 2, device=x.device, dtype=torch.float32)
@@ -131,7 +131,7 @@ class BrainLmVitMaeEncoder(BrainEncoder):
         return EncoderOutput(rearrange(tokens, "(b s) t w -> b s t w", b=len(x)))
 
     def load_weights(self, state: dict[str, Tensor]) -> Self:
-        """As the base class, from a file under the published names (the decoder is passed over)."""
+        """Load weights as the base class does, from a file with the published names; the decoder is skipped."""
         own = self.state_dict()
         renamed = {}
         for key, value in state.items():

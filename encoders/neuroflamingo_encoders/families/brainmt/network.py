@@ -1,8 +1,8 @@
-"""BrainMT: a convolutional stem, Mamba over each place's time course, then attention over everything.
+"""BrainMT: a convolutional stem, Mamba over each location's time course, then attention over all tokens.
 
-Source: arunkumar-kannan/BrainMT-fMRI at 977e486 (MIT). Parameter names and numbers as there. The published code is
-one-directional although the paper says otherwise; so is this. Differs from upstream: all tokens are given, not the
-class token alone; time may be pooled before the resampler; stem widths are arguments.
+Source: arunkumar-kannan/BrainMT-fMRI at 977e486 (MIT), with its parameter names and numbers. The published code is
+one-directional although the paper says otherwise; so is this. Differs from upstream: all tokens are returned, not only
+the class token; time may be pooled before the resampler; stem widths are arguments.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ RELEASED = {
     "num_heads": 2,
     "num_classes": 1,
 }
-"""The published sizes (no weights were released)."""
+"""Published sizes (no weights were released)."""
 
 
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of a volume."""
 
     def forward(self, input: Float[Tensor, "batch channel y x z"]) -> Tensor:
-        """Norm each voxel over its channels."""
+        """Normalise each voxel over its channels."""
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -63,7 +63,7 @@ def _halve(before: int, after: int) -> nn.Conv3d:
 
 
 class Halving(nn.Module):
-    """A strided convolution under upstream's name."""
+    """Strided convolution, under upstream's name."""
 
     def __init__(self, before: int) -> None:
         super().__init__()
@@ -94,12 +94,12 @@ class RootMeanSquareNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Norm over the last axis; the type of `x` stays."""
+        """Normalise over the last axis; the result has the dtype of `x`."""
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
 class MambaLayer(nn.Module):
-    """A norm and a mixer; the residual stream is kept by the caller."""
+    """Norm and mixer; the caller adds the residual."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -137,11 +137,11 @@ class FeedForward(nn.Module):
 
 
 class BrainMtEncoder(BrainEncoder):
-    """Frames `[time, channel, y, x, z]` to tokens: the class token, then each place's time course in turn.
+    """Frames `[time, channel, y, x, z]` to tokens: the class token, then the time course of each location in turn.
 
     Args:
         card: declares the sizes.
-        config: sizes by the names of `RELEASED`; what is left out is as published.
+        config: sizes by the names of `RELEASED`; others are as published.
         pooled_frames: average time down to this many frames after the last block; None keeps all.
     """
 
@@ -169,21 +169,21 @@ class BrainMtEncoder(BrainEncoder):
 
     @classmethod
     def tiny(cls, card: EncoderCard) -> Self:
-        """4 frames of 48 x 32 x 32 voxels, 3 x 2 x 2 places, width 32."""
+        """4 frames of 48 x 32 x 32 voxels, 3 x 2 x 2 locations, width 32."""
         sizes = {"num_frames": 4, "grid": (3, 2, 2), "embed_dim": 32, "stem_in_dim": 4, "stem_dim": 8, "depth": (1, 1)}
         return cls(card.shrunk({"time": 4, "y": 48, "x": 32, "z": 32}, width=32, tokens=1 + 12 * 4), sizes)
 
     def stem(self, frames: Float[Tensor, "frame 1 y x z"]) -> Float[Tensor, "frame width h w d"]:
-        """The convolutions, frame by frame."""
+        """Apply the convolutions frame by frame."""
         return self.downsample1(self.conv_block1(self.downsample0(self.conv_block0(self.patch_embed(frames)))))
 
     def scan(self, x: Float[Tensor, "batch time 1 y x z"]) -> Float[Tensor, "batch token width"]:
-        """Tokens after the Mamba layers and their last norm: class token, then `1 + place * frames + frame`."""
+        """Compute the tokens after the last Mamba norm: class token, then `1 + place * frames + frame`."""
         batch, frames = x.shape[:2]
         places = rearrange(self.stem(x.flatten(0, 1)), "f w y x z -> f (y x z) w")
         if places.shape[1] != self.places or frames != self.frames:
             raise UsageError(
-                "the run has another size than BrainMT's position tables",
+                "the size of the run differs from BrainMT's position tables",
                 expected=f"{self.places} places and {self.frames} frames",
                 seen=f"{places.shape[1]} places and {frames} frames",
             )
@@ -196,7 +196,7 @@ class BrainMtEncoder(BrainEncoder):
         return self.norm_f(x)
 
     def encode(self, x: Float[Tensor, "batch time 1 y x z"]) -> Float[Tensor, "batch token width"]:
-        """All tokens after the attention blocks."""
+        """Compute all tokens after the attention blocks."""
         x = self.scan(x)
         for block in self.blocks:
             x = x + block(self.norm(x))
@@ -204,7 +204,7 @@ class BrainMtEncoder(BrainEncoder):
         return x
 
     def forward(self, x: Float[Tensor, "batch scan time channel y x z"]) -> EncoderOutput:
-        """Tokens `[batch, scan, 1 + place * time, width]`, time pooled if the encoder was built so."""
+        """Compute the tokens `[batch, scan, 1 + place * time, width]`, with time pooled if `pooled_frames` is set."""
         tokens = self.encode(rearrange(x, "b s ... -> (b s) ..."))
         if self.pooled_frames:
             courses = reduce(tokens[:, 1:], "b (n t k) w -> b (n t) w", "mean", n=self.places, t=self.pooled_frames)

@@ -1,1 +1,1 @@
-"""The functional-connectivity baseline."""
+"""Functional-connectivity baseline."""

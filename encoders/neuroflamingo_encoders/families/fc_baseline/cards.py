@@ -7,7 +7,7 @@ from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 
 
 def fc_baseline_card(parcels: int = 424) -> EncoderCard:
-    """The card for a parcellation with so many parcels; series of any length from 3 frames on."""
+    """Make the card for a parcellation with this number of parcels; series of 3 frames or more."""
     return EncoderCard(
         name="fc-baseline",
         version="1",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class FcBaselineEncoder(BrainEncoder):
-    """Pearson correlations of each parcel with all parcels, Fisher transformed (a parcel with itself is 0)."""
+    """Pearson correlations of each parcel with all parcels, Fisher z-transformed (0 on the diagonal)."""
 
     def __init__(self, card: EncoderCard | None = None) -> None:
         super().__init__(card or fc_baseline_card())
@@ -31,9 +31,9 @@ class FcBaselineEncoder(BrainEncoder):
         return cls(card.shrunk({"parcel": 12}, width=12, tokens=12))
 
     def forward(self, x: Float[Tensor, "batch scan parcel time"]) -> EncoderOutput:
-        """Tokens `[batch, scan, parcel, parcel]`; a parcel without variance correlates with nothing.
+        """Compute the tokens `[batch, scan, parcel, parcel]`; a constant parcel has correlations of 0.
 
-        Computed in float32 at least: in bfloat16 a correlation of 0.999 is 1, whose transform is infinite.
+        At least float32 is used: in bfloat16 a correlation of 0.999 is 1, whose transform is infinite.
         """
         series = x.to(torch.promote_types(x.dtype, torch.float32))
         series = series - series.mean(-1, keepdim=True)

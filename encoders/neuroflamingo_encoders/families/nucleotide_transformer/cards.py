@@ -1,4 +1,4 @@
-"""Cards of encoders of biological sequences; no torch. Text becomes ids by `tokenizer.sequence_to_ids`."""
+"""Cards of encoders of biological sequences; no torch. `tokenizer.sequence_to_ids` turns text into ids."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from neuroflamingo_encoders.families.vit3d.cards import restricted_weights
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 
 VOCABULARY = 4105
-"""Four special tokens, 4096 six-letter words, A, T, C, G and N."""
+"""Size of the vocabulary: four special tokens, 4096 6-mers, A, T, C, G and N."""
 LONGEST = 1000
-"""Tokens with the class token: the table of positions has 1002 rows, and the first two are not used."""
+"""Maximum number of tokens, with the class token: of the 1002 rows of the position table, the first two are unused."""
 TINY: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "nucleotide-transformer": ({"token": 12}, {"width": 16, "depth": 2, "heads": 2, "mlp": 32}),
 }
@@ -29,12 +29,12 @@ def nucleotide_transformer_card(
     """InstaDeep's Nucleotide Transformer (first generation; `500m-human-ref` and `500m-1000g` by default).
 
     Args:
-        strand: which strand is read; `mean` averages each token with its partner on the other strand.
-        pool: mean over windows of so many tokens; 1 gives every token. The class token is never pooled.
+        strand: the strand to read; `mean` averages each token with its partner on the other strand.
+        pool: number of tokens per window to average over; 1: no pooling. The class token is never pooled.
         width, depth, heads, mlp: of another release.
 
     Raises:
-        ValueError: no such strand, or a window without a token.
+        ValueError: unknown strand, or `pool` below 1.
     """
     if strand not in ("forward", "reverse_complement", "mean") or pool < 1:
         raise ValueError("strand is 'forward', 'reverse_complement' or 'mean', pool is at least 1")

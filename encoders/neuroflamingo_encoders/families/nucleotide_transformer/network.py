@@ -1,9 +1,9 @@
-"""Nucleotide Transformer through transformers' ESM: DNA as tokens, so that a sequence can stand behind `<image>`.
+"""Nucleotide Transformer with transformers' ESM: DNA as tokens, so that `<image>` can stand for a sequence.
 
 Source: instadeepai/nucleotide-transformer (CC BY-NC-SA 4.0), first generation, whose published files are plain ESM
-files; the second generation needs code from the hub and is not read. Differs from upstream: the other strand is read
-word by word in reverse, so that its tokens stay partners of the forward ones (in a stretch whose length is no
-multiple of six, the single letters then come first instead of last).
+files; the second generation needs code from the hub and is not supported. Differs from upstream: the other strand is
+read 6-mer by 6-mer in reverse, so that its tokens stay partners of the forward ones (if the length is not a multiple
+of six, the single bases then come first instead of last).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def swap_strand(values: Tensor, real: Bool[Tensor, "n token"]) -> Tensor:
-    """Reverse each row's tokens after the class token; padding stays at the end. Doing it twice changes nothing."""
+    """Reverse each row's tokens after the class token; padding stays at the end. Applied twice, it changes nothing."""
     place = torch.arange(real.shape[1], device=real.device).expand_as(real)
     source = torch.where(real & (place > 0), real.sum(1, keepdim=True) - place, place)
     return values.gather(1, source if values.ndim == 2 else source[..., None].expand_as(values))
@@ -39,7 +39,7 @@ def swap_strand(values: Tensor, real: Bool[Tensor, "n token"]) -> Tensor:
 def pool_windows(
     tokens: Float[Tensor, "n token width"], real: Bool[Tensor, "n token"], window: int
 ) -> tuple[Float[Tensor, "n window width"], Bool[Tensor, "n window"]]:
-    """Mean over the real tokens of each window after the class token, which stays as it is."""
+    """Average the real tokens of each window; the class token stays as it is."""
     missing = (1 - tokens.shape[1]) % window
     weight = nn.functional.pad(real[:, 1:], (0, missing)).unflatten(1, (-1, window)).to(tokens.dtype)
     values = nn.functional.pad(tokens[:, 1:], (0, 0, 0, missing)).unflatten(1, (-1, window))
@@ -53,7 +53,7 @@ class NucleotideTransformerEncoder(BrainEncoder):
 
     Args:
         card: declares in `network` the sizes, the strand and the pooling.
-        config: the same names and `width`, in place of the card's.
+        config: the same names and `width`, instead of the card's.
     """
 
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
@@ -86,16 +86,16 @@ class NucleotideTransformerEncoder(BrainEncoder):
         return cls(*shrunk(card, TINY))
 
     def example(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Ids of six-letter words behind the class token, none of them padding."""
+        """Make ids of 6-mers after the class token, without padding."""
         ids = torch.randint(10, 4000, tuple(shape), generator=generator)
         ids[..., 0] = CLASS
         return ids
 
     def check(self, ids: Int64[Tensor, "n token"]) -> Bool[Tensor, "n token"]:
-        """Which ids are no padding.
+        """Check the ids and return the mask of those that are not padding.
 
         Raises:
-            UsageError: other numbers than `sequence_to_ids` gives.
+            UsageError: ids that `sequence_to_ids` does not return.
         """
         whole = ids.dtype == torch.int64
         real = ids != PADDING
@@ -105,7 +105,7 @@ class NucleotideTransformerEncoder(BrainEncoder):
             & (real[:, 1:] <= real[:, :-1]).all()
         ):
             raise UsageError(
-                "these are no ids of DNA sequences",
+                "these numbers are not ids of DNA sequences",
                 expected=f"int64, 0 to {self.vocabulary - 1}, class token ({CLASS}) first, padding ({PADDING}) last",
                 seen=f"{ids.dtype}, {ids.min().item()} to {ids.max().item()}, first {ids[:, 0].unique().tolist()[:4]}",
                 hint="give a FASTA file, or make them with tokenizer.sequence_to_ids; never cast ids to floats",
@@ -113,14 +113,14 @@ class NucleotideTransformerEncoder(BrainEncoder):
         return real
 
     def strand_tokens(self, ids: Int64[Tensor, "n token"], real: Bool[Tensor, "n token"], other: bool) -> Tensor:
-        """Tokens of one strand `[n, token, width]`, in the forward strand's order either way."""
+        """Compute the tokens of one strand `[n, token, width]`, always in the order of the forward strand."""
         if other:
             ids = swap_strand(self.partner[ids], real)
         tokens = self.esm(input_ids=ids, attention_mask=real.long()).last_hidden_state
         return swap_strand(tokens, real) if other else tokens
 
     def forward(self, x: Int64[Tensor, "batch scan token"]) -> EncoderOutput:
-        """Tokens `[batch, scan, token, width]` and their mask; a token has no place in the head."""
+        """Compute the tokens `[batch, scan, token, width]` and their mask; they have no positions in the head."""
         ids = rearrange(x, "b s t -> (b s) t")
         real = self.check(ids)
         strands = {"forward": (False,), "reverse_complement": (True,), "mean": (False, True)}[self.strand]

@@ -1,4 +1,4 @@
-"""DNA as ids in words of six letters (see `neuroflamingo_preprocessing.sequence`), and each token's other strand."""
+"""DNA as ids of 6-mers (see `neuroflamingo_preprocessing.sequence`), and their reverse complements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARTNER = str.maketrans("ATCG", "TAGC")
 
 @lru_cache(maxsize=1)
 def partners() -> tuple[int, ...]:
-    """For each id that of its reverse complement; special tokens and N are their own."""
+    """Map each id to that of its reverse complement; special tokens and N map to themselves."""
     known = vocabulary()
     return tuple(
         number if token in SPECIAL else known[token.translate(_PARTNER)[::-1]] for token, number in known.items()
@@ -29,7 +29,7 @@ def partners() -> tuple[int, ...]:
 
 
 def sequence_to_ids(text: str) -> Int64[Tensor, " token"]:
-    """Ids of one DNA sequence, class token first; white space is left out, small letters count as large ones.
+    """Convert one DNA sequence to ids, class token first; white space is ignored, lower case counts as upper case.
 
     Raises:
         ScanError: no letter, letters other than A, C, G, T and N, or more tokens than the encoder has positions for.
@@ -38,7 +38,7 @@ def sequence_to_ids(text: str) -> Int64[Tensor, " token"]:
 
 
 def sequences_to_ids(texts: Sequence[str]) -> Int64[Tensor, "sequence token"]:
-    """Ids of several sequences, shorter ones padded at their end.
+    """Convert several sequences to ids, shorter ones padded at the end.
 
     Raises:
         ScanError: see `sequence_to_ids`.

@@ -1,1 +1,1 @@
-"""Ready tokens, passed on as they are."""
+"""Precomputed tokens, passed on unchanged."""

@@ -1,4 +1,4 @@
-"""Card of `precomputed`: tokens that another program made."""
+"""Card of `precomputed`: tokens made by another program."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from neuroflamingo_preprocessing.spec import Axis, ScanSpec
 
 
 def precomputed_card(width: int = 768, tokens: int | None = None) -> EncoderCard:
-    """The card of ready tokens of a declared width.
+    """Make the card of precomputed tokens of a declared width.
 
     Args:
         width: numbers per token.
-        tokens: tokens per scan; None lets every batch have its own number.
+        tokens: tokens per scan; None: may differ between batches.
     """
     return EncoderCard(
         name="precomputed",

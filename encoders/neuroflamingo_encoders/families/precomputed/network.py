@@ -1,4 +1,4 @@
-"""`precomputed`: the encoder that ran elsewhere. Its tokens pass through, checked for width."""
+"""`precomputed`: for tokens of an encoder that runs elsewhere; they are passed on after a check of their width."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PrecomputedEncoder(BrainEncoder):
-    """Passes ready tokens on: for encoders that are too large, too closed or too slow to run beside the model."""
+    """Pass-through of tokens: for encoders too large, too slow or too closed to run together with the model."""
 
     def __init__(self, card: EncoderCard | None = None) -> None:
         super().__init__(card or precomputed_card())
@@ -26,5 +26,5 @@ class PrecomputedEncoder(BrainEncoder):
         return cls(card.shrunk({"width": 16}, width=16))
 
     def forward(self, x: Float[Tensor, "batch scan token width"]) -> EncoderOutput:
-        """The tokens as they came, `[batch, scan, token, width]`; all real, without positions."""
+        """Return the tokens unchanged, `[batch, scan, token, width]`; without mask or positions."""
         return EncoderOutput(tokens=x)

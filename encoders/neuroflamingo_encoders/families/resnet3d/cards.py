@@ -1,6 +1,7 @@
 """Cards of 3D ResNets through MONAI; no torch and no monai here.
 
-MedicalNet's trap stands on the card: upstream dilates the last two stages where MONAI strides, with the same file.
+Note the difference declared on MedicalNet's card: upstream dilates the last two stages, MONAI uses strides, and the
+same weight file fits both.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _RESNETS = {
 }
 _DILATED = {"conv1_stride": 2, "dilation_3": 2, "dilation_4": 4}
 _STRIDED = {"conv1_stride": 1, "dilation_3": 1, "dilation_4": 1}
-"""A stage with a dilation above 1 has stride 1; else stages 2, 3 and 4 have stride 2."""
+"""Constants without dilation: stages 2, 3 and 4 have stride 2 unless their dilation is above 1."""
 
 
 def _resnet(blocks: str, bottleneck: bool, shortcut: str, bias: bool) -> dict[str, Any]:
@@ -53,17 +54,17 @@ def medicalnet_card(
     spacing_mm: float = 2.0,
     channel: str = "T1w",
 ) -> EncoderCard:
-    """MedicalNet's 3D ResNet: a grid of features as tokens, on a grid in MNI space (upstream: any volume).
+    """Make the card of a MedicalNet 3D ResNet, on a grid in MNI space (upstream: any volume).
 
     Args:
         layers: 10, 18, 34 or 50.
         variant: `upstream` (first convolution of stride 2, stages 3 and 4 dilated by 2 and 4 at stride 1: a token
-            every 8 voxels) or `monai` (MONAI's strides: every 16). Same file, same shapes, other features.
-        stage: which stage's output is tapped, 1 to 4.
+            every 8 voxels) or `monai` (MONAI's strides: every 16). Same weight file, same shapes, different features.
+        stage: the stage whose output becomes the tokens, 1 to 4.
         x, y, z, spacing_mm, channel: of the scans.
 
     Raises:
-        ValueError: no such variant or stage.
+        ValueError: unknown variant or stage.
     """
     if variant not in ("upstream", "monai") or stage not in (1, 2, 3, 4):
         raise ValueError("variant is 'upstream' or 'monai', stage is 1 to 4")

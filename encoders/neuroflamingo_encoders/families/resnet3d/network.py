@@ -1,8 +1,8 @@
-"""3D ResNets through MONAI: a grid of features as tokens (MedicalNet, 3D-Neuro-SimCLR).
+"""3D ResNets with MONAI: a grid of features as tokens (MedicalNet, 3D-Neuro-SimCLR).
 
 Sources: Tencent/MedicalNet (MIT), emilykaczmarek/3D-Neuro-SimCLR (MIT). MedicalNet's own network has a first
-convolution of stride 2 and dilates its last two stages instead of striding; MONAI's has not, under the same names and
-shapes. The card says which one is built. The shortcut of type A passes no gradient to what is before it, as upstream.
+convolution of stride 2 and dilates its last two stages instead of striding; MONAI's does not, with the same names and
+shapes. The card says which one is built. As upstream, the shortcut of type A passes no gradient to earlier layers.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 
 def shortcut_a(x: Tensor, planes: int, stride: int) -> Tensor:
-    """Every `stride`-th voxel, zeros in the channels that are missing; MONAI's own cannot be computed in bfloat16."""
+    """Take every `stride`-th voxel, with zeros in additional channels; MONAI's version does not support bfloat16."""
     kept = x.detach()[:, :, ::stride, ::stride, ::stride]
     return F.pad(kept, (0, 0, 0, 0, 0, 0, 0, planes - x.shape[1]))
 
 
 def own_shortcut(block: Any, stride: int | None = None) -> None:
-    """Put `shortcut_a` in place of MONAI's type A, which is no module; other shortcuts stay."""
+    """Replace MONAI's shortcut of type A, which is not a module, by `shortcut_a`; other shortcuts stay."""
     if isinstance(block.downsample, partial):
         declared = block.downsample.keywords
         block.downsample = partial(shortcut_a, planes=declared["planes"], stride=stride or declared["stride"])
 
 
 def dilate(stage: nn.Sequential, by: int) -> None:
-    """Turn a stage of stride 2 into one of stride 1 whose 3 x 3 x 3 convolutions are dilated; no weight changes."""
+    """Change a stage of stride 2 to stride 1 with dilated 3 x 3 x 3 convolutions; no weight changes."""
     for block in stage:
         for conv in block.modules():
             if isinstance(conv, nn.Conv3d):
@@ -55,7 +55,7 @@ class ResNet3dEncoder(BrainEncoder):
 
     Args:
         card: declares the channels, and by `network` blocks, shortcut, strides, dilation, stage and intensity.
-        config: the same names and `width` (of the tapped stage), in place of the card's.
+        config: the same names and `width` (of the tapped stage), instead of the card's.
     """
 
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
@@ -84,19 +84,19 @@ class ResNet3dEncoder(BrainEncoder):
 
     @classmethod
     def tiny(cls, card: EncoderCard) -> Self:
-        """See `TINY` beside the cards; twice as long, or an untrained deep network would look everywhere at once."""
+        """A few thousand weights; sides of twice `TINY`, or an untrained deep network would not be local."""
         axes, config = TINY[card.name]
         return cls(card.shrunk({axis: 2 * size for axis, size in axes.items()}, width=config["width"]), config)
 
     def features(self, x: Float[Tensor, "n channel *sides"]) -> Float[Tensor, "n width *grid"]:
-        """Output of the tapped stage; the stages after it are not run."""
+        """Compute the output of the tapped stage; later stages are not run."""
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4)[: self.stage]:
             x = layer(x)
         return x
 
     def forward(self, x: Float[Tensor, "batch scan channel *sides"]) -> EncoderOutput:
-        """Tokens `[batch, scan, token, width]`, and positions where the card has a grid."""
+        """Compute the tokens `[batch, scan, token, width]`, and positions if the card has a grid."""
         x, batch = rearrange(x, "b s ... -> (b s) ..."), len(x)
         grid = self.features(scale_intensity(x, self.intensity))
         tokens = rearrange(grid, "(b s) w x y z -> b s (x y z) w", b=batch)

@@ -1,4 +1,4 @@
-"""Cards of 3D Swin encoders through MONAI; no torch and no monai here. Which stage is tapped stands on the card."""
+"""Cards of 3D Swin encoders of MONAI; no torch and no monai here. The card names the stage that gives the tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TINY: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
 
 _SWIN = {"depth": 2, "window": 7, "patch": 2, "heads": 3, "merging": "merging"}
 _SWIN_REST = ("encoder*", "decoder*", "out.*", "conv*", "rotation_head.*", "contrastive_head.*", "mask_token*")
-"""Other parts of the files that hold a Swin encoder: a decoder, pretraining heads."""
+"""Other tensors in files of Swin encoders: a decoder, pretraining heads."""
 
 
 def _check_stage(stage: int) -> None:
@@ -35,7 +35,7 @@ def _swin_output(stage: int, embed: int, grid: TokenGrid | None = None) -> Outpu
 
 
 def brainsegfounder_card(stage: int = 3) -> EncoderCard:
-    """BrainSegFounder's Swin encoder; `stage` 3 gives 216 tokens of width 384 for 96 voxels a side, 4 gives 27 of 768.
+    """Make the card of BrainSegFounder's Swin encoder; stage 3 gives 216 tokens of width 384, stage 4 27 of width 768.
 
     Raises:
         ValueError: no such stage.
@@ -75,16 +75,16 @@ def swinunetr_card(
     z: int = SIDES[2],
     spacing_mm: float = 2.0,
 ) -> EncoderCard:
-    """The encoder of a SwinUNETR that you trained or fetched, for one channel, on a grid in MNI space.
+    """Make the card of the encoder of your own SwinUNETR, for one channel, on a grid in MNI space.
 
     Args:
-        channel: what the scans are.
+        channel: contrast of the scans.
         embed: SwinUNETR's feature size, a multiple of 3.
-        stage: 0 to 4; a token stands for 2, 4, 8, 16 or 32 voxels a side.
+        stage: 0 to 4; a token covers 2, 4, 8, 16 or 32 voxels per side.
         x, y, z, spacing_mm: of the scans.
 
     Raises:
-        ValueError: no such stage, or a size that three heads do not divide.
+        ValueError: unknown stage, or a size not divisible by three heads.
     """
     _check_stage(stage)
     if embed % 3:
@@ -114,7 +114,7 @@ def swinunetr_card(
 
 
 def swin_parameters(embed: int, channels: int = 1, depth: int = 2, window: int = 7) -> int:
-    """Weights of a Swin encoder of four stages."""
+    """Count the parameters of a Swin encoder of four stages."""
     total = (8 * channels + 1) * embed
     for stage in range(4):
         width, heads = embed * 2**stage, 3 * 2**stage

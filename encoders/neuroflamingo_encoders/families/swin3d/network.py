@@ -1,7 +1,7 @@
-"""3D Swin encoders through MONAI's SwinTransformer: BrainSegFounder, and the encoder of any SwinUNETR.
+"""3D Swin encoders with MONAI's SwinTransformer: BrainSegFounder, and the encoder of any SwinUNETR.
 
 Sources: lab-smile/BrainSegFounder (code GPL-3.0, network from MONAI), Project-MONAI/MONAI (Apache-2.0). As SwinUNETR
-does, the tapped stage gets a layer norm without weights. Not to be mixed up with `swin4d`, which is for fMRI.
+does, the tapped stage gets a layer norm without weights. Not to be confused with `swin4d`, which is for fMRI.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Swin3dEncoder(BrainEncoder):
 
     Args:
         card: declares the channels, and by `network` depth, window, patch, heads, merging, stage and intensity.
-        config: the same names and `width` (of the tapped stage), in place of the card's.
+        config: the same names and `width` (of the tapped stage), instead of the card's.
     """
 
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
@@ -51,14 +51,14 @@ class Swin3dEncoder(BrainEncoder):
         return cls(*shrunk(card, TINY))
 
     def forward(self, x: Float[Tensor, "batch scan channel *sides"]) -> EncoderOutput:
-        """Tokens `[batch, scan, token, width]`, and positions where the card has a grid."""
+        """Compute the tokens `[batch, scan, token, width]`, and positions if the card has a grid."""
         x, batch = rearrange(x, "b s ... -> (b s) ..."), len(x)
         grid = self.swinViT(scale_intensity(x, self.intensity))[self.stage]
         tokens = rearrange(grid, "(b s) w x y z -> b s (x y z) w", b=batch)
         return EncoderOutput(tokens, positions=positions(self.card, tokens.shape[2], tokens))
 
     def load_weights(self, state: dict[str, Tensor]) -> Self:
-        """As the base class; also from files of the bare encoder, and with the older names of the feed-forward."""
+        """Load weights as the base class does; files of the bare encoder and older feed-forward names work too."""
         named = {}
         for key, value in state.items():
             key = key.removeprefix("module.").replace(".mlp.fc", ".mlp.linear")

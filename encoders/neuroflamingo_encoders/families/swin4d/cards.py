@@ -8,7 +8,7 @@ from neuroflamingo_preprocessing.spec import Axis, RepetitionTime, ScanSpec, Ste
 
 
 def _run_4d(policy: RepetitionTime, first: tuple[int, int, int], *steps: Step) -> ScanSpec:
-    """96 x 96 x 96 voxels of FSL's grid, from voxel `first` of it on: negative where it is padded."""
+    """Make the spec of 96 x 96 x 96 voxels of FSL's grid, starting at its voxel `first`; negative: padding."""
     axes = ("x", "y", "z")
     right, back, low = (o + way * 2.0 * n for o, way, n in zip(FSL_ORIGIN, (-1, 1, 1), first, strict=True))
     return ScanSpec(

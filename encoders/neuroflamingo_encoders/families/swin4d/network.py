@@ -1,8 +1,8 @@
-"""SwiFT and NeuroSTORM: one 4D shifted-window skeleton with two mixers, attention or a selective scan.
+"""SwiFT and NeuroSTORM: one 4D shifted-window network with two mixers, attention or a selective scan.
 
 Sources: Transconnectome/SwiFT at 0b07cb1 (Apache-2.0; Kim et al. 2023) and CUHK-AIM-Group/NeuroSTORM at a8dc38f
-(Apache-2.0 file, MIT badge). Parameter names and numbers as there. Differs from MONAI's 3D Swin: a learnt position is
-added before every stage, there is no relative position bias, time is never merged.
+(Apache-2.0 file, MIT badge), with their parameter names and numbers. Differs from MONAI's 3D Swin: a learnt position
+is added before every stage, there is no relative position bias, time is never merged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MASKED = -100.0
 
 
 def _fit(grid: Sequence[int], window: Sequence[int], shifted: bool) -> tuple[Size, Size]:
-    """Window and shift for a grid: an axis that fits in one window is neither cut nor shifted."""
+    """Compute window and shift for a grid: an axis that fits in one window is neither split nor shifted."""
     fits = [n <= w for n, w in zip(grid, window, strict=True)]
     size = tuple(n if fit else w for n, w, fit in zip(grid, window, fits, strict=True))
     shift = tuple(0 if fit or not shifted else w // 2 for w, fit in zip(window, fits, strict=True))
@@ -50,10 +50,9 @@ def _out_of_windows(x: Tensor, window: Size, grid: Size) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _mask(grid: Size, window: Size, shift: Size) -> Tensor:
-    """`[window, token, token]`: -100 between tokens that lie together only because the grid was rolled.
+    """Make the attention mask `[window, token, token]`: -100 between tokens that are adjacent only after the roll.
 
-    Kept on the CPU, whatever device a caller builds under: one made under `torch.device("meta")` would stay in the
-    cache without values.
+    Always on the CPU: a mask made under `torch.device("meta")` would stay in the cache without values.
     """
     label = torch.zeros(1, *grid, 1, device="cpu")
     cuts = [
@@ -74,7 +73,7 @@ class WindowAttention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "window token width"], mask: Tensor | None) -> Tensor:
-        """Attend within each window; `mask` keeps apart what the shift has put side by side."""
+        """Attend within each window; `mask` separates tokens that only the shift made adjacent."""
         q, k, v = rearrange(self.qkv(x), "n t (three h d) -> three n h t d", three=3, h=self.heads)
         if mask is not None:
             mask = mask.to(x).repeat(len(x) // len(mask), 1, 1)[:, None]
@@ -132,7 +131,7 @@ class Block(nn.Module):
 
 
 class Merge(nn.Module):
-    """Halves the three spatial axes: eight neighbours side by side, normed, reduced to twice the width."""
+    """Patch merging: eight neighbours are concatenated, normalised and reduced to twice the width."""
 
     def __init__(self, width: int, factor: int) -> None:
         super().__init__()
@@ -147,7 +146,7 @@ class Merge(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks, and a merge at the end of all but the last."""
+    """Blocks, followed by a merge except in the last stage."""
 
     def __init__(self, blocks: list[Block], merge: Merge | None) -> None:
         super().__init__()
@@ -162,7 +161,7 @@ class Stage(nn.Module):
 
 
 class Position(nn.Module):
-    """Learnt place and time, added to a stage's input."""
+    """Learnt spatial and temporal position, added to a stage's input."""
 
     def __init__(self, width: int, grid: Size, frames: int) -> None:
         super().__init__()
@@ -170,13 +169,13 @@ class Position(nn.Module):
         self.time_embed = nn.Parameter(torch.randn(1, width, 1, 1, 1, frames) * 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add place and time to the tokens `[batch, x, y, z, time, width]`."""
+        """Add the position to the tokens `[batch, x, y, z, time, width]`."""
         table = self.pos_embed + self.time_embed[..., : x.shape[4]]
         return x + rearrange(table, "n w x y z t -> n x y z t w")
 
 
 class Patches(nn.Module):
-    """Blocks of voxels and frames, flattened with channels last, to tokens."""
+    """Embedding of blocks of voxels and frames, flattened with channels last."""
 
     def __init__(self, patch: Size, channels: int, width: int) -> None:
         super().__init__()
@@ -190,11 +189,11 @@ class Patches(nn.Module):
 
 
 class Swin4DEncoder(BrainEncoder):
-    """SwiFT or NeuroSTORM, by what the card's `module` constants say; tokens in (x, y, z, time) order.
+    """SwiFT or NeuroSTORM, as the card's `network` says; tokens in (x, y, z, time) order.
 
     Args:
         card: declares the sizes.
-        config: upstream's names; None takes those of the card's own release.
+        config: sizes by upstream's names; None: those of the card's release.
     """
 
     def __init__(self, card: EncoderCard, config: dict | None = None, *, scan: bool = False) -> None:
@@ -228,7 +227,7 @@ class Swin4DEncoder(BrainEncoder):
         return cls(card.shrunk(sizes, width=24, tokens=64), config)
 
     def stages(self, x: Float[Tensor, "batch channel x y z time"]) -> list[Tensor]:
-        """Output of every stage, `[batch, x, y, z, time, width]`."""
+        """Compute the output of every stage, `[batch, x, y, z, time, width]`."""
         x, out = self.patch_embed(x), []
         for position, stage in zip(self.pos_embeds, self.layers, strict=True):
             x = stage(position(x))
@@ -236,7 +235,7 @@ class Swin4DEncoder(BrainEncoder):
         return out
 
     def forward(self, x: Float[Tensor, "batch scan channel x y z time"]) -> EncoderOutput:
-        """Tokens `[batch, scan, x * y * z * time, width]` of the last stage."""
+        """Compute the tokens `[batch, scan, x * y * z * time, width]` of the last stage."""
         last = self.stages(rearrange(x, "b s ... -> (b s) ..."))[-1]
         return EncoderOutput(rearrange(last, "(b s) x y z t w -> b s (x y z t) w", b=len(x)))
 
@@ -261,7 +260,7 @@ TINY = {
     "first_window_size": (2, 2, 2, 2),
     "last_layer_full_MSA": False,
 }
-"""The layout of the instances that checks run on."""
+"""Sizes of the instances used in checks."""
 
 RELEASED = {
     "img_size": (96, 96, 96, 20),
@@ -275,4 +274,4 @@ RELEASED = {
     "c_multiplier": 2,
     "last_layer_full_MSA": True,
 }
-"""The layout of the released files of both."""
+"""Sizes of the released files of both models."""

@@ -1,9 +1,9 @@
-"""Cards of 2D towers (CLIP, SigLIP, any open_clip model) that look at slices of a volume, or at one picture; no torch.
+"""Cards of 2D towers (CLIP, SigLIP, any open_clip model) for slices of a volume, or one image; no torch.
 
-A volume becomes pictures inside the encoder, by the policy in the card's `network`: `slices` evenly spaced planes along
-`axis`, intensities between `low` and `high` to 0..1, padded to a square, resized to the tower's side, normalised by
-the tower's constants. Rows run down the later axis (anterior or superior on top), columns up the earlier one: the
-patient's left is on the left. Nothing is mirrored.
+The encoder turns a volume into images as the card's `network` says: `slices` evenly spaced planes along `axis`,
+intensities between `low` and `high` scaled to 0..1, padded to a square, resized to the tower's side, normalised by the
+tower's constants. Rows run down the later axis (anterior or superior on top), columns up the earlier one: the
+patient's left is on the left of the image. Nothing is mirrored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TINY: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     name: ({"x": 12, "y": 20, "z": 16}, _TOWER)
     for name in ("clip-vit-l14", "clip-tower", "siglip-so400m", "siglip-tower")
 }
-"""As `vit3d.cards.TINY`. open_clip's models have no other size than that of their name."""
+"""As `vit3d.cards.TINY`. The size of an open_clip model is fixed by its name."""
 
 
 def _input(
@@ -38,17 +38,17 @@ def _input(
     spacing_mm: float = 2.0,
     channel: str = "T1w",
 ) -> dict[str, Any]:
-    """The part of a card that says how a scan becomes pictures: `scan`, `demands`, and `network`'s policy.
+    """Make the parts of a card that say how a scan becomes images: `scan`, `demands`, and entries of `network`.
 
     Args:
-        side: of the tower's picture, in pixels.
-        slices: planes of a volume; 0 takes one colour picture of the tower's size instead, values 0..1.
-        axis: what the planes are stacked along.
+        side: of the tower's images, in pixels.
+        slices: planes of a volume; 0: the input is one colour image of the tower's size instead, values 0..1.
+        axis: the axis along which planes are taken.
         window: whether `low` and `high` are percentiles of the voxels that are not 0, or values (such as HU).
         x, y, z, spacing_mm, channel: of the volume, a grid in MNI space.
 
     Raises:
-        ValueError: an axis, a window or a number of slices that cannot be.
+        ValueError: invalid axis, window or number of slices.
     """
     if slices == 0:
         axes = (Axis(name="channel", size=3), Axis(name="y", size=side), Axis(name="x", size=side))
@@ -60,7 +60,7 @@ def _input(
         or window not in ("percentile", "value")
         or not 0 < slices <= {"x": x, "y": y, "z": z}[axis]
     ):
-        raise ValueError("axis is x, y or z; window is 'percentile' or 'value'; slices are at most those there are")
+        raise ValueError("axis is x, y or z; window 'percentile' or 'value'; slices must not exceed the axis")
     if low >= high:
         raise ValueError("low must be below high")
     across, down = (name for name in ("x", "y", "z") if name != axis)
@@ -130,11 +130,11 @@ def clip_tower_card(
     quick_gelu: bool = True,
     **slicing: Any,
 ) -> EncoderCard:
-    """A CLIP vision tower of any size (ViT-B/32 by default), through transformers; bring your own weights.
+    """Make the card of a CLIP vision tower of any size (ViT-B/32 by default); bring your own weights.
 
     Args:
         side, patch, width, depth, heads, mlp: of the tower.
-        quick_gelu: OpenAI's weights need it; those that others trained mostly do not. A file does not tell.
+        quick_gelu: OpenAI's weights need it, most others do not. Weight files do not say.
         slicing: slices, axis, window, low, high, x, y, z, spacing_mm, channel: see `_input`.
     """
     return _clip(
@@ -155,7 +155,7 @@ def clip_tower_card(
 
 
 def clip_vit_l14_card(**slicing: Any) -> EncoderCard:
-    """OpenAI's CLIP ViT-L/14 at 224 pixels, the tower of OpenFlamingo; `slicing` as for `clip_tower_card`."""
+    """Make the card of OpenAI's CLIP ViT-L/14 at 224 pixels (OpenFlamingo's); `slicing` as for `clip_tower_card`."""
     return _clip(
         "clip-vit-l14",
         "slices of a volume, or pictures of 224 x 224, CLIP ViT-L/14 (quick GELU): OpenFlamingo's tower",
@@ -195,7 +195,7 @@ def siglip_tower_card(
     mlp: int = 3072,
     **slicing: Any,
 ) -> EncoderCard:
-    """A SigLIP vision tower of any size (base at 224 by default); `slicing` as for `clip_tower_card`."""
+    """Make the card of a SigLIP tower of any size (base at 224 by default); `slicing` as for `clip_tower_card`."""
     return _siglip(
         "siglip-tower",
         "a SigLIP vision tower of any size on slices or pictures; bring your own weights",
@@ -206,7 +206,7 @@ def siglip_tower_card(
 
 
 def siglip_so400m_card(**slicing: Any) -> EncoderCard:
-    """SigLIP so400m, patch 14, at 384 pixels; `slicing` as for `clip_tower_card`."""
+    """Make the card of SigLIP so400m, patch 14, at 384 pixels; `slicing` as for `clip_tower_card`."""
     return _siglip(
         "siglip-so400m",
         "slices of a volume, or pictures of 384 x 384, SigLIP so400m with patches of 14",
@@ -244,16 +244,16 @@ def open_clip_card(
     colours: Literal["openai", "half"] = "openai",
     **slicing: Any,
 ) -> EncoderCard:
-    """The vision tower of any model that open_clip knows by name; needs `pip install 'neuroflamingo[clip]'`.
+    """Make the card of the tower of any model that open_clip lists; needs `pip install 'neuroflamingo[clip]'`.
 
     Args:
         model: open_clip's name. For OpenAI's weights it must end in `-quickgelu`.
         side, patch, width: of that model; they are checked when it is built.
-        colours: what pictures are normalised by, `half` (mean and deviation 0.5) for SigLIP. No file tells.
+        colours: constants that normalise images; `half` (mean and deviation 0.5) for SigLIP. Weight files do not say.
         slicing: as for `clip_tower_card`.
 
     Raises:
-        ValueError: no such colours.
+        ValueError: unknown `colours`.
     """
     if colours not in ("openai", "half"):
         raise ValueError("colours is 'openai' or 'half'")

@@ -1,7 +1,7 @@
-"""CLIP and SigLIP vision towers through transformers, on slices or pictures; patch tokens only.
+"""CLIP and SigLIP vision towers with transformers, on slices or images; patch tokens only.
 
 Sources: openai/CLIP and google-research/big_vision, networks from transformers. As OpenFlamingo does, CLIP's patch
-tokens are taken before the last norm (which upstream applies to the class token alone); SigLIP's after it.
+tokens are taken before the last norm (which upstream applies only to the class token); SigLIP's after it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class _Tower(PictureEncoder):
-    """A tower of transformers, of any size."""
+    """Vision tower of transformers, of any size."""
 
     @classmethod
     def tiny(cls, card: EncoderCard) -> Self:
-        """The published pictures and a network of one layer, see `TINY` beside the cards."""
+        """Images of the published size and a network of one layer, see `TINY` beside the cards."""
         if card.scan.modality == "image2d":  # the picture's side is the tower's
             _, config = TINY[card.name]
             return cls(card.shrunk({}, width=config["width"]), config)
@@ -34,7 +34,7 @@ class _Tower(PictureEncoder):
 
 
 def _sizes(settings: dict) -> dict:
-    """The card's sizes by transformers' names."""
+    """Translate the card's sizes to transformers' names."""
     return {
         "image_size": settings["side"],
         "patch_size": settings["patch"],
@@ -47,7 +47,7 @@ def _sizes(settings: dict) -> dict:
 
 
 class ClipTower(_Tower):
-    """CLIP: `patch_tokens` of the last layer, without the class token and without the last norm."""
+    """CLIP tower: patch tokens of the last layer, without class token and last norm."""
 
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
         super().__init__(card, config)
@@ -60,7 +60,7 @@ class ClipTower(_Tower):
 
 
 class SiglipTower(_Tower):
-    """SigLIP: `patch_tokens` after the last norm; the pooling head is left out."""
+    """SigLIP tower: patch tokens after the last norm, without the pooling head."""
 
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
         super().__init__(card, config)

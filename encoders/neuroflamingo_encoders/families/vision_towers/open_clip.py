@@ -1,6 +1,6 @@
-"""The vision tower of any open_clip model, on slices or pictures; open_clip is imported only when one is built.
+"""The vision tower of any open_clip model, on slices or images; open_clip is imported only when one is built.
 
-Source: mlfoundations/open_clip. Nothing is downloaded: the network is made by its name, weights come from your file.
+Source: mlfoundations/open_clip. Nothing is downloaded: the name gives the network, your file the weights.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def _open_clip() -> Any:
-    """The module.
+    """Import open_clip.
 
     Raises:
-        ModelError: it is not installed, or torchvision does not fit torch (a RuntimeError from its operators).
+        ModelError: it is not installed, or torchvision does not match torch (a RuntimeError from its operators).
     """
     try:
         import open_clip  # pyright: ignore[reportMissingImports]
@@ -37,7 +37,7 @@ def _open_clip() -> Any:
 
 
 def _build(name: str) -> Any:
-    """The untrained tower of a name that open_clip lists; names of a hub are refused, since they would download."""
+    """Build the untrained tower of a model that open_clip lists; hub names are refused, since they would download."""
     open_clip = _open_clip()
     if name not in open_clip.list_models():
         raise ModelError(
@@ -51,14 +51,14 @@ def _build(name: str) -> Any:
 
 
 class OpenClipTower(PictureEncoder):
-    """`patch_tokens` as OpenFlamingo takes them: of the last layer, without class token and last norm.
+    """Tower of open_clip: patch tokens as in OpenFlamingo, of the last layer, without class token and last norm.
 
-    Newer releases of open_clip norm the patch tokens too, older ones the class token alone; so that a name means the
-    same tokens with all of them, the norm is taken out (differs from upstream). Towers that open_clip takes from timm
-    give what timm's `forward_features` gives, its own norm included.
+    Newer releases of open_clip apply the norm to patch tokens too, older ones only to the class token. The norm is
+    removed, so that tokens do not depend on the release (differs from upstream). Towers that open_clip takes from timm
+    return the result of timm's `forward_features`, including its own norm.
 
     Raises:
-        ModelError: open_clip cannot be imported, an unknown name, a tower without patch tokens, or of other sizes.
+        ModelError: open_clip cannot be imported, the name is unknown, or the tower has no patch tokens or other sizes.
     """
 
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
@@ -70,7 +70,7 @@ class OpenClipTower(PictureEncoder):
             self.visual.ln_post = nn.Identity()
         elif not hasattr(self.visual, "trunk"):
             raise ModelError(
-                f"the tower of '{s['model']}' gives no patch tokens",
+                f"the tower of '{s['model']}' returns no patch tokens",
                 expected="a vision transformer, or a tower from timm",
                 seen=type(self.visual).__name__,
                 hint="choose a ViT",
@@ -79,7 +79,7 @@ class OpenClipTower(PictureEncoder):
         seen = self._side()
         if seen != s["side"]:
             raise ModelError(
-                f"the tower of '{s['model']}' takes another picture than its card says",
+                f"the tower of '{s['model']}' takes images of another size than its card says",
                 expected=f"side {s['side']}",
                 seen=f"side {seen}",
                 hint="give the options side, patch and width of that model",

@@ -1,6 +1,6 @@
-"""Cards of 3D vision transformers through MONAI, and the grid in MNI space that volume encoders share; no torch.
+"""Cards of 3D vision transformers of MONAI, and the grid in MNI space that volume encoders share; no torch.
 
-What no tensor's shape tells stands in `network`: patch, depth, and how the encoder itself scales intensities.
+`network` has the constants that tensor shapes do not reveal: patch, depth, and the encoder's own intensity scaling.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from neuroflamingo_encoders.card import Cost, Demand, EncoderCard, OutputSpec, T
 from neuroflamingo_preprocessing.spec import Axis, ScanSpec, Step
 
 SIDES = (96, 112, 96)
-"""Voxels of the project's 2 mm grid, which holds a whole head: 192 x 224 x 192 mm."""
+"""Voxels of the project's 2 mm grid, which covers a whole head: 192 x 224 x 192 mm."""
 CENTRE_MM = (0.0, -18.0, 6.0)
-"""Middle of that grid in MNI152 space, that of the template's 3 mm grid."""
+"""Centre of that grid in MNI152 space, the same as that of the template's 3 mm grid."""
 MNI = "MNI152 ICBM2009a symmetric"
 TINY: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "brainiac-vitb": ({"x": 32, "y": 16, "z": 48}, {"width": 12, "depth": 2, "heads": 2, "mlp": 24}),
@@ -27,25 +27,25 @@ UNIT = Demand(what="scaling of each scan to 0..1", level="done_here")
 
 
 def free_weights(licence: str = "Apache-2.0", source: str = "none", **more: Any) -> Weights:
-    """Weights whose licence permits everything; `more` goes to `Weights`."""
+    """Declare weights whose licence permits everything; `more` is passed to `Weights`."""
     return Weights(source=source, licence=licence, commercial=True, redistribution=True, derivatives=True, **more)
 
 
 def restricted_weights(licence: str, source: str, redistribution: bool = False, **more: Any) -> Weights:
-    """Not for commerce, no changed copies; where the terms are unknown, nothing is permitted."""
+    """Declare weights without commercial use or derivatives; also for unknown terms, which permit nothing."""
     return Weights(
         source=source, licence=licence, commercial=False, redistribution=redistribution, derivatives=False, **more
     )
 
 
 def volume(channels: tuple[str, ...], sizes: dict[str, int], *steps: Step, **more: Any) -> ScanSpec:
-    """The spec of a volume with axes of these sizes; `more` goes to `ScanSpec`."""
+    """Make the spec of a volume with axes of these sizes; `more` is passed to `ScanSpec`."""
     axes = (Axis(name="channel", size=len(channels)), *(Axis(name=n, size=s) for n, s in sizes.items()))  # type: ignore[arg-type]
     return ScanSpec(modality="volume3d", axes=axes, channels=channels, steps=steps, **more)
 
 
 def template_grid(spacing_mm: float, sides: tuple[int, int, int], channels: tuple[str, ...] = ("T1w",)) -> ScanSpec:
-    """A scan on a grid in MNI space around the head's middle: what `prepare` makes of a file."""
+    """Make the spec of a volume on a grid in MNI space around the centre of the head."""
     origin = [c - (n - 1) / 2 * spacing_mm for c, n in zip(CENTRE_MM, sides, strict=True)]
     return volume(
         channels,
@@ -61,7 +61,7 @@ def template_grid(spacing_mm: float, sides: tuple[int, int, int], channels: tupl
 
 
 def lattice(scan: ScanSpec, step: int, first: float, centred: bool = False) -> TokenGrid:
-    """Tokens every `step` voxels, the first one at voxel `first`; as many as fit, or begin (`centred`), in the grid."""
+    """Make the grid of tokens every `step` voxels from voxel `first`: all that fit, or begin (`centred`), in it."""
     sides = scan.grid_shape
     spacing, origin = scan.spacing_mm, scan.origin_mm
     assert spacing is not None and origin is not None
@@ -75,7 +75,7 @@ def lattice(scan: ScanSpec, step: int, first: float, centred: bool = False) -> T
 
 
 _CROSS = ("blocks.*.norm_cross_attn.*", "blocks.*.cross_attn.*")
-"""Made by some releases of MONAI's ViT and used by none: they may be in a file or not."""
+"""Unused tensors of some releases of MONAI's ViT, which a file may contain or not."""
 _VITB = {"depth": 12, "heads": 12, "mlp": 3072}
 
 BRAINIAC = EncoderCard(
@@ -139,16 +139,16 @@ def vit3d_card(
     mlp: int | None = None,
     channel: str = "T1w",
 ) -> EncoderCard:
-    """A plain 3D vision transformer of any size on a grid in MNI space, to be trained from nothing.
+    """Make the card of a plain 3D vision transformer of any size on a grid in MNI space, to be trained from scratch.
 
     Args:
-        x, y, z, spacing_mm: voxels and their size in millimetres; the grid lies around the head's middle.
+        x, y, z, spacing_mm: number of voxels and their size in millimetres; the grid is centred on the head.
         patch: side of the cubes, in voxels; it must divide all three sizes.
         width, depth, heads, mlp: of the network; `mlp` is four times the width by default.
-        channel: what the scans are.
+        channel: contrast of the scans.
 
     Raises:
-        ValueError: sizes that do not divide.
+        ValueError: sizes not divisible by the patch, or a width not divisible by the heads.
     """
     if x % patch or y % patch or z % patch or width % heads:
         raise ValueError(f"the patch must divide {x}, {y} and {z}, and the heads must divide the width")

@@ -1,7 +1,7 @@
-"""3D vision transformers through MONAI's ViT: BrainIAC, M3D-CLIP, or one of your own size.
+"""3D vision transformers with MONAI's ViT: BrainIAC, M3D-CLIP, or any other size.
 
 Sources: AIM-KannLab/BrainIAC (2026 release) and BAAI-DCAI/M3D, both MONAI's `ViT` under MONAI's names. Differs from
-upstream: all patch tokens are given (BrainIAC's own feature is the first patch alone), and remote code is not run.
+upstream: all patch tokens are returned (BrainIAC's own feature is only the first patch), and remote code is not run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Vit3dEncoder(BrainEncoder):
 
     Args:
         card: declares channels, sizes, and by `network` the patch, depth, heads, mlp, projection and intensity.
-        config: the same names and `width`, in place of the card's.
+        config: the same names and `width`, instead of the card's.
     """
 
     def __init__(self, card: EncoderCard, config: dict | None = None) -> None:
@@ -58,7 +58,7 @@ class Vit3dEncoder(BrainEncoder):
         return cls(*shrunk(card, TINY))
 
     def forward(self, x: Float[Tensor, "batch scan channel *sides"]) -> EncoderOutput:
-        """Tokens `[batch, scan, token, width]`, and positions where the card has a grid."""
+        """Compute the tokens `[batch, scan, token, width]`, and positions if the card has a grid."""
         x, batch = rearrange(x, "b s ... -> (b s) ..."), len(x)
         tokens = self.patch_embedding(scale_intensity(x, self.intensity))
         if self.cls_token is not None:

@@ -282,7 +282,7 @@ class _Stack:
             self._of_mosaic(images)
         elif first.orientation is None or first.spacing is None or any(image.position is None for image in images):
             self.slices, self.volumes = len(images), 1
-            self.fault = "it does not say where its slices lie, so left and right cannot be told"
+            self.fault = "it does not say where its slices lie, so left and right cannot be told apart"
         else:
             self._of_slices(images, first)
 

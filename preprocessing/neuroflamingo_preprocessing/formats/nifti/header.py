@@ -41,7 +41,7 @@ class CheckedHeader:
         warnings: oddities that do not make the file unusable.
         header_bytes: length of the header itself.
         footer: True if the format has more data behind the voxels.
-        shown: display range for viewers; None if the header does not state one.
+        display_range: display range for viewers; None if the header does not state one.
         code: NIfTI code of the world space; 1 (scanner) for formats without one.
     """
 
@@ -56,7 +56,7 @@ class CheckedHeader:
     warnings: tuple[str, ...]
     header_bytes: int = 348
     footer: bool = False
-    shown: tuple[float, float] | None = None
+    display_range: tuple[float, float] | None = None
     code: int = 1
 
     @property
@@ -118,7 +118,7 @@ def check_header(
         facts=facts,
         warnings=tuple(warnings),
         header_bytes=int(header["sizeof_hdr"]),
-        shown=(low, high) if np.isfinite([low, high]).all() and low < high else None,
+        display_range=(low, high) if np.isfinite([low, high]).all() and low < high else None,
         code=placed.code,
     )
 
@@ -241,8 +241,8 @@ def check_values(lowest: float, highest: float, checked: CheckedHeader, name: st
         )
     if checked.dtype.kind in "iu" and checked.dtype.itemsize >= 4 and largest >= LARGE_WHOLE:
         warnings.append(f"stored integers reach {largest:.2g}: they may be floating-point numbers marked as integers")
-    if checked.shown is not None and (highest < checked.shown[0] or lowest > checked.shown[1]):
-        low, high = checked.shown
+    if checked.display_range is not None and (highest < checked.display_range[0] or lowest > checked.display_range[1]):
+        low, high = checked.display_range
         warnings.append(f"values from {lowest:g} to {highest:g}, but the header's display range is {low:g} to {high:g}")
     return warnings
 

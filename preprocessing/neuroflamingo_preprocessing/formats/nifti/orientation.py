@@ -78,7 +78,7 @@ def _chosen(codes: dict[str, int], xform: Xform, name: str) -> str:
     coded = [kind for kind, code in codes.items() if code > 0]
     if not coded:
         raise ScanError(
-            f"{name} does not say how it lies in the world, so left and right cannot be told",
+            f"{name} does not define its orientation, so left and right cannot be told apart",
             expected="an sform or a qform with a code above 0",
             seen="both codes are 0",
             hint="convert the scan again from DICOM, or set the orientation if you are certain of it",

@@ -17,7 +17,7 @@ def checked_xform(xform: str) -> Xform:
         UsageError: not one of the three.
     """
     if xform not in get_args(Xform):
-        raise UsageError(f"there is no xform '{xform}'", expected=", ".join(get_args(Xform)), hint="--xform auto")
+        raise UsageError(f"unknown xform '{xform}'", expected=", ".join(get_args(Xform)), hint="--xform auto")
     return xform  # type: ignore[return-value]
 
 
@@ -25,7 +25,7 @@ def refuse_xform(name: str, xform: Xform, kind: str) -> None:
     """Refuse the choice of an affine for a format that has only one.
 
     Raises:
-        ScanError: `sform` or `qform` was asked for.
+        ScanError: the option is `sform` or `qform`.
     """
     if xform != "auto":
         raise ScanError(

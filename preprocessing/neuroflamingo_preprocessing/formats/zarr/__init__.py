@@ -1,1 +1,1 @@
-"""Zarr: metadata, chunks, shards, and what a folder claims to hold."""
+"""Zarr: metadata, chunks, shards, and the size that a folder claims."""

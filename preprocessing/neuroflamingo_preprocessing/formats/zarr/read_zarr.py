@@ -200,7 +200,7 @@ def _read(folder: Path, array: ArrayMetadata, name: str, warnings: list[str]) ->
 
 def _unplaced(name: str, seen: str) -> ScanError:
     return ScanError(
-        f"{name} does not say how it lies in the world, so left and right cannot be told",
+        f"{name} does not define its orientation, so left and right cannot be told apart",
         expected=f"NIfTI-Zarr, or an array x, y, z with attributes {{'{OWN}': {{'affine': ..., 'world': '{WORLD}'}}}}",
         seen=seen,
         hint="convert it from its NIfTI file with nifti-zarr, or give that file",

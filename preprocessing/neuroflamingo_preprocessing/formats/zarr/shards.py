@@ -251,7 +251,7 @@ def _decompress(raw: bytes, out: NDArray[Any], layout: Layout) -> None:
 
     packed = raw[:-4]
     if len(raw) < 9 or google_crc32c.value(packed) != int.from_bytes(raw[-4:], "little"):
-        raise ValueError("a chunk has another checksum than was written")
+        raise ValueError("a chunk has the wrong checksum")
     if content_size(packed) != layout.chunk_bytes:
         raise ValueError(f"a chunk does not hold {layout.chunk_bytes} bytes")
     zstd.decompress(packed, out)

@@ -37,5 +37,5 @@ def test_all_stages_give_a_model_that_loads_and_a_second_run_does_nothing(tmp_pa
 
     with pytest.raises(ConfigError, match="another recipe"):
         train(TOY.model_copy(update={"seed": 1}), folder=tmp_path / "run", quiet=True)
-    with pytest.raises(ConfigError, match="not from a checkpoint of one's choice"):
+    with pytest.raises(ConfigError, match="not from a chosen checkpoint"):
         train(TOY, folder=tmp_path / "run", resume=tmp_path / "run" / "encoder" / "checkpoints" / "best", quiet=True)

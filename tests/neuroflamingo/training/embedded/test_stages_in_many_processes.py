@@ -73,5 +73,5 @@ def test_fusion_on_the_encoder_of_one_process(alone: Path, tmp_path: Path) -> No
 def test_a_batch_that_three_processes_cannot_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     accelerator = accelerate_for(small_stages(STEPS), tmp_path)
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 3))
-    with pytest.raises(ConfigError, match=r"encoder\.optim\.batch: 3 processes cannot share it evenly"):
+    with pytest.raises(ConfigError, match=r"encoder\.optim\.batch: 3 processes cannot divide it evenly"):
         plan_of(small_stages(STEPS), "encoder").share(accelerator)

@@ -102,5 +102,5 @@ def test_no_other_names(write_nifti: Write) -> None:
     path: Any = write(write_nifti, (1, 1), SFORM)
     calls: tuple[Any, ...] = (read_scan, read_run)
     for call in calls:
-        with pytest.raises(UsageError, match="no xform 'left'"):
+        with pytest.raises(UsageError, match="unknown xform 'left'"):
             call(path, xform="left")

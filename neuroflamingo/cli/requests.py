@@ -1,0 +1,104 @@
+"""Options of `report`, `train` and `evaluate`: one record each, from which `takes_groups` makes the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from neuroflamingo.cli.options import (
+    AllowDownload,
+    DenoisingOptions,
+    Device,
+    Json,
+    LoadingOptions,
+    MaxNewTokens,
+    Model,
+    Overwrite,
+    PreparationOptions,
+    Quiet,
+    Settings,
+    Temperature,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest:
+    """Options of `report`."""
+
+    scans: Annotated[
+        list[str], typer.Argument(metavar="SCAN...", help="Inputs of the model: NIfTI, DICOM, table, array or FASTA.")
+    ]
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help="A file (its extension sets the format), a folder, or - for JSON on standard output."
+        ),
+    ] = None
+    formats: Annotated[str | None, typer.Option("--format", help="Comma-separated: html,json,txt,prov.")] = None
+    model: Model = "tiny-t1w"
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="Prompt text with one <image> for each scan of a report; default: <image>."),
+    ] = None
+    examples: Annotated[
+        list[str] | None,
+        typer.Option("--example", help="Few-shot example SCAN=REPORT.txt, shown before the scan; repeatable."),
+    ] = None
+    loading: LoadingOptions
+    seed: Annotated[int, typer.Option("--seed", help="Random seed for sampling.", min=0)] = 0
+    temperature: Temperature = 0.0
+    max_new_tokens: MaxNewTokens = 400
+    preparation: PreparationOptions
+    denoising: DenoisingOptions
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """Options of `train`."""
+
+    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="A recipe file, or a built-in recipe's name.")]
+    settings: Settings = None
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Run folder; default: runs/NAME.")] = None
+    resume: Annotated[str, typer.Option("--resume", help="auto (latest), or a checkpoint folder.")] = "auto"
+    restart: Annotated[bool, typer.Option("--restart", help="Start over; the run folder is emptied.")] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show recipe, parameters, steps and estimated memory without training."),
+    ] = False
+    tiny: Annotated[bool, typer.Option("--tiny", help="Train a toy-sized twin of the recipe on toy data.")] = False
+    allow_download: AllowDownload = False
+    quiet: Quiet = False
+
+    def keywords(self) -> dict[str, Any]:
+        """Keyword arguments of `neuroflamingo.training.train`."""
+        resume = False if self.restart else True if self.resume == "auto" else self.resume
+        return {
+            "folder": self.output,
+            "resume": resume,
+            "allow_download": self.allow_download,
+            "tiny": self.tiny,
+            "quiet": self.quiet,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest:
+    """Options of `evaluate`."""
+
+    model: Model = "tiny-t1w"
+    cases: Annotated[int, typer.Option("--cases", help="Number of painted cases to score.", min=2)] = 200
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of the first case; default: start of the held-out range.")
+    ] = None
+    device: Device = "auto"
+    anatomy: Annotated[str, typer.Option("--anatomy", help="Head anatomy that the cases are painted into.")] = (
+        "icbm2009a"
+    )
+    json: Json = False
+    csv: Annotated[str | None, typer.Option("--csv", help="Write one row per case to this file.")] = None
+    overwrite: Overwrite = False
+    quiet: Quiet = False
