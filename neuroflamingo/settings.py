@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, nearest
 from neuroflamingo_preprocessing.files import read_json
@@ -23,6 +24,19 @@ class Section(BaseModel):
     """A frozen section of a config or recipe; unknown keys, infinite numbers and NaN are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words_that_yaml_takes_for_true(cls, values: Any) -> Any:
+        """Where a choice has the words on or off, YAML's true and false are these."""
+        if not isinstance(values, dict):
+            return values
+        out = dict(cast("dict[str, Any]", values))
+        for key, value in out.items():
+            word = "on" if value is True else "off" if value is False else None
+            if word and key in cls.model_fields and word in _accepted(cls.model_fields[key].annotation):
+                out[key] = word
+        return out
 
 
 def _plain_name(name: str) -> str:
@@ -82,6 +96,37 @@ def _fault(kind: type[BaseModel], fault: Any, private: bool) -> str:
 def _short(text: str, most: int = MAX_QUOTED) -> str:
     """What a message quotes of a value: its beginning."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def read_as_field(kind: type[BaseModel], key: str, text: str, value: Any) -> Any:
+    """What a text means under a dotted key: the value that YAML reads, or the text itself where the field takes a text.
+
+    So `on` stays a word where words are to be chosen from, and `0123` the name of a revision.
+
+    Args:
+        kind: the outermost section.
+        key: such as `run.precision`.
+        text: as it was written.
+        value: as YAML reads it.
+    """
+    *parents, last = key.split(".")
+    section: type[BaseModel] | None = kind
+    for parent in parents:
+        section = _section_of(section, parent) if section else None
+    known = section is not None and last in section.model_fields
+    if section is None or not known or type(value) in (str, list, dict, type(None)):
+        return value
+    accepted = _accepted(section.model_fields[last].annotation)
+    return text if (str in accepted and type(value) not in accepted) or text in accepted else value
+
+
+def _accepted(annotation: Any) -> tuple[Any, ...]:
+    """Types and words that an annotation allows by itself, outside of lists and tables."""
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(one for inner in get_args(annotation) for one in _accepted(inner))
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return _accepted(get_args(annotation)[0]) if get_origin(annotation) is Annotated else (annotation,)
 
 
 def _nearest(section: type[BaseModel], key: str) -> str | None:

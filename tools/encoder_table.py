@@ -60,7 +60,7 @@ def _row(card: EncoderCard) -> tuple[str, ...]:
         f"{tokens} x {card.output.width}",
         f"{card.cost.parameters / 1e6:.1f}" if card.cost.parameters else "none",
         f"{card.cost.gflop:,.0f}" if card.cost.gflop else "",
-        where_in_words(card.weights),
+        where_in_words(card.weights, card.cost.parameters),
         f"{card.weights.licence}: {permits(card.weights)}",
     )
 

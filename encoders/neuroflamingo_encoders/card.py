@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from neuroflamingo_preprocessing.spec import Axis, Constants, Declaration, ScanSpec, digest_of_plain
+from neuroflamingo_preprocessing.spec import Constants, Declaration, ScanSpec, digest_of_plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -233,6 +233,8 @@ class EncoderCard(Declaration):
     ) -> EncoderCard:
         """Card of a small instance of the same architecture, for checks and tests, without weights.
 
+        It sees the same field of view in larger voxels.
+
         Args:
             axes: new sizes by axis name; a token grid is dropped, since it holds for the full size only.
             width, tokens: new output of the small instance; None: unchanged.
@@ -243,15 +245,11 @@ class EncoderCard(Declaration):
         unknown = sorted(set(axes) - {axis.name for axis in self.scan.axes})
         if unknown:
             raise ValueError(f"'{self.name}' has no axis {', '.join(unknown)}")
-        sizes = tuple(Axis(name=a.name, size=axes[a.name]) if a.name in axes else a for a in self.scan.axes)
         changes: dict[str, Any] = {"grid": None} if axes else {}
         changes |= {"width": width} if width else {}
         changes |= {"tokens": tokens} if tokens else {}
         return self.model_copy(
-            update={
-                "scan": self.scan.model_copy(update={"axes": sizes}),
-                "output": self.output.model_copy(update=changes),
-            }
+            update={"scan": self.scan.with_sizes(axes), "output": self.output.model_copy(update=changes)}
         )
 
 

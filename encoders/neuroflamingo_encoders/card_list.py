@@ -22,12 +22,12 @@ def stored_rows() -> list[dict[str, Any]] | None:
     return None if entry_points(group=ENTRY_POINT_GROUP) else json.loads(STORED.read_text(encoding="utf-8"))
 
 
-def where_in_words(weights: Weights) -> str:
-    """Source of the weights in words."""
+def where_in_words(weights: Weights, parameters: int) -> str:
+    """Source of the weights of an encoder that has so many, in words."""
     if weights.source == "embedded":
         return "in the package, with the embedded model"
     if weights.source == "none":
-        return "none published" if weights.licence.startswith("none") else "none needed"
+        return "none published" if weights.licence.startswith("none") or parameters else "none needed"
     return f"{weights.file} from {weights.source}" if weights.file else f"from {weights.source}"
 
 
@@ -42,7 +42,7 @@ def listed(card: EncoderCard) -> dict[str, Any]:
         "tokens": card.output.tokens,
         "width": card.output.width,
         "parameters": card.cost.parameters,
-        "weights": where_in_words(card.weights),
+        "weights": where_in_words(card.weights, card.cost.parameters),
         "licence": card.weights.licence,
         "digest": card.digest,
     }

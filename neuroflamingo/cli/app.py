@@ -104,7 +104,7 @@ def evaluate(*, request: EvaluateRequest) -> None:
     """Score a model on painted cases with known findings, next to image-reliance controls."""
     from neuroflamingo.cli.train_evaluate import evaluate_model
 
-    evaluate_model(request)
+    raise typer.Exit(evaluate_model(request))
 
 
 @application.command()

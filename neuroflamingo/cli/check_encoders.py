@@ -6,8 +6,8 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.progress import say
 from neuroflamingo_preprocessing.errors import UsageError
@@ -39,7 +39,7 @@ def check_encoders(name: str | None, *, every: bool, fixtures: str | None, secon
     if as_json:
         say(json.dumps([_as_dict(name, results)], indent=2))
     else:
-        say(f"\n{name}: {_counts(results)}")
+        say(f"\n{name}: {_counts(results)}" + ("" if _was_checked(results) else "; not checked"))
     return 0 if all(result.fine for result in results) else 1
 
 
@@ -53,18 +53,28 @@ def _check_all(fixtures: str | None, seconds: float, as_json: bool) -> int:
         found.append(_as_dict(name, results))
         if not as_json:
             spent = sum(result.seconds for result in results)
-            say(f"{'passed' if found[-1]['fine'] else 'failed':<8} {name:<22} {_counts(results)}; {spent:.1f} s")
+            say(f"{_verdict(found[-1]):<11} {name:<22} {_counts(results)}; {spent:.1f} s")
             for line in _notable(results):
                 say(f"         {line}", flush=True)
     if as_json:
         say(json.dumps(found, indent=2))
-    failed = [entry["encoder"] for entry in found if not entry["fine"]]
+    by_verdict = {word: [e["encoder"] for e in found if _verdict(e) == word] for word in _VERDICTS}
     if not as_json:
-        say(
-            f"\n{len(found) - len(failed)} of {len(found)} encoders passed"
-            + (f"; failed: {', '.join(failed)}" if failed else "")
-        )
-    return 1 if failed else 0
+        others = [f"; {word}: {', '.join(names)}" for word, names in by_verdict.items() if names and word != "passed"]
+        say(f"\n{len(by_verdict['passed'])} of {len(found)} encoders passed{''.join(others)}")
+    return 1 if by_verdict["failed"] else 0
+
+
+_VERDICTS = ("passed", "failed", "not checked")
+
+
+def _verdict(entry: Mapping[str, Any]) -> str:
+    return "failed" if not entry["fine"] else "passed" if entry["checked"] else "not checked"
+
+
+def _was_checked(results: list[CheckResult]) -> bool:
+    """Whether any check ran: none does where a library of an extra is missing."""
+    return any(result.status != "not applicable" for result in results)
 
 
 def _refuse_unknown(name: str) -> None:
@@ -78,7 +88,8 @@ def _refuse_unknown(name: str) -> None:
 
 
 def _notable(results: list[CheckResult]) -> Iterator[str]:
-    return (str(result) for result in results if result.status in ("failed", "expected failure"))
+    told = ("failed", "expected failure") if _was_checked(results) else ("not applicable",)
+    return (str(result) for result in results if result.status in told)
 
 
 def _counts(results: list[CheckResult]) -> str:
@@ -93,6 +104,7 @@ def _as_dict(name: str, results: list[CheckResult]) -> dict:
     return {
         "encoder": name,
         "fine": all(result.fine for result in results),
+        "checked": _was_checked(results),
         "checks": [result.as_dict() for result in results],
     }
 

@@ -29,7 +29,7 @@ from neuroflamingo.progress import say, visible_lines
 from neuroflamingo_preprocessing.cache_home import home_folder
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, is_out_of_memory
 
-INTERRUPTED, TERMINATED = 130, 143
+SOME_FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 NO_INPUT, INTERNAL, INPUT_OUTPUT, TRY_AGAIN = 66, 70, 74, 75
 _QUIET = {
     "HF_HUB_OFFLINE": "1",

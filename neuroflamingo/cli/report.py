@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroflamingo.cli.errors import say_error
+from neuroflamingo.cli.errors import SOME_FAILED, say_error
 from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets
 from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo.progress import Progress, say
@@ -20,8 +20,6 @@ from neuroflamingo_preprocessing.user_files import check_input, decode_text
 if TYPE_CHECKING:
     from neuroflamingo.cli.requests import ReportRequest
     from neuroflamingo.report.model import Report
-
-SOME_FAILED = 1
 
 
 def report_scans(request: ReportRequest, command: Sequence[str]) -> int:

@@ -118,7 +118,7 @@ def _card_lines(card: EncoderCard) -> list[tuple[str, str]]:
         ("output", f"{output.tokens} tokens of width {output.width}, {' '.join(output.order)}{token_class}, {norm}")
     ]
     lines += [
-        ("weights", where_in_words(card.weights)),
+        ("weights", where_in_words(card.weights, card.cost.parameters)),
         ("licence", f"{card.weights.licence}: {permits(card.weights)}"),
     ]
     spent = [f"{card.cost.parameters:,} weights"]

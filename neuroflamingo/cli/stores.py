@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.cli.dry_run import SHOWN, estimate, plan_in_words
-from neuroflamingo.cli.errors import say_error
+from neuroflamingo.cli.errors import SOME_FAILED, say_error
 from neuroflamingo.cli.show import card_options
 from neuroflamingo.cli.store_options import StoreRequest
 from neuroflamingo.progress import Progress, say
@@ -19,8 +19,6 @@ from neuroflamingo_preprocessing.errors import UsageError
 if TYPE_CHECKING:
     from neuroflamingo.encoding.encoder_choice import EncoderChoice
     from neuroflamingo_preprocessing.stores.build import Summary
-
-SOME_FAILED = 1
 
 
 def prepare_scans(

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neuroflamingo.cli.dry_run import SHOWN
+from neuroflamingo.cli.errors import SOME_FAILED, say_error
 from neuroflamingo.cli.outputs import make_folder
 from neuroflamingo.progress import Progress, say
 from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic
@@ -37,13 +39,16 @@ def train_recipe(request: TrainRequest) -> None:
     recipe = load_any_recipe(path, overrides)  # so that its faults are reported before torch is imported
     from neuroflamingo.training.run import train
 
-    done = train(recipe, **request.keywords())
+    done = train(path, overrides, **request.keywords())
     if os.environ.get("RANK", "0") == "0":  # several processes, one line of output
         say(done)
 
 
-def evaluate_model(request: EvaluateRequest) -> None:
-    """Score a model and print a table or JSON. An output that cannot be written is refused before the evaluation."""
+def evaluate_model(request: EvaluateRequest) -> int:
+    """Score a model and print a table or JSON; return 1 if some scans could not be prepared.
+
+    An output that cannot be written is refused before the evaluation.
+    """
     if request.csv is not None:
         check_writable(request.csv, overwrite=request.overwrite)
     from neuroflamingo.evaluation.evaluate import TEST_SEED, evaluate
@@ -68,6 +73,9 @@ def evaluate_model(request: EvaluateRequest) -> None:
             evaluation.write_csv(draft)
             write_bytes_atomic(request.csv, draft.read_bytes(), overwrite=request.overwrite)
     say(json.dumps(evaluation.to_json(), indent=2) if request.json else evaluation.table())
+    for number, why in evaluation.failed[:SHOWN]:
+        say_error(f"the case of seed {number} was not prepared: {why}")
+    return SOME_FAILED if evaluation.failed else 0
 
 
 def paint_scans(cases: int, seed: int, folder: str, *, heads: str | None, overwrite: bool, quiet: bool) -> None:

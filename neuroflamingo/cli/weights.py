@@ -9,13 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroflamingo.cli.errors import SOME_FAILED
 from neuroflamingo.progress import Progress, say
 
 if TYPE_CHECKING:
     from neuroflamingo_encoders.weights.cache import WeightsRow
     from neuroflamingo_encoders.weights.verify import VerifyResult
-
-SOME_FAILED = 1
 
 
 def list_models_and_weights(*, as_json: bool) -> None:

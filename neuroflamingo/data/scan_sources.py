@@ -15,7 +15,7 @@ from neuroflamingo.data.store_lookup import keys_of_scans
 from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
 from neuroflamingo_encoders.tokens.files import ENDINGS, read_tokens
 from neuroflamingo_encoders.tokens.store import TokenStore
-from neuroflamingo_preprocessing.errors import ModelError, UsageError
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, UsageError
 from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
@@ -60,9 +60,22 @@ class FileScans(ScanSource):
             mask = {} if chosen.mask is None else {"token_mask": torch.from_numpy(chosen.mask)}
             return {"scan_tokens": torch.from_numpy(chosen.tokens), **mask}
 
-        windows = prepare(path, self.card.scan).windows
+        try:
+            windows = prepare(path, self.card.scan).windows
+        except NeuroFlamingoError as error:
+            raise _by_a_store(error, self.card) from error
         tensor = torch.as_tensor(windows[pick % len(windows)].tensor)
         return {"scan_tokens" if self.ready else "scan": tensor}
+
+
+def _by_a_store(error: NeuroFlamingoError, card: EncoderCard) -> NeuroFlamingoError:
+    """The error, and where its advice names options of `prepare`, which a training does not have, how to use them."""
+    if "--" not in f"{error.expected} {error.hint}":
+        return error
+    way = f"neuroflamingo prepare FOLDER -o STORE --encoder {card.name}, with the option; then --set data.scans=STORE"
+    hint = f"{error.hint}. " if error.hint else ""
+    code = error.exit_code
+    return type(error)(error.what, expected=error.expected, seen=error.seen, hint=f"{hint}{way}", exit_code=code)
 
 
 class StoreScans(ScanSource):

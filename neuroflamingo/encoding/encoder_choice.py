@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from neuroflamingo.checkpoints.local_models import MODELS, list_models
 from neuroflamingo_encoders.build import build_encoder
@@ -24,6 +24,22 @@ if TYPE_CHECKING:
 ENCODER_PART = "encoder."
 
 
+class Words(NamedTuple):
+    """How a user says which weights, random ones, and a table."""
+
+    weights: str
+    init: str
+    table: str
+
+
+ON_COMMAND_LINE = Words("--weights FILE.safetensors", "--init random", "--table FILE")
+IN_RECIPES = Words(
+    "--set model.encoder.weights=FILE.safetensors",
+    "--set model.encoder.init=random",
+    "--set model.encoder.table=FILE",
+)
+
+
 @dataclass(frozen=True)
 class EncoderChoice:
     """An encoder and its weights.
@@ -35,6 +51,7 @@ class EncoderChoice:
         init: `random` for a deliberately untrained encoder.
         seed: seed of the random initialisation.
         table: an additional table that the encoder needs: parcel coordinates, functional gradients.
+        by_recipe: messages name the keys of a recipe, not the options of `encode`.
     """
 
     name: str
@@ -43,6 +60,7 @@ class EncoderChoice:
     init: Literal["random"] | None = None
     seed: int = 0
     table: str | Path | None = None
+    by_recipe: bool = False
 
     @property
     def card(self) -> EncoderCard:
@@ -59,9 +77,11 @@ class EncoderChoice:
         Raises:
             NeuroFlamingoError: see `load_encoder`; a missing or invalid table.
         """
-        module, origin = load_encoder(self.name, self.weights, options=self.options, init=self.init, seed=self.seed)
+        words = IN_RECIPES if self.by_recipe else ON_COMMAND_LINE
+        how: dict[str, Any] = {"options": self.options, "init": self.init, "seed": self.seed}
+        module, origin = load_encoder(self.name, self.weights, words=words, **how)
         if self.table is not None or _wants_table(module):
-            origin["table"] = _set_table(module, self.table)
+            origin["table"] = _set_table(module, self.table, words)
         return module.freeze(), origin
 
 
@@ -72,6 +92,7 @@ def load_encoder(
     options: Mapping[str, Any] | None = None,
     init: Literal["random"] | None = None,
     seed: int = 0,
+    words: Words = ON_COMMAND_LINE,
 ) -> tuple[BrainEncoder, dict[str, Any]]:
     """Load a frozen encoder with its weights; returns it with the source of the weights.
 
@@ -84,26 +105,26 @@ def load_encoder(
     options = options or {}
     card = encoder_card(name, **options)
     if init is not None and weights is not None:
-        raise UsageError("both weights and --init were given", expected="one of them")
+        raise UsageError("both weights and random ones were asked for", expected=f"{words.weights}, or {words.init}")
     if init is not None or not card.cost.parameters:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = build_encoder(name, **options)
         return module, {"init": "random", "seed": seed} if card.cost.parameters else {"init": "no weights needed"}
     if weights is None and card.weights.source == "embedded":
-        return _embedded_encoder(card)
+        return _embedded_encoder(card, words)
     path = find_weights(name) if weights is None else Path(weights)
     if path is None:
         raise ModelError(
             f"the weights of '{name}' are not installed",
-            expected=f"--weights FILE.safetensors ({card.weights.licence}), or --init random",
+            expected=f"{words.weights} ({card.weights.licence}), or {words.init}",
             hint=how_to_get(card),
         )
     module = build_encoder(name, path, **options)
     return module, {"file": path.name, "sha256": sha256_of(path), "licence": card.weights.licence}
 
 
-def embedded_weights(card: EncoderCard) -> Path:
+def embedded_weights(card: EncoderCard, words: Words = ON_COMMAND_LINE) -> Path:
     """Weights file of the embedded model that has this encoder.
 
     Raises:
@@ -119,15 +140,15 @@ def embedded_weights(card: EncoderCard) -> Path:
         f"no embedded model holds the weights of '{card.name}'",
         expected=f"one with the card's digest {card.digest}",
         seen=f"{', '.join(others)} with another card" if others else "none with this encoder",
-        hint="--init random, or --weights FILE",
+        hint=f"{words.init}, or {words.weights}",
         exit_code=65 if others else 69,
     )
 
 
-def _embedded_encoder(card: EncoderCard) -> tuple[BrainEncoder, dict[str, Any]]:
+def _embedded_encoder(card: EncoderCard, words: Words) -> tuple[BrainEncoder, dict[str, Any]]:
     from safetensors import safe_open
 
-    path = embedded_weights(card)
+    path = embedded_weights(card, words)
     module = build_encoder(card.name)
     with safe_open(path, "pt") as stream:
         names = [name for name in stream.keys() if name.startswith(ENCODER_PART)]  # noqa: SIM118
@@ -141,7 +162,7 @@ def _wants_table(module: Any) -> bool:
     return hasattr(module, "set_coordinates") or hasattr(module, "set_gradient")
 
 
-def _set_table(module: Any, table: str | Path | None) -> dict[str, Any]:
+def _set_table(module: Any, table: str | Path | None, words: Words = ON_COMMAND_LINE) -> dict[str, Any]:
     """Load the table that the encoder's card requires; returns the table's name and hash."""
     import numpy as np
     import torch
@@ -151,8 +172,8 @@ def _set_table(module: Any, table: str | Path | None) -> dict[str, Any]:
     if table is None or not _wants_table(module):
         raise UsageError(
             f"the encoder '{module.card.name}' needs {name}" if _wants_table(module) else "this encoder takes no table",
-            expected="--table FILE" if _wants_table(module) else "no --table",
-            hint=f"see {module.card.repository}" if _wants_table(module) else "leave --table out",
+            expected=words.table if _wants_table(module) else f"no {words.table.rstrip('FILE= ')}",
+            hint=f"see {module.card.repository}" if _wants_table(module) else "leave it out",
         )
     path = Path(table)
     if not path.is_file():

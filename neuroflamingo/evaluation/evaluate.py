@@ -85,8 +85,13 @@ class Evaluation:
         """Write one row per case of the real reports."""
         self.real.write_csv(path)
 
+    @property
+    def failed(self) -> list[tuple[int, str]]:
+        """Seed and message of the cases that could not be prepared; their reports count as empty ones."""
+        return self.about.get("failed_preparations", [])
+
     def table(self) -> str:
-        """Markdown table of the scores with 95 % intervals, next to the controls."""
+        """Markdown table of the scores with 95 % intervals, next to the controls, and of scans that failed."""
         columns = {"readout": self.readout, **self.controls}
         heads = ["figure", "report", "95 %", *(name.replace("_", " ") for name in columns)]
         lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
@@ -97,6 +102,9 @@ class Evaluation:
             lines.append(" | ".join([key, _figure(self.real[key]), span, *cells]))
         for key, value in self.overlap.items():
             lines.append(" | ".join([f"{key} (words only)", f"{value:.3f}", "", *[""] * len(columns)]))
+        if self.failed:
+            count = f"{len(self.failed)} of {self.about['cases']}"
+            lines.append(" | ".join(["scans not prepared, scored as empty reports", count, "", *[""] * len(columns)]))
         return "\n".join(f"| {line} |" for line in lines)
 
 
@@ -122,6 +130,7 @@ def evaluate(
 
     Raises:
         UsageError: the model has no encoder, or fewer than two cases (another patient's scan is needed).
+        ModelError, ScanError: see `encode_cases`.
     """
     if model.encoder is None:
         raise UsageError("the model has no encoder", expected="a model that takes scans", hint="evaluate another model")
@@ -144,7 +153,7 @@ def evaluate(
         "anatomy": anatomy,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "failed_preparations": encoded.failed,
+        "failed_preparations": [(seeds[number], why) for number, why in encoded.failed.items()],
         "seconds": round(time.perf_counter() - began, 1),
     }
     result.metadata.update(facts | (metadata or {}))
@@ -165,7 +174,7 @@ def score_encoded(
     def write(part: str, tokens: Tensor) -> list[str]:
         return write_reports(model, processor, tokens, lambda d, n: progress(part, d, n) if progress else None)
 
-    texts = write("reports", encoded.plain)
+    texts = encoded.of_all(write("reports", encoded.plain), "")
     blank_text = write("blank scan", encoded.blank[None])[0]
     constant = best_constant_report(truth)
     references = [render_report(list(findings), index).text for index, findings in enumerate(truth)]
@@ -173,7 +182,9 @@ def score_encoded(
         real=score_reports(truth, texts),
         blank=score_reports(truth, [blank_text] * count),
         other_patient=score_exchanged(truth, texts),
-        mirrored=score_reports([mirror(f) for f in truth], write("mirrored scans", encoded.mirrored)),
+        mirrored=score_reports(
+            [mirror(f) for f in truth], encoded.of_all(write("mirrored scans", encoded.mirrored), "")
+        ),
         constant=score_reports(truth, [constant.text] * count),
         readout=_readout(model, encoded),
         overlap=text_overlap(references, texts),
@@ -198,8 +209,9 @@ def _readout(model: NeuroFlamingo, encoded: EncodedCases) -> Scores | None:
     stored = (getattr(model.config, "training", None) or {}).get("thresholds")
     if not isinstance(model.encoder, TinyT1wEncoder) or stored is None:
         return None
-    empty = torch.zeros(len(encoded.truth))
+    empty = torch.zeros(len(encoded.plain))
     readout = model.encoder.cpu().read_tokens(encoded.plain[:, 0], empty, empty)
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     thresholds = Thresholds(**values)
-    return score_findings(encoded.truth, decode(readout, model.encoder.centres.cpu(), thresholds))
+    found = decode(readout, model.encoder.centres.cpu(), thresholds)
+    return score_findings(encoded.truth, encoded.of_all(found, []))

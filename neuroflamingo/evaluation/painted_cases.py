@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import paint_case
 from neuroflamingo.painting.cases import draw_blueprint
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError
 from neuroflamingo_preprocessing.preparation import prepare_many
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.scan import Scan
 
 BATCH = 8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,26 +45,32 @@ class EncodedCases:
     """Encoder tokens of cases and their controls.
 
     Attributes:
-        truth: findings of each case.
-        plain, mirrored: tokens `[case, 1, token, width]`; mirrored heads are flipped in the symmetric template space.
+        truth: findings of each case, also of those that could not be prepared.
+        plain, mirrored: tokens of the prepared cases, in order, `[case, 1, token, width]`; mirrored heads are flipped
+            in the symmetric template space.
         blank: tokens of an empty scan, `[1, token, width]`.
-        failed: (seed, message) of cases that could not be preprocessed; they count as reports without findings.
+        failed: number and message of the cases that could not be prepared: nothing is encoded for them, and the report
+            that they do not get counts as an empty one.
     """
 
     truth: list[tuple[Finding, ...]]
     plain: Float[Tensor, "case 1 token width"]
     mirrored: Float[Tensor, "case 1 token width"]
     blank: Float[Tensor, "1 token width"]
-    failed: list[tuple[int, str]]
+    failed: dict[int, str]
+
+    def of_all(self, prepared: Iterable[T], missing: T) -> list[T]:
+        """What was made of the prepared cases, for all of them: `missing` in the place of those that failed."""
+        made = iter(prepared)
+        return [missing if number in self.failed else next(made) for number in range(len(self.truth))]
 
 
 def _volumes(
     seeds: range, anatomy: str, encoder: BrainEncoder, processes: int
-) -> Iterator[tuple[int, Tensor | NeuroFlamingoError]]:
+) -> Iterator[Tensor | NeuroFlamingoError]:
     sources = (PaintedScan(seed, anatomy) for seed in seeds)
-    prepared = prepare_many(sources, encoder.card.scan, processes)
-    for seed, one in zip(seeds, prepared, strict=True):
-        yield seed, one if isinstance(one, NeuroFlamingoError) else torch.from_numpy(one.tensor)
+    for one in prepare_many(sources, encoder.card.scan, processes):
+        yield one if isinstance(one, NeuroFlamingoError) else torch.from_numpy(one.tensor)
 
 
 @torch.no_grad()
@@ -80,32 +87,45 @@ def encode_cases(
     Args:
         processes: number of workers that paint and preprocess; None: one per core.
         progress: called with (done, all).
+
+    Raises:
+        ModelError: the encoder's card asks for what cannot be done, which is no case's fault.
+        ScanError: not one case could be prepared.
     """
     device = next(encoder.parameters()).device
     head = load_anatomy(anatomy)
     truth = [draw_blueprint(seed, head).findings for seed in seeds]
-    empty = torch.zeros(1, 1, *(1, *encoder.card.scan.grid_shape), device=device)
+    axes = {axis.name: axis.size or 0 for axis in encoder.card.scan.axes}
+    _ = encoder.card.scan.grid_shape  # an encoder of other inputs than volumes is refused here
+    empty = torch.zeros(1, 1, *axes.values(), device=device)
     blank = encoder(empty).tokens[0].cpu()
     plain: list[Tensor] = []
     mirrored: list[Tensor] = []
-    failed: list[tuple[int, str]] = []
+    failed: dict[int, str] = {}
     waiting: list[Tensor] = []
 
     def flush() -> None:
         if waiting:
             x = torch.stack(waiting)[:, None].to(device)
             plain.append(encoder(x).tokens.cpu())
-            mirrored.append(encoder(x.flip(3)).tokens.cpu())
+            mirrored.append(encoder(x.flip(2 + list(axes).index("x"))).tokens.cpu())
             waiting.clear()
 
-    for done, (seed, volume) in enumerate(_volumes(seeds, anatomy, encoder, processes or os.cpu_count() or 1)):
+    for number, volume in enumerate(_volumes(seeds, anatomy, encoder, processes or os.cpu_count() or 1)):
         if isinstance(volume, NeuroFlamingoError):
-            failed.append((seed, volume.what))
-            volume = empty[0, 0].cpu()
-        waiting.append(volume)
+            failed[number] = volume.what
+        else:
+            waiting.append(volume)
         if len(waiting) == BATCH:
             flush()
         if progress:
-            progress(done + 1, len(seeds))
+            progress(number + 1, len(seeds))
     flush()
+    if not plain:
+        raise ScanError(
+            f"not one of {len(seeds)} painted cases could be prepared for {encoder.card.name}",
+            expected="cases to score",
+            seen=next(iter(failed.values())),
+            hint=f"neuroflamingo encoders card {encoder.card.name} says what it takes",
+        )
     return EncodedCases(truth, torch.cat(plain), torch.cat(mirrored), blank, failed)

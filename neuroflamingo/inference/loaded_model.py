@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import neuroflamingo.checkpoints as checkpoints  # the face: `load` brings torch and transformers on first use
 from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.device import pick_device
-from neuroflamingo.model.folder import check_folder, digest_of_files, loaded_files, read_card
+from neuroflamingo.model.folder import check_folder, digest_of_files, loaded_files, model_name, read_card
 from neuroflamingo.model.plain_files import weight_tensors
 from neuroflamingo.provenance import ModelRecord
 from neuroflamingo.report.records import Citation
@@ -43,7 +43,12 @@ class ModelFolder:
     @property
     def scan_spec(self) -> ScanSpec:
         """Input specification from the encoder's card."""
-        return _scan_spec(self.folder.resolve().name, self.card)
+        return _scan_spec(self.name, self.card)
+
+    @property
+    def name(self) -> str:
+        """What reports call the model."""
+        return model_name(self.folder)
 
     def load(self) -> LoadedModel:
         """Load the model.
@@ -62,7 +67,7 @@ class ModelFolder:
                 max_memory=self.max_memory,
                 offload_folder=self.offload_folder,
             )
-        record = describe(self.folder.resolve().name, self.folder, model, processor)
+        record = describe(self.name, self.folder, model, processor)
         return LoadedModel(record.name, model, processor, record, place)
 
 

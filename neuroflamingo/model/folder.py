@@ -58,6 +58,16 @@ NEVER_OPENED = re.compile(r"(optimizer|scheduler|scaler)\.(pt|bin)|rng_state(_\d
 """Files of a checkpoint of transformers' Trainer that are no part of the model: they may lie there, unread."""
 
 
+DONE = "training.json"
+"""In the folder of a model that a training made: how far the training went."""
+
+
+def model_name(folder: Path) -> str:
+    """What reports call a model: its folder's name; of a finished training, whose folder is `model`, its run's."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "model" and (folder / DONE).is_file() else folder.name
+
+
 def check_folder(path: str | Path) -> Path:
     """Check that a model folder holds data only, within limits.
 

@@ -19,9 +19,10 @@ from neuroflamingo.painting.heads import TEMPLATE
 from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
 
 if TYPE_CHECKING:
+    from neuroflamingo.painting.lesions import Lesion
     from neuroflamingo_preprocessing.scan import Scan
 
-SCHEMA = 1
+SCHEMA = 2
 PAINTERS = 4
 """Number of cases painted in parallel; each takes about 400 MB."""
 
@@ -40,15 +41,24 @@ def nifti_bytes(scan: Scan) -> bytes:
 
 
 def truth_record(case: Case) -> dict:
-    """Contents of the JSON file of a case."""
+    """Contents of the JSON file of a case; `centres_mni_mm` and `contrasts` have an entry for each finding.
+
+    That of a finding without a centre (atrophy, ventricles, white matter) is null.
+    """
+    painted = case.blueprint.lesion_findings
+    waiting = list(range(len(painted)))
+    placed: list[Lesion | None] = []
+    for finding in case.findings:
+        number = next((number for number in waiting if painted[number] == finding), None)
+        placed.append(None if number is None else case.blueprint.lesions[number])
+        waiting = [other for other in waiting if other != number]
     return {
         "schema_version": SCHEMA,
         "seed": case.blueprint.seed,
         "anatomy": case.anatomy.name,
         "findings": [f.model_dump(mode="json", exclude_none=True) for f in case.findings],
-        "centres_mni_mm": [lesion.centre.round(1).tolist() for lesion in case.blueprint.lesions],
-        "contrasts": [round(lesion.contrast, 3) for lesion in case.blueprint.lesions],
-        "lesions": [f.model_dump(mode="json", exclude_none=True) for f in case.blueprint.lesion_findings],
+        "centres_mni_mm": [one and one.centre.round(1).tolist() for one in placed],
+        "contrasts": [one and round(one.contrast, 3) for one in placed],
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.plain_yaml import MAX_BYTES, parse_yaml
 from neuroflamingo.recipe.schema import Recipe
-from neuroflamingo.settings import check_settings
+from neuroflamingo.settings import check_settings, read_as_field
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError
 from neuroflamingo_preprocessing.user_files import decode_text
 
@@ -57,7 +57,7 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
 
     Args:
         path: a YAML file.
-        overrides: `section.key=value` items; values are YAML.
+        overrides: `section.key=value` items; values are YAML, read by the type of the field: see `read_as_field`.
 
     Raises:
         NotFoundError: no such file.
@@ -78,12 +78,13 @@ def read_yaml(path: str | Path, overrides: list[str] | None = None) -> dict[str,
         raise ConfigError(f"{path} is not YAML", expected="keys and values", seen=str(error)) from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no settings", expected="keys and values", seen=type(data).__name__)
+    kind = Recipe if is_recipe(cast("dict[str, Any]", data)) else EmbeddedRecipe
     for override in overrides or []:
-        _apply(cast("dict[str, Any]", data), override)
+        _apply(cast("dict[str, Any]", data), override, kind)
     return cast("dict[str, Any]", data)
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _apply(data: dict[str, Any], override: str, kind: type[Recipe] | type[EmbeddedRecipe]) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise ConfigError(f"--set {override} is not an assignment", expected="--set section.key=value")
@@ -96,6 +97,6 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {key}: {parent} is not a section")
         data = cast("dict[str, Any]", inner)
     try:
-        data[last] = parse_yaml(value)
+        data[last] = read_as_field(kind, key, value, parse_yaml(value))
     except ValueError as error:
         raise ConfigError(f"--set {key}: the value is not YAML", seen=value[:200]) from error

@@ -66,7 +66,8 @@ def draw(views: Sequence[View | None], traces: Sequence[Trace], generated: Gener
         if isinstance(view, VolumeView):
             canvases[number] = canvas_of(view.prepared.tensor[0], view.prepared.affine)
             pictures += picture_of_slices(canvases[number], number)
-            pictures += picture_of_alignment(*native_view(view.scan, view.prepared), number)
+            if view.prepared.template is not None:
+                pictures += picture_of_alignment(*native_view(view.scan, view.prepared), number)
         elif isinstance(view, RunView):
             pictures += pictures_of_run(view, number)
         elif isinstance(view, SeriesView):

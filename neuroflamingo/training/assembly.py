@@ -116,5 +116,5 @@ def recipe_encoder(settings: EncoderSettings, *, seed: int = 0, meta: bool = Fal
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build_encoder(settings.name, **options)
-    choice = EncoderChoice(settings.name, settings.options, settings.weights, settings.init, seed, settings.table)
-    return choice.load()[0]
+    chosen = (settings.name, settings.options, settings.weights, settings.init, seed, settings.table)
+    return EncoderChoice(*chosen, by_recipe=True).load()[0]

@@ -19,7 +19,7 @@ from neuroflamingo.training.embedded.stages import train_stages
 from neuroflamingo.training.fused_task import FusedTask, plan_of
 from neuroflamingo.training.loop import Loop
 from neuroflamingo.training.parallel import accelerate_for, gather
-from neuroflamingo.training.run_folder import DONE, is_done, own_folder, write_model
+from neuroflamingo.training.run_folder import DONE, check_folder, claim_folder, is_done, write_model
 from neuroflamingo.training.trainable import merge_lora
 from neuroflamingo.training.twin import tiny_stages, tiny_twin
 from neuroflamingo_preprocessing.errors import ConfigError
@@ -53,15 +53,17 @@ def train(
         overrides: `section.key=value` items.
         folder: folder of the run; `runs/NAME` by default.
         resume: True: resume at the exact step where the run in that folder stopped, if there is one; False: start over;
-            a checkpoint's folder: continue from it, with the recipe as it is now.
-        allow_download: whether language models, encoders and data may be downloaded from a hub.
-        tiny: train the recipe's tiny twin on toy data next to the folder; see `neuroflamingo.training.twin`.
+            a checkpoint's folder: go on from it, with the recipe as it is now.
+        allow_download: language models, encoders and data may come from a hub.
+        tiny: train the recipe's tiny twin, on toy data beside the folder; see `neuroflamingo.training.twin`. Values of
+            the overrides stay as they are said.
         quiet: no progress on standard error.
 
     Raises:
         ConfigError: the recipe is invalid, or the folder belongs to another one.
         NeuroFlamingoError: unusable data, weights or loss; exit code 75 if the same command will resume.
     """
+    said = [override.partition("=")[0] for override in overrides or []]
     if not isinstance(config, Recipe | EmbeddedRecipe):
         config = load_any_recipe(config, overrides)
     folder = Path(folder or Path("runs") / (config.name + "-tiny" * tiny))
@@ -73,19 +75,20 @@ def train(
                 seen=str(resume),
                 hint=f"to start a stage from these weights: --set name=... --set STAGE.start={resume}",
             )
-        return train_stages(tiny_stages(config) if tiny else config, folder, resume=resume, quiet=quiet)
+        return train_stages(tiny_stages(config, said) if tiny else config, folder, resume=resume, quiet=quiet)
     if tiny:
-        config = tiny_twin(config, folder.with_name(f"{folder.name}-twin"))
+        config = tiny_twin(config, folder.with_name(f"{folder.name}-twin"), said)
     return _train(config, folder, resume, allow_download, quiet)
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool | str | Path, allow_download: bool, quiet: bool) -> Path:
     accelerator = accelerate_for(recipe, folder)
-    own_folder(folder, plan_of(recipe), resume, accelerator)
+    check_folder(folder, plan_of(recipe), resume, accelerator)
     if resume is True and is_done(folder):
         return folder / "model"
     loop = prepare_loop(recipe, folder, accelerator, allow_download=allow_download, quiet=quiet)
-    start = _start(loop, resume)
+    start = None if resume is False else _start(loop, resume)
+    claim_folder(folder, loop.plan, resume, accelerator)
     if start is not None:
         loop.restore(start)
     loop.run()

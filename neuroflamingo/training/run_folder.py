@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroflamingo.model.folder import DONE
 from neuroflamingo.training.checkpoints import CHECKPOINTS, check_same, replace_folder
 from neuroflamingo_preprocessing.drafts import draft_folder, sweep_drafts
 from neuroflamingo_preprocessing.errors import ConfigError
@@ -19,46 +20,61 @@ if TYPE_CHECKING:
     from neuroflamingo.model.processor import NeuroFlamingoProcessor
     from neuroflamingo.training.task import Plan
 
-DONE = "training.json"
-"""File in a finished model's folder that records its training progress."""
+RECIPE, LOG = "recipe.json", "log.jsonl"
 
 
-def own_folder(folder: Path, plan: Plan, resume: bool | str | Path, accelerator: Accelerator) -> None:
-    """Save the resolved recipe in the run's folder; refuse to mix two recipes in one folder.
+def check_folder(folder: Path, plan: Plan, resume: bool | str | Path, accelerator: Accelerator) -> None:
+    """Refuse to mix two recipes in one folder; nothing is written, and what a killed run left half done is swept.
 
     Args:
-        folder: folder of the run, created by the first process.
-        plan: has the recipe and the keys that may change.
+        folder: of the run.
+        plan: with the recipe, and what of it may change.
         resume: as in `train`.
         accelerator: tells which process this is.
 
     Raises:
-        ConfigError: the folder has a run of another recipe, or is not a run.
+        ConfigError: the folder holds a run of another recipe that did a step, or something that is no run.
     """
     if accelerator.is_main_process:
-        _own(folder, plan, resume)
+        _check(folder, plan, resume)
     accelerator.wait_for_everyone()
 
 
-def _own(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
-    path = folder / "recipe.json"
+def claim_folder(folder: Path, plan: Plan, resume: bool | str | Path, accelerator: Accelerator) -> None:
+    """Save the resolved recipe with the run, once it can begin; a run that is started over loses what is there.
+
+    Args:
+        folder, plan, resume, accelerator: as for `check_folder`, which came before.
+    """
+    if accelerator.is_main_process:
+        if resume is False and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(folder / RECIPE, json.dumps(plan.recipe, indent=1) + "\n", overwrite=True)
+    accelerator.wait_for_everyone()
+
+
+def _check(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
+    path = folder / RECIPE
     if folder.exists() and not path.exists() and any(folder.iterdir()):
         raise ConfigError(
-            f"{folder} is not the folder of a run",
-            expected="a new folder, or that of a run (with recipe.json)",
+            f"{folder} holds something that is no run",
+            expected=f"a new folder, or that of a run ({RECIPE} lies in it)",
             seen=", ".join(sorted(entry.name for entry in folder.iterdir())[:5]),
             hint="choose another folder: -o FOLDER",
         )
     for place in (folder, folder / CHECKPOINTS):
         sweep_drafts(place)
-    if resume is False and folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if resume is True and path.exists():
+    if resume is True and path.exists() and _has_begun(folder):
         hint = "start over with --restart"
         before = read_json(path, expected="the recipe of a run", hint=hint, name=str(path), error=ConfigError)
         check_same(plan.recipe, before, str(folder), plan.free)
-    write_text_atomic(path, json.dumps(plan.recipe, indent=1) + "\n", overwrite=True)
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether anything was done in a run's folder: a start that failed leaves its recipe, and perhaps an empty log."""
+    left = [path for path in folder.rglob("*") if path.is_file() and path != folder / RECIPE]
+    return any(path != folder / LOG or path.stat().st_size for path in left)
 
 
 def is_done(folder: Path) -> bool:

@@ -1,23 +1,20 @@
-"""Toy data for the tiny twins of recipes: generated scans, texts that depend on them, and a tokenizer for the texts.
+"""Toy data for the tiny twins of recipes: samples whose texts depend on their scans, and a tokenizer for these texts.
 
-A scan shows one of four patterns, which determines its text. So a model that reads its scans can predict every word,
-and one that does not has to guess. The patterns resemble nothing real.
+A scan shows one of four patterns, and what is said of it follows from the pattern alone. So a model that reads its
+scans can know every word, and one that does not is left with a guess. The files are those of `toy_scans`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from neuroflamingo.data.manifest import Sample, Turn
 from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side
 from neuroflamingo.model.tokens import IMAGE
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerFast
 
     from neuroflamingo.recipe.schema import Kind
@@ -42,7 +39,8 @@ _FACTS = (
     ("Where do radiologists state what they think?", "They state it in the impression."),
     ("What is a report written for?", "It is written for a colleague."),
 )
-_BRIGHT = 0.7  # what the two bright halves add at most; the rest is noise
+VERSIONS = 4
+"""Files of each pattern and split; samples share them."""
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -51,61 +49,29 @@ CHAT = (
 BOS, EOS = "<s>", "</s>"
 
 
-def toy_scan(axes: Mapping[str, int], pattern: int, seed: int) -> NDArray[np.float32]:
-    """Generate a prepared scan, values 0..1: random noise, and for each of the pattern's two bits one half brighter.
-
-    Args:
-        axes: names and sizes, as on the encoder's card.
-        pattern: number in `PATTERNS`.
-        seed: of the noise.
-    """
-    scan = (1 - _BRIGHT) * np.random.default_rng(seed).random(tuple(axes.values()), dtype=np.float32)
-    sides = [number for number, name in enumerate(axes) if name != "channel"]
-    for bit, axis in enumerate(sides[:2]):
-        if pattern >> bit & 1:
-            half = [slice(None)] * scan.ndim
-            half[axis] = slice(scan.shape[axis] // 2)
-            scan[tuple(half)] += _BRIGHT / 2
-    return scan
-
-
-def write_scans(
-    folder: Path, names: Iterable[tuple[str, int]], axes: Mapping[str, int], repetition_time: float | None = None
-) -> None:
-    """Write scans, given by name and pattern, as prepared arrays.
-
-    Args:
-        folder: created if missing.
-        names: file names ending in .npz, with the number of the pattern.
-        axes: see `toy_scan`.
-        repetition_time: seconds between frames, if the encoder needs it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, Any] = {} if repetition_time is None else {"repetition_time": repetition_time}
-    for number, (name, pattern) in enumerate(names):
-        np.savez(folder / name, data=toy_scan(axes, pattern, number), **seconds)
-
-
 def toy_samples(
-    kind: Kind, split: str, count: int, folder: Path, most_scans: int
-) -> tuple[list[Sample], list[tuple[str, int]]]:
-    """Make samples of one kind, each of its own subject, and the scans that they need, by name and pattern.
+    kind: Kind, split: str, count: int, folder: Path, most_scans: int, ending: str
+) -> tuple[list[Sample], dict[str, int]]:
+    """Samples of one kind, each of a subject of its own, and the files that they need, with their patterns.
 
     Args:
-        kind: of the samples; every second one has two scans, if allowed.
-        split: part of all names, so that no subject is in two splits.
-        count: number of samples.
-        folder: folder of the scans.
-        most_scans: maximum number of scans per sample.
+        kind: of the samples; every second one has two scans, if so many are allowed.
+        split: part of all names, so that nothing is in two splits.
+        count: how many.
+        folder: where the scans will be.
+        most_scans: of a sample.
+        ending: of the files.
     """
-    samples, needed = [], []
+    samples: list[Sample] = []
+    needed: dict[str, int] = {}
     for number in range(count):
         name, pattern = f"{split}-{kind}-{number:02d}", number % len(PATTERNS)
         shown = 0 if kind == "text" else 1 + (most_scans > 1 and number % 2)
         # the scans of a document are of several patterns, those of a report or a question show the same
         patterns = [(pattern + step * (kind == "interleaved")) % len(PATTERNS) for step in range(shown)]
-        files = [f"{name}-{step}.npz" for step in range(shown)]
-        needed += list(zip(files, patterns, strict=True))
+        versions = [(number // len(PATTERNS) + step) % VERSIONS for step in range(shown)]
+        files = [f"{split}-{one}-{version}{ending}" for one, version in zip(patterns, versions, strict=True)]
+        needed |= dict(zip(files, patterns, strict=True))
         content = _content(kind, patterns, number)
         scans = tuple(str(folder / file) for file in files)
         samples.append(Sample(id=name, kind=kind, subject=f"toy-{name}", scans=scans, **content))

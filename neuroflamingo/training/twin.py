@@ -1,18 +1,21 @@
 """Tiny twin of a recipe, derived from it by fixed rules: the same pipeline at a size that any CPU can train.
 
-Kept: the family of the language model and every option of its architecture, the encoder's class, the positions of
-gated blocks, the trainable parts, the matrices with LoRA adapters, the template, the mix, losses, schedule, precision,
-and whether initial weights are read. Shrunk: widths, depths, tokens, batches and steps; the learning rate is raised.
-Generated: a random language model with a tokenizer, scans and manifests (see `toy_data`), and initial weights if the
-recipe has some. Left out, since few machines have them: quantisation, stores, trackers.
+What stays: the family of the language model and every switch of its architecture, the encoder's class, where gated
+blocks stand, what trains, which matrices get branches, the template, the mix, losses, schedule, precision, and that
+weights to begin with are read. What shrinks: widths, depths, tokens, batches and counts of steps; the learning rate
+rises, and gates begin open. What is made: files of scans (`toy_scans`) and manifests that name them (`toy_data`), a
+language model that knows the texts but no scan (`toy_language_model`), and weights to begin with where the recipe has
+some. So all that is left to learn is what scans show, and the end shows that it was: see `RELIANCE`. Left out, since
+few machines have them: quantisation, trackers.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,15 +24,25 @@ from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
 from neuroflamingo.recipe.schema import EncoderSettings, Kind, Recipe
 from neuroflamingo.settings import check_settings
 from neuroflamingo.training.assembly import build
-from neuroflamingo.training.toy_data import toy_samples, toy_tokenizer, write_scans
+from neuroflamingo.training.toy_data import toy_samples, toy_tokenizer
+from neuroflamingo.training.toy_language_model import teach_texts
+from neuroflamingo.training.toy_scans import toy_ending, write_toy_scan
 from neuroflamingo_encoders.build import build_encoder
+from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
+from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_preprocessing.drafts import draft_folder
 from neuroflamingo_preprocessing.errors import ConfigError, not_created
 from neuroflamingo_preprocessing.files import fsync_tree
+from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.stores.build import prepare_into_store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from neuroflamingo.data.manifest import Sample
+    from neuroflamingo_encoders.card import EncoderCard
+
+LOG = logging.getLogger(__name__)
 
 WIDTH, HEADS = 32, 4
 _SIZES = {
@@ -49,19 +62,24 @@ _SIZES = {
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 _BEGINS = ("llama", "gemma", "mistral", "mixtral")  # families whose tokenizers put a token before each text
 _SAMPLES = {"train": 16, "validation": 8}  # of each kind
-_STEPS = 18
-_GATE = 0.5  # of the weights to begin with: a trained model's gates are open
+_STEPS, _BATCH, _RATE = 200, 8, 5e-3
+RELIANCE = 0.02
+"""By how much more, in nats a token, a finished twin loses with another patient's scan; its tests hold it to that."""
+_GATE = 0.5  # a trained model's gates are open, and a toy has no time to open them
+SCANS, STORE = "scans", "store"
+_MADE = ("name", "data.source", "data.train", "data.validation", "data.tokens", "data.scans", "log.trackers")
 _ABOUT = "twin.json"
 
 
-def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
-    """Write everything that the twin of a recipe needs into a folder, and return the twin's recipe.
+def tiny_twin(recipe: Recipe, folder: str | Path, said: Collection[str] = ()) -> Recipe:
+    """Write what a recipe needs at toy size into a folder, and give the recipe that trains on it.
 
     A folder with the twin of the same recipe is used unchanged, so that training resumes.
 
     Args:
-        recipe: any recipe with a `language_model.architecture`, which gives the family and its options.
-        folder: gets `language_model/`, `data/` and, if the recipe has initial weights, `start.safetensors`.
+        recipe: any; with a `language_model.architecture`, from which the family and its switches are taken.
+        folder: gets `language_model/`, `data/` and, if the recipe begins with weights, `start.safetensors`.
+        said: keys, such as `checkpoint.every`, whose values in the recipe the twin takes over as they are.
 
     Raises:
         ConfigError: a recipe without architecture, or a folder with the twin of another recipe (exit 78).
@@ -77,7 +95,7 @@ def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
         )
     if target.exists():
         _check_same(target, recipe_values)
-        return _twin(recipe, target, _read_architecture(target))
+        return _twin(recipe, target, _read_architecture(target), said)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -87,11 +105,11 @@ def tiny_twin(recipe: Recipe, folder: str | Path) -> Recipe:
         (draft / _ABOUT).write_text(json.dumps(recipe_values, indent=2) + "\n", encoding="utf-8")
         fsync_tree(draft)
         _settle(draft, target, recipe_values)
-    return _twin(recipe, target, _read_architecture(target))
+    return _twin(recipe, target, _read_architecture(target), said)
 
 
-def tiny_stages(recipe: EmbeddedRecipe) -> EmbeddedRecipe:
-    """Shrink the stages of an embedded model to toy size."""
+def tiny_stages(recipe: EmbeddedRecipe, said: Collection[str] = ()) -> EmbeddedRecipe:
+    """The stages of an embedded model at toy size: as many numbers as can be, of the same stages; `said`: as above."""
     plain = recipe.model_dump(mode="json")
     plain["name"] = f"{recipe.name}-tiny"
     for purpose, (first, _) in plain["paint"].items():
@@ -101,6 +119,8 @@ def tiny_stages(recipe: EmbeddedRecipe) -> EmbeddedRecipe:
     plain["encoder"] |= {"first_window": 4, "window_growth": 1}
     plain["language_model"]["layers"] = 2
     plain["fusion"]["latents"] = 4
+    for key in said:
+        _keep(plain, recipe.model_dump(mode="json"), key)
     return check_settings(EmbeddedRecipe, plain, f"the tiny twin of {recipe.name}")
 
 
@@ -154,35 +174,46 @@ def _write(recipe: Recipe, folder: Path) -> None:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        tokenizer = _write_data(recipe, folder / "data")
-        architecture = _write_language_model(recipe, folder, tokenizer)
+        tokenizer, samples = _write_data(recipe, folder / "data")
+        architecture = _write_language_model(recipe, folder, tokenizer, samples)
         if recipe.model.start is not None:
             _write_start(_twin(recipe, folder, architecture), folder / "start.safetensors")
 
 
-def _write_data(recipe: Recipe, folder: Path) -> PreTrainedTokenizerFast:
+def _write_data(recipe: Recipe, folder: Path) -> tuple[PreTrainedTokenizerFast, list[Sample]]:
+    """Files of scans and manifests that name them; volumes and runs, prepared from them, in a store."""
+    card = _toy_card(recipe)
     kinds = [kind for kind in get_args(Kind) if getattr(recipe.data.mix, kind)]
-    every_sample, needed = [], []
+    every_sample: list[Sample] = []
+    needed: dict[str, int] = {}
+    (folder / SCANS).mkdir(parents=True)
     for split, count in _SAMPLES.items():
-        made = [toy_samples(kind, split, count, folder / "scans", recipe.data.max_scans) for kind in kinds]
+        ending, most = toy_ending(card.scan), recipe.data.max_scans
+        made = [toy_samples(kind, split, count, folder / SCANS, most, ending) for kind in kinds]
         samples = [sample for some, _ in made for sample in some]
         every_sample += samples
-        needed += [scan for _, scans in made for scan in scans]
-        folder.mkdir(exist_ok=True)
+        needed |= {file: pattern for _, files in made for file, pattern in files.items()}
         write_manifest(samples, folder / f"{split}.jsonl")
-    write_scans(folder / "scans", needed, *_scan_shape(recipe))
+    for number, (file, pattern) in enumerate(sorted(needed.items())):
+        write_toy_scan(folder / SCANS / file, card.scan, pattern, number)
+    if _is_stored(recipe):
+        prepare_into_store(folder / SCANS, folder / STORE, card, Preparation())
     family = (recipe.model.language_model.architecture or {})["model_type"]
-    return toy_tokenizer(every_sample, begins=family.startswith(_BEGINS))
+    return toy_tokenizer(every_sample, begins=family.startswith(_BEGINS)), every_sample
 
 
-def _scan_shape(recipe: Recipe) -> tuple[dict[str, int], float | None]:
-    """Return the axes of the toy encoder's input, and its seconds between frames; without an encoder, of tokens."""
+def _toy_card(recipe: Recipe) -> EncoderCard:
+    """What the toy encoder takes; without an encoder, ready tokens."""
     if recipe.model.encoder is None:
-        return {"token": 8, "width": recipe.model.token_width or 0}, None
-
+        return precomputed_card(width=recipe.model.token_width or 0)
     toy = _toy_encoder(recipe.model.encoder)
-    spec = build_encoder(toy.name, tiny=True, **toy.options).card.scan
-    return {axis.name: axis.size or 8 for axis in spec.axes}, spec.repetition_time and spec.repetition_time.seconds
+    return build_encoder(toy.name, tiny=True, **toy.options).card
+
+
+def _is_stored(recipe: Recipe) -> bool:
+    """Whether the toy scans are volumes or runs, whose preparation takes longer than a step."""
+    chosen = recipe.model.encoder
+    return chosen is not None and encoder_card(chosen.name, **chosen.options).scan.modality in ("volume3d", "volume4d")
 
 
 def _toy_encoder(encoder: EncoderSettings) -> EncoderSettings:
@@ -195,7 +226,9 @@ def _toy_encoder(encoder: EncoderSettings) -> EncoderSettings:
     return EncoderSettings(name=encoder.name, options=options, tiny=True)
 
 
-def _write_language_model(recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def _write_language_model(
+    recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerFast, samples: list[Sample]
+) -> dict[str, Any]:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -204,6 +237,7 @@ def _write_language_model(recipe: Recipe, folder: Path, tokenizer: PreTrainedTok
     switches = {key: value for key, value in architecture.items() if key != "model_type"}
     config = CONFIG_MAPPING[architecture["model_type"]](**switches)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, described.dtype))
+    teach_texts(model, tokenizer, samples, recipe.data.template)
     model.save_pretrained(folder / "language_model")
     tokenizer.save_pretrained(folder / "language_model")
     (folder / "architecture.json").write_text(json.dumps(architecture, indent=2) + "\n", encoding="utf-8")
@@ -225,22 +259,38 @@ def _write_start(twin: Recipe, file: Path) -> None:
     save_file({name: value.contiguous() for name, value in kept.items()}, file)
 
 
-def _twin(recipe: Recipe, folder: Path, architecture: dict[str, Any]) -> Recipe:
-    """Shrink the recipe, with the paths of the files in the folder."""
+def _twin(recipe: Recipe, folder: Path, architecture: dict[str, Any], said: Collection[str] = ()) -> Recipe:
+    """The recipe at toy size, with the paths of what lies in the folder."""
     plain = recipe.model_dump(mode="json")
     plain["name"] = f"{recipe.name}-tiny"
     _shrink_model(plain["model"], recipe, folder, architecture)
     _shrink_trained(plain["trained"])
     plain["data"] |= {"source": str(folder / "data"), "train": ["train.jsonl"], "validation": ["validation.jsonl"]}
-    plain["data"] |= {"tokens": None, "scans": None, "workers": 0, "max_tokens": min(recipe.data.max_tokens, 256)}
-    optim = recipe.optim
-    plain["optim"] |= {"steps": min(optim.steps, _STEPS), "batch": min(optim.batch, 2)}
-    plain["optim"] |= {"accumulate": min(optim.accumulate, 2)}
-    plain["optim"] |= {"lr": max(optim.lr, 1e-2), "warmup": min(optim.warmup, 2)}
-    plain["validation"] |= {"every": _STEPS // 3, "samples": 8, "write": 2, "max_new_tokens": 24}
-    plain["checkpoint"]["every"] = _STEPS // 2
+    plain["data"] |= {"tokens": None, "workers": 0, "max_tokens": min(recipe.data.max_tokens, 256)}
+    plain["data"]["scans"] = str(folder / "data" / STORE) if _is_stored(recipe) else None
+    optim, steps = recipe.optim, min(recipe.optim.steps, _STEPS)
+    plain["optim"] |= {"steps": steps, "warmup": min(optim.warmup, 2), "accumulate": min(optim.accumulate, 2)}
+    plain["optim"] |= {"lr": max(optim.lr, _RATE), "batch": min(optim.batch, _BATCH // min(optim.accumulate, 2))}
+    for key in said:
+        _keep(plain, recipe.model_dump(mode="json"), key)
+    steps = plain["optim"]["steps"]
+    rare = {"validation": {"every": -(-steps // 3)}, "checkpoint": {"every": -(-steps // 2)}}
+    few = {"validation": {"samples": 16, "write": 2, "max_new_tokens": 24}}
+    for section, values in (*rare.items(), *few.items()):
+        plain[section] |= {key: value for key, value in values.items() if f"{section}.{key}" not in said}
     plain["log"]["trackers"] = []
     return check_settings(Recipe, plain, f"the tiny twin of {recipe.name}")
+
+
+def _keep(plain: dict[str, Any], own: dict[str, Any], key: str) -> None:
+    """Give a twin the recipe's own value under a dotted key, where it is nothing that the twin makes itself."""
+    *sections, last = key.split(".")
+    if sections[:1] == ["model"] or key in _MADE:
+        LOG.warning("the tiny twin makes its own %s: --set %s says nothing to it", key, key)
+        return
+    for section in sections:
+        plain, own = plain[section], own[section]
+    plain[last] = own[last]
 
 
 def _shrink_trained(trained: dict[str, Any]) -> None:
@@ -260,6 +310,6 @@ def _shrink_model(model: dict[str, Any], recipe: Recipe, folder: Path, architect
     resampler = recipe.model.resampler
     model["resampler"] = resampler | {"depth": 2, "heads": 2, "dim_head": 8}
     model["resampler"]["num_latents"] = min(resampler.get("num_latents", 64), 8)
-    model["cross_attention"] |= {"heads": 2, "dim_head": 8}
+    model["cross_attention"] |= {"heads": 2, "dim_head": 8, "gate": _GATE}
     if recipe.model.start is not None:
         model["start"] = str(folder / "start.safetensors")

@@ -139,7 +139,7 @@ def check_scan(
         if kind == "run":
             _check_run(open_run(path, options), card, options, result)
         else:
-            _check_volume(read_scan(path, series, xform=wanted), card or volume_card, options, result)
+            _check_volume(read_scan(path, series, xform=wanted), path, card or volume_card, options, result)
     except NeuroFlamingoError as fault:
         if fault.exit_code in (66, 69):
             raise
@@ -178,12 +178,12 @@ _FIGURES = {
 }
 
 
-def _check_volume(scan: Scan, card: InputCard | None, options: Preparation, result: ScanCheck) -> None:
+def _check_volume(scan: Scan, path: Path, card: InputCard | None, options: Preparation, result: ScanCheck) -> None:
     result.encoder = card.name if card else None
     _tell(scan.provenance, scan.affine, result)
     if card is None:
         return
-    prepared = prepare(scan, card.scan, options)
+    prepared = prepare(path if len(card.scan.channels) > 1 else scan, card.scan, options)
     intensities = [_named(step) for step in card.scan.steps if step.name not in GEOMETRIC_STEPS]
     result.steps = [*_words(prepared.geometry), *intensities]
     quality = prepared.windows[0].metadata.get("quality", {})

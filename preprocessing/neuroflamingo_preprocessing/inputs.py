@@ -26,6 +26,7 @@ from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import examinations
 from neuroflamingo_preprocessing.formats.nifti.pair import is_pair_header
 from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
+from neuroflamingo_preprocessing.read import channel_files
 from neuroflamingo_preprocessing.records import records
 from neuroflamingo_preprocessing.user_files import check_input, utf8_stream
 
@@ -121,7 +122,8 @@ def find_inputs(
         scans = _in_manifest(source)
     else:
         scans = [Input(source, entities_of(source))]
-    scans = _numbered(scans)
+    further = {other for scan in scans for other in channel_files(scan.path, spec)}
+    scans = _numbered([scan for scan in scans if scan.path not in further])
     kept = [scan for scan in scans if all(condition.matches(scan.entities) for condition in conditions)]
     entities = [scan.entities for scan in scans]
     if not kept:

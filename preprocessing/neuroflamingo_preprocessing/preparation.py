@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroflamingo_preprocessing.arrays import is_array_file, read_array
-from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError, UsageError, noting
+from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, ScanError, UsageError, noting
 from neuroflamingo_preprocessing.formats.nifti.run import Run
 from neuroflamingo_preprocessing.functional.cifti import is_cifti
 from neuroflamingo_preprocessing.functional.denoised_run import denoise_run
@@ -38,7 +38,7 @@ from neuroflamingo_preprocessing.prepared_input import (
     SeriesView,
     VolumeView,
 )
-from neuroflamingo_preprocessing.read import read_scan
+from neuroflamingo_preprocessing.read import read_channels, read_scan
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 from neuroflamingo_preprocessing.sequence import is_sequence_file, read_sequence
 from neuroflamingo_preprocessing.structural.prepare_volume import prepare_volume
@@ -97,12 +97,17 @@ def prepare_many(
 ) -> Iterator[PreparedInput | NeuroFlamingoError]:
     """Prepare many inputs, in order; for an input that fails its error is yielded instead.
 
+    What the spec itself asks for and cannot be done is no input's fault: it is raised.
+
     Args:
         sources: see `prepare`; or picklable functions that make a scan in a worker.
         spec: `card.scan` of the encoder.
-        processes: number of workers; 1 works in this process. Workers are spawned, so a script with more than one
-            needs the usual `if __name__ == "__main__":`. At most two scans per worker are queued at a time. Results
-            have no `view`, which would send the scan back too.
+        processes: workers; 1 works in this process. Workers are spawned, so a script that asks for more than one
+            needs the usual `if __name__ == "__main__":`. At most two scans a worker are under way at a time. What comes
+            back has no `view`: it would be the scan again.
+
+    Raises:
+        ModelError: the spec asks for a step or a grid that there is not.
     """
     if processes <= 1:
         yield from (_prepare_one(source, spec) for source in sources)
@@ -121,6 +126,8 @@ def _prepare_one(source: Source | MakesScan, spec: ScanSpec) -> PreparedInput | 
     try:
         made = source() if callable(source) else source
         return replace(prepare(made, spec), view=None)
+    except ModelError:
+        raise
     except NeuroFlamingoError as error:
         return error
 
@@ -178,13 +185,16 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
             expected="volumes are aligned to the template and interpolated once",
             hint="leave out --no-resample, or give a prepared array",
         )
+    further: list[Scan] = []
     if isinstance(source, str | Path):
         scan = read_scan(source, options.series, xform=options.xform, series_sha256=options.series_sha256)
+        further = read_channels(source, spec, options.xform)
+        scan = replace(scan, provenance=_with_channels(scan.provenance, further, spec))
     else:
         assert isinstance(source, Scan)
         scan = source
     with noting(scan.provenance.warnings):
-        prepared = prepare_volume(scan, spec, force=options.force)
+        prepared = prepare_volume(scan, spec, *further, force=options.force)
     metadata = describe_input(source, scan.provenance, prepared.geometry, prepared.warnings)
     metadata["scan_to_template"] = prepared.scan_to_template.tolist()
     metadata["quality"] = asdict(prepared.quality)
@@ -205,6 +215,15 @@ def _from_volume(source: Source, spec: ScanSpec, options: Preparation) -> Prepar
         view=VolumeView(scan, prepared),
         forced=prepared.forced,
     )
+
+
+def _with_channels(provenance: Provenance, further: list[Scan], spec: ScanSpec) -> Provenance:
+    """The record of the first channel's file, with the further ones' files and hashes."""
+    files = {
+        f"channel {channel}": f"{scan.provenance.file}, SHA-256 {scan.provenance.sha256}"
+        for channel, scan in zip(spec.channels[1:], further, strict=True)
+    }
+    return replace(provenance, header=provenance.header | files)
 
 
 def _from_run(source: Source, spec: ScanSpec, options: Preparation) -> PreparedInput:
@@ -260,11 +279,16 @@ _WAYS: tuple[
     (lambda source, spec: spec.modality == "volume4d" and not isinstance(source, Scan), _from_run),
     (lambda source, spec: spec.modality == "sequence" and is_sequence_file(source), _from_sequence),
     (
-        lambda source, spec: spec.modality == "volume3d" and len(spec.channels) == 1 and not isinstance(source, Run),
+        lambda source, spec: spec.modality == "volume3d" and _gives_channels(source, spec),
         _from_volume,
     ),
 )
 """Ways to prepare an input; the first that takes it is used."""
+
+
+def _gives_channels(source: Source, spec: ScanSpec) -> bool:
+    """Whether a volume gives all channels: a scan in memory has one, a file may have others beside it."""
+    return not isinstance(source, Run) and (len(spec.channels) == 1 or not isinstance(source, Scan))
 
 
 def _called(source: Source) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input, refuse_series, shown_name
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
 from neuroflamingo_preprocessing.formats.itk import is_itk, itk_sizes, read_itk
@@ -17,6 +18,9 @@ from neuroflamingo_preprocessing.formats.zarr.metadata import is_zarr
 from neuroflamingo_preprocessing.formats.zarr.read_zarr import read_zarr, zarr_sizes
 from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.user_files import check_input
+
+if TYPE_CHECKING:
+    from neuroflamingo_preprocessing.spec import ScanSpec
 
 
 def read_scan(
@@ -116,6 +120,52 @@ def read_run(
             hint="save the run as .nii.gz",
         )
     return read_nifti_run(path, repetition_time, xform)
+
+
+def channel_files(path: Path, spec: ScanSpec) -> list[Path]:
+    """The files of an encoder's further channels: beside the first one's, with their suffix in place of its own.
+
+    `sub-01_T2w.nii.gz` for `sub-01_T1w.nii.gz`; empty for an encoder of one channel, and for a file that does not have
+    the first channel's suffix.
+
+    Args:
+        path: of the first channel.
+        spec: `card.scan` of the encoder.
+    """
+    if len(spec.channels) < 2 or is_dicom_input(path):
+        return []
+    first, *further = spec.channels
+    before, suffix, ending = path.name.rpartition(f"_{first}")
+    return [path.with_name(f"{before}_{other}{ending}") for other in further] if suffix else []
+
+
+def read_channels(path: str | Path, spec: ScanSpec, xform: Xform = "auto") -> list[Scan]:
+    """Read the further channels of an encoder, see `channel_files`; empty for an encoder of one channel.
+
+    Raises:
+        UsageError: the file's name does not say that it is the first channel (exit 2).
+        NotFoundError: no such file beside it (exit 66).
+        ScanError: see `read_scan`.
+    """
+    path = Path(path)
+    if len(spec.channels) < 2:
+        return []
+    files = channel_files(path, spec)
+    if not files:
+        raise UsageError(
+            f"the further channels of {path.name} cannot be found by its name",
+            expected=f"a file NAME_{spec.channels[0]}.nii.gz, and beside it NAME_{spec.channels[1]}.nii.gz",
+            seen=shown_name(path),
+            hint="name both files so, or give a ready array with all channels",
+        )
+    for file in files:
+        if not file.exists():
+            raise NotFoundError(
+                f"there is no {file.name} beside {path.name}",
+                expected=f"a file for each channel: {', '.join(spec.channels)}",
+                hint="put it there, registered to the first one",
+            )
+    return [read_scan(file, xform=xform) for file in files]
 
 
 def is_run(path: str | Path) -> bool:

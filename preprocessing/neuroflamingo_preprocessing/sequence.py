@@ -68,14 +68,7 @@ def read_sequence(path: Path, spec: ScanSpec) -> Sequence:
         ScanError: several records, other letters, no text, or a number of tokens that the encoder does not take (65).
         ModelError: the card names an unknown step (exit 65).
     """
-    if [step.name for step in spec.steps] != [STEP]:
-        raise ModelError(
-            "this encoder's sequences cannot be prepared from a file",
-            expected=f"the step {STEP}",
-            seen=", ".join(step.name for step in spec.steps) or "no step",
-            hint="give prepared ids as .npy",
-            exit_code=65,
-        )
+    check_sequence_spec(spec)
     if not path.is_file():
         raise NotFoundError(
             f"there is no file {path}", expected="a DNA sequence, as FASTA or text", hint="check the path"
@@ -96,6 +89,22 @@ def read_sequence(path: Path, spec: ScanSpec) -> Sequence:
             hint="cut the sequence to a region of that length",
         )
     return Sequence(ids, len(letters), hashlib.sha256(raw).hexdigest(), len(raw))
+
+
+def check_sequence_spec(spec: ScanSpec) -> None:
+    """Check that `read_sequence` can do what a spec asks for.
+
+    Raises:
+        ModelError: no step, or another one (exit 65).
+    """
+    if [step.name for step in spec.steps] != [STEP]:
+        raise ModelError(
+            "this encoder's sequences cannot be prepared from a file",
+            expected=f"the step {STEP}",
+            seen=", ".join(step.name for step in spec.steps) or "no step",
+            hint="give ready ids as .npy",
+            exit_code=65,
+        )
 
 
 def _letters(raw: bytes, name: str) -> str:

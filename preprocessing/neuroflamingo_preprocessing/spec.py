@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 
@@ -238,6 +239,32 @@ class ScanSpec(Declaration):
         affine[:3, 3] = self.origin_mm
         return affine
 
+    def with_sizes(self, sizes: Mapping[str, int]) -> ScanSpec:
+        """The same input with axes of other sizes: the same field of view in voxels of another size.
+
+        Args:
+            sizes: by axis name.
+        """
+        axes = tuple(
+            Axis(name=axis.name, size=sizes.get(axis.name)) if axis.name in sizes else axis for axis in self.axes
+        )
+        changes: dict[str, Any] = {"axes": axes}
+        stretch = {a.name: a.size / sizes[a.name] for a in self.axes if a.size and a.name in sizes and a.name in "xyz"}
+        if self.spacing_mm is not None and self.origin_mm is not None:
+            by_axis = [stretch.get(name, 1.0) for name in "xyz"]
+            grown = [s * f for s, f in zip(self.spacing_mm, by_axis, strict=True)]
+            signs = (-1 if self.orientation == "LAS" else 1, 1, 1)
+            half = [sign * (new - old) / 2 for sign, new, old in zip(signs, grown, self.spacing_mm, strict=True)]
+            changes["spacing_mm"] = tuple(grown)
+            changes["origin_mm"] = tuple(o + h for o, h in zip(self.origin_mm, half, strict=True))
+        changes["steps"] = tuple(_resized(step, {a.name: a.size for a in axes}, stretch) for step in self.steps)
+        return self.model_copy(update=changes)
+
+    def takes_contrast(self, contrast: str) -> bool:
+        """Whether a channel is said to be of this contrast (`T1w`), or of any that MR has."""
+        words = {word for channel in self.channels for word in re.findall(r"[A-Za-z0-9]+", channel)}
+        return bool(words & {contrast, "MR", "MRI"})
+
     @property
     def takes_runs(self) -> bool:
         """Whether the encoder takes fMRI runs, or parcel series of them."""
@@ -254,6 +281,16 @@ class ScanSpec(Declaration):
     def describe(self) -> str:
         """Modality and axes in one line, for error messages."""
         return f"{self.modality} ({', '.join(axis.describe() for axis in self.axes)})"
+
+
+def _resized(step: Step, sizes: Mapping[str, int | None], stretch: Mapping[str, float]) -> Step:
+    """A step whose constants are sizes in voxels or widths in mm, for other sizes."""
+    if step.name in ("resize", "crop"):
+        return Step.named(step.name, **{name: size for name, size in sizes.items() if name in "xyz" and size})
+    if step.name == "gaussian_antialias":
+        wider = float(step["fwhm_mm"]) * max(stretch.values(), default=1.0)
+        return Step.named(step.name, **(dict(step.constants) | {"fwhm_mm": wider}))
+    return step
 
 
 class InputCard(Protocol):

@@ -13,7 +13,7 @@ from neuroflamingo_encoders.conformance.subject import LARGEST_INPUT, Check, Fai
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 
 if TYPE_CHECKING:
-    from neuroflamingo_encoders.contract import EncoderOutput
+    from neuroflamingo_encoders.contract import BrainEncoder, EncoderOutput
 
 PLACEHOLDERS = {"", "?", "-", "todo", "tbd", "fixme", "unknown", "none", "n/a", "xxx"}
 NEAR_MM = 0.01
@@ -139,10 +139,10 @@ def positions(subject: Subject) -> str:
 
 
 def full_size(subject: Subject) -> str:
-    """The published size gives the declared shape, built and run on torch's meta device, without memory."""
+    """The published size gives the declared shape and number of weights, on torch's meta device, without memory."""
     card = subject.full_card
     if card == subject.card:
-        raise NotApplicable("the instance that is checked is the full size")
+        return f"the instance that is checked is the full size, {_counted(subject.fresh(), card)}"
     if any(axis.size is None for axis in card.scan.axes):
         raise NotApplicable("the card names no single full size")
     sizes = tuple(axis.size or 0 for axis in card.scan.axes)
@@ -155,10 +155,14 @@ def full_size(subject: Subject) -> str:
             raise
         raise NotApplicable(f"cannot run on the meta device: {type(error).__name__}: {str(error)[:120]}") from error
     _fits(card, output, sizes, 1, 1)
-    count = sum(p.numel() for p in encoder.parameters())
+    return f"{list(sizes)} -> {list(output.tokens.shape)}, {_counted(encoder, card)}"
+
+
+def _counted(encoder: BrainEncoder, card: EncoderCard) -> str:
+    count = sum(parameter.numel() for parameter in encoder.parameters())
     if count != card.cost.parameters:
         raise Failure(f"{count:,} weights, but the card declares {card.cost.parameters:,}")
-    return f"{list(sizes)} -> {list(output.tokens.shape)}, {count:,} weights"
+    return f"{count:,} weights"
 
 
 CHECKS = (

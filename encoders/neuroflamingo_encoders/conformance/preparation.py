@@ -27,6 +27,7 @@ from neuroflamingo_preprocessing.functional.prepare_run import (
 )
 from neuroflamingo_preprocessing.read import read_run
 from neuroflamingo_preprocessing.scan import Scan
+from neuroflamingo_preprocessing.sequence import check_sequence_spec
 from neuroflamingo_preprocessing.spec import ScanSpec, Step
 from neuroflamingo_preprocessing.structural.prepare_volume import check_spec, prepare_volume
 
@@ -68,11 +69,12 @@ def steps(subject: Subject) -> str:
     unfitted = [step.name for step in scan.steps if step.scope == "training_set" and not step.constants]
     if unfitted:
         raise Failure(f"'{unfitted[0]}' has statistics of a training set, but none among its constants")
-    if scan.modality == "tokens":
-        raise NotApplicable("precomputed tokens need no preparation")
     check = _CHECK_STEPS.get(scan.modality)
-    if check is None or (scan.modality == "volume3d" and (len(scan.channels) != 1 or scan.spacing_mm is None)):
-        raise NotApplicable(f"{scan.describe()} is not prepared from files but given as a tensor")
+    runs, placed = scan.takes_runs, scan.modality == "volume3d" and scan.channels and scan.spacing_mm is not None
+    if not (scan.steps or runs or placed):
+        raise NotApplicable(f"{scan.describe()} is not prepared from files: it comes as a ready tensor")
+    if check is None:
+        raise Failure(f"nothing does the step '{scan.steps[0].name}' to an input of the kind {scan.modality}")
     try:
         check(scan)
     except NeuroFlamingoError as refusal:
@@ -91,7 +93,14 @@ def geometry(subject: Subject) -> str:
     geometric = tuple(s for s in scan.steps if s.name in ("gaussian_antialias", "linear_resampling"))
     bare = scan.model_copy(update={"steps": geometric})
     storage = ((1.0, (1, 1, 1)), (1.5, (-1, -1, 1)), (0.8, (1, -1, -1)))
-    return _arrival(bare, storage, lambda stored: prepare_volume(stored, bare).tensor[0])
+
+    def prepared(stored: Scan) -> tuple[np.ndarray, np.ndarray]:
+        made = prepare_volume(stored, bare)
+        if not scan.accepts(made.tensor.shape):
+            raise Failure(f"a volume is prepared to {list(made.tensor.shape)}, not {scan.describe()}")
+        return made.tensor[0], made.affine
+
+    return _arrival(bare, storage, prepared)
 
 
 def _run_geometry(scan: ScanSpec) -> str:
@@ -99,11 +108,11 @@ def _run_geometry(scan: ScanSpec) -> str:
     axes = tuple(axis.model_copy(update={"size": 2}) if axis.name == "time" else axis for axis in scan.axes)
     bare = scan.model_copy(update={"axes": axes, "steps": (Step.named(TO_GRID),), "repetition_time": None})
 
-    def prepared(stored: Scan) -> np.ndarray:
+    def prepared(stored: Scan) -> tuple[np.ndarray, np.ndarray]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "run.nii"
             _write_run(path, 100 + np.stack([stored.voxels] * 2, axis=-1), stored.affine)
-            return prepare_run(read_run(path), bare).volumes[..., 1] - 100
+            return prepare_run(read_run(path), bare).volumes[..., 1] - 100, bare.grid_affine
 
     return _arrival(bare, ((1.0, (1, 1, 1)), (1.0, (-1, -1, 1)), (1.5, (1, -1, -1))), prepared)
 
@@ -114,10 +123,11 @@ def _arrival(bare: ScanSpec, storage: Iterable[tuple[float, tuple[int, ...]]], p
     place = affine[:3, :3] @ (shape * (0.35, 0.6, 0.55)) + affine[:3, 3]
     worst = 0.0
     for stretch, flips in storage:
-        volume = prepared(_stored_ball(place, shape, affine, stretch, flips)).astype(float)
+        volume, own = prepared(_stored_ball(place, shape, affine, stretch, flips))
+        volume = volume.astype(float)
         weight = volume.clip(volume.max() / 4) - volume.max() / 4
         seen = [float((weight * index).sum() / weight.sum()) for index in np.indices(volume.shape)]
-        far = float(np.linalg.norm(affine[:3, :3] @ seen + affine[:3, 3] - place))
+        far = float(np.linalg.norm(own[:3, :3] @ seen + own[:3, 3] - place))
         worst = max(worst, far)
         if far > max(bare.spacing_mm or ()):
             raise Failure(f"a ball arrives {far:.1f} mm from its place when stored with axes {flips} and x {stretch}")
@@ -233,7 +243,12 @@ def _normalised(step: Step) -> np.ndarray:
     return scale_intensity(torch.from_numpy(values.reshape(1, 1, 1, 1, -1)), step.name).numpy().reshape(-1)
 
 
-_CHECK_STEPS = {"volume3d": check_spec, "volume4d": check_run_spec, "parcels": check_series_spec}
+_CHECK_STEPS = {
+    "volume3d": check_spec,
+    "volume4d": check_run_spec,
+    "parcels": check_series_spec,
+    "sequence": check_sequence_spec,
+}
 
 CHECKS = (
     Check("preparation.zeros", 8, _given(0.0, "everywhere")),

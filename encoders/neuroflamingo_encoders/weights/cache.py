@@ -106,7 +106,7 @@ def how_to_get(card: EncoderCard) -> str:
     """Hint for an encoder whose weights are not on this machine."""
     source = card.weights.source
     if source == "none":
-        return "none were released: train them, or give --init random"
+        return "none were released: train them, or begin with random ones"
     if fetchable(card.weights):
         return f"neuroflamingo models fetch {card.name}"
     return f"get the file from {source}, then: neuroflamingo models convert FILE --encoder {card.name}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, StageSettings
 
 STAGES = ("language_model", "encoder", "fusion")
+_START = "a checkpoint of the same stage of another run, or its safetensors file"
 FREE = ("run.", "log.", "checkpoint.", *(f"{stage}.validation." for stage in STAGES))
 """Keys of a recipe that may change when a run is resumed."""
 
@@ -112,29 +113,44 @@ def start_from(task: StageTask, path: Path) -> None:
         NotFoundError: no such file or checkpoint.
         ModelError: tensors that do not fit (exit 65).
     """
-    file = path / WEIGHTS if path.is_dir() else path
-    expected = "a checkpoint of the same stage of another run, or its safetensors file"
-    if not file.is_file():
-        raise NotFoundError(
-            f"there are no weights to start from at {path}",
-            expected=expected,
-            hint=f"correct {task.plan.section}start in the recipe, or leave it out",
-        )
+    file = _weights_file(path, task.plan.section)
     places = dict(trained(task.model)) | task.buffers()
     try:
         values = load_file(file)
     except SafetensorError as error:
-        raise _unfit(path, expected, str(error)) from error
+        raise _unfit(path, str(error)) from error
     shapes = {name: list(place.shape) for name, place in places.items()}
     found = {name: list(value.shape) for name, value in values.items() if name in places}
     left_over = sorted(values.keys() - task.model.state_dict().keys())
     if found != shapes or left_over:
         wrong = [name for name in shapes if found.get(name) != shapes[name]]
-        raise _unfit(path, expected, ", ".join([*wrong, *left_over])[:300])
+        raise _unfit(path, ", ".join([*wrong, *left_over])[:300])
     put_back(places, {name: values[name] for name in places})
 
 
-def _unfit(path: Path, expected: str, seen: str) -> ModelError:
+def check_starts(recipe: EmbeddedRecipe) -> None:
+    """Check that the weights which stages start from are there, before anything is painted.
+
+    Raises:
+        NotFoundError: no such file or checkpoint.
+    """
+    for stage in STAGES:
+        if (start := getattr(recipe, stage).start) is not None:
+            _weights_file(Path(start), f"{stage}.")
+
+
+def _weights_file(path: Path, section: str) -> Path:
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise NotFoundError(
+            f"there are no weights to start from at {path}",
+            expected=_START,
+            hint=f"correct {section}start in the recipe, or leave it out",
+        )
+    return file
+
+
+def _unfit(path: Path, seen: str) -> ModelError:
     return ModelError(
-        f"the weights to start from at {path} do not fit this stage", expected=expected, seen=seen, exit_code=65
+        f"the weights to start from at {path} do not fit this stage", expected=_START, seen=seen, exit_code=65
     )

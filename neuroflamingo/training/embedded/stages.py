@@ -15,10 +15,10 @@ from neuroflamingo.training.embedded.encoder_stage import train_encoder
 from neuroflamingo.training.embedded.fusion_stage import FusionTask, assemble
 from neuroflamingo.training.embedded.language_model_stage import train_language_model
 from neuroflamingo.training.embedded.painted_pool import CasePool, PoolHeads, paint_in_background
-from neuroflamingo.training.embedded.stage import plan_of, train_stage
+from neuroflamingo.training.embedded.stage import check_starts, plan_of, train_stage
 from neuroflamingo.training.embedded.token_cache import TokenCache
 from neuroflamingo.training.parallel import accelerate_for
-from neuroflamingo.training.run_folder import is_done, own_folder, write_model
+from neuroflamingo.training.run_folder import check_folder, claim_folder, is_done, write_model
 from neuroflamingo_encoders.contract import weights_digest
 from neuroflamingo_encoders.families.tiny_t1w.cards import CARD
 from neuroflamingo_preprocessing.errors import ModelError
@@ -42,12 +42,16 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
 
     Raises:
         ConfigError: the folder belongs to another recipe.
+        NotFoundError: a stage's weights to start from are not there.
         NeuroFlamingoError: see `Loop.run`.
     """
     accelerator = accelerate_for(recipe, folder)
-    own_folder(folder, plan_of(recipe, "encoder"), resume, accelerator)
+    plan = plan_of(recipe, "encoder")
+    check_folder(folder, plan, resume, accelerator)
     if resume and is_done(folder):
         return folder / "model"
+    check_starts(recipe)
+    claim_folder(folder, plan, resume, accelerator)
     if recipe.run.deterministic:
         torch.use_deterministic_algorithms(True)
     validation, encoder_pool, fusion_pool = _paint(recipe, folder / "pools", accelerator)

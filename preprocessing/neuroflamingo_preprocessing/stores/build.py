@@ -14,6 +14,7 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
 from neuroflamingo_preprocessing.files import printable, sha256_of_text, write_text_atomic
 from neuroflamingo_preprocessing.formats.dicom.archive import folder_state, is_dicom_input
 from neuroflamingo_preprocessing.inputs import Input, find_inputs
+from neuroflamingo_preprocessing.read import channel_files
 from neuroflamingo_preprocessing.stores.item_index import INDEX, write_index
 from neuroflamingo_preprocessing.stores.jobs import Job, JobResult, PrepareJob, Task, work
 from neuroflamingo_preprocessing.stores.pool import work_in_pool
@@ -205,6 +206,7 @@ def fingerprint(task: Task, job: Job, listed: dict[Path, list[str]]) -> str:
     stat = path.stat()
     words: list[Any] = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
     words += [folder_state(path)] if path.is_dir() else []
+    words += [[other.name, other.stat().st_mtime_ns] for other in channel_files(path, job.card.scan) if other.exists()]
     words += [preparation.series] if preparation.series is not None else []
     if job.card.scan.takes_runs and not is_dicom_input(path):
         words += [[file.name, file.stat().st_mtime_ns] for file in sidecar_files(path, listed)]

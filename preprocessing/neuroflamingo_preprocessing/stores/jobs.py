@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from neuroflamingo_preprocessing.bids.sidecars import read_sidecar
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
-from neuroflamingo_preprocessing.files import sha256_of
+from neuroflamingo_preprocessing.files import sha256_of, sha256_of_text
 from neuroflamingo_preprocessing.formats.dicom.archive import is_dicom_input
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import open_dicom
 from neuroflamingo_preprocessing.formats.zarr.metadata import fingerprint
 from neuroflamingo_preprocessing.inputs import Input
 from neuroflamingo_preprocessing.preparation import prepare
 from neuroflamingo_preprocessing.preparation_options import Preparation
+from neuroflamingo_preprocessing.read import channel_files
 from neuroflamingo_preprocessing.stores.items import ItemStore, item_key
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 
@@ -159,12 +160,18 @@ def sidecar_changes(path: Path, spec: ScanSpec, preparation: Preparation) -> dic
 
 
 def input_digest(path: Path, spec: ScanSpec, series: int | None = None) -> str:
-    """SHA-256 of an input: of the file, of the chosen series for DICOM, of all files for zarr."""
+    """SHA-256 of an input: of the file, of the chosen series for DICOM, of all files for zarr and several channels."""
     if not is_dicom_input(path):
-        return fingerprint(path)[0] if path.is_dir() else sha256_of(path)
+        digest = _file_digest(path)
+        further = [_file_digest(other) for other in channel_files(path, spec) if other.exists()]
+        return sha256_of_text(" ".join([digest, *further])) if further else digest
 
     with open_dicom(path) as examination:
         return examination.digest("bold" if spec.takes_runs else "T1w", series)
+
+
+def _file_digest(path: Path) -> str:
+    return fingerprint(path)[0] if path.is_dir() else sha256_of(path)
 
 
 def work(job: Job, task: Task) -> JobResult:

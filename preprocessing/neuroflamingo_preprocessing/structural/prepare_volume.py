@@ -15,6 +15,7 @@ from neuroflamingo_preprocessing.geometry import Affine, GeometryStep, as_rows, 
 from neuroflamingo_preprocessing.structural.alignment import align
 from neuroflamingo_preprocessing.structural.artefacts import Artefacts, judge_artefacts, measure_artefacts
 from neuroflamingo_preprocessing.structural.contrast import find_contrast
+from neuroflamingo_preprocessing.structural.grid import BY_FIELD, IN_SPACE, Grid, check_grid, grid_of
 from neuroflamingo_preprocessing.structural.intensity import filled, match_to_template, within
 from neuroflamingo_preprocessing.structural.resampling import covered_voxels, resample
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, load_template
@@ -23,7 +24,9 @@ from neuroflamingo_preprocessing.structural.volume_quality import (
     judge_alignment,
     judge_contrast,
     judge_coverage,
+    judge_crop,
     judge_noise,
+    judge_overlap,
     name_of,
     on_template_grid,
 )
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.spec import ScanSpec
     from neuroflamingo_preprocessing.structural.brain_extraction import Brain
 
-GEOMETRIC_STEPS = ("affine_alignment", "gaussian_antialias", "linear_resampling")
+GEOMETRIC_STEPS = (*IN_SPACE, *BY_FIELD)
 INTENSITY_STEPS = ("fill_outside_brain", "match_to_template", "template_mask")
 THICK_MM = 6.0
 
@@ -46,8 +49,8 @@ class Prepared:
     """Volume prepared for an encoder.
 
     Attributes:
-        tensor: float32 `[channel, x, y, z]`, ready for `torch.from_numpy`.
-        affine: grid index to template world, RAS mm.
+        tensor: float32, channels, then x, y and z in the card's order; ready for `torch.from_numpy`.
+        affine: index along the last three axes of the tensor to template world, RAS mm.
         geometry: every change of geometry, in order.
         scan_to_template: scan world mm to template world mm, `[4, 4]`; its inverse takes findings back to the scan.
         quality: see `Quality`.
@@ -56,9 +59,10 @@ class Prepared:
         brain: the scan's brain mask on the encoder's grid, `[x, y, z]`; None without alignment.
         forced: what the user insisted on, for the top of a report.
         native: voxel grid of the scan; `to_native` resamples maps on the encoder's grid to it.
+        template: space that the grid lies in; None: the scan's own.
     """
 
-    tensor: Float32[np.ndarray, "channel x y z"]
+    tensor: Float32[np.ndarray, "channel first second third"]
     affine: Affine
     geometry: list[GeometryStep]
     scan_to_template: Affine
@@ -68,21 +72,25 @@ class Prepared:
     native: NativeSpace
     brain: Bool[np.ndarray, "x y z"] | None = None
     forced: tuple[str, ...] = ()
+    template: str | None = None
 
 
-def prepare_volume(scan: Scan, spec: ScanSpec, *, force: bool = False) -> Prepared:
+def prepare_volume(scan: Scan, spec: ScanSpec, *further: Scan, force: bool = False) -> Prepared:
     """Bring a scan to the grid, the template space and the intensities that an encoder declares.
 
     Canonical orientation (no interpolation), affine alignment, one anti-aliasing Gaussian and one linear interpolation
-    straight onto the encoder's grid, then the declared intensity steps.
+    straight onto the encoder's grid (or a grid made of the scan's field of view, see `grid_of`), then the declared
+    intensity steps.
 
     Args:
         scan: as `read_scan` gives it.
         spec: `card.scan` of the encoder.
+        further: scans of its further channels, in order, registered to the first one: they go where that goes.
         force: prepare an image that is not of the kind that the encoder takes.
 
     Raises:
-        ScanError: the scan cannot be aligned, is of another kind, or shows too little of the brain (exit 65).
+        ScanError: the scan cannot be aligned, is of another kind, shows too little of the brain, or a further channel
+            lies elsewhere (exit 65).
         ModelError: the card asks for an unknown step or grid (exit 65).
     """
     check_spec(spec)
@@ -108,24 +116,25 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *, force: bool = False) -> Prepar
             found.mask.astype(np.float32), scan_to_template @ found.affine, spec.grid_shape, spec.grid_affine, 0.0, 0.0
         )
     clock.lap("alignment")
-    in_template = scan_to_template @ affine
-    antialias = spec.step("gaussian_antialias")
-    fwhm = float(antialias["fwhm_mm"]) if antialias else 0.0
-    grid = resample(signal, in_template, spec.grid_shape, spec.grid_affine, fwhm, spec.fill)
-    log.append(_log_resampling(voxels.shape, in_template, spec, fwhm))
-    covered = covered_voxels(voxels.shape, in_template, spec.grid_shape, spec.grid_affine)
-    coverage = judge_coverage(covered, spec, scan, warnings)
+    target = _Target(spec, grid_of(spec, voxels, in_template := scan_to_template @ affine))
+    volumes = [target.resample(signal, in_template)]
+    log.append(target.log(voxels.shape, in_template))
+    covered = target.covered(voxels.shape, in_template)
+    cropped = spec.step("crop") is not None
+    coverage = judge_crop(volumes[0], voxels, warnings) if cropped else judge_coverage(covered, spec, scan, warnings)
     snr = judge_noise(scan, scan_to_template, spec, warnings)
     artefacts = measure_artefacts(voxels, affine) if spec.template else Artefacts()
     judge_artefacts(artefacts, warnings)
+    volumes += [target.further(one, scan, scan_to_template, covered, log, warnings) for one in further]
     clock.lap("resampling")
     if spec.step("fill_outside_brain") and brain is not None:
-        grid = filled(grid, covered & (brain > 0.5))
-    volume = _change_intensities(grid, covered, spec, scan)
+        volumes = [filled(one, covered & (brain > 0.5)) for one in volumes]
+    changed = np.stack([_change_intensities(one, covered, spec, scan) for one in volumes])
     clock.lap("intensity")
+    tensor, affine = _in_card_order(changed, target.grid, spec)
     return Prepared(
-        tensor=volume[None],
-        affine=spec.grid_affine,
+        tensor=tensor,
+        affine=affine,
         geometry=log,
         scan_to_template=scan_to_template,
         quality=replace(quality, coverage=coverage, snr=snr, **asdict(artefacts)),
@@ -134,7 +143,66 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *, force: bool = False) -> Prepar
         native=scan.native,
         brain=None if brain is None else brain > 0.5,
         forced=(forced,) if forced else (),
+        template=spec.template,
     )
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The grid that all channels go to, and how."""
+
+    spec: ScanSpec
+    grid: Grid
+
+    @property
+    def fwhm(self) -> float:
+        antialias = self.spec.step("gaussian_antialias")
+        return float(antialias["fwhm_mm"]) if antialias else 0.0
+
+    def resample(self, voxels: NDArray[Any], affine: Affine) -> NDArray[np.float32]:
+        grid, outside = self.grid, self.grid.nearest_outside
+        return resample(voxels, affine, grid.shape, grid.affine, self.fwhm, self.spec.fill, nearest_outside=outside)
+
+    def further(
+        self,
+        scan: Scan,
+        first: Scan,
+        scan_to_template: Affine,
+        covered: NDArray[np.bool_],
+        log: list[GeometryStep],
+        warnings: list[str],
+    ) -> NDArray[np.float32]:
+        """A further channel by its own place in the world of the first one."""
+        voxels, affine = to_canonical(scan.voxels, scan.affine)
+        there = scan_to_template @ affine
+        log += [*scan.geometry, *_log_reorientation(scan, voxels, affine), self.log(voxels.shape, there)]
+        judge_overlap(covered, self.covered(voxels.shape, there), first, scan, warnings)
+        return self.resample(voxels, there)
+
+    def covered(self, shape: tuple[int, ...], affine: Affine) -> NDArray[np.bool_]:
+        return covered_voxels(shape, affine, self.grid.shape, self.grid.affine)
+
+    def log(self, shape: tuple[int, ...], affine: Affine) -> GeometryStep:
+        step = next((name for name in BY_FIELD if self.spec.step(name)), "resampling")
+        linear = "linear" + (f", after a Gaussian to {self.fwhm:g} mm FWHM in all" if self.fwhm else "")
+        return GeometryStep(
+            name=step,
+            before=as_rows(affine),
+            after=as_rows(self.grid.affine),
+            interpolation="none" if step == "crop" else linear,
+            reason=self.grid.reason,
+            shape_before=shape,
+            shape_after=self.grid.shape,
+        )
+
+
+def _in_card_order(
+    volumes: NDArray[np.float32], grid: Grid, spec: ScanSpec
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Volumes `[channel, x, y, z]` with their axes as the card has them, and the affine of that order."""
+    order = ["xyz".index(axis.name) for axis in spec.axes[1:]]
+    tensor = np.ascontiguousarray(volumes.transpose(0, *(1 + axis for axis in order)))
+    return tensor, grid.affine[:, [*order, 3]]
 
 
 class _Clock:
@@ -153,32 +221,36 @@ def check_spec(spec: ScanSpec) -> None:
     """Check that `prepare_volume` can do what a spec asks for.
 
     Raises:
-        ModelError: several channels or no 3D volume, unknown steps, not the grid that the steps need (exit 65).
+        ModelError: no 3D volume with named channels, unknown steps, not the grid that the steps need (exit 65).
     """
-    if spec.modality != "volume3d" or len(spec.channels) != 1:
+    first, *sides = [axis.name for axis in spec.axes]
+    if spec.modality != "volume3d" or not spec.channels or (first, *sorted(sides)) != ("channel", "x", "y", "z"):
         raise ModelError(
-            "this encoder's input cannot be prepared from one scan file",
-            expected="a 3D volume of one channel",
+            "this encoder's input cannot be prepared from scan files",
+            expected="a 3D volume: a channel axis, whose channels are named, then x, y and z in any order",
             seen=spec.describe(),
             hint="give prepared tensors (or tokens) instead",
             exit_code=65,
         )
     names = [step.name for step in spec.steps]
     unknown = sorted(set(names) - {*GEOMETRIC_STEPS, *INTENSITY_STEPS})
+    check_grid(spec)
     order = [name for name in names if name in GEOMETRIC_STEPS]
     wrong = order != [name for name in GEOMETRIC_STEPS if name in order] or names[: len(order)] != order
     if unknown or wrong:
         raise ModelError(
             "this encoder asks for unknown or misplaced steps" + (": " + ", ".join(unknown) if unknown else ""),
-            expected=f"{', '.join(GEOMETRIC_STEPS)}, in this order, then any of {', '.join(INTENSITY_STEPS)}",
+            expected=f"{', '.join(IN_SPACE)}, in this order, or one of {', '.join(BY_FIELD)}; then any of "
+            f"{', '.join(INTENSITY_STEPS)}",
             seen=", ".join(names),
             hint="correct the steps in the encoder's card",
             exit_code=65,
         )
-    if not on_template_grid(spec) and any(name in INTENSITY_STEPS for name in names):
+    if any(name in INTENSITY_STEPS for name in names) and (len(spec.channels) > 1 or not on_template_grid(spec)):
         raise ModelError(
             "this encoder asks for template steps, but not on the grid of the template",
-            expected=f"{GRID_SHAPE} voxels, spacing and origin of neuroflamingo_preprocessing.structural.template",
+            expected=f"one channel, {GRID_SHAPE} voxels, spacing and origin of "
+            "neuroflamingo_preprocessing.structural.template",
             seen=f"{spec.grid_shape}, spacing {spec.spacing_mm}, origin {spec.origin_mm}",
             hint=f"leave out {', '.join(INTENSITY_STEPS)}, or use the template's grid",
             exit_code=65,
@@ -267,16 +339,4 @@ def _log_alignment(shape: tuple[int, ...], affine: Affine, scan_to_template: Aff
         reason="12-parameter affine of the brain to the ICBM152 2009a symmetric template; only the affine changes here",
         shape_before=shape,
         shape_after=shape,
-    )
-
-
-def _log_resampling(shape: tuple[int, ...], affine: Affine, spec: ScanSpec, fwhm: float) -> GeometryStep:
-    return GeometryStep(
-        name="resampling",
-        before=as_rows(affine),
-        after=as_rows(spec.grid_affine),
-        interpolation="linear" + (f", after a Gaussian to {fwhm:g} mm FWHM in all" if fwhm else ""),
-        reason="to the encoder's grid",
-        shape_before=shape,
-        shape_after=spec.grid_shape,
     )

@@ -24,6 +24,8 @@ def resample(
     grid_affine: Affine,
     fwhm_mm: float,
     fill: float,
+    *,
+    nearest_outside: bool = False,
 ) -> NDArray[np.float32]:
     """Resample voxels to another grid: a Gaussian, then one linear interpolation.
 
@@ -36,6 +38,7 @@ def resample(
         grid_shape, grid_affine: the target grid.
         fwhm_mm: total blur in the world of the grid, 0 for none.
         fill: value outside the field of view.
+        nearest_outside: the outermost voxels go on outside of it instead.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
 
@@ -49,7 +52,10 @@ def resample(
     to_voxel = np.linalg.inv(affine) @ grid_affine
     offset: Any = to_voxel[:3, 3]
     out = np.empty(grid_shape, dtype=np.float32)
-    affine_transform(voxels, to_voxel[:3, :3], offset, output_shape=grid_shape, output=out, order=1, cval=fill)
+    outside = "nearest" if nearest_outside else "constant"
+    affine_transform(
+        voxels, to_voxel[:3, :3], offset, output_shape=grid_shape, output=out, order=1, mode=outside, cval=fill
+    )
     return out
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuroflamingo_preprocessing.errors import ScanError
+from neuroflamingo_preprocessing.errors import ModelError, ScanError
 from neuroflamingo_preprocessing.structural.resampling import resample
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine, load_template
 
@@ -198,10 +198,20 @@ def judge_coverage(covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan, warni
 
     Raises:
         ScanError: less than 80 % of the brain (exit 65).
+        ModelError: the encoder's grid holds no brain (exit 65).
     """
     if spec.template is None:
         return float(covered.mean())
-    coverage = float(covered[brain_on_grid(spec)].mean())
+    brain = brain_on_grid(spec)
+    if not brain.any():
+        raise ModelError(
+            "the encoder's grid does not lie in the brain",
+            expected=f"a grid in {spec.template}",
+            seen=f"spacing {spec.spacing_mm}, origin {spec.origin_mm}, {spec.grid_shape} voxels",
+            hint="correct origin_mm in the encoder's card",
+            exit_code=65,
+        )
+    coverage = float(covered[brain].mean())
     if coverage < COVERAGE_REFUSE:
         raise ScanError(
             f"{name_of(scan)} shows only {coverage:.0%} of the brain",
@@ -212,6 +222,43 @@ def judge_coverage(covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan, warni
     if coverage < COVERAGE_WARN:
         warnings.append(f"{1 - coverage:.0%} of the brain lies outside the field of view and was not read")
     return coverage
+
+
+def judge_crop(cropped: NDArray[np.float32], voxels: NDArray[np.float32], warnings: list[str]) -> float:
+    """Share of what is not 0 that a crop keeps, with a warning that the rest is not read."""
+    kept = float(np.count_nonzero(cropped) / max(np.count_nonzero(voxels), 1))
+    if kept < COVERAGE_WARN:
+        size = " x ".join(map(str, cropped.shape))
+        warnings.append(
+            f"the encoder reads {size} voxels: {1 - kept:.0%} of what is not 0 lies outside, and is not read"
+        )
+    return kept
+
+
+def judge_overlap(
+    first: NDArray[np.bool_], other: NDArray[np.bool_], scan: Scan, further: Scan, warnings: list[str]
+) -> None:
+    """Refuse a further channel that lies elsewhere, and warn where it does not cover what the first one does.
+
+    Args:
+        first, other: `covered_voxels` of the two.
+        scan, further: for messages.
+        warnings: extended in place.
+
+    Raises:
+        ScanError: less than 80 % of the first one's field (exit 65).
+    """
+    warnings += [f"{name_of(further)}: {words}" for words in further.provenance.warnings]
+    shared = float(other[first].mean()) if first.any() else 0.0
+    if shared < COVERAGE_REFUSE:
+        raise ScanError(
+            f"{name_of(further)} does not lie where {name_of(scan)} does",
+            expected="channels that are registered to each other",
+            seen=f"it covers {shared:.0%} of what is read of the other",
+            hint="register them to each other, and write both on one grid",
+        )
+    if shared < COVERAGE_WARN:
+        warnings.append(f"{name_of(further)} does not cover {1 - shared:.0%} of what is read of {name_of(scan)}")
 
 
 def white_matter_snr(scan: Scan, scan_to_template: Affine) -> float | None:

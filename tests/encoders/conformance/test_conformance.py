@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from neuroflamingo.encoder_check.end_to_end import END_TO_END, check_encoder
-from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.card import Cost, EncoderCard
 from neuroflamingo_encoders.conformance import check, preparation
 from neuroflamingo_encoders.conformance.check import CHECKS, GROUPS, CheckResult, Failure, failures
 from neuroflamingo_encoders.conformance.subject import Subject
@@ -24,6 +24,7 @@ from neuroflamingo_encoders.families.fc_baseline.cards import fc_baseline_card
 from neuroflamingo_encoders.families.fc_baseline.network import FcBaselineEncoder
 from neuroflamingo_encoders.registry import BUILT_IN, encoder_card
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
+from neuroflamingo_preprocessing.spec import Step
 from tests.encoders.conformance import broken
 
 GOLDEN = Path(__file__).parents[2] / "parity" / "encoders"
@@ -74,6 +75,34 @@ def test_a_broken_promise_is_found_and_nothing_else(encoder: type[BrainEncoder])
 @pytest.mark.parametrize("encoder", broken.AT_LEAST, ids=lambda encoder: encoder.__name__)
 def test_what_breaks_much_is_found_too(encoder: type[BrainEncoder]) -> None:
     assert names(check.check_encoder(encoder)) >= broken.AT_LEAST[encoder]
+
+
+def test_a_false_number_of_weights_is_found_of_one_size_too() -> None:
+    card = broken.card_for(broken.Sound, cost=Cost(parameters=65_664))
+    with pytest.raises(Failure, match="520 weights, but the card declares 65,664"):
+        _check("shapes.full_size").run(Subject.of(lambda: broken.Sound(card)))
+
+
+@pytest.mark.parametrize(
+    ("scan", "words"),
+    [
+        ({"steps": (Step.named("skull_strip"),)}, "unknown or misplaced steps: skull_strip"),
+        ({"steps": (Step.named("resize", side=8),)}, "asks for resize, and for a grid"),
+        (
+            {"steps": (Step.named("resize", side=8),), "spacing_mm": None, "origin_mm": None},
+            "not the sizes of the encoder's axes",
+        ),
+        ({"steps": (Step.named("resize", side=8),), "channels": ()}, "cannot be prepared from scan files"),
+        ({"modality": "image2d", "steps": (Step.named("resize", side=8),)}, "nothing does the step 'resize'"),
+        ({"modality": "tokens", "steps": (Step.named("zscore"),)}, "nothing does the step 'zscore'"),
+        ({"modality": "sequence", "steps": (Step.named("bytes"),)}, "cannot be prepared from a file"),
+    ],
+)
+def test_a_card_that_names_a_step_which_nothing_does_is_refused(scan: dict[str, Any], words: str) -> None:
+    card = broken.card_for(broken.Sound)
+    card = card.model_copy(update={"scan": card.scan.model_copy(update=scan)})
+    with pytest.raises(Failure, match=words):
+        _check("preparation.steps").run(Subject.of(lambda: broken.Sound(card)))
 
 
 def test_every_group_has_a_broken_encoder() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from neuroflamingo.cli import main
 from neuroflamingo.encoder_check.isolation import check_isolated
+from neuroflamingo_encoders.conformance.check import CheckResult
 from neuroflamingo_encoders.plugins import survey
 from neuroflamingo_encoders.registry import BUILT_IN
 from neuroflamingo_encoders.scaffold import write_encoder_project
@@ -105,6 +106,20 @@ class TestCheck:
         assert main(["encoders", "check", *arguments]) == code
         out, err = capsys.readouterr()
         assert says in out + err
+
+    def test_an_encoder_of_which_nothing_ran_is_not_called_passed(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        missing = CheckResult("card.builds", 1, "not applicable", "a requirement is not installed: some_library")
+        ran = CheckResult("card.builds", 1, "passed", "tiny instance")
+        found = [("one", [missing]), ("two", [ran])]
+        monkeypatch.setattr("neuroflamingo.encoder_check.isolation.check_isolated", lambda *_, **__: iter(found))
+        assert main(["encoders", "check", "--all"]) == 0
+        out = capsys.readouterr().out
+        assert "not checked one" in out and "some_library" in out
+        assert "1 of 2 encoders passed; not checked: one" in out
+        assert main(["encoders", "check", "--all", "--json"]) == 0
+        assert [entry["checked"] for entry in json.loads(capsys.readouterr().out)] == [False, True]
 
     @pytest.mark.slow
     def test_hostile_encoders_are_isolated_and_named(self, site: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import torch
 
 import neuroflamingo
+from neuroflamingo.cli import main
+from neuroflamingo.evaluation import painted_cases
 from neuroflamingo.evaluation.evaluate import KEYS, TEST_SEED, Evaluation, evaluate, score_encoded
-from neuroflamingo.evaluation.painted_cases import EncodedCases, encode_cases
-from neuroflamingo_preprocessing.errors import NotFoundError, UsageError
+from neuroflamingo.evaluation.painted_cases import EncodedCases, PaintedScan, encode_cases
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError, UsageError
+from neuroflamingo_preprocessing.scan import Scan
+from neuroflamingo_preprocessing.spec import Step
 
 PUBLISHED = {
     "finding_f1",
@@ -69,22 +74,47 @@ def test_the_model_looks_at_the_scan(evaluation: Evaluation) -> None:
 def test_a_blind_model_is_exposed(opened, encoded: EncodedCases) -> None:
     """Give every case the same tokens: the controls then score what the reports score."""
     same = encoded.plain[:1].expand_as(encoded.plain)
-    blind = score_encoded(*opened, EncodedCases(encoded.truth, same, same, encoded.blank, []))
+    blind = score_encoded(*opened, EncodedCases(encoded.truth, same, same, encoded.blank, {}))
     assert blind.real.values["finding_f1"] == blind.other_patient.values["finding_f1"]
     assert blind.real.values["finding_f1"] <= (blind.constant.values["finding_f1"] or 0)
 
 
-@pytest.mark.slow
-def test_a_scan_that_cannot_be_prepared_is_counted_and_named(opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    from neuroflamingo.evaluation import painted_cases
+@dataclass(frozen=True)
+class Cropped(PaintedScan):
+    """A painted scan of which, in every second case, one lower slab is left: it shows too little of the brain."""
 
-    def refuse(seeds, anatomy, encoder, processes):
-        yield from ((seed, UsageError("no scan here")) for seed in seeds)
+    def __call__(self) -> Scan:
+        scan = super().__call__()
+        return replace(scan, voxels=scan.voxels[:, :, :40]) if self.seed % 2 else scan
 
-    monkeypatch.setattr(painted_cases, "_volumes", refuse)
-    broken = encode_cases(range(TEST_SEED, TEST_SEED + 2), "icbm2009a", opened[0].encoder)
-    assert broken.failed == [(TEST_SEED, "no scan here"), (TEST_SEED + 1, "no scan here")]
-    assert torch.allclose(broken.plain[0], broken.blank, atol=1e-4)
+
+def test_a_scan_that_cannot_be_prepared_gets_no_report_and_is_counted(
+    opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(painted_cases, "PaintedScan", Cropped)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    code = main(["evaluate", "--cases", "3", "--seed", str(TEST_SEED), "-q", "-d", "cpu", "--json"])
+    printed = capsys.readouterr()
+    assert code == 1 and f"seed {TEST_SEED + 1} was not prepared" in printed.err
+    out = json.loads(printed.out)
+    assert [seed for seed, _ in out["about"]["failed_preparations"]] == [TEST_SEED + 1]
+    assert main(["evaluate", "--cases", "3", "--seed", str(TEST_SEED), "-q", "-d", "cpu"]) == 1
+    assert "| scans not prepared, scored as empty reports | 1 of 3 |" in capsys.readouterr().out
+
+
+def test_what_the_card_asks_for_and_cannot_be_done_is_no_cases_fault(opened) -> None:
+    encoder, scan = copy.copy(opened[0].encoder), opened[0].encoder.card.scan
+    odd = scan.model_copy(update={"steps": (*scan.steps, Step.named("unheard_of"))})
+    encoder.card = encoder.card.model_copy(update={"scan": odd})
+    with pytest.raises(ModelError, match="unheard_of"):
+        encode_cases(range(TEST_SEED, TEST_SEED + 2), "icbm2009a", encoder, processes=1)
+
+
+def test_cases_of_which_none_can_be_prepared_are_no_evaluation(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(painted_cases, "PaintedScan", Cropped)
+    with pytest.raises(ScanError, match="not one of 1 painted cases") as refused:
+        encode_cases(range(TEST_SEED + 1, TEST_SEED + 2), "icbm2009a", opened[0].encoder, processes=1)
+    assert "shows only" in (refused.value.seen or "")
 
 
 def test_one_case_or_an_unknown_head_is_refused(opened) -> None:

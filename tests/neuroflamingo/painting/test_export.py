@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from neuroflamingo.findings.parsing import parse_report
-from neuroflamingo.findings.vocabulary import Finding
+from neuroflamingo.findings.vocabulary import FOCAL, Finding, Side
 from neuroflamingo.painting import export
 from neuroflamingo.painting.case import Case, paint_case
-from neuroflamingo.painting.export import paint_cases
+from neuroflamingo.painting.export import paint_cases, truth_record
 from neuroflamingo_preprocessing.errors import OutputError
 from neuroflamingo_preprocessing.read import read_scan
 
@@ -29,10 +29,26 @@ def test_scan_truth_and_text_belong_together(tmp_path: Path) -> None:
         assert scan.modality == "T1w" and scan.voxels.std() > 0
         truth = json.loads((tmp_path / f"{stem}.json").read_text())
         findings = [Finding.model_validate(f) for f in truth["findings"]]
+        placed = [at for at, finding in enumerate(findings) if finding.kind in FOCAL]
+        for name in ("centres_mni_mm", "contrasts"):
+            assert len(truth[name]) == len(findings)
+            assert [at for at, value in enumerate(truth[name]) if value is not None] == placed
         said = parse_report((tmp_path / f"{stem}.txt").read_text())
         assert [(f.kind, f.side, f.region, f.grade) for f in said.findings] == [
             (f.kind, f.side, f.region, f.grade) for f in findings
         ]
+
+
+def test_centres_and_contrasts_are_those_of_their_findings() -> None:
+    """In case 561 the findings come in another order than the lesions were drawn."""
+    case = paint_case(561)
+    assert [f for f in case.findings if f.kind in FOCAL] != list(case.blueprint.lesion_findings)
+    record = truth_record(case)
+    for finding, centre in zip(case.findings, record["centres_mni_mm"], strict=True):
+        if finding.kind in FOCAL:
+            at = case.blueprint.lesion_findings.index(finding)
+            assert centre == case.blueprint.lesions[at].centre.round(1).tolist()
+            assert finding.side not in (Side.LEFT, Side.RIGHT) or (centre[0] < 0) == (finding.side is Side.LEFT)
 
 
 @pytest.mark.slow

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from neuroflamingo.data.scan_sources import FileScans
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.parameters import grouped_names
-from neuroflamingo.recipe.schema import LanguageModelSettings, Recipe
+from neuroflamingo.recipe.schema import EncoderSettings, LanguageModelSettings, Recipe
 from neuroflamingo.settings import check_settings
-from neuroflamingo.training.assembly import build
+from neuroflamingo.training.assembly import build, recipe_encoder
 from neuroflamingo.training.initial_weights import start_from
 from neuroflamingo.training.language_models import language_model
 from neuroflamingo.training.trainable import merge_lora
+from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError, NotFoundError
 from tests.neuroflamingo.training.small_runs import trained_names
 from tests.tiny import FAMILIES, tiny_batch, tiny_language_model, tiny_model, tiny_tokenizer
@@ -289,6 +294,22 @@ def test_branches_beside_quantised_weights_train_and_merge(bits, tmp_path):
     again = NeuroFlamingo.from_pretrained(tmp_path / "saved")
     with torch.no_grad():
         assert torch.equal(again(**batch).logits, model(**batch).logits)
+
+
+def test_what_a_recipe_lacks_is_said_in_a_recipes_words() -> None:
+    """`train` has no --weights, no --init and no --table."""
+    for chosen in ({"name": "vit3d"}, {"name": "brainiac-vitb"}, {"name": "brainlm-13m", "init": "random"}):
+        with pytest.raises(NeuroFlamingoError, match=r"--set model\.encoder\.") as refused:
+            recipe_encoder(EncoderSettings.model_validate(chosen))
+        assert not set(re.findall(r"--[a-z-]+", str(refused.value))) - {"--set", "--encoder"}
+
+
+def test_a_scan_that_needs_an_option_is_sent_through_a_store(tmp_path: Path) -> None:
+    """A table does not say its repetition time, and `train` has no --tr."""
+    card = encoder_card("brainlm-13m")
+    np.savetxt(tmp_path / "s.tsv", np.ones((424, 200)), delimiter="\t")
+    with pytest.raises(NeuroFlamingoError, match=r"neuroflamingo prepare FOLDER -o STORE --encoder brainlm-13m"):
+        FileScans(card).read(str(tmp_path / "s.tsv"), 0)
 
 
 @pytest.mark.parametrize(

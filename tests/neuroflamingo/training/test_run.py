@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import neuroflamingo
+from neuroflamingo.model.folder import model_name
 from neuroflamingo.training import checkpoints, train
 from neuroflamingo.training.loop import Loop
 from neuroflamingo.training.run import DONE
@@ -52,7 +53,7 @@ def logits(model_folder: Path) -> torch.Tensor:
 
 def test_from_a_recipe_to_a_model(material, tmp_path):
     done = train(whole_recipe(material), folder=tmp_path / "run", quiet=True)
-    assert done == tmp_path / "run" / "model"
+    assert done == tmp_path / "run" / "model" and model_name(done) == "run"
     lines = log(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(1, 7))
     assert [line["step"] for line in lines if "validation_loss" in line] == [3, 6]
@@ -219,3 +220,21 @@ def test_errors_of_data_come_before_anything_is_written(material, tmp_path):
     with pytest.raises(NeuroFlamingoError, match="nowhere"):
         train(recipe, folder=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_start_that_fails_leaves_no_run_behind(material, tmp_path):
+    faulty = whole_recipe(
+        material, optim={"steps": 6}, model=whole_recipe(material).model.model_dump() | {"start": "no"}
+    )
+    with pytest.raises(NotFoundError, match="no weights to start from"):
+        train(faulty, folder=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(faulty.model_dump(mode="json")))  # by an older version
+    (tmp_path / "run" / "log.jsonl").write_text("")
+    assert train(whole_recipe(material), folder=tmp_path / "run", quiet=True) == tmp_path / "run" / "model"
+    with pytest.raises(ConfigError, match="another recipe"):
+        train(faulty, folder=tmp_path / "run", quiet=True)
+    with pytest.raises(NotFoundError):
+        train(faulty, folder=tmp_path / "run", resume=False, quiet=True)
+    assert (tmp_path / "run" / "model" / DONE).is_file(), "what cannot start over takes nothing away"

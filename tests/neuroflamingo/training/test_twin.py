@@ -13,14 +13,19 @@ import neuroflamingo
 from neuroflamingo.data.filters import check_leaks, keep
 from neuroflamingo.data.manifest import read_manifest
 from neuroflamingo.findings.parsing import parse_report
-from neuroflamingo.recipe.read import load_recipe
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
+from neuroflamingo.recipe.find import CONFIG_FOLDERS
+from neuroflamingo.recipe.read import load_any_recipe, load_recipe
 from neuroflamingo.recipe.schema import KINDS, Recipe
 from neuroflamingo.training import train, twin
 from neuroflamingo.training.assembly import build
-from neuroflamingo.training.toy_data import PATTERNS, toy_samples, toy_scan, toy_tokenizer
-from neuroflamingo.training.twin import tiny_twin, toy_architecture
+from neuroflamingo.training.toy_data import PATTERNS, toy_samples, toy_tokenizer
+from neuroflamingo.training.toy_scans import toy_ending, write_toy_scan
+from neuroflamingo.training.twin import RELIANCE, tiny_stages, tiny_twin, toy_architecture
+from neuroflamingo_encoders import build_encoder
 from neuroflamingo_encoders.registry import encoder_card, load_dotted
 from neuroflamingo_preprocessing.errors import ConfigError, OutputError
+from neuroflamingo_preprocessing.preparation import prepare
 from tests.neuroflamingo.recipe.shipped_recipes import RECIPES, full_size
 
 QUICK = "openflamingo-3b"
@@ -34,6 +39,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def twin_of(name: str, folder: Path) -> tuple[Recipe, Recipe]:
     recipe = load_recipe(RECIPES[name])
     return recipe, tiny_twin(recipe, folder / name)
+
+
+def encoder_of(recipe: Recipe):
+    assert recipe.model.encoder is not None
+    return build_encoder(recipe.model.encoder.name, tiny=True, **recipe.model.encoder.options)
 
 
 def ends(targets: set[str]) -> set[str]:
@@ -68,11 +78,11 @@ def test_a_twin_is_its_recipe_at_toy_size(name: str, folder: Path) -> None:
     branches = [{key for key, _ in m.named_parameters() if ".lora_" in key} for m in (model, full)]
     assert ends(branches[0]) == ends(branches[1])
     assert sum(p.numel() for p in model.parameters()) < 300_000 and model.gated_blocks
-    opened = [block.attn_gate.item() != 0 for block in model.gated_blocks.values()]
-    assert all(opened) if recipe.model.start else not any(opened), "weights to begin with have open gates"
+    assert all(block.attn_gate.item() != 0 for block in model.gated_blocks.values()), "a toy's gates are open"
     assert processor.card is not None and processor.card.name == full.encoder.card.name  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_twins_data_can_be_trained_on(name: str, folder: Path) -> None:
     recipe, twin = twin_of(name, folder)
@@ -81,6 +91,10 @@ def test_a_twins_data_can_be_trained_on(name: str, folder: Path) -> None:
     held_out = read_manifest([source / file for file in twin.data.validation])
     assert {sample.kind for sample in train_set} == {kind for kind in KINDS if getattr(recipe.data.mix, kind)}
     assert len(keep(train_set)[0]) == len(train_set) and not check_leaks(train_set, held_out).nameless
+    files = {Path(scan) for sample in (*train_set, *held_out) for scan in sample.scans}
+    spec = encoder_of(twin).card.scan
+    assert files and {file.name.endswith(toy_ending(spec)) for file in files} == {True}
+    assert all(spec.accepts(prepare(file, spec).tensor.shape) for file in files)
     most = max(len(sample.scans) for sample in train_set)
     assert most == min(recipe.data.max_scans, 2), "several pictures a question, where the recipe allows them"
 
@@ -90,9 +104,8 @@ def test_what_is_said_follows_from_the_scan_alone(tmp_path: Path) -> None:
         report = parse_report(text)
         assert report.findings == findings and report.coverage == 1.0
     for kind in KINDS[:3]:
-        samples, needed = toy_samples(kind, "train", 16, tmp_path, 4)
-        patterns = dict(needed)
-        assert len(patterns) == len(needed) == sum(len(sample.scans) for sample in samples)
+        samples, patterns = toy_samples(kind, "train", 16, tmp_path, 4, ".nii")
+        assert set(patterns) == {Path(name).name for sample in samples for name in sample.scans}
         for sample in samples:
             shown = [patterns[Path(name).name] for name in sample.scans]
             said = (sample.text or "") + " ".join(turn.text for turn in sample.turns)
@@ -101,18 +114,32 @@ def test_what_is_said_follows_from_the_scan_alone(tmp_path: Path) -> None:
                 assert sample.findings == PATTERNS[shown[0]][1]
 
 
-def test_a_pattern_can_be_told_from_its_scan_and_no_two_scans_are_equal() -> None:
-    axes = {"channel": 1, "x": 8, "y": 6, "z": 4}
-    for pattern in range(len(PATTERNS)):
-        one, other = toy_scan(axes, pattern, 1)[0], toy_scan(axes, pattern, 2)[0]
-        assert not np.array_equal(one, other) and one.min() >= 0 and one.max() <= 1
-        brighter = (one[:4].mean() - one[4:].mean() > 0.2, one[:, :3].mean() - one[:, 3:].mean() > 0.2)
-        assert brighter == (bool(pattern & 1), bool(pattern & 2))
+def test_a_pattern_can_be_told_from_its_file_and_no_two_files_are_equal(tmp_path: Path) -> None:
+    for name in ("brainiac-vitb", "clip-vit-l14", "swift"):
+        spec = build_encoder(name, tiny=True).card.scan
+        for pattern in range(len(PATTERNS)):
+            files = [tmp_path / f"{version}{toy_ending(spec)}" for version in range(2)]
+            for seed, file in enumerate(files):
+                write_toy_scan(file, spec, pattern, seed)
+            one, other = (np.squeeze(prepare(file, spec).tensor) for file in files)
+            one = one[..., 0] if name == "swift" else one
+            assert not np.array_equal(one, other)
+            (x, y, z), far = one.shape, one.std() / 5
+            if name == "clip-vit-l14":  # a head in the middle, and bright sides around it
+                shown = (one[0, y // 2, z // 2], one[x // 2, 0, z // 2])
+            else:
+                shown = (one[: x // 2].mean() - one[x // 2 :].mean(), one[:, : y // 2].mean() - one[:, y // 2 :].mean())
+            assert (shown[0] > far, shown[1] > far) == (bool(pattern & 1), bool(pattern & 2)), (
+                name,
+                pattern,
+                shown,
+                far,
+            )
 
 
 @pytest.mark.parametrize("begins", [False, True])
 def test_the_tokenizer_reads_any_text(begins: bool, tmp_path: Path) -> None:
-    samples, _ = toy_samples("instructions", "train", 8, tmp_path, 1)
+    samples, _ = toy_samples("instructions", "train", 8, tmp_path, 1, ".nii")
     tokenizer = toy_tokenizer(samples, begins=begins)
     text = "Größe: 12 mm – ¿normal? 正常\n"
     ids = tokenizer(text).input_ids
@@ -156,6 +183,7 @@ def test_the_same_recipe_gives_the_same_twin(tmp_path: Path) -> None:
         tiny_twin(recipe, tmp_path / name)
     assert torch.equal(torch.get_rng_state(), state)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    files = [file for file in files if file.parts[:2] != ("data", "store")]  # its log and summary hold times
     assert len(files) > 20
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
@@ -166,6 +194,22 @@ def test_a_recipe_without_architecture_has_no_twin(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot have a tiny twin"):
         tiny_twin(recipe, tmp_path / "twin")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_said_on_the_command_line_is_what_the_twin_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sets = ["checkpoint.every=2", "validation.every=100", "optim.steps=7", "optim.lr=0.001", "data.source=elsewhere"]
+    recipe = load_recipe(RECIPES[QUICK], sets)
+    said = [one.partition("=")[0] for one in sets]
+    twin = tiny_twin(recipe, tmp_path / "twin", said)
+    assert (twin.checkpoint.every, twin.validation.every, twin.optim.steps, twin.optim.lr) == (2, 100, 7, 0.001)
+    assert twin.data.source == str(tmp_path / "twin" / "data") and "makes its own data.source" in caplog.text
+    assert tiny_twin(recipe, tmp_path / "twin").checkpoint.every == 4, "what nobody said, the toy decides"
+    stages = load_any_recipe(CONFIG_FOLDERS[-1] / "tiny-t1w.yaml", ["encoder.optim.steps=5", "checkpoint.every=3"])
+    assert isinstance(stages, EmbeddedRecipe)
+    toy = tiny_stages(stages, ["encoder.optim.steps", "checkpoint.every"])
+    assert (toy.encoder.optim.steps, toy.checkpoint.every, toy.fusion.optim.steps) == (5, 3, 2)
 
 
 def test_nothing_is_left_of_a_twin_that_could_not_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +233,7 @@ def test_a_twin_trains_and_lowers_its_loss(name: str, tmp_path: Path) -> None:
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     assert len(losses) == 3 and losses == sorted(losses, reverse=True), losses
     assert losses[-1] < 0.9 * losses[0], losses
+    assert lines[-1]["validation_reliance"] > RELIANCE, "what was learnt was learnt from the scans"
     model, processor = neuroflamingo.load(path, device="cpu")
     assert processor.card is not None
     card = encoder_card(processor.card.name, **dict(processor.card.options))
