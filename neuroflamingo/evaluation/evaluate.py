@@ -88,7 +88,7 @@ class Evaluation:
     @property
     def failed(self) -> list[tuple[int, str]]:
         """Seed and message of the cases that could not be prepared; their reports count as empty ones."""
-        return self.about.get("failed_preparations", [])
+        return self.metadata.get("failed_preparations", [])
 
     def table(self) -> str:
         """Markdown table of the scores with 95 % intervals, next to the controls, and of scans that failed."""
@@ -103,7 +103,7 @@ class Evaluation:
         for key, value in self.overlap.items():
             lines.append(" | ".join([f"{key} (words only)", f"{value:.3f}", "", *[""] * len(columns)]))
         if self.failed:
-            count = f"{len(self.failed)} of {self.about['cases']}"
+            count = f"{len(self.failed)} of {self.metadata['cases']}"
             lines.append(" | ".join(["scans not prepared, scored as empty reports", count, "", *[""] * len(columns)]))
         return "\n".join(f"| {line} |" for line in lines)
 

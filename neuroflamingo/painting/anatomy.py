@@ -193,7 +193,7 @@ def load_coarse_anatomy(name: str, cache: Path | None = None) -> Anatomy:
         coarse, fields = (
             Volume(parts[part].astype(np.float32), parts[f"{part}_affine"]) for part in ("coarse", "fields")
         )
-        candidates = {
+        candidates: dict[tuple[int, str], NDArray[np.float32]] = {
             (index, side): parts[f"{index} {side}"].astype(np.float32)
             for index in range(len(FOCAL_REGIONS))
             for side in (Side.LEFT, Side.RIGHT, Side.MIDLINE)
@@ -203,7 +203,7 @@ def load_coarse_anatomy(name: str, cache: Path | None = None) -> Anatomy:
 
 def _packed(anatomy: Anatomy) -> bytes:
     """Coarse maps, fields and candidates as npz, in half precision."""
-    parts = {f"{index} {side}": points for (index, side), points in anatomy.candidates.items()}
+    parts: dict[str, Any] = {f"{index} {side}": points for (index, side), points in anatomy.candidates.items()}
     for name, volume in (("coarse", anatomy.coarse), ("fields", anatomy.fields)):
         channels = volume.image.shape[1]
         parts[name] = (

@@ -63,7 +63,7 @@ def read_head(path: str | Path) -> Maps:
     signal = resample(within(voxels, *brain.limits), to_template @ affine, *grid, 0.0, 0.0)
     mask = resample(brain.mask.astype(np.float32), to_template @ brain.affine, *grid, 0.0, 0.0) > 0.5
     signal = np.where(mask, signal - min(0.0, brain.limits[0]), np.float32(0))
-    return segment(signal / bias_field(signal, mask), mask, template.affine)
+    return segment(np.asarray(signal / bias_field(signal, mask), np.float32), mask, template.affine)
 
 
 def bias_field(signal: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:

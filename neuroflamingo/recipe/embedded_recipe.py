@@ -26,6 +26,10 @@ class PaintSettings(Section):
     real_share: float = Field(default=0.75, ge=0, le=1)
     """Share of the cases that are painted into these heads."""
 
+    def ranges(self) -> dict[str, tuple[int, int]]:
+        """First seed and count of each purpose."""
+        return {name: value for name, value in self if isinstance(value, tuple)}
+
 
 class StageOptimSettings(AdamWSettings):
     """Optimiser of a stage."""

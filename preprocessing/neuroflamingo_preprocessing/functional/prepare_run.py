@@ -321,7 +321,7 @@ def _read(
 
 
 def _brain(spec: ScanSpec, name: str) -> NDArray[np.bool_]:
-    """Template brain on the encoder's grid; refuses a grid that misses it, as the grid of a shrunk trial card may."""
+    """Template brain on the encoder's grid; refuses a grid that misses it."""
     brain = brain_on_grid(spec)
     if brain.any():
         return brain
@@ -330,7 +330,7 @@ def _brain(spec: ScanSpec, name: str) -> NDArray[np.bool_]:
         f"{name} cannot be prepared: the encoder's grid does not reach the brain",
         expected="a grid that covers the template brain in MNI space",
         seen=", ".join(f"{axis} {a:g} to {b:g} mm" for axis, a, b in zip("xyz", low, high, strict=True)),
-        hint="use the full-size encoder: a trial size (tiny=True) keeps the spacing, not the field of view",
+        hint="correct spacing_mm and origin_mm in the encoder's card",
     )
 
 

@@ -112,9 +112,7 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *further: Scan, force: bool = Fal
         )
         signal = within(voxels, *found.limits)
         log += [_log_brain(voxels.shape, affine, found), _log_alignment(voxels.shape, affine, scan_to_template)]
-        brain = resample(
-            found.mask.astype(np.float32), scan_to_template @ found.affine, spec.grid_shape, spec.grid_affine, 0.0, 0.0
-        )
+        brain = _brain_on_grid(found, scan_to_template, spec)
     clock.lap("alignment")
     target = _Target(spec, grid_of(spec, voxels, in_template := scan_to_template @ affine))
     volumes = [target.resample(signal, in_template)]
@@ -128,7 +126,7 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *further: Scan, force: bool = Fal
     volumes += [target.further(one, scan, scan_to_template, covered, log, warnings) for one in further]
     clock.lap("resampling")
     if spec.step("fill_outside_brain") and brain is not None:
-        volumes = [filled(one, covered & (brain > 0.5)) for one in volumes]
+        volumes = [filled(one, covered & brain) for one in volumes]
     changed = np.stack([_change_intensities(one, covered, spec, scan) for one in volumes])
     clock.lap("intensity")
     tensor, affine = _in_card_order(changed, target.grid, spec)
@@ -141,7 +139,7 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *further: Scan, force: bool = Fal
         warnings=tuple(warnings),
         timings=clock.seconds,
         native=scan.native,
-        brain=None if brain is None else brain > 0.5,
+        brain=brain,
         forced=(forced,) if forced else (),
         template=spec.template,
     )
@@ -315,6 +313,11 @@ def _log_reorientation(scan: Scan, voxels: NDArray[Any], affine: Affine) -> list
             shape_after=voxels.shape,
         )
     ]
+
+
+def _brain_on_grid(brain: Brain, scan_to_template: Affine, spec: ScanSpec) -> NDArray[np.bool_]:
+    mask, affine = brain.mask.astype(np.float32), scan_to_template @ brain.affine
+    return resample(mask, affine, spec.grid_shape, spec.grid_affine, 0.0, 0.0) > 0.5
 
 
 def _log_brain(shape: tuple[int, ...], affine: Affine, brain: Brain) -> GeometryStep:

@@ -148,7 +148,7 @@ def test_another_recipe_in_the_same_folder(material, tmp_path):
 def test_a_folder_that_is_no_run_is_left_alone(material, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     for resume in (True, False):
-        with pytest.raises(ConfigError, match="is not the folder of a run"):
+        with pytest.raises(ConfigError, match="is no run"):
             train(whole_recipe(material), folder=tmp_path, resume=resume, quiet=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -189,13 +189,12 @@ def test_runs_that_are_no_runs_in_mni_space(tmp_path: Path) -> None:
 
 
 def test_a_grid_beside_the_brain_is_refused(tmp_path: Path) -> None:
-    """A trial size keeps the spacing of the card, so its small grid lies in a corner of the template, off the brain."""
-    tiny = build_encoder("swift", tiny=True).card.scan
+    tiny = build_encoder("swift", tiny=True).card.scan.model_copy(update={"origin_mm": (200.0, 200.0, 200.0)})
     run = save(tmp_path / "run.nii", np.tile(brain(), 3))
     with pytest.raises(ScanError, match=r"run\.nii cannot be prepared: the encoder's grid does not reach") as caught:
         prepare_run(run, tiny)
     error = caught.value
-    assert error.exit_code == 65 and error.expected and " mm" in str(error.seen) and "tiny=True" in str(error.hint)
+    assert error.exit_code == 65 and error.expected and " mm" in str(error.seen) and "origin_mm" in str(error.hint)
 
 
 def test_cards_that_cannot_be_followed() -> None:

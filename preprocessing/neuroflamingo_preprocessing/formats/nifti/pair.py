@@ -26,8 +26,9 @@ HEAD_BYTES = 544
 
 
 def is_pair(path: str | Path) -> bool:
-    """True for the name of one half of a pair, packed or not."""
-    return _ending(Path(path)) in HALVES
+    """True for one half of a pair by its name, packed or not, unless its content is a whole NIfTI file."""
+    path = Path(path)
+    return _ending(path) in HALVES and not (path.is_file() and _is_whole(_head(path)[0]))
 
 
 def is_pair_header(path: Path) -> bool:
@@ -110,6 +111,10 @@ def _kind(head: bytes) -> Any:
     if head[4:8] == b"ni2\0" and len(head) >= 540:
         return lambda raw, check: Nifti2PairHeader(raw[:540], check=check)
     return None
+
+
+def _is_whole(head: bytes) -> bool:
+    return head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0"
 
 
 def _head(path: Path) -> tuple[bytes, bool]:

@@ -109,9 +109,11 @@ def test_not_nifti(tmp_path: Path, content: bytes) -> None:
     refused(path, "not a NIfTI file")
 
 
-def test_header_half_of_a_pair(tmp_path: Path) -> None:
+def test_a_header_without_the_other_half_of_its_pair(tmp_path: Path) -> None:
     nib.Nifti1Pair(voxels(), AFFINE).to_filename(tmp_path / "pair.img")  # type: ignore[attr-defined]
-    refused(tmp_path / "pair.hdr", "not a NIfTI file")
+    (tmp_path / "pair.img").unlink()
+    with pytest.raises(NotFoundError, match="half of a pair"):
+        read_scan(tmp_path / "pair.hdr")
 
 
 @pytest.mark.parametrize("share", [0.005, 0.3, 0.9, 0.999])
