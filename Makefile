@@ -75,7 +75,7 @@ coverage: $(FULL)
 	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html --cov-fail-under=$(FLOOR) $(TESTS)
 
 audit: $(FULL)
-	@test -x $(AUDIT)/pip-audit || { $(PYTHON) -m venv $(dir $(AUDIT)).. && $(AUDIT)/pip install --quiet -r requirements-audit.txt; } || \
+	@test -x $(AUDIT)/pip-audit || { $(PYTHON) -m venv $(VENV)-audit && $(AUDIT)/pip install --quiet -r requirements-audit.txt; } || \
 	  { echo "audit: its tools cannot be installed here, so nothing was looked at"; exit 0; } && \
 	  if test -x $(AUDIT)/pip-audit; then $(BIN)/python tools/audit.py $(AUDIT) $(BIN)/python; fi
 
