@@ -442,7 +442,7 @@ def test_killed_while_writing_leaves_the_old_file_or_the_new(
     code = """
 import os, signal, sys
 import numpy as np
-from neuroflamingo_preprocessing import files
+from neuroflamingo_preprocessing import drafts, files
 from neuroflamingo_preprocessing.structural import prepare_volume
 from neuroflamingo_preprocessing.structural.alignment import Alignment
 from neuroflamingo_preprocessing.structural.brain_extraction import Brain
@@ -460,7 +460,8 @@ def arm(*a, **k):
     global armed
     armed = True
     return write(*a, **k)
-files.os, files.write_bytes_atomic = Deadly(), arm
+files.os = drafts.os = Deadly()
+files.write_bytes_atomic = arm
 from neuroflamingo.cli import main
 sys.exit(main(sys.argv[2:]))
 """
