@@ -226,9 +226,7 @@ def _generation_faults(values: Any) -> Iterator[tuple[str, str]]:
         yield type(values).__name__, "keys and values"
         return
     for key, value in values.items():
-        if (isinstance(value, dict) and value) or (
-            key in ("compile_config", "watermarking_config") and value is not None
-        ):
+        if (isinstance(value, dict) and value) or (key in _CODE and value is not None):
             yield (
                 f"the key '{key}'",
                 "plain settings: nothing is compiled, and no text is marked, because a file says so",

@@ -75,12 +75,14 @@ class Blueprint:
     scanner: Scanner
 
 
-def _lattice(rng: np.random.Generator, channels: int, spacing_mm: float, scale: float) -> NDArray[np.float32]:
+def draw_lattice(rng: np.random.Generator, channels: int, spacing_mm: float, scale: float) -> NDArray[np.float32]:
+    """Draw normal values at nodes so far apart over the template, `[channel, x, y, z]`."""
     shape = (channels, *(int(np.ceil(n / spacing_mm)) + 1 for n in (196, 232, 188)))
     return (rng.standard_normal(shape) * scale).astype(np.float32)
 
 
-def _lattice_affine(spacing_mm: float) -> NDArray[np.float64]:
+def lattice_affine(spacing_mm: float) -> NDArray[np.float64]:
+    """Node index of such a lattice to MNI mm."""
     affine = np.diag([spacing_mm] * 3 + [1.0])
     affine[:3, 3] = (-98, -134, -72)
     return affine
@@ -88,13 +90,13 @@ def _lattice_affine(spacing_mm: float) -> NDArray[np.float64]:
 
 def draw_warp(rng: np.random.Generator, amount: float = 1.0) -> Volume:
     """A smooth displacement (mm): a coarse field of about 4 mm and a finer one of about 2 mm, on an 8 mm lattice."""
-    fine = _lattice(rng, 3, 8.0, 0.0)
+    fine = draw_lattice(rng, 3, 8.0, 0.0)
     total = torch.zeros(1, *fine.shape)
     for spacing, scale in ((48.0, 4.0), (24.0, 2.2)):
-        coarse = torch.from_numpy(_lattice(rng, 3, spacing, scale * amount))[None]
+        coarse = torch.from_numpy(draw_lattice(rng, 3, spacing, scale * amount))[None]
         total += torch.nn.functional.interpolate(coarse, size=fine.shape[1:], mode="trilinear", align_corners=True)
     smooth = torch.nn.functional.avg_pool3d(total, 3, stride=1, padding=1, count_include_pad=False)
-    return Volume(smooth[0].numpy(), _lattice_affine(8.0))
+    return Volume(smooth[0].numpy(), lattice_affine(8.0))
 
 
 def rotation(angles_deg: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -315,7 +317,7 @@ def draw_blueprint(
         ventricle_push_mm=0.0 if still else _push(rng, grades.get(FindingClass.VENTRICULAR_ENLARGEMENT, 0)),
         white_matter_grade=grades.get(FindingClass.WHITE_MATTER_LESIONS, 0),
         white_matter_contrast=float(rng.uniform(0.35, 0.75)),
-        white_matter_noise=Volume(_lattice(rng, 1, 7.0, 1.0), _lattice_affine(7.0)),
+        white_matter_noise=Volume(draw_lattice(rng, 1, 7.0, 1.0), lattice_affine(7.0)),
         atrophy=atrophy,
         sulci=0.0 if still else float(rng.uniform(0.0, 0.3)),
         to_head=to_head,

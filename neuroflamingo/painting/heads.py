@@ -57,7 +57,7 @@ def load_head(name: str) -> Maps:
         expected = f"one of {', '.join(list_heads())}, or the file of a healthy head"
         raise UsageError(f"unknown head '{name}'", expected=expected, seen=name)
     signal, affine = _read_other(OTHERS[name])
-    return segment(signal, _solid(signal > 0), affine)
+    return segment(signal, _closed(signal > 0), affine)
 
 
 def _read_other(file: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -74,7 +74,7 @@ def _read_other(file: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
 
 
-def _solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _closed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     from scipy.ndimage import binary_closing, binary_fill_holes
 
     return np.asarray(binary_fill_holes(binary_closing(mask, iterations=3)))

@@ -61,7 +61,7 @@ def read_head(path: str | Path) -> Maps:
     grid = template.mask.shape, template.affine
     to_template = alignment.scan_to_template
     signal = resample(within(voxels, *brain.limits), to_template @ affine, *grid, 0.0, 0.0)
-    mask = resample(brain.mask.astype(np.float32), to_template @ brain.affine, *grid, 0.0, 0.0) > 0.5
+    mask = brain.on_grid(to_template, *grid)
     signal = np.where(mask, signal - min(0.0, brain.limits[0]), np.float32(0))
     return segment(np.asarray(signal / bias_field(signal, mask), np.float32), mask, template.affine)
 

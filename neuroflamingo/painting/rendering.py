@@ -17,8 +17,8 @@ from neuroflamingo.painting.cases import (
     TEMPLATE_SIGNAL,
     Blueprint,
     Scanner,
-    _lattice,
-    _lattice_affine,
+    draw_lattice,
+    lattice_affine,
     rotation,
 )
 from neuroflamingo.painting.lattice import grow, hats
@@ -245,7 +245,7 @@ def draw_misalignment(rng: np.random.Generator, amount: float = 1.0) -> NDArray[
 
 def draw_brain_edge(rng: np.random.Generator) -> Volume:
     """Draw how far inside the surface a found brain mask ends (mm), by place: 0.5 mm, give or take 1.2 mm."""
-    return Volume(_lattice(rng, 1, 16.0, 1.0) * 1.2 + rng.normal(0.5, 0.8), _lattice_affine(16.0))
+    return Volume(draw_lattice(rng, 1, 16.0, 1.0) * 1.2 + rng.normal(0.5, 0.8), lattice_affine(16.0))
 
 
 def render_on_model_grid(blueprint: Blueprint, anatomy: Anatomy, extracted: bool = False) -> OnGrid:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -151,7 +150,6 @@ def _settle(draft: Path, target: Path, recipe_values: dict[str, Any]) -> None:
         if not target.is_dir():
             raise not_created(target, error) from error
         _check_same(target, recipe_values)
-        shutil.rmtree(draft)
 
 
 def _check_same(folder: Path, recipe_values: dict[str, Any]) -> None:

@@ -44,17 +44,8 @@ def draft_file(target: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be created (exit 73).
     """
-    target = Path(target)
-    try:
-        draft, lock = _make(target, folder=False)
-    except OSError as error:
-        raise not_created(target, error) from error
-    try:
+    with _draft(Path(target), folder=False) as draft:
         yield draft
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-        _release(lock)
 
 
 @contextlib.contextmanager
@@ -64,15 +55,20 @@ def draft_folder(target: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be created (exit 73).
     """
-    target = Path(target)
+    with _draft(Path(target), folder=True) as draft:
+        yield draft
+
+
+@contextlib.contextmanager
+def _draft(target: Path, *, folder: bool) -> Iterator[Path]:
     try:
-        draft, lock = _make(target, folder=True)
+        draft, lock = _make(target, folder=folder)
     except OSError as error:
         raise not_created(target, error) from error
     try:
         yield draft
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove(draft)
         _release(lock)
 
 
@@ -147,7 +143,8 @@ def sweep_once(folder: Path) -> int:
 
 def _remove(draft: Path) -> None:
     if not draft.is_dir():
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
         return
     if draft.suffix == _ASIDE:
         for old in draft.iterdir():

@@ -11,6 +11,7 @@ import numpy as np
 
 from neuroflamingo_preprocessing.geometry import Affine, block_mean, to_canonical
 from neuroflamingo_preprocessing.structural.brain_extraction import Brain, find_brain
+from neuroflamingo_preprocessing.structural.resampling import resample
 from neuroflamingo_preprocessing.structural.template import load_template
 
 if TYPE_CHECKING:
@@ -73,13 +74,11 @@ def align(voxels: Float32[np.ndarray, "x y z"], affine: Affine) -> Alignment:
         NotFoundError: the network that finds the brain is not installed (exit 66).
     """
     own = _placed(voxels, affine)
-    if own is None:
-        return Alignment(np.eye(4), 0.0, 0.0, 0.0, starts=0, turned=False, brain=find_brain(voxels, affine))
-    if own.fit + own.correlation >= GOOD:
+    if not own.starts or own.fit + own.correlation >= GOOD:
         return own
     turn, tried = _best_turn(voxels, affine, own.brain)
     other = _placed_turned(voxels, affine, turn)
-    return replace(other if other is not None and other.fit > own.fit + MARGIN else own, starts=1 + tried)
+    return replace(other if other.fit > own.fit + MARGIN else own, starts=1 + tried)
 
 
 def _best_turn(voxels: NDArray[np.float32], affine: Affine, brain: Brain) -> tuple[NDArray[np.float64], int]:
@@ -94,21 +93,19 @@ def _best_turn(voxels: NDArray[np.float32], affine: Affine, brain: Brain) -> tup
     return _turns()[int(np.argmax(values))], len(values)
 
 
-def _placed_turned(voxels: NDArray[np.float32], affine: Affine, turn: NDArray[np.float64]) -> Alignment | None:
+def _placed_turned(voxels: NDArray[np.float32], affine: Affine, turn: NDArray[np.float64]) -> Alignment:
     """Alignment of a head whose header is taken to be wrong by a turn of the cube (template to scan)."""
     back = _turned_back(turn)
     placed = _placed(*to_canonical(voxels, back @ affine))
-    if placed is None:
-        return None
     brain = replace(placed.brain, affine=np.linalg.inv(back) @ placed.brain.affine)
     return replace(placed, scan_to_template=placed.scan_to_template @ back, turned=True, brain=brain)
 
 
-def _placed(voxels: NDArray[np.float32], affine: Affine) -> Alignment | None:
-    """Alignment from the pose of the header; None if no brain is found."""
+def _placed(voxels: NDArray[np.float32], affine: Affine) -> Alignment:
+    """Alignment from the pose of the header."""
     brain = find_brain(voxels, affine)
     if not brain.mask.any():
-        return None
+        return Alignment(np.eye(4), 0.0, 0.0, 0.0, starts=0, turned=False, brain=brain)
     scan = _moving(brain, voxels, affine)
     fit, transform = _refine(_laid_on(scan), scan)
     correlation, overlap = _agreement(transform, scan, voxels.shape, affine)
@@ -129,7 +126,7 @@ class _Moving:
 
 def _moving(brain: Brain, voxels: NDArray[np.float32], affine: Affine) -> _Moving:
     small, small_affine = _shrink(np.clip(voxels, *brain.limits), affine, LEVEL_MM)
-    near = _resampled(_soft_mask(brain, AROUND_MM), brain.affine, small.shape, small_affine) > 0.1
+    near = resample(_soft_mask(brain, AROUND_MM), brain.affine, small.shape, small_affine, 0.0, 0.0) > 0.1
     outline = _image(*_shrink(_soft_mask(brain, OUTLINE_SIGMA_MM), brain.affine, LEVEL_MM))
     return _Moving(brain, outline, np.where(near, small, np.float32(0)), small_affine)
 
@@ -192,9 +189,9 @@ def _agreement(
     template = _fixed()
     to_template = np.linalg.inv(_matrix(transform))
     grid = template.brain.shape, template.affine
-    signal = _resampled(scan.voxels, to_template @ scan.affine, *grid)
-    mask = _resampled(scan.brain.mask.astype(np.float32), to_template @ scan.brain.affine, *grid) > 0.5
-    in_view = _resampled(np.ones((2, 2, 2), np.float32), to_template @ affine @ _halves(shape), *grid) > 0
+    signal = resample(scan.voxels, to_template @ scan.affine, *grid, 0.0, 0.0)
+    mask = scan.brain.on_grid(to_template, *grid)
+    in_view = resample(np.ones((2, 2, 2), np.float32), to_template @ affine @ _halves(shape), *grid, 0.0, 0.0) > 0
     inside, brain = template.inside & mask & in_view, template.brain & in_view
     if inside.sum() < 100 or signal[inside].std() == 0:
         return 0.0, 0.0
@@ -269,19 +266,6 @@ def _blur(voxels: NDArray[Any], affine: Affine, sigma_mm: float) -> NDArray[np.f
 
 def _soft_mask(brain: Brain, sigma_mm: float) -> NDArray[np.float32]:
     return _blur(brain.mask.astype(np.float32), brain.affine, sigma_mm)
-
-
-def _resampled(
-    volume: NDArray[np.float32], affine: Affine, shape: tuple[int, ...], grid_affine: Affine
-) -> NDArray[np.float32]:
-    """Linear interpolation onto another grid, 0 outside."""
-    from scipy.ndimage import affine_transform
-
-    to_voxel = np.linalg.inv(affine) @ grid_affine
-    offset: Any = to_voxel[:3, 3]
-    out = np.empty(shape, dtype=np.float32)
-    affine_transform(volume, to_voxel[:3, :3], offset, output_shape=shape, output=out, order=1)
-    return out
 
 
 def _image(voxels: NDArray[Any], affine: Affine) -> sitk.Image:

@@ -13,6 +13,7 @@ import numpy as np
 from neuroflamingo_preprocessing.errors import NotFoundError
 from neuroflamingo_preprocessing.files import sha256_of
 from neuroflamingo_preprocessing.geometry import Affine, block_mean
+from neuroflamingo_preprocessing.structural.resampling import resample
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32
@@ -55,6 +56,15 @@ class Brain:
     def centre(self) -> NDArray[np.float64]:
         """Centre of mass in the scan's world, mm."""
         return self.affine[:3, :3] @ np.argwhere(self.mask).mean(axis=0) + self.affine[:3, 3]
+
+    def on_grid(self, to_world: Affine, shape: tuple[int, int, int], affine: Affine) -> Bool[np.ndarray, "x y z"]:
+        """The mask on another grid.
+
+        Args:
+            to_world: the scan's world to that of the grid, mm.
+            shape, affine: the grid.
+        """
+        return resample(self.mask.astype(np.float32), to_world @ self.affine, shape, affine, 0.0, 0.0) > 0.5
 
 
 def find_brain(voxels: Float32[np.ndarray, "x y z"], affine: Affine, size: int = SIZE) -> Brain:

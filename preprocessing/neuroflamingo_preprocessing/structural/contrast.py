@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from neuroflamingo_preprocessing.geometry import apply
+from neuroflamingo_preprocessing.structural.resampling import nearest_values
 from neuroflamingo_preprocessing.structural.template import GRID_SPACING_MM, grid_affine, load_template
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def find_contrast(scan: Scan, scan_to_template: Affine) -> Contrast:
         scan: in any units and orientation.
         scan_to_template: scan world mm to template world mm.
     """
-    white, grey, fluid, brain = (_values(scan, scan_to_template, zone) for zone in _zones())
+    affine = scan_to_template @ scan.affine
+    white, grey, fluid, brain = (nearest_values(scan.voxels, affine, zone) for zone in _zones())
     if min(len(white), len(grey), len(fluid)) < FEWEST:
         return Contrast("unknown")
     of_white = float(np.median(white))
@@ -92,10 +94,3 @@ def _zones() -> tuple[NDArray[np.float64], ...]:
     deep = np.asarray(distance_transform_edt(brain)) * GRID_SPACING_MM > DEEP_MM
     zones = (white > WHITE_FROM, (grey > GREY_FROM) & deep, (grey + white < TISSUE_BELOW) & brain & deep, brain)
     return tuple(apply(grid_affine(), np.argwhere(zone)) for zone in zones)
-
-
-def _values(scan: Scan, scan_to_template: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The voxels nearest to template points, those in view."""
-    voxel = np.rint(apply(np.linalg.inv(scan_to_template @ scan.affine), points)).astype(int)
-    seen = voxel[((voxel >= 0) & (voxel < scan.voxels.shape)).all(axis=1)]
-    return scan.voxels[tuple(seen.T)].astype(np.float64)

@@ -112,7 +112,7 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *further: Scan, force: bool = Fal
         )
         signal = within(voxels, *found.limits)
         log += [_log_brain(voxels.shape, affine, found), _log_alignment(voxels.shape, affine, scan_to_template)]
-        brain = _brain_on_grid(found, scan_to_template, spec)
+        brain = found.on_grid(scan_to_template, spec.grid_shape, spec.grid_affine)
     clock.lap("alignment")
     target = _Target(spec, grid_of(spec, voxels, in_template := scan_to_template @ affine))
     volumes = [target.resample(signal, in_template)]
@@ -125,9 +125,7 @@ def prepare_volume(scan: Scan, spec: ScanSpec, *further: Scan, force: bool = Fal
     judge_artefacts(artefacts, warnings)
     volumes += [target.further(one, scan, scan_to_template, covered, log, warnings) for one in further]
     clock.lap("resampling")
-    if spec.step("fill_outside_brain") and brain is not None:
-        volumes = [filled(one, covered & brain) for one in volumes]
-    changed = np.stack([_change_intensities(one, covered, spec, scan) for one in volumes])
+    changed = np.stack([_change_intensities(one, covered, brain, spec, scan) for one in volumes])
     clock.lap("intensity")
     tensor, affine = _in_card_order(changed, target.grid, spec)
     return Prepared(
@@ -235,11 +233,12 @@ def check_spec(spec: ScanSpec) -> None:
     check_grid(spec)
     order = [name for name in names if name in GEOMETRIC_STEPS]
     wrong = order != [name for name in GEOMETRIC_STEPS if name in order] or names[: len(order)] != order
+    wrong |= "fill_outside_brain" in names and "affine_alignment" not in names
     if unknown or wrong:
         raise ModelError(
             "this encoder asks for unknown or misplaced steps" + (": " + ", ".join(unknown) if unknown else ""),
             expected=f"{', '.join(IN_SPACE)}, in this order, or one of {', '.join(BY_FIELD)}; then any of "
-            f"{', '.join(INTENSITY_STEPS)}",
+            f"{', '.join(INTENSITY_STEPS)} (the first only after affine_alignment, which finds the brain)",
             seen=", ".join(names),
             hint="correct the steps in the encoder's card",
             exit_code=65,
@@ -279,11 +278,14 @@ def takes_kind(channel: str, kind: str) -> bool:
 
 
 def _change_intensities(
-    grid: NDArray[np.float32], covered: NDArray[np.bool_], spec: ScanSpec, scan: Scan
+    grid: NDArray[np.float32], covered: NDArray[np.bool_], brain: NDArray[np.bool_] | None, spec: ScanSpec, scan: Scan
 ) -> NDArray[np.float32]:
     """Apply the declared intensity steps in order."""
     for step in spec.steps:
-        if step.name == "match_to_template":
+        if step.name == "fill_outside_brain":
+            assert brain is not None  # `check_spec`: found by the alignment
+            grid = filled(grid, covered & brain)
+        elif step.name == "match_to_template":
             try:
                 grid = match_to_template(filled(grid, covered))
             except (ValueError, np.linalg.LinAlgError) as error:
@@ -313,11 +315,6 @@ def _log_reorientation(scan: Scan, voxels: NDArray[Any], affine: Affine) -> list
             shape_after=voxels.shape,
         )
     ]
-
-
-def _brain_on_grid(brain: Brain, scan_to_template: Affine, spec: ScanSpec) -> NDArray[np.bool_]:
-    mask, affine = brain.mask.astype(np.float32), scan_to_template @ brain.affine
-    return resample(mask, affine, spec.grid_shape, spec.grid_affine, 0.0, 0.0) > 0.5
 
 
 def _log_brain(shape: tuple[int, ...], affine: Affine, brain: Brain) -> GeometryStep:

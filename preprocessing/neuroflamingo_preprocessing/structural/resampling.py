@@ -9,7 +9,7 @@ import numpy as np
 from neuroflamingo_preprocessing.geometry import Affine, apply, block_mean, corners
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Float32, Float64, Shaped
     from numpy.typing import NDArray
 
 FINE_MM = 0.75  # voxels smaller than this are averaged in blocks first: nothing of them survives the filter
@@ -57,6 +57,15 @@ def resample(
         voxels, to_voxel[:3, :3], offset, output_shape=grid_shape, output=out, order=1, mode=outside, cval=fill
     )
     return out
+
+
+def nearest_values(
+    voxels: Shaped[np.ndarray, "x y z"], affine: Affine, points: Float64[np.ndarray, "point 3"]
+) -> NDArray[np.float64]:
+    """Values of the voxels nearest to points (mm), of those inside the field of view."""
+    index = np.rint(apply(np.linalg.inv(affine), points)).astype(int)
+    seen = index[((index >= 0) & (index < voxels.shape)).all(axis=1)]
+    return voxels[tuple(seen.T)].astype(np.float64)
 
 
 def covered_voxels(

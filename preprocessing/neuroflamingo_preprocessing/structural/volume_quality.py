@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuroflamingo_preprocessing.errors import ModelError, ScanError
-from neuroflamingo_preprocessing.structural.resampling import resample
+from neuroflamingo_preprocessing.geometry import apply
+from neuroflamingo_preprocessing.structural.resampling import nearest_values, resample
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine, load_template
 
 if TYPE_CHECKING:
@@ -263,11 +264,8 @@ def judge_overlap(
 
 def white_matter_snr(scan: Scan, scan_to_template: Affine) -> float | None:
     """SNR of white matter at the scan's resolution, over the voxels nearest to the template's certain white matter."""
-    index = np.argwhere(load_template().grid_white > SURE_WHITE)
-    world = index @ grid_affine()[:3, :3].T + grid_affine()[:3, 3]
-    to_voxel = np.linalg.inv(scan_to_template @ scan.affine)
-    voxel = np.rint(world @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(int)
-    values = scan.voxels[tuple(voxel[((voxel >= 0) & (voxel < scan.voxels.shape)).all(axis=1)].T)].astype(np.float64)
+    points = apply(grid_affine(), np.argwhere(load_template().grid_white > SURE_WHITE))
+    values = nearest_values(scan.voxels, scan_to_template @ scan.affine, points)
     if len(values) < 100:
         return None
     spread = float(values.std(ddof=1))

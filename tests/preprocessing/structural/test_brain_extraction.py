@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from neuroflamingo.painting.case import paint_case
-from neuroflamingo_preprocessing.errors import NotFoundError
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 from neuroflamingo_preprocessing.geometry import apply, to_canonical
 from neuroflamingo_preprocessing.scan import Scan
+from neuroflamingo_preprocessing.spec import ScanSpec, Step
 from neuroflamingo_preprocessing.structural import brain_extraction
 from neuroflamingo_preprocessing.structural.brain_extraction import Brain, find_brain
+from neuroflamingo_preprocessing.structural.prepare_volume import prepare_volume
 from neuroflamingo_preprocessing.structural.template import load_template
 
 
@@ -60,6 +62,22 @@ def test_limits_hold_all_tissue_and_no_single_wrong_voxel(head: Scan) -> None:
     wrong.ravel()[::1000] = 1e6 * head.voxels.max()
     low, high = find_brain(wrong, head.affine).limits
     assert low < head.voxels.min() + 1 and head.voxels.max() < high < 3 * head.voxels.max()
+
+
+def test_what_lies_outside_the_brain_is_filled_by_a_card_that_asks_for_it(
+    head_with_skull: Scan, spec: ScanSpec, spec_in_place: ScanSpec
+) -> None:
+    fill = Step.named("fill_outside_brain")
+    asks = spec.model_copy(update={"steps": (*spec.steps[:3], fill, *spec.steps[3:])})
+    plain, extracted = prepare_volume(head_with_skull, spec), prepare_volume(head_with_skull, asks)
+    assert extracted.brain is not None
+    template = load_template()
+    rim, inside = template.grid_mask & ~extracted.brain, template.grid_mask & extracted.brain
+    off, before = (np.abs(one.tensor[0] - template.grid_t1)[rim].mean() for one in (extracted, plain))
+    assert rim.sum() > 100 and off < 0.5 * before  # the template, no longer skull and fluid
+    assert np.abs(extracted.tensor[0] - plain.tensor[0])[inside].mean() < 0.05
+    with pytest.raises(ModelError, match="misplaced"):
+        prepare_volume(head_with_skull, spec_in_place.model_copy(update={"steps": (fill, *spec_in_place.steps)}))
 
 
 def test_another_network_is_refused(head: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
