@@ -231,8 +231,7 @@ def test_a_twin_trains_and_lowers_its_loss(name: str, tmp_path: Path) -> None:
     path = train(RECIPES[name], folder=tmp_path / "run", tiny=True, quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
-    assert len(losses) == 3 and losses == sorted(losses, reverse=True), losses
-    assert losses[-1] < 0.9 * losses[0], losses
+    assert len(losses) == 3 and max(losses[1:]) < 0.9 * losses[0], losses
     assert lines[-1]["validation_reliance"] > RELIANCE, "what was learnt was learnt from the scans"
     model, processor = neuroflamingo.load(path, device="cpu")
     assert processor.card is not None
