@@ -101,7 +101,7 @@ def train(*, request: TrainRequest) -> None:
 @application.command()
 @takes_groups
 def evaluate(*, request: EvaluateRequest) -> None:
-    """Score a model on painted cases with known findings, next to image-reliance controls."""
+    """Score a model on painted cases with known findings, next to image-reliance controls, or on real scans."""
     from neuroflamingo.cli.train_evaluate import evaluate_model
 
     raise typer.Exit(evaluate_model(request))

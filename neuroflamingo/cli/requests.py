@@ -90,15 +90,34 @@ class EvaluateRequest:
     """Options of `evaluate`."""
 
     model: Model = "tiny-t1w"
-    cases: Annotated[int, typer.Option("--cases", help="Number of painted cases to score.", min=2)] = 200
+    scans: Annotated[
+        str | None,
+        typer.Option(
+            "--scans", metavar="TRUTH.json", help="Score real scans with known findings instead, see docs/evaluate.md."
+        ),
+    ] = None
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--versions", help="With --scans: eight disturbed versions of each scan too (slices, noise, ...)."
+        ),
+    ] = False
+    log: Annotated[
+        str | None,
+        typer.Option("--log", help="With --scans: JSON lines, one per scan; rerun to do only what is missing."),
+    ] = None
+    cases: Annotated[
+        int | None, typer.Option("--cases", help="Number of painted cases to score; default: 200.", min=2)
+    ] = None
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of the first case; default: start of the held-out range.")
     ] = None
     device: Device = "auto"
-    anatomy: Annotated[str, typer.Option("--anatomy", help="Head anatomy that the cases are painted into.")] = (
-        "icbm2009a"
-    )
+    anatomy: Annotated[
+        str | None,
+        typer.Option("--anatomy", help="Head anatomy that the cases are painted into; default: the template."),
+    ] = None
     json: Json = False
-    csv: Annotated[str | None, typer.Option("--csv", help="Write one row per case to this file.")] = None
+    csv: Annotated[str | None, typer.Option("--csv", help="Write one row per case or scan to this file.")] = None
     overwrite: Overwrite = False
     quiet: Quiet = False

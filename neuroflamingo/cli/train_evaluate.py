@@ -6,13 +6,15 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.cli.dry_run import SHOWN
 from neuroflamingo.cli.errors import SOME_FAILED, say_error
 from neuroflamingo.cli.outputs import make_folder
 from neuroflamingo.progress import Progress, say
+from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.files import check_writable, write_bytes_atomic
+from neuroflamingo_preprocessing.software import software
 
 if TYPE_CHECKING:
     from neuroflamingo.cli.requests import EvaluateRequest, TrainRequest
@@ -48,34 +50,84 @@ def evaluate_model(request: EvaluateRequest) -> int:
     """Score a model and print a table or JSON; return 1 if some scans could not be prepared.
 
     An output that cannot be written is refused before the evaluation.
+
+    Raises:
+        UsageError: options of painted cases together with real scans, or the other way round.
     """
+    _check_options(request)
     if request.csv is not None:
         check_writable(request.csv, overwrite=request.overwrite)
+    if request.scans is not None:
+        return _evaluate_scans(request, request.scans)
     from neuroflamingo.evaluation.evaluate import TEST_SEED, evaluate
     from neuroflamingo.inference.loaded_model import open_model
+    from neuroflamingo.painting.heads import TEMPLATE
 
+    cases = 200 if request.cases is None else request.cases
     with Progress(quiet=request.quiet) as progress:
         progress("loading the model")
         opened = open_model(request.model, device=request.device)
-        progress(f"evaluating {opened.name} on {request.cases} painted cases")
+        progress(f"evaluating {opened.name} on {cases} painted cases")
         evaluation = evaluate(
             opened.model,
             opened.processor,
-            request.cases,
+            cases,
             TEST_SEED if request.seed is None else request.seed,
-            anatomy=request.anatomy,
+            anatomy=request.anatomy or TEMPLATE,
             progress=progress.count,
             metadata={"model": opened.name, "files": opened.record.files},
         )
+    _write_csv(request, evaluation)
+    say(json.dumps(evaluation.to_json(), indent=2) if request.json else evaluation.table())
+    for number, why in evaluation.failed[:SHOWN]:
+        say_error(f"the case of seed {number} was not prepared: {why}")
+    return SOME_FAILED if evaluation.failed else 0
+
+
+def _check_options(request: EvaluateRequest) -> None:
+    painted = {"--cases": request.cases, "--seed": request.seed, "--anatomy": request.anatomy}
+    real = {"--versions": request.versions or None, "--log": request.log}
+    given = [name for name, value in (painted if request.scans else real).items() if value is not None]
+    if given:
+        what = "painted cases" if request.scans else "real scans (--scans TRUTH.json)"
+        raise UsageError(f"{', '.join(given)}: only for {what}", hint=f"leave out {', '.join(given)}")
+
+
+def _write_csv(request: EvaluateRequest, evaluation: Any) -> None:
     if request.csv is not None:
         with tempfile.TemporaryDirectory() as folder:
             draft = Path(folder) / "cases.csv"
             evaluation.write_csv(draft)
             write_bytes_atomic(request.csv, draft.read_bytes(), overwrite=request.overwrite)
+
+
+def _evaluate_scans(request: EvaluateRequest, truth: str) -> int:
+    """Score a model on real scans; return 1 if some T1-weighted ones were refused."""
+    from neuroflamingo.evaluation.evaluate_scans import evaluate_scans
+    from neuroflamingo.evaluation.truth_file import read_truth
+    from neuroflamingo.inference.loaded_model import open_model
+    from neuroflamingo.inference.pipeline import write_report
+
+    if request.log is not None:
+        check_writable(request.log, overwrite=True)
+    read_truth(truth)  # its faults come before the model is loaded
+    with Progress(quiet=request.quiet) as progress:
+        progress("loading the model")
+        opened = open_model(request.model, device=request.device)
+        progress(f"evaluating {opened.name} on the scans of {Path(truth).name}")
+        facts = {"model": opened.name, "digest": opened.record.digest, "software": software().model_dump(mode="json")}
+        evaluation = evaluate_scans(
+            truth,
+            lambda scan: write_report(scan, model=opened, pictures=False),
+            versions=request.versions,
+            log=request.log,
+            model=f"{opened.record.digest} {software().version} {software().git_commit}",
+            progress=progress.count,
+            about=facts | {"truth": Path(truth).name},
+        )
+    _write_csv(request, evaluation)
     say(json.dumps(evaluation.to_json(), indent=2) if request.json else evaluation.table())
-    for number, why in evaluation.failed[:SHOWN]:
-        say_error(f"the case of seed {number} was not prepared: {why}")
-    return SOME_FAILED if evaluation.failed else 0
+    return SOME_FAILED if evaluation.refused else 0
 
 
 def paint_scans(cases: int, seed: int, folder: str, *, heads: str | None, overwrite: bool, quiet: bool) -> None:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from neuroflamingo.findings.vocabulary import Finding, FindingClass
 
 SIDE_WEIGHT, REGION_WEIGHT, SIZE_WEIGHT = 0.4, 0.4, 0.2
+
+
+class HasClass(Protocol):
+    """What can be matched: it has the class of a finding."""
+
+    @property
+    def kind(self) -> FindingClass:
+        """The class."""
+        ...
+
+
+TrueT = TypeVar("TrueT", bound=HasClass)
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,18 @@ def match_cost(true: Finding, predicted: Finding) -> float:
     return 1.0 - credit - SIZE_WEIGHT * size_similarity(true.size_mm, predicted.size_mm)
 
 
-def match_findings(truth: Sequence[Finding], predicted: Sequence[Finding]) -> Matching:
+def match_findings(
+    truth: Sequence[TrueT], predicted: Sequence[Finding], cost: Callable[[TrueT, Finding], float] = match_cost
+) -> Matching:
     """Assign predicted findings to true ones of the same class at minimum total cost.
 
     Within a class as many pairs as possible are matched, however wrong their attributes: the class was found, and
     errors in its attributes are measured on the pair.
+
+    Args:
+        truth: findings, or anything else with a `kind`.
+        predicted: findings of a report.
+        cost: of a pair.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -50,8 +70,8 @@ def match_findings(truth: Sequence[Finding], predicted: Sequence[Finding]) -> Ma
         rows = [at for at, finding in enumerate(truth) if finding.kind is kind]
         columns = [at for at, finding in enumerate(predicted) if finding.kind is kind]
         if rows and columns:
-            cost = np.array([[match_cost(truth[row], predicted[column]) for column in columns] for row in rows])
-            assigned = zip(*linear_sum_assignment(cost), strict=True)
+            costs = np.array([[cost(truth[row], predicted[column]) for column in columns] for row in rows])
+            assigned = zip(*linear_sum_assignment(costs), strict=True)
             pairs += [(rows[row], columns[column]) for row, column in assigned]
     answered, used = {row for row, _ in pairs}, {column for _, column in pairs}
     return Matching(
