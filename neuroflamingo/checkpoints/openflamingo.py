@@ -80,7 +80,7 @@ class _Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def load_openflamingo(model: nn.Module, state_dict: Mapping[str, Any]) -> LoadReport:
+def load_openflamingo(model: nn.Module, state_dict: Mapping[str, Any], *, outline: bool = False) -> LoadReport:
     """Load an OpenFlamingo, Med-Flamingo or Multimodal-GPT checkpoint into a model of the same shape.
 
     A Multimodal-GPT file holds updates only: load the v1 file first, then this one, once (loading it again would add
@@ -90,6 +90,7 @@ def load_openflamingo(model: nn.Module, state_dict: Mapping[str, Any]) -> LoadRe
         model: a `NeuroFlamingo`; modified in place, or not at all if an error is raised.
         state_dict: the checkpoint as its trainer saved it: names with tensors, or a dictionary with them under
             `model_state_dict`.
+        outline: the model may be without memory: its tensors there are compared with the file's and stay so.
 
     Returns:
         What was loaded, merged, missing and left over.
@@ -103,7 +104,7 @@ def load_openflamingo(model: nn.Module, state_dict: Mapping[str, Any]) -> LoadRe
     plan.rows = _embedding_rows(model, plan.names)
     _sort(plan, entries.tensors, entries.tuning)
     _check_complete(plan, entries.tensors)
-    _check_shapes(plan, input_first_names(model))
+    _check_shapes(plan, input_first_names(model), outline=outline)
     _check_ties(plan)
     if plan.rows and not plan.rows.keys() & plan.values.keys():
         plan.notes.append("the file has no embeddings: the rows of the special tokens were left as they are")
@@ -222,11 +223,11 @@ def _check_complete(plan: _Plan, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _check_shapes(plan: _Plan, input_first: set[str]) -> None:
+def _check_shapes(plan: _Plan, input_first: set[str], *, outline: bool) -> None:
     faults, hint = [], "use the language model, tokenizer and encoder width that the checkpoint was trained with"
     for target, value in plan.values.items():
         mine = plan.names.tensors[target]
-        same_kind = mine.is_floating_point() == value.is_floating_point() and not mine.is_meta
+        same_kind = mine.is_floating_point() == value.is_floating_point() and (outline or not mine.is_meta)
         if mine.shape == value.shape and same_kind:
             continue
         if (

@@ -95,7 +95,7 @@ def train(*, request: TrainRequest) -> None:
     """
     from neuroflamingo.cli.train_evaluate import train_recipe
 
-    train_recipe(request)
+    raise typer.Exit(train_recipe(request))
 
 
 @application.command()

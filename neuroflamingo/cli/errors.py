@@ -39,8 +39,9 @@ _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""Keep libraries offline (except for the commands in `_ONLINE`) and quiet: the program shows its own progress."""
+"""Keep libraries offline (but not in `_ONLINE`, nor with `_ALLOWED`) and quiet: the program shows its own progress."""
 _ONLINE = (["models", "fetch"],)
+_ALLOWED = "--allow-download"
 
 
 class _VisibleFormatter(logging.Formatter):
@@ -57,8 +58,9 @@ class Terminated(BaseException):
 
 def guarded(run: Callable[[list[str]], None], arguments: Sequence[str]) -> int:
     """Run a program with its arguments and turn any outcome into an exit code."""
+    online = list(arguments[:2]) in _ONLINE or _ALLOWED in arguments
     for name, value in _QUIET.items():
-        if list(arguments[:2]) not in _ONLINE or not name.endswith("_OFFLINE"):
+        if not (online and name.endswith("_OFFLINE")):
             os.environ.setdefault(name, value)
     previous = _listen(signal.SIGTERM, _terminate)
     if logging.lastResort is not None:

@@ -67,7 +67,7 @@ class TrainRequest:
     restart: Annotated[bool, typer.Option("--restart", help="Start over; the run folder is emptied.")] = False
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show recipe, parameters, steps and estimated memory without training."),
+        typer.Option("--dry-run", help="Check all that training needs; show steps, memory, disk space; write nothing."),
     ] = False
     tiny: Annotated[bool, typer.Option("--tiny", help="Train a toy-sized twin of the recipe on toy data.")] = False
     allow_download: AllowDownload = False

@@ -20,30 +20,37 @@ if TYPE_CHECKING:
     from neuroflamingo.cli.requests import EvaluateRequest, TrainRequest
 
 
-def train_recipe(request: TrainRequest) -> None:
-    """Train from a recipe and print the folder of the finished model; the trainer shows its own progress."""
+def train_recipe(request: TrainRequest) -> int:
+    """Train from a recipe and print the folder of the finished model; the trainer shows its own progress.
+
+    With `--dry-run`, print what it would do and what it would stop at; return the exit code of that.
+    """
     from neuroflamingo.recipe.find import find_config
-    from neuroflamingo.recipe.read import load_any_recipe, load_recipe
+    from neuroflamingo.recipe.read import load_any_recipe
 
     path, overrides = find_config(request.config), list(request.settings or ())
+    load_any_recipe(path, overrides)  # so that its faults are reported before torch is imported
     if request.dry_run:
-        recipe = load_recipe(path, overrides)
-        from neuroflamingo.training.memory_report import describe_run
-
-        if request.tiny:
-            from neuroflamingo.training.twin import tiny_twin
-
-            with tempfile.TemporaryDirectory() as scratch:
-                say(describe_run(tiny_twin(recipe, Path(scratch) / "twin")))
-            return
-        say(describe_run(recipe, allow_download=request.allow_download))
-        return
-    recipe = load_any_recipe(path, overrides)  # so that its faults are reported before torch is imported
+        return _rehearse(path, overrides, request)
     from neuroflamingo.training.run import train
 
     done = train(path, overrides, **request.keywords())
     if os.environ.get("RANK", "0") == "0":  # several processes, one line of output
         say(done)
+    return 0
+
+
+def _rehearse(path: Path, overrides: list[str], request: TrainRequest) -> int:
+    from neuroflamingo.training.rehearsal import rehearse
+
+    keywords = {name: value for name, value in request.keywords().items() if name != "quiet"}
+    found = rehearse(path, overrides, **keywords)
+    if os.environ.get("RANK", "0") == "0":
+        if found.text:
+            say(found.text)
+        for fault in found.faults:
+            say_error(str(fault))
+    return found.faults[0].exit_code if found.faults else 0
 
 
 def evaluate_model(request: EvaluateRequest) -> int:

@@ -43,7 +43,7 @@ class LanguageModelSettings(Section):
     without a source, for `inspect` and `--dry-run`, and in reduced size for the tiny twin. With a source, the two must
     agree."""
     tokenizer: str | None = None
-    """Folder or hub name of the tokenizer, if different from the source."""
+    """Folder or hub name of the tokenizer, or name of an embedded model, if different from the source."""
     tokenizer_size: PositiveInt | None = None
     """Number of tokens of the tokenizer, if the embedding table has more rows; used without a source."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -72,8 +72,9 @@ class ModelSettings(Section):
     """Resampler settings that differ from OpenFlamingo's, see `ResamplerSettings`; `dim` is the encoder's width."""
     cross_attention: CrossAttentionSettings = CrossAttentionSettings()
     start: str | None = None
-    """Initial weights: a folder written by `save_pretrained`, a checkpoint of another run, or a safetensors file in
-    OpenFlamingo's or Multimodal-GPT's layout (`neuroflamingo models convert` converts pickles)."""
+    """Initial weights: the name of an embedded model, a folder written by `save_pretrained`, a checkpoint of another
+    run, or a safetensors file in OpenFlamingo's or Multimodal-GPT's layout (`neuroflamingo models convert` converts
+    pickles)."""
 
     @model_validator(mode="after")
     def _one_width(self) -> ModelSettings:

@@ -53,6 +53,11 @@ def local_folder(
         )
     if not allow_download:
         return _snapshot(source, revision, kind, offline=True)
+    _check_network(source)
+    return _snapshot(source, revision, kind, offline=False)
+
+
+def _check_network(source: str) -> None:
     switched_off = next((v for v in OFFLINE if os.environ.get(v, "").upper() in ("1", "ON", "YES", "TRUE")), None)
     if switched_off:
         raise ModelError(
@@ -61,15 +66,27 @@ def local_folder(
             seen=f"{switched_off} is set",
             hint=f"unset {switched_off}, or give the folder where it lies",
         )
-    return _snapshot(source, revision, kind, offline=False)
 
 
-def is_here(source: str, revision: str | None = None) -> bool:
-    """True if a model is a local folder or in the hub's cache; uses no network."""
+def planned_folder(
+    source: str,
+    revision: str | None = None,
+    allow_download: bool = False,
+    *,
+    kind: Literal["model", "dataset"] = "model",
+) -> Path | None:
+    """What `local_folder` would give, without any download; None: it would be downloaded.
+
+    Raises:
+        NotFoundError, ModelError: as `local_folder` would before it connects.
+    """
     try:
-        return (local_folder(source, revision) / "config.json").is_file()
-    except (NotFoundError, ModelError):
-        return False
+        return local_folder(source, revision, kind=kind)
+    except ModelError:
+        if not allow_download:
+            raise
+    _check_network(source)
+    return None
 
 
 def refuse_pickles(folder: Path) -> None:

@@ -1,4 +1,5 @@
 from .assembly import build as build
+from .rehearsal import rehearse as rehearse
 from .run import train as train
 from .trainable import add_lora as add_lora
 from .trainable import freeze as freeze

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,7 +11,7 @@ from neuroflamingo.encoding.encoder_choice import EncoderChoice
 from neuroflamingo.model.architecture import ResamplerSettings
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.settings import check_settings
-from neuroflamingo.training.initial_weights import start_from
+from neuroflamingo.training.initial_weights import start_files, start_from
 from neuroflamingo.training.language_models import language_model
 from neuroflamingo.training.trainable import add_lora, freeze
 from neuroflamingo_encoders.build import build_encoder
@@ -19,13 +19,19 @@ from neuroflamingo_encoders.build import build_encoder
 if TYPE_CHECKING:
     from neuroflamingo.model.processor import NeuroFlamingoProcessor
     from neuroflamingo.recipe.schema import EncoderSettings, ModelSettings, Recipe
+    from neuroflamingo.training.lacking import Lacking
     from neuroflamingo_encoders.contract import BrainEncoder
 
 _HALF = (torch.bfloat16, torch.float16)
 
 
 def build(
-    recipe: Recipe, *, device: str | torch.device = "cpu", meta: bool = False, allow_download: bool = False
+    recipe: Recipe,
+    *,
+    device: str | torch.device = "cpu",
+    meta: bool = False,
+    allow_download: bool = False,
+    lacking: Lacking | None = None,
 ) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
     """Build the model of a recipe: join its parts, load initial weights, add LoRA adapters, freeze the rest.
 
@@ -38,6 +44,8 @@ def build(
         meta: build on torch's meta device (a model of any size in seconds): no weights are read, nothing is
             downloaded, and `device` is ignored.
         allow_download: whether a missing language model may be downloaded from a hub.
+        lacking: with `meta`, everything is checked that a training would check (the encoder is read, of other weights
+            the names and shapes), and notes what is missing or does not fit.
 
     Returns:
         The model, in eval mode (`model.train()` leaves frozen parts there), and its processor.
@@ -48,9 +56,16 @@ def build(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model, processor = join(recipe.model, seed=recipe.seed, meta=meta, allow_download=allow_download, device=device)
+        how: dict[str, Any] = {"meta": meta, "allow_download": allow_download, "device": device, "lacking": lacking}
+        model, processor = join(recipe.model, seed=recipe.seed, **how)
     if recipe.model.start is not None and not meta:
         start_from(model, recipe.model.start)
+    elif recipe.model.start is not None and lacking is not None:
+        with lacking.noted():  # without the real tokenizer the embeddings may have another number of rows
+            if lacking.tokenizer:
+                start_from(model, recipe.model.start, outline=True)
+            else:
+                start_files(recipe.model.start)
     if recipe.trained.lora is not None:
         add_lora(model, recipe.trained.lora, seed=recipe.seed)
     freeze(model, recipe.trained)
@@ -69,16 +84,18 @@ def join(
     meta: bool = False,
     allow_download: bool = False,
     device: str | torch.device = "cpu",
+    lacking: Lacking | None = None,
 ) -> tuple[NeuroFlamingo, NeuroFlamingoProcessor]:
     """Join encoder, resampler and language model in one model with `NeuroFlamingo.assemble`.
 
     Raises:
         ConfigError, ModelError: see `build`.
     """
-    encoder = None if settings.encoder is None else recipe_encoder(settings.encoder, seed=seed, meta=meta)
-    text, tokenizer = language_model(
-        settings.language_model, meta=meta, allow_download=allow_download, device=str(device)
-    )
+    encoder = None
+    if settings.encoder is not None:
+        encoder = recipe_encoder(settings.encoder, seed=seed, meta=meta, lacking=lacking)
+    how: dict[str, Any] = {"meta": meta, "allow_download": allow_download, "device": str(device), "lacking": lacking}
+    text, tokenizer = language_model(settings.language_model, **how)
     width = settings.token_width if encoder is None else encoder.card.output.width
     resampler = check_settings(ResamplerSettings, {"dim": width, **settings.resampler}, "model.resampler").model_dump()
     looking = settings.cross_attention.model_dump()
@@ -97,24 +114,39 @@ def join(
     return model, processor
 
 
-def recipe_encoder(settings: EncoderSettings, *, seed: int = 0, meta: bool = False) -> BrainEncoder:
+def recipe_encoder(
+    settings: EncoderSettings, *, seed: int = 0, meta: bool = False, lacking: Lacking | None = None
+) -> BrainEncoder:
     """Build the encoder of a recipe, frozen.
+
+    Args:
+        settings: see `EncoderSettings`.
+        seed: of random weights.
+        meta: build it without memory, if `lacking` is not given or its weights cannot be read.
+        lacking: notes why they cannot.
 
     Raises:
         ModelError: unknown encoder; its weights are missing (exit 69) or do not fit (65).
     """
     options = {"tiny": settings.tiny, **settings.options}
     if meta:
-        try:
-            with torch.device("meta"):
-                return build_encoder(settings.name, **options)
-        except RuntimeError as error:  # monai's Swin reads a number of a tensor while it is built
-            if "meta tensor" not in str(error):
-                raise
-            return build_encoder(settings.name, **options).to("meta")
+        if lacking is not None:
+            with lacking.noted():
+                return recipe_encoder(settings, seed=seed)
+        return _outlined(settings.name, options)
     if settings.tiny:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build_encoder(settings.name, **options)
     chosen = (settings.name, settings.options, settings.weights, settings.init, seed, settings.table)
     return EncoderChoice(*chosen, by_recipe=True).load()[0]
+
+
+def _outlined(name: str, options: dict[str, Any]) -> BrainEncoder:
+    try:
+        with torch.device("meta"):
+            return build_encoder(name, **options)
+    except RuntimeError as error:  # monai's Swin reads a number of a tensor while it is built
+        if "meta tensor" not in str(error):
+            raise
+        return build_encoder(name, **options).to("meta")

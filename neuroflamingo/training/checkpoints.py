@@ -17,7 +17,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,20 @@ def load(folder: Path, recipe: Mapping[str, Any] | None = None, free: tuple[str,
         ModelError: the checkpoint is damaged (exit 65).
         ConfigError: it belongs to another recipe; the message names the keys.
     """
+    return _read(folder, recipe, free, load_file)
+
+
+def verify(folder: Path, recipe: Mapping[str, Any] | None = None, free: tuple[str, ...] = FREE) -> Checkpoint:
+    """Check a checkpoint as `load` does, but leave its tensors in their files: only the progress is given."""
+    return _read(folder, recipe, free, lambda path: {})
+
+
+def _read(
+    folder: Path,
+    recipe: Mapping[str, Any] | None,
+    free: tuple[str, ...],
+    read: Callable[[Path], dict[str, Tensor]],
+) -> Checkpoint:
     state = _read_state(folder)
     if recipe is not None:
         check_same(recipe, state["recipe"], f"the checkpoint {folder.name}", free)
@@ -158,7 +172,7 @@ def load(folder: Path, recipe: Mapping[str, Any] | None = None, free: tuple[str,
         if Path(file).name != file or not path.is_file() or sha256_of(path) != digest:
             raise _damaged(folder, f"{file} is missing or changed")
         try:
-            parts[path.stem] = load_file(path)
+            parts[path.stem] = read(path)
         except (SafetensorError, OSError) as error:
             raise _damaged(folder, f"{file}: {error}") from error
     try:
@@ -167,12 +181,18 @@ def load(folder: Path, recipe: Mapping[str, Any] | None = None, free: tuple[str,
         raise _damaged(folder, str(error)) from error
 
 
-def newest(root: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = FREE) -> Checkpoint | None:
+def newest(
+    root: Path,
+    recipe: Mapping[str, Any],
+    free: tuple[str, ...] = FREE,
+    read: Callable[..., Checkpoint] = load,
+) -> Checkpoint | None:
     """Read the newest intact checkpoint; damaged ones are skipped with a warning. None if there are no checkpoints.
 
     Args:
         root: the folder of checkpoints.
         recipe, free: see `load`.
+        read: `load`, or `verify`.
 
     Raises:
         ModelError: all checkpoints are damaged (exit 65).
@@ -181,7 +201,7 @@ def newest(root: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = FREE) 
     faults: list[ModelError] = []
     for folder in numbered(root):
         try:
-            return load(folder, recipe, free)
+            return read(folder, recipe, free)
         except ModelError as error:
             LOG.warning("%s\n  the one before is taken", error)
             faults.append(error)

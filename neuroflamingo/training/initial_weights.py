@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from neuroflamingo.checkpoints.local_models import find_model, list_models
 from neuroflamingo.checkpoints.multimodal_gpt import input_first_names, lora_part, merged, pair_updates
 from neuroflamingo.checkpoints.openflamingo import LoadReport, load_openflamingo
 from neuroflamingo.checkpoints.openflamingo_names import listing, plain_name
 from neuroflamingo_encoders.state_dict_fit import not_safetensors
-from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, did_you_mean
 from neuroflamingo_preprocessing.files import load_json
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 RUN_WEIGHTS, RUN_STATE = "weights.safetensors", "state.json"  # of a checkpoint of a run
 
 
-def start_from(model: NeuroFlamingo, start: str | Path) -> LoadReport:
+def start_from(model: NeuroFlamingo, start: str | Path, *, outline: bool = False) -> LoadReport:
     """Load initial weights strictly: every tensor must fit.
 
     LoRA adapters are merged into their matrices, so they need the language model with which they were trained.
@@ -29,27 +30,41 @@ def start_from(model: NeuroFlamingo, start: str | Path) -> LoadReport:
     Args:
         model: changed in place; must not have adapters yet.
         start: a folder with `model*.safetensors`, a checkpoint of a run (its trained parameters replace those of the
-            model), or a safetensors file in any layout that `load_openflamingo` reads.
+            model), a safetensors file in any layout that `load_openflamingo` reads, or the name of an embedded model.
+        outline: the model may be without memory: only names and shapes are compared there.
 
     Raises:
         NotFoundError: no such file or folder.
         ModelError: a pickle, or tensors that do not fit (exit 65).
     """
-    path = Path(start).expanduser()
+    files = start_files(start)
+    if files[0].name == RUN_WEIGHTS and (files[0].parent / RUN_STATE).is_file():
+        return _load_run(model, files[0].parent)
+    tensors: dict[str, Any] = {}
+    for file in files:
+        tensors |= _read(file)
+    return load_openflamingo(model, tensors, outline=outline)
+
+
+def start_files(start: str | Path) -> list[Path]:
+    """Find the files of initial weights; see `start_from`.
+
+    Raises:
+        NotFoundError: no such file, folder or embedded model, or a folder without weights.
+    """
+    path = find_model(start) if str(start) in list_models() else Path(start).expanduser()
     if (path / RUN_STATE).is_file() and (path / RUN_WEIGHTS).is_file():
-        return _load_run(model, path)
+        return [path / RUN_WEIGHTS]
     files = sorted(path.glob("model*.safetensors")) if path.is_dir() else [path]
     if not path.exists() or not files:
         raise NotFoundError(
             f"there are no weights to start from in {path}",
-            expected="a safetensors file, or a folder with model.safetensors or a checkpoint of a run",
+            expected="a safetensors file, a folder with model.safetensors, a checkpoint of a run, or the name of an "
+            f"embedded model ({', '.join(list_models())})",
             seen="no such file or folder" if not path.exists() else "a folder without weights",
-            hint="check model.start",
+            hint=did_you_mean(str(start), list_models()) or "check model.start",
         )
-    tensors: dict[str, Any] = {}
-    for file in files:
-        tensors |= _read(file)
-    return load_openflamingo(model, tensors)
+    return files
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
+from neuroflamingo.checkpoints.local_models import find_model, list_models
 from neuroflamingo.checkpoints.quantization import quantization
 from neuroflamingo.model.config import make_text_config
 from neuroflamingo.model.folder import check_plain_data, refuse_adapters
 from neuroflamingo.model.library_errors import blame_file
 from neuroflamingo.model.plain_files import weight_tensors
-from neuroflamingo.recipe.sources import is_here, local_folder, refuse_pickles
-from neuroflamingo_preprocessing.errors import ConfigError, ModelError, NeuroFlamingoError
+from neuroflamingo.recipe.sources import local_folder, planned_folder, refuse_pickles
+from neuroflamingo.training.lacking import Lacking
+from neuroflamingo_preprocessing.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from neuroflamingo.recipe.schema import LanguageModelSettings
 
 
 def language_model(
-    settings: LanguageModelSettings, *, meta: bool = False, allow_download: bool = False, device: str = "cpu"
+    settings: LanguageModelSettings,
+    *,
+    meta: bool = False,
+    allow_download: bool = False,
+    device: str = "cpu",
+    lacking: Lacking | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """Load or build the bare language model and its tokenizer.
 
@@ -32,26 +38,67 @@ def language_model(
             by one of the same size.
         allow_download: see `local_folder`.
         device: device of quantised weights (others are moved later).
+        lacking: with `meta`, everything is checked that would be checked without, by the headers of the weights;
+            nothing is downloaded that the architecture stands in for, and faults are noted.
 
     Raises:
         ModelError: the source is missing (exit 69), or its weights do not fit (65).
         ConfigError: source and architecture differ, an unknown architecture, or no tokenizer.
     """
-    folder = None
-    if settings.source is not None and not (meta and _only_architecture(settings, allow_download)):
-        folder = local_folder(settings.source, settings.revision, allow_download)
+    if meta:
+        return _outlined(settings, allow_download, lacking)
+    folder = None if settings.source is None else local_folder(settings.source, settings.revision, allow_download)
     config = _config(settings, folder)
-    if folder is None or meta:
-        with torch.device("meta") if meta else nullcontext():
-            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype))
-    else:
-        model = _read(settings, folder, config, device)
-    return model.eval(), _tokenizer(settings, folder, config, allow_download, meta=meta)
+    model = _random(settings, config) if folder is None else _read(settings, folder, config, device)
+    if settings.tokenizer is not None:
+        folder = _tokenizer_folder(settings.tokenizer, allow_download)
+    return model.eval(), _read_tokenizer(folder)
 
 
-def _only_architecture(settings: LanguageModelSettings, allow_download: bool) -> bool:
-    assert settings.source is not None
-    return settings.architecture is not None and not allow_download and not is_here(settings.source, settings.revision)
+def _outlined(
+    settings: LanguageModelSettings, allow_download: bool, lacking: Lacking | None
+) -> tuple[PreTrainedModel, Any]:
+    """The language model without memory, and its tokenizer or one of the same size."""
+    said = Lacking() if lacking is None else lacking
+    folder = _outline_folder(settings, allow_download, said, dry=lacking is not None)
+    config = _config(settings, folder)
+    with torch.device("meta"):
+        model = _random(settings, config)
+    if folder is not None and lacking is not None:
+        with lacking.noted():
+            model = _read(settings, folder, config, "meta")
+    with said.noted():
+        place = folder
+        if settings.tokenizer is not None:
+            place = _tokenizer_folder(settings.tokenizer, allow_download, planned=lacking is not None)
+            said.downloads += [settings.tokenizer] * (place is None)
+        if place is not None or (settings.tokenizer is None and settings.source is None):
+            tokenizer = _read_tokenizer(place)
+            said.tokenizer = True
+            return model.eval(), tokenizer
+    return model.eval(), _counting_tokenizer(settings, config)
+
+
+def _outline_folder(
+    settings: LanguageModelSettings, allow_download: bool, lacking: Lacking, *, dry: bool
+) -> Path | None:
+    """Where the source lies; None if there is none, or the architecture stands in for it."""
+    if settings.source is None:
+        return None
+    if settings.architecture is None or (allow_download and not dry):
+        return local_folder(settings.source, settings.revision, allow_download)
+    with lacking.noted():
+        folder = planned_folder(settings.source, settings.revision, allow_download)
+        if folder is None:
+            lacking.downloads.append(settings.source)
+        else:
+            _check_plain_data(folder)
+        return folder
+    return None
+
+
+def _random(settings: LanguageModelSettings, config: PretrainedConfig) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype))
 
 
 def _config(settings: LanguageModelSettings, folder: Path | None) -> PretrainedConfig:
@@ -88,10 +135,10 @@ def _check_plain_data(folder: Path) -> None:
 def _read(settings: LanguageModelSettings, folder: Path, config: PretrainedConfig, device: str) -> PreTrainedModel:
     refuse_pickles(folder)
     weight_tensors(folder)
-    quantized = {}
+    placed: dict[str, Any] = {"device_map": {"": device}} if device == "meta" or settings.quantize else {}
     if settings.quantize is not None:
-        dtype = getattr(torch, settings.dtype)
-        quantized = {"quantization_config": quantization(settings.quantize, dtype), "device_map": {"": device}}
+        quantized = quantization(settings.quantize, getattr(torch, settings.dtype))
+        placed |= {} if device == "meta" else {"quantization_config": quantized}
     with blame_file(folder / "config.json", "the config and the weights of a language model", "copy it again"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -100,7 +147,7 @@ def _read(settings: LanguageModelSettings, folder: Path, config: PretrainedConfi
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            **quantized,
+            **placed,
         )
     model, info = loaded
     lacking = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
@@ -115,36 +162,25 @@ def _read(settings: LanguageModelSettings, folder: Path, config: PretrainedConfi
     return model
 
 
-def _tokenizer(
-    settings: LanguageModelSettings,
-    folder: Path | None,
-    config: PretrainedConfig,
-    allow_download: bool,
-    *,
-    meta: bool,
-) -> Any:
-    if settings.tokenizer is not None and not (meta and not is_tokenizer_here(settings.tokenizer)):
-        folder = local_folder(settings.tokenizer, None, allow_download)
-        about = folder / "tokenizer_config.json"
-        check_plain_data(folder, [about] if about.exists() else [])
-    if folder is not None:
-        with blame_file(folder / "tokenizer.json", "the files of a tokenizer", "copy or download them again"):
-            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    if not meta:
+def _tokenizer_folder(source: str, allow_download: bool, *, planned: bool = False) -> Path | None:
+    """Where a tokenizer lies: with an embedded model of that name, in a folder, or in the hub's cache."""
+    if source in list_models():
+        return find_model(source)
+    return (planned_folder if planned else local_folder)(source, None, allow_download)
+
+
+def _read_tokenizer(folder: Path | None) -> Any:
+    if folder is None:
         raise ConfigError(
             "model.language_model has an architecture and no tokenizer",
-            expected="a source, or the folder of a tokenizer",
+            expected="a source, or a tokenizer: a folder, or the name of an embedded model",
+            seen="neither",
             hint="--set model.language_model.tokenizer=FOLDER",
         )
-    return _counting_tokenizer(settings, config)
-
-
-def is_tokenizer_here(source: str) -> bool:
-    """Tell whether a tokenizer is a local folder or in the hub's cache."""
-    try:
-        return next(local_folder(source).glob("tokenizer*"), None) is not None
-    except NeuroFlamingoError:
-        return False
+    about = folder / "tokenizer_config.json"
+    check_plain_data(folder, [about] if about.exists() else [])
+    with blame_file(folder / "tokenizer.json", "the files of a tokenizer", "copy or download them again"):
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def _counting_tokenizer(settings: LanguageModelSettings, config: PretrainedConfig) -> Any:

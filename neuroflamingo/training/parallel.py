@@ -36,7 +36,7 @@ def accelerate_for(recipe: Recipe | EmbeddedRecipe, folder: str | Path | None = 
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    _check_trackers(recipe.log.trackers)
+    check_trackers(recipe.log.trackers)
     AcceleratorState._reset_state()  # a second training in this process may want another precision
     precision = resolved_precision(recipe)
     return Accelerator(
@@ -47,8 +47,12 @@ def accelerate_for(recipe: Recipe | EmbeddedRecipe, folder: str | Path | None = 
     )
 
 
-def _check_trackers(trackers: tuple[str, ...]) -> None:
-    """Check that the trackers are installed; accelerate silently leaves out those that are not."""
+def check_trackers(trackers: tuple[str, ...]) -> None:
+    """Check that the trackers are installed; accelerate silently leaves out those that are not.
+
+    Raises:
+        ConfigError: one is not.
+    """
     from accelerate.tracking import get_available_trackers
 
     here = [str(tracker) for tracker in get_available_trackers()] if trackers else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
     from neuroflamingo.model.processor import NeuroFlamingoProcessor
     from neuroflamingo.training.checkpoints import Checkpoint
+    from neuroflamingo.training.task import Plan
 
 __all__ = ["DONE", "finish", "loop_for", "prepare_loop", "train"]
 
@@ -66,19 +68,34 @@ def train(
     said = [override.partition("=")[0] for override in overrides or []]
     if not isinstance(config, Recipe | EmbeddedRecipe):
         config = load_any_recipe(config, overrides)
-    folder = Path(folder or Path("runs") / (config.name + "-tiny" * tiny))
+    folder = run_folder(config, folder, tiny)
     if isinstance(config, EmbeddedRecipe):
-        if not isinstance(resume, bool):
-            raise ConfigError(
-                f"the stages of {config.name} resume where they stopped, not from a chosen checkpoint",
-                expected="the same command without --resume FOLDER",
-                seen=str(resume),
-                hint=f"to start a stage from these weights: --set name=... --set STAGE.start={resume}",
-            )
+        resume = whole_run_only(config, resume)
         return train_stages(tiny_stages(config, said) if tiny else config, folder, resume=resume, quiet=quiet)
     if tiny:
         config = tiny_twin(config, folder.with_name(f"{folder.name}-twin"), said)
     return _train(config, folder, resume, allow_download, quiet)
+
+
+def run_folder(recipe: Recipe | EmbeddedRecipe, folder: str | Path | None, tiny: bool) -> Path:
+    """The folder of a run: the one that is given, or `runs/NAME`."""
+    return Path(folder or Path("runs") / (recipe.name + "-tiny" * tiny))
+
+
+def whole_run_only(recipe: EmbeddedRecipe, resume: bool | str | Path) -> bool:
+    """Refuse a chosen checkpoint, which stages do not resume from.
+
+    Raises:
+        ConfigError: a checkpoint was named.
+    """
+    if isinstance(resume, bool):
+        return resume
+    raise ConfigError(
+        f"the stages of {recipe.name} resume where they stopped, not from a chosen checkpoint",
+        expected="the same command without --resume FOLDER",
+        seen=str(resume),
+        hint=f"to start a stage from these weights: --set name=... --set STAGE.start={resume}",
+    )
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool | str | Path, allow_download: bool, quiet: bool) -> Path:
@@ -87,7 +104,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool | str | Path, allow_downlo
     if resume is True and is_done(folder):
         return folder / "model"
     loop = prepare_loop(recipe, folder, accelerator, allow_download=allow_download, quiet=quiet)
-    start = None if resume is False else _start(loop, resume)
+    start = None if resume is False else start_of(folder, loop.plan, resume)
     claim_folder(folder, loop.plan, resume, accelerator)
     if start is not None:
         loop.restore(start)
@@ -95,24 +112,26 @@ def _train(recipe: Recipe, folder: Path, resume: bool | str | Path, allow_downlo
     return finish(loop)
 
 
-def _start(loop: Loop, resume: bool | str | Path) -> Checkpoint | None:
-    """Choose the checkpoint to continue from.
+def start_of(
+    folder: Path, plan: Plan, resume: bool | str | Path, read: Callable[..., Checkpoint] = checkpoints.load
+) -> Checkpoint | None:
+    """Choose the checkpoint to continue from, and read it: by `checkpoints.load` or `verify`.
 
     Raises:
         ConfigError: a checkpoint was named, and the folder has later ones, which would be lost.
         NeuroFlamingoError: see `newest` and `load`.
     """
     if isinstance(resume, bool):
-        return checkpoints.newest(loop.root, loop.plan.recipe, loop.plan.free)
-    asked = checkpoints.load(Path(resume))
+        return checkpoints.newest(folder / checkpoints.CHECKPOINTS, plan.recipe, plan.free, read)
+    asked = read(Path(resume))
     name = checkpoints.folder_name(asked.progress)
-    later = [path.name for path in checkpoints.numbered(loop.root) if path.name > name]
+    later = [path.name for path in checkpoints.numbered(folder / checkpoints.CHECKPOINTS) if path.name > name]
     if later:
         raise ConfigError(
-            f"{loop.folder} has later checkpoints than {name}",
+            f"{folder} has later checkpoints than {name}",
             expected="another folder for a run from an earlier checkpoint",
             seen=", ".join(later),
-            hint=f"-o {loop.folder}-2",
+            hint=f"-o {folder}-2",
         )
     return asked
 
@@ -144,7 +163,7 @@ def loop_for(
     if recipe.run.deterministic:
         torch.use_deterministic_algorithms(True)
     plan = plan_of(recipe)
-    plan.share(accelerator)
+    plan.share(accelerator.num_processes)
     batches = TrainingBatches.open(
         recipe, model, processor, world=accelerator.num_processes, allow_download=allow_download
     )

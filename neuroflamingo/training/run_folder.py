@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neuroflamingo.model.folder import DONE
 from neuroflamingo.training.checkpoints import CHECKPOINTS, check_same, replace_folder
 from neuroflamingo_preprocessing.drafts import draft_folder, sweep_drafts
-from neuroflamingo_preprocessing.errors import ConfigError
+from neuroflamingo_preprocessing.errors import ConfigError, not_created
 from neuroflamingo_preprocessing.files import read_json, write_text_atomic
 
 if TYPE_CHECKING:
@@ -33,11 +35,46 @@ def check_folder(folder: Path, plan: Plan, resume: bool | str | Path, accelerato
         accelerator: tells which process this is.
 
     Raises:
-        ConfigError: the folder holds a run of another recipe that did a step, or something that is no run.
+        ConfigError, OutputError: see `refuse_folder`.
     """
     if accelerator.is_main_process:
-        _check(folder, plan, resume)
+        refuse_folder(folder, plan, resume)
+        for place in (folder, folder / CHECKPOINTS):
+            sweep_drafts(place)
     accelerator.wait_for_everyone()
+
+
+def refuse_folder(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
+    """Refuse a folder that this run cannot have; nothing is written.
+
+    Args:
+        folder, plan, resume: as for `check_folder`.
+
+    Raises:
+        ConfigError: the folder holds a run of another recipe that did a step, or something that is no run.
+        OutputError: no folder can be made there (exit 73).
+    """
+    above = nearest_folder(folder)
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = errno.EACCES if above.is_dir() else errno.ENOTDIR
+        raise not_created(folder, OSError(reason, os.strerror(reason)))
+    path = folder / RECIPE
+    if folder.exists() and not path.exists() and any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder} holds something that is no run",
+            expected=f"a new folder, or that of a run ({RECIPE} lies in it)",
+            seen=", ".join(sorted(entry.name for entry in folder.iterdir())[:5]),
+            hint="choose another folder: -o FOLDER",
+        )
+    if resume is True and path.exists() and _has_begun(folder):
+        hint = "start over with --restart"
+        before = read_json(path, expected="the recipe of a run", hint=hint, name=str(path), error=ConfigError)
+        check_same(plan.recipe, before, str(folder), plan.free)
+
+
+def nearest_folder(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
 
 
 def claim_folder(folder: Path, plan: Plan, resume: bool | str | Path, accelerator: Accelerator) -> None:
@@ -49,26 +86,12 @@ def claim_folder(folder: Path, plan: Plan, resume: bool | str | Path, accelerato
     if accelerator.is_main_process:
         if resume is False and folder.exists():
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise not_created(folder, error) from error
         write_text_atomic(folder / RECIPE, json.dumps(plan.recipe, indent=1) + "\n", overwrite=True)
     accelerator.wait_for_everyone()
-
-
-def _check(folder: Path, plan: Plan, resume: bool | str | Path) -> None:
-    path = folder / RECIPE
-    if folder.exists() and not path.exists() and any(folder.iterdir()):
-        raise ConfigError(
-            f"{folder} holds something that is no run",
-            expected=f"a new folder, or that of a run ({RECIPE} lies in it)",
-            seen=", ".join(sorted(entry.name for entry in folder.iterdir())[:5]),
-            hint="choose another folder: -o FOLDER",
-        )
-    for place in (folder, folder / CHECKPOINTS):
-        sweep_drafts(place)
-    if resume is True and path.exists() and _has_begun(folder):
-        hint = "start over with --restart"
-        before = read_json(path, expected="the recipe of a run", hint=hint, name=str(path), error=ConfigError)
-        check_same(plan.recipe, before, str(folder), plan.free)
 
 
 def _has_begun(folder: Path) -> bool:

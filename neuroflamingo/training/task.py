@@ -148,13 +148,16 @@ class Plan:
     section: str = ""
     free: tuple[str, ...] = ()
 
-    def share(self, accelerator: Accelerator) -> int:
+    def share(self, world: int) -> int:
         """Compute the samples of a micro-step per process.
+
+        Args:
+            world: number of processes.
 
         Raises:
             ConfigError: the batch size is not divisible by the number of processes.
         """
-        world, batch = accelerator.num_processes, self.optim.batch
+        batch = self.optim.batch
         if batch % world:
             raise ConfigError(
                 f"{self.section}optim.batch: {world} processes cannot divide it evenly",

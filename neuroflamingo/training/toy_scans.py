@@ -62,7 +62,8 @@ def write_toy_scan(path: Path, spec: ScanSpec, pattern: int, seed: int) -> None:
     else:
         sizes = [axis.size or SIDE for axis in spec.axes]
         values = _halves(tuple(sizes), pattern, [a.name == "channel" for a in spec.axes], rng)
-        np.savez(path, data=values.clip(0, 1))
+        arrays: dict[str, Any] = {"tokens" if spec.modality == "tokens" else "data": values.clip(0, 1)}
+        np.savez(path, **arrays)
 
 
 def _halves(shape: tuple[int, ...], pattern: int, apart: list[bool], rng: np.random.Generator) -> NDArray[np.float32]:

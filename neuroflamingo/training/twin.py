@@ -231,7 +231,7 @@ def _write_language_model(
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     every, described = recipe.model.cross_attention.every, recipe.model.language_model
-    architecture = toy_architecture(described.architecture or {}, every, len(tokenizer))
+    architecture = toy_architecture(_with_sizes(described.architecture or {}), every, len(tokenizer))
     switches = {key: value for key, value in architecture.items() if key != "model_type"}
     config = CONFIG_MAPPING[architecture["model_type"]](**switches)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, described.dtype))
@@ -240,6 +240,15 @@ def _write_language_model(
     tokenizer.save_pretrained(folder / "language_model")
     (folder / "architecture.json").write_text(json.dumps(architecture, indent=2) + "\n", encoding="utf-8")
     return architecture
+
+
+def _with_sizes(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """An architecture with the sizes of its family where it leaves them out."""
+    from transformers import CONFIG_MAPPING
+
+    defaults = CONFIG_MAPPING[architecture["model_type"]]().to_dict()
+    sizes = [key for key in (*_SIZES, *_LAYERS) if key != "head_dim" and defaults.get(key) is not None]
+    return {key: defaults[key] for key in sizes} | dict(architecture)
 
 
 def _write_start(twin: Recipe, file: Path) -> None:

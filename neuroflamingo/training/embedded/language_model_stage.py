@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, LanguageModelStageSettings
 
-TOKENIZER_REPORTS = 20_000
+TOKENIZER_REPORTS, TOKENIZER_SEED = 20_000, 10_000_000
 CONTEXT = 2048
 HELD_OUT, HELD_OUT_SEED = 256, 90_000_000
 BLANK_SHARE = 0.02
@@ -63,6 +63,14 @@ def train_tokenizer(vocabulary: int, first_seed: int) -> PreTrainedTokenizerFast
         clean_up_tokenization_spaces=False,
         model_max_length=CONTEXT,
     )
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Read the tokenizer of a run."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    for key in ("is_local", "local_files_only"):  # of how it was read; not for the finished model's folder
+        tokenizer.init_kwargs.pop(key, None)
+    return tokenizer
 
 
 class Texts(NamedTuple):
@@ -191,12 +199,10 @@ def train_language_model(
     if accelerator.is_main_process and not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         with draft_folder(place) as draft:
-            train_tokenizer(recipe.language_model.vocabulary, 10_000_000 + recipe.seed).save_pretrained(draft)
+            train_tokenizer(recipe.language_model.vocabulary, TOKENIZER_SEED + recipe.seed).save_pretrained(draft)
             replace_folder(draft, place)
     accelerator.wait_for_everyone()
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
-    for key in ("is_local", "local_files_only"):  # of how it was read; not for the finished model's folder
-        tokenizer.init_kwargs.pop(key, None)
+    tokenizer = read_tokenizer(place)
     task = LanguageModelTask(recipe, tokenizer, accelerator)
     figures = train_stage(task, folder, recipe.language_model.start, quiet)
     return task.model, tokenizer, figures

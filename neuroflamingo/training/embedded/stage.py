@@ -51,7 +51,7 @@ class StageTask(Task):
 
     def __init__(self, model: nn.Module, plan: Plan, accelerator: Accelerator) -> None:
         self.model, self.plan, self.accelerator = model, plan, accelerator
-        self.batch = plan.share(accelerator)
+        self.batch = plan.share(accelerator.num_processes)
 
     @property
     def rows(self) -> slice:

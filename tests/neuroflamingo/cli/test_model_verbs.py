@@ -78,7 +78,7 @@ class TestModels:
         assert "did you mean swift" in refused(66, capsys, "models", "fetch", "swfit")
 
     @pytest.mark.slow
-    def test_only_fetch_leaves_the_network_on(self) -> None:
+    def test_only_fetch_and_allowed_downloads_leave_the_network_on(self) -> None:
         """In fresh processes, because the libraries look at the variable once."""
         code = (
             "import os, sys\nfrom neuroflamingo.cli import main\nmain(sys.argv[1:])\n"
@@ -86,7 +86,8 @@ class TestModels:
         )
         # The name of no encoder: what fetch does then is of no matter here.
         clean = {k: v for k, v in os.environ.items() if not k.endswith("_OFFLINE")}
-        for verb, seen in ((["models", "fetch", "no-such"], "None"), (["encoders", "list"], "1")):
+        allowed = ["train", "no-such", "--allow-download"]
+        for verb, seen in ((["models", "fetch", "no-such"], "None"), (["encoders", "list"], "1"), (allowed, "None")):
             done = subprocess.run([sys.executable, "-c", code, *verb], env=clean, capture_output=True, text=True)
             assert f"offline {seen}" in done.stdout, done.stderr
 

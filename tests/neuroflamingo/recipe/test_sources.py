@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroflamingo.recipe.sources import is_here, local_folder
+from neuroflamingo.recipe.sources import local_folder
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 
 
@@ -33,9 +33,8 @@ def test_a_folder_is_itself(tmp_path: Path) -> None:
 
 
 def test_what_an_earlier_download_left_is_used_without_a_network(cache: Path) -> None:
-    assert not is_here("owner/model")
     folder = put(cache, "models", "owner/model")
-    assert local_folder("owner/model") == folder and is_here("owner/model")
+    assert local_folder("owner/model") == folder
     data = put(cache, "datasets", "owner/scans", commit="d" * 40, revision="v2")
     assert local_folder("hf://datasets/owner/scans@v2") == data
 

@@ -15,8 +15,8 @@ from neuroflamingo.settings import check_settings
 from neuroflamingo.training import trainable
 from neuroflamingo.training.assembly import build
 from neuroflamingo.training.memory import Estimate, advice, combine, measure, saved_bytes
-from neuroflamingo.training.memory_report import describe_run
-from tests.tiny import FAMILIES, TOKENS, WIDTH, tiny_model
+from neuroflamingo.training.rehearsal import rehearse
+from tests.tiny import FAMILIES, TOKENS, WIDTH, tiny_model, tiny_tokenizer
 
 LLAMA_7B = {
     "model_type": "llama",
@@ -113,24 +113,28 @@ def test_advice_names_settings_that_take_less_and_is_kept():
 
 @pytest.mark.slow
 def test_a_dry_run_says_recipe_parameters_steps_and_memory(tmp_path):
-    text = describe_run(recipe(trained={"lora": {"rank": 16}, "parts": ["new_tokens"]}), world=1)
+    found = rehearse(recipe(trained={"lora": {"rank": 16}, "parts": ["new_tokens"]}), world=1)
+    text = found.text
     for words in ("# recipe", "# parameters", "# steps", "# memory, estimated, on one device"):
         assert words in text
     assert "max_tokens: 512" in text and "10 optimiser steps" in text and "40 samples drawn" in text
-    assert "lora" in text and "weight decay 0.1" in text and "none.jsonl is not here" in text
+    assert "lora" in text and "weight decay 0.1" in text and "samples are not counted" in text
+    assert [fault.exit_code for fault in found.faults] == [78, 66]  # no tokenizer, no none.jsonl
     rows = [line.split() for line in text.splitlines()]
     assert any(row[:1] == ["activations"] and float(row[1]) > 1 for row in rows)
-    assert "on each of 8 devices (ddp)" in describe_run(recipe(optim={"batch": 8}), world=8)
+    assert "on each of 8 devices (ddp)" in rehearse(recipe(optim={"batch": 8}), world=8).text
 
 
 def test_a_dry_run_counts_the_samples_that_are_here(tmp_path):
-    turns = [{"role": "user", "text": "a"}, {"role": "assistant", "text": "b"}]
-    lines = [json.dumps({"id": str(number), "kind": "text", "turns": turns}) for number in range(8)]
+    turns = [[{"role": "user", "text": f"w{n}"}, {"role": "assistant", "text": "w9"}] for n in range(8)]
+    lines = [json.dumps({"id": str(number), "kind": "text", "turns": turns[number]}) for number in range(8)]
     (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
     small = {"architecture": {"model_type": "llama", "vocab_size": 64, **FAMILIES["llama"]}, "dtype": "float32"}
-    text = describe_run(recipe(text=small, data={"source": str(tmp_path), "train": ["train.jsonl"]}))
-    assert "text: 8 samples, 100% of the draws, each seen 5.0 times" in text
-    assert "It will not fit" not in text
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    small["tokenizer"] = str(tmp_path / "tokenizer")
+    found = rehearse(recipe(text=small, data={"source": str(tmp_path), "train": ["train.jsonl"]}))
+    assert not found.faults and "text: 8 samples, 100% of the draws, each seen 5.0 times" in found.text
+    assert "It will not fit" not in found.text
 
 
 def test_lines_leave_out_what_is_not_there():
@@ -142,7 +146,7 @@ def test_the_command_line_prints_it_and_stops(tmp_path, monkeypatch, capsys):
     asked = recipe().model_dump(mode="json")
     (tmp_path / "trial.yaml").write_text(yaml.safe_dump(asked))
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "trial.yaml", "--dry-run", "--set", "optim.steps=7"]) == 0
+    assert main(["train", "trial.yaml", "--dry-run", "--set", "optim.steps=7"]) == 78  # without a tokenizer
     assert "7 optimiser steps" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["trial.yaml"]
     assert main(["train", "trial.yaml", "--dry-run", "--set", "trained.patterns=[nothing_at_all]"]) == 78

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import neuroflamingo
 from neuroflamingo.data.filters import check_leaks, keep
@@ -238,3 +239,19 @@ def test_a_twin_trains_and_lowers_its_loss(name: str, tmp_path: Path) -> None:
     card = encoder_card(processor.card.name, **dict(processor.card.options))
     assert type(model.encoder) is load_dotted(card.name, card.implementation)
     assert not any(".lora_" in key for key in model.state_dict()), "branches are merged"
+
+
+@pytest.mark.slow
+def test_the_twin_of_a_recipe_for_ready_tokens_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(RECIPES["openflamingo-3b"]).model_dump(mode="json")
+    recipe["model"] |= {"encoder": None, "token_width": 16}
+    (tmp_path / "ready.yaml").write_text(yaml.safe_dump(recipe))
+    assert train("ready.yaml", ["optim.steps=2"], tiny=True, quiet=True).is_dir()
+
+
+def test_an_architecture_that_leaves_its_sizes_out_is_shrunk_too(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPES["multimodal-gpt-lora"], ["model.language_model.architecture={model_type: llama}"])
+    assert twin._with_sizes({"model_type": "llama"})["hidden_size"] == 4096
+    small = tiny_twin(recipe, tmp_path / "twin").model.language_model.architecture
+    assert small is not None and small["hidden_size"] == twin.WIDTH and small["num_hidden_layers"] <= 8

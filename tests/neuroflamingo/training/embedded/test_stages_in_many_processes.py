@@ -74,4 +74,4 @@ def test_a_batch_that_three_processes_cannot_share(monkeypatch: pytest.MonkeyPat
     accelerator = accelerate_for(small_stages(STEPS), tmp_path)
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 3))
     with pytest.raises(ConfigError, match=r"encoder\.optim\.batch: 3 processes cannot divide it evenly"):
-        plan_of(small_stages(STEPS), "encoder").share(accelerator)
+        plan_of(small_stages(STEPS), "encoder").share(accelerator.num_processes)
