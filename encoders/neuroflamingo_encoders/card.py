@@ -111,6 +111,10 @@ class OutputSpec(Declaration):
         return self.tokens if isinstance(self.tokens, int) else evaluate_formula(self.tokens, sizes)
 
 
+_WHERE = ("source", "file", "sha256", "revision")
+"""What says where an encoder's weights lie, not what they are; no part of its card's digest."""
+
+
 class Weights(Declaration):
     """Source and licence of an encoder's weights; files are safetensors only.
 
@@ -140,7 +144,7 @@ class Weights(Declaration):
 
     @model_serializer(mode="wrap")
     def _without_unset_revision(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out an unset revision, so that cards older than this field keep their digest, which models store."""
+        """Leave out an unset revision, so that cards older than this field keep their former digests."""
         declared = handler(self)
         if self.revision is None:
             declared.pop("revision", None)
@@ -163,7 +167,8 @@ class EncoderCard(Declaration):
         version: version of this card and its module together.
         summary: one line for `encoders list`.
         implementation: `package.module:Class`, imported only when the encoder is built. The digest holds the class's
-            name only, so that a module may move without breaking saved models.
+            name only, so that a module may move without breaking saved models; nor does it hold where the weights lie
+            and their pin (`source`, `file`, `sha256`, `revision`).
         repository, commit: upstream code that is matched; None for the project's own.
         paper, citation: for the methods section.
         scan: the input.
@@ -205,15 +210,17 @@ class EncoderCard(Declaration):
     def _digested(self) -> dict[str, Any]:
         plain = super()._digested()
         del plain["options"]
+        plain["weights"] = {key: value for key, value in plain["weights"].items() if key not in _WHERE}
         plain["implementation"] = self.implementation.rpartition(":")[2]  # a class may move to another module
         if not self.network:  # so that cards older than this field keep their digest
             del plain["network"]
         return plain
 
     @property
-    def digest_with_module(self) -> str:
-        """The digest by the rule of before, which held the module of `implementation` too."""
-        return digest_of_plain(self._digested() | {"implementation": self.implementation})
+    def former_digests(self) -> tuple[str, str]:
+        """Digests by the rules of before: with the place of the weights, and with the module too."""
+        placed = self._digested() | {"weights": self.weights.model_dump(mode="json")}
+        return digest_of_plain(placed), digest_of_plain(placed | {"implementation": self.implementation})
 
     @field_validator("summary")
     @classmethod
@@ -256,8 +263,9 @@ class EncoderCard(Declaration):
 def current_digest(declared: Any, digest: str | None) -> str | None:
     """Translate the digest of a stored card to the current rule.
 
-    Digests used to include the module path of `implementation`, so that moving a module changed them. A digest by that
-    rule is replaced by the current one if it belongs to the card stored beside it; any other is returned unchanged.
+    Digests used to include the module path of `implementation`, and where the weights lie with their pin, so that
+    moving either changed them. A digest by such a rule is replaced by the current one if it belongs to the card stored
+    beside it; any other is returned unchanged.
 
     Args:
         declared: the stored card, as plain data.
@@ -267,4 +275,4 @@ def current_digest(declared: Any, digest: str | None) -> str | None:
         card = EncoderCard.model_validate(declared)
     except ValueError:
         return digest
-    return card.digest if digest == card.digest_with_module else digest
+    return card.digest if digest in card.former_digests else digest

@@ -92,8 +92,10 @@ def fetch(name: str, *, file: str | None, revision: str | None, overwrite: bool,
         say(f"SHA-256 {fetched.sha256}, as the card declares")
     else:
         whose = "it is what the hub declares" if fetched.declared else "nothing vouches for it"
-        say(f"hash unknown to the card; seen, for pinning: SHA-256 {fetched.sha256} ({whose})")
-    say(*([f"revision {fetched.revision}"] if fetched.revision else []), sep="\n")
+        unknown = "hash unknown" if weights.revision or fetched.revision is None else "revision and hash unknown"
+        say(f"{unknown} to the card of {name}; please pin what came ({whose}), in the `Weights` of its card:")
+        at = f'revision="{fetched.revision}", ' if fetched.revision else ""
+        say(f'    {at}sha256="{fetched.sha256}",')
     if not fetched.ready:
         say(f"not safetensors yet: neuroflamingo models convert {fetched.path} --encoder {name}")
 

@@ -56,7 +56,9 @@ class EncodeJob(Job):
 
     def key(self, input_sha256: str, changes: Mapping[str, Any]) -> str:
         """The item's key: input, card, weights, precision, and the user's changes to the preparation."""
-        return item_key(input_sha256, self.card.digest, {**changes, "weights": self.weights, "dtype": self.dtype})
+        return item_key(
+            input_sha256, str(self.open_store().head["card"]), {**changes, "weights": self.weights, "dtype": self.dtype}
+        )
 
     def origin(self, task: Task) -> tuple[str, dict[str, Any]]:
         """Hash and record of what the tokens are made from."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from neuroflamingo.checkpoints.local_models import MODELS, list_models
 from neuroflamingo_encoders.build import build_encoder
+from neuroflamingo_encoders.card import current_digest
 from neuroflamingo_encoders.registry import encoder_card
 from neuroflamingo_encoders.weights.cache import find_weights, how_to_get
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError, UsageError
@@ -133,7 +134,7 @@ def embedded_weights(card: EncoderCard, words: Words = ON_COMMAND_LINE) -> Path:
     others = []
     for model in list_models():
         described = json.loads((MODELS / model / "config.json").read_text(encoding="utf-8")).get("encoder") or {}
-        if described.get("digest") == card.digest:
+        if current_digest(described.get("card"), described.get("digest")) == card.digest:
             return MODELS / model / "model.safetensors"
         others += [model] if described.get("name") == card.name else []
     raise ModelError(

@@ -134,9 +134,9 @@ def read_card(folder: Path) -> EncoderCard | None:
     if not file.is_file():
         return _card_of(folder / CONFIG, described["card"]) if described.get("card") else None
     card = _card_of(file, read_model_json(file))
-    stored = current_digest(described.get("card"), described.get("digest"))
+    stored = current_digest(described.get("card") or card.model_dump(mode="json"), described.get("digest"))
     declared = _card_of(folder / CONFIG, described["card"]) if described.get("card") else card
-    if described and (card != declared or stored not in (card.digest, card.digest_with_module)):
+    if described and (card != declared or stored != card.digest):
         raise ModelError(
             f"{ENCODER_CARD} in {folder} is not the card that this model was saved with",
             expected=f"the card in config.json, with the digest {str(stored)[:16]}",

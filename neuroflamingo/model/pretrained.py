@@ -290,7 +290,8 @@ def build_encoder_from_config(description: dict[str, Any]) -> BrainEncoder:
     """
     tiny = bool(description.get("tiny"))
     encoder = build_encoder(description["name"], tiny=tiny, **description.get("options", {}))
-    if encoder.card.digest != current_digest(description.get("card"), description.get("digest")):
+    declared = description.get("card") or encoder.card.model_dump(mode="json")
+    if encoder.card.digest != current_digest(declared, description.get("digest")):
         raise ModelError(
             f"the installed encoder '{description['name']}' differs from the one that this model was trained with",
             expected=f"a card with the digest {description.get('digest')}",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroflamingo_encoders.card import EncoderCard
+from neuroflamingo_encoders.card import EncoderCard, current_digest
 from neuroflamingo_encoders.tokens.arrays import pack_npz, pack_safetensors, read_npz, read_safetensors
 from neuroflamingo_encoders.tokens.format import FORMAT, KINDS, VERSION, ScanTokens, damaged
 from neuroflamingo_encoders.tokens.zarr import check_store_target, read_store, write_store
@@ -190,7 +190,7 @@ def _card_in(path: Path, metadata: Mapping[str, Any]) -> EncoderCard | None:
         card = EncoderCard.model_validate(metadata["card"])
     except ValueError as error:
         raise damaged(path, f"its card: {error}") from error
-    if card.digest != metadata.get("card_digest"):
+    if card.digest != current_digest(metadata["card"], metadata.get("card_digest")):
         raise damaged(path, "its card does not have the digest stored beside it")
     return card
 

@@ -98,7 +98,8 @@ class TestModels:
         monkeypatch.setattr(fetch, "fetch_weights", lambda name, **_: fetched)
         assert run("models", "fetch", "brainlm-13m", "-q") == 0
         text = capsys.readouterr().out
-        assert f"hash unknown to the card; seen, for pinning: SHA-256 {'a' * 64}" in text and "b" * 40 in text
+        assert "revision and hash unknown to the card of brainlm-13m; please pin what came" in text
+        assert f'revision="{"b" * 40}", sha256="{"a" * 64}",' in text
         assert "neuroflamingo models convert x.bin --encoder brainlm-13m" in text
 
     @pytest.mark.slow

@@ -91,7 +91,10 @@ def medicalnet_card(
             normalised=False,
         ),
         weights=free_weights(
-            "MIT", "https://huggingface.co/TencentMedicalNet", file=f"resnet_{layers}", strip_prefixes=("module.",)
+            "MIT",
+            f"https://huggingface.co/TencentMedicalNet/MedicalNet-Resnet{layers}",
+            file=f"resnet_{layers}_23dataset.pth",
+            strip_prefixes=("module.",),
         ),
         cost=Cost(parameters=parameters),
     )
