@@ -23,7 +23,8 @@ from neuroflamingo.model.plain_files import StoredTensor, weight_tensors
 from neuroflamingo.model.processor import NeuroFlamingoProcessor, add_special_tokens
 from neuroflamingo.model.resampler import PerceiverResampler
 from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE
-from neuroflamingo.model.weight_check import check_finite
+from neuroflamingo.model.weight_check import ENCODER_DIGEST, check_encoder_weights, check_finite, stored_digest
+from neuroflamingo.settings import read_model_json
 from neuroflamingo_encoders.build import build_encoder
 from neuroflamingo_encoders.card import current_digest
 from neuroflamingo_encoders.registry import encoder_card, list_encoders
@@ -114,7 +115,9 @@ class PretrainedMixin(FusedModel):
         if self.config.encoder is not None:
             _check_comes_back(self.config.encoder)
         super().save_pretrained(save_directory, **kwargs)
-        if self.config.encoder is not None:
+        if self.config.encoder is not None and kwargs.get("is_main_process", True):
+            setattr(self.config, ENCODER_DIGEST, stored_digest(Path(save_directory)))
+            self.config.save_pretrained(save_directory)
             text = json.dumps(self.config.encoder["card"], indent=2, ensure_ascii=False)
             (Path(save_directory) / ENCODER_CARD).write_text(text + "\n", encoding="utf-8")
 
@@ -160,6 +163,7 @@ class PretrainedMixin(FusedModel):
                 hint="save the model again with save_pretrained",
                 exit_code=65,
             )
+        check_encoder_weights(folder, read_model_json(folder / CONFIG))
         _refuse_integers(model, stored, folder)
         _check_token_ids(model, folder)
         _restore_buffers(model)

@@ -114,6 +114,5 @@ def finished(
         "recipe": recipe.model_dump(mode="json"),
         "thresholds": asdict(thresholds),
         "validation": figures,
-        "encoder_sha256": weights_digest(model.encoder),  # type: ignore[arg-type]
     }
     return model.cpu().to(torch.float16)  # pyright: ignore[reportArgumentType]

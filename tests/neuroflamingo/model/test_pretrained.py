@@ -228,3 +228,44 @@ def test_devices_that_are_not_there(device):
 def test_transformers_knows_the_config(tmp_path):
     saved(tmp_path)
     assert isinstance(AutoConfig.from_pretrained(tmp_path), NeuroFlamingoConfig)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shard", ["5GB", "20KB"])
+def test_the_encoders_stored_weights_are_held_against_the_config(tmp_path, dtype, shard):
+    """Whatever they are stored and read in; a model that is saved again has the digest of what it holds then."""
+    encoder = build_encoder("vit3d", tiny=True)
+    model, _ = tiny_model(encoder=encoder, resampler={"dim": encoder.card.output.width, "depth": 1, "num_latents": 4})
+    model.to(dtype).save_pretrained(tmp_path / "a", max_shard_size=shard)
+    for asked in ("auto", torch.float32, torch.bfloat16):
+        again = NeuroFlamingo.from_pretrained(tmp_path / "a", dtype=asked)
+        again.save_pretrained(tmp_path / f"b-{asked}")
+        NeuroFlamingo.from_pretrained(tmp_path / f"b-{asked}")
+    (file,) = [
+        f for f in (tmp_path / "a").glob("*.safetensors") if any(k.startswith("encoder.") for k in load_file(f))
+    ][:1]
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.startswith("encoder."))
+    tensors[name] = tensors[name] + 1
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="are not those that the model was saved with") as caught:
+        NeuroFlamingo.from_pretrained(tmp_path / "a")
+    assert caught.value.exit_code == 65
+    change_json(tmp_path / "a" / "config.json", encoder_weights_sha256=None)
+    NeuroFlamingo.from_pretrained(tmp_path / "a")  # models of before do not have it
+
+
+def test_other_weights_than_the_encoders_may_change(tmp_path):
+    encoder = build_encoder("vit3d", tiny=True)
+    model, _ = tiny_model(encoder=encoder, resampler={"dim": encoder.card.output.width, "depth": 1, "num_latents": 4})
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["perceiver.latents"] = tensors["perceiver.latents"] + 1
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    NeuroFlamingo.from_pretrained(tmp_path)
+
+
+def test_the_embedded_model_names_its_encoders_weights():
+    for name in local_models.list_models():
+        config = json.loads((local_models.find_model(name) / "config.json").read_text())
+        assert len(config["encoder_weights_sha256"]) == 64

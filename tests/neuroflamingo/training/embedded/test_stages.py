@@ -25,7 +25,7 @@ TOY = tiny_stages(SHIPPED)
 def test_all_stages_give_a_model_that_loads_and_a_second_run_does_nothing(tmp_path: Path) -> None:
     folder = train(TOY, folder=tmp_path / "run", quiet=True)
     model, processor = neuroflamingo.load(folder, device="cpu")
-    assert model.config.training["encoder_sha256"] and processor.card.name == "tiny-t1w-cnn"
+    assert len(model.config.encoder_weights_sha256) == 64 and processor.card.name == "tiny-t1w-cnn"
     assert set(model.config.training["thresholds"]) == {"presence", "atrophy", "white_matter", "ventricles"}
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("best/weights.safetensors")}
     assert len(before) == 3

@@ -56,7 +56,7 @@ def test_all_stages_have_the_losses_of_one_process(alone: Path, tmp_path: Path) 
         saved = checkpoints.load(folder / stage / "checkpoints" / f"step-{STEPS:07d}")
         assert saved.progress.samples == 2 * STEPS
     model, _ = neuroflamingo.load(folder / "model", device="cpu")
-    assert model.config.training["encoder_sha256"]
+    assert len(model.config.encoder_weights_sha256) == 64
 
 
 def test_fusion_on_the_encoder_of_one_process(alone: Path, tmp_path: Path) -> None:
