@@ -30,5 +30,12 @@ def show_version(_: Sequence[str] = ()) -> None:
 
 def _run(arguments: list[str]) -> None:
     from neuroflamingo.cli.app import application
+    from neuroflamingo.cli.usage_errors import in_our_words, is_parser_error
 
-    application(args=arguments, prog_name="neuroflamingo", obj=tuple(arguments))
+    try:
+        code = application(args=arguments, prog_name="neuroflamingo", obj=tuple(arguments), standalone_mode=False)
+    except Exception as failure:
+        if not is_parser_error(failure):
+            raise
+        raise in_our_words(failure, arguments) from failure
+    raise SystemExit(code)

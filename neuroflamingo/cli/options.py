@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from neuroflamingo.cli.usage_errors import no_such_command
 from neuroflamingo_preprocessing.errors import UsageError
 
 
@@ -27,6 +28,17 @@ class _Quick:
 
 class Verbs(_Quick, TyperGroup):
     """A command group that starts quickly."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is named.
+
+        Raises:
+            UsageError: there is none of this name.
+        """
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            raise no_such_command(name, ctx.command_path, self.commands)
+        return super().resolve_command(ctx, args)
 
 
 class Verb(_Quick, TyperCommand):
