@@ -8,8 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from tests.deep import mutants
 
 KILL = """
@@ -47,3 +49,12 @@ def test_killed_verbs_leave_whole_files_and_run_again(verb: str, count: int, tmp
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "run again" in done.stdout
+
+
+@pytest.mark.parametrize(("kind", "number"), [("DICOM files", 16701)])
+def test_mutants_that_were_faults_once(kind: str, number: int, tmp_path: Path) -> None:
+    """An element of group 0000 in a file without preamble, which pydicom reads and does not write."""
+    attempt = mutants.KINDS[kind][0](tmp_path)
+    with pytest.raises(NeuroFlamingoError) as caught:
+        attempt(np.random.default_rng([number, sum(kind.encode())]))
+    assert caught.value.exit_code == 65

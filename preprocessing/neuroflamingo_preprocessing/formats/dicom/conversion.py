@@ -88,12 +88,20 @@ def _with_preamble(file: Path, target: Path, has_meta: bool) -> None:
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    with silenced():
-        data = dcmread(file, force=True)
-        data.file_meta = FileMetaDataset()
-        implicit = data.original_encoding[0]
-        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        data.save_as(target, enforce_file_format=True)
+    try:
+        with silenced():
+            data = dcmread(file, force=True)
+            data.file_meta = FileMetaDataset()
+            implicit = data.original_encoding[0]
+            data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+            data.save_as(target, enforce_file_format=True)
+    except (ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+        raise ScanError(
+            "a DICOM file without preamble cannot be read to its end",
+            expected="elements of a DICOM image",
+            seen=type(error).__name__,
+            hint="export the series again, as DICOM files with their preamble",
+        ) from error
 
 
 def _pick(found: list[Path], series: Series) -> Path:

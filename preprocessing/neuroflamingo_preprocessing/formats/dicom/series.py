@@ -13,7 +13,14 @@ import numpy as np
 
 from neuroflamingo_preprocessing.formats.dicom.attributes import COMPRESSED, UNCOMPRESSED, Form, Image, Triple
 from neuroflamingo_preprocessing.formats.dicom.copies import without_copies
-from neuroflamingo_preprocessing.formats.dicom.series_kind import Kind, is_prepared, judge_kind
+from neuroflamingo_preprocessing.formats.dicom.series_kind import (
+    SHOTS_MS,
+    Kind,
+    inversion_images,
+    is_prepared,
+    is_uniform,
+    judge_kind,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,11 +148,20 @@ def group_series(images: Iterable[Image]) -> list[Series]:
     numbers = [group[0].number for group in by_number]
     if None in numbers or len(set(numbers)) < len(numbers):
         numbers = list(range(1, len(numbers) + 1))
-    found = []
-    for number, group in zip(numbers, by_number, strict=True):
+    inversions, found = inversion_images(by_number), []
+    for place, (number, group) in enumerate(zip(numbers, by_number, strict=True)):
         kept, warnings = without_copies(group)
-        found += _parts(int(number or 0), kept, warnings)
+        parts = _parts(int(number or 0), kept, warnings)
+        found += [_as_inversion(part, inversions[place]) for part in parts] if place in inversions else parts
     return found
+
+
+def _as_inversion(series: Series, time: float) -> Series:
+    """An image of one inversion, which is not taken for a T1-weighted head."""
+    part = ", ".join(word for word in (series.part, f"MP2RAGE inversion image at {time:.0f} ms") if word)
+    said = "it is one inversion of an MP2RAGE, not its uniform image, which shows T1-weighted contrast"
+    kind = "other" if series.kind in ("T1w", "PDw", "unknown") else series.kind
+    return replace(series, part=part, kind=kind, warnings=(*series.warnings, said))
 
 
 def clusters(values: Sequence[float], least: float, share: float = 0.0) -> NDArray[np.intp]:
@@ -221,10 +237,14 @@ def _series(number: int, part: str, order: int, images: list[Image], warnings: l
             *warnings,
             f"the header announces {announced} images, {len(images)} are here: some may be missing at an end",
         ]
+    kind = judge_kind(images, stack.volumes)
+    if kind == "T1w" and first.three_d and (first.times[0] or 0.0) >= SHOTS_MS and not is_uniform(first):
+        said = f"its repetition time of {first.times[0]:.0f} ms is that of an MP2RAGE's inversions: is it one of them?"
+        warnings = [*warnings, said]
     return Series(
         number=number,
         part=part,
-        kind=judge_kind(images, stack.volumes),
+        kind=kind,
         form=first.form,
         modality=first.modality,
         slices=stack.slices,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ ANGIO_NAME = re.compile(r"(?<!T)FL[23]D\d+R|TOF|PC[23]?D\d|_V\d+(IN|AP|RL|FH)|AN
 """Sequence names of angiographies: time of flight (Siemens `fl3d1r_t70`, with flow compensation) and phase contrast."""
 EPI_VOLUMES = 5
 """Smallest number of volumes of a run: reference scans and field maps are gradient-echo EPI of fewer."""
+UNIFORM, APART, SHOTS_MS = "UNI", 2.5, 4000.0
+"""MP2RAGE: word in the image type of its uniform image (Siemens); how many times later its second inversion is read, at
+least (some 700 and 2500 ms; two MPRAGE are closer); repetition time in ms from which on it is no MPRAGE's."""
 TISSUE_T1_MS = 1000.0
 DENSITY_SHARE = 0.7
 """Share of the Ernst angle below which a spoiled gradient echo shows proton density rather than T1 (Helms et al. 2008:
@@ -67,13 +71,54 @@ def judge_kind(images: list[Image], volumes: int) -> Kind:
     diffusion = any(image.b_value for image in images) or "DIFFUSION" in {first.contrast, *types}
     if diffusion or re.search(r"EP_B\d+", first.sequence_name):
         return "dwi"
-    if types & DERIVED:
+    if types & DERIVED and not is_uniform(first):
         return "derived"
     if first.angio or types & ANGIO or ANGIO_NAME.search(first.sequence_name):
         return "angio"
     if "EP" in first.sequence:
         return "bold" if volumes >= EPI_VOLUMES and "SE" not in first.sequence else "other"
     return _contrast(first)
+
+
+def is_uniform(image: Image) -> bool:
+    """True for the uniform image of an MP2RAGE: computed by the scanner, and T1-weighted."""
+    return UNIFORM in image.image_type and not (DERIVED - {"DERIVED"} | MAPS) & set(image.image_type)
+
+
+def inversion_images(groups: Sequence[list[Image]]) -> dict[int, float]:
+    """Series that are single inversions of an MP2RAGE, by their place among all: the inversion time in ms.
+
+    One is known by another series of its study with the same repetition time and matrix that was read at a much later
+    or earlier inversion, or that is the uniform image. Its contrast is not that of a T1-weighted head.
+
+    Args:
+        groups: the images of each series.
+    """
+    firsts = [group[0] for group in groups]
+    found = {}
+    for number, one in enumerate(firsts):
+        time = one.times[2]
+        if not _may_be_inversion(one) or time is None:
+            continue
+        beside = [other for other in firsts if other is not one and _same_shots(one, other)]
+        times = [other.times[2] for other in beside if _may_be_inversion(other)]
+        apart = any(other and max(time, other) >= APART * min(time, other) for other in times)
+        if apart or any(is_uniform(other) for other in beside):
+            found[number] = time
+    return found
+
+
+def _may_be_inversion(image: Image) -> bool:
+    echoes = "GR" in image.sequence and image.three_d
+    return image.modality == "MR" and echoes and image.times[2] is not None and not is_uniform(image)
+
+
+def _same_shots(one: Image, other: Image) -> bool:
+    """Whether two series of a study may have been read out after the same inversion pulses."""
+    repetitions = [image.times[0] for image in (one, other)]
+    if one.study != other.study or (one.rows, one.columns) != (other.rows, other.columns) or None in repetitions:
+        return False
+    return math.isclose(*repetitions, rel_tol=0.01)  # pyright: ignore[reportArgumentType]
 
 
 def is_prepared(image: Image) -> bool:

@@ -15,6 +15,7 @@ from neuroflamingo_preprocessing import read_run, read_scan
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError, UsageError
 from neuroflamingo_preprocessing.formats.dicom import attributes, conversion
 from neuroflamingo_preprocessing.formats.dicom.read_dicom import list_series
+from neuroflamingo_preprocessing.formats.dicom.series_selection import choose_series
 from tests.preprocessing.formats.dicom.dicom_heads import (
     EPI,
     FLAIR,
@@ -256,3 +257,53 @@ def test_the_hash_is_of_the_images_not_of_names(tmp_path: Path) -> None:
     data.PatientID = "1"
     data.save_as(one / "IM0000")
     assert read_scan(one).provenance.sha256 != first.provenance.sha256
+
+
+SHOTS: dict[str, Any] = {**MPRAGE, "RepetitionTime": "5000", "SequenceVariant": ["SK", "SP", "MP"]}
+FIRST, SECOND = {**SHOTS, "InversionTime": "700", "FlipAngle": "4"}, {**SHOTS, "InversionTime": "2500"}
+UNIFORM = {**SHOTS, "ImageType": ["DERIVED", "PRIMARY", "M", "ND", "UNI"]}
+T1MAP = {**SHOTS, "ImageType": ["DERIVED", "PRIMARY", "M", "ND", "T1 MAP"]}
+
+
+def test_of_an_mp2rage_the_uniform_image_is_taken(tmp_path: Path) -> None:
+    """By image type and inversion times, whatever the series are called; it lay behind the first inversion before."""
+    folder = study_of(
+        tmp_path, (1, FIRST, SMALL, None), (2, SECOND, SMALL, None), (3, UNIFORM, SMALL, None), (4, T1MAP, SMALL, None)
+    )
+    assert [one.kind for one in list_series(folder)] == ["other", "other", "T1w", "derived"]
+    assert "series 1: MP2RAGE inversion image at 700 ms" in list_series(folder)[0].describe()
+    assert choose_series(list_series(folder), "T1w", None)[0].number == 3
+    read_scan(folder)
+    asked = read_scan(folder, series=1)
+    assert any("not its uniform image" in warning for warning in asked.provenance.warnings)
+
+
+@pytest.mark.parametrize(
+    ("others", "kinds"),
+    [
+        ([SECOND], ["other", "other"]),  # the uniform image was not sent
+        ([UNIFORM], ["other", "T1w"]),  # one inversion was not sent
+        ([{**FIRST, "InversionTime": "900"}], ["T1w", "T1w"]),  # two MPRAGE that are read a little apart
+        ([{**SECOND, "RepetitionTime": "2300"}], ["T1w", "other"]),  # other shots
+        ([T1MAP], ["T1w", "derived"]),
+    ],
+)
+def test_an_inversion_is_known_by_what_lies_beside_it(others: list[Any], kinds: list[str], tmp_path: Path) -> None:
+    series = [(number, tags, SMALL, None) for number, tags in enumerate([FIRST, *others], 1)]
+    assert [one.kind for one in list_series(study_of(tmp_path, *series))] == kinds
+
+
+def test_an_inversion_alone_is_doubted_by_its_repetition_time(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", SMALL, FIRST)
+    assert any(
+        "is that of an MP2RAGE's inversions" in warning for warning in read_scan(tmp_path / "a").provenance.warnings
+    )
+    write_series(tmp_path / "b", SMALL, MPRAGE)
+    assert not any("MP2RAGE" in warning for warning in read_scan(tmp_path / "b").provenance.warnings)
+    write_series(tmp_path / "c", SMALL, UNIFORM)
+    assert not any("MP2RAGE" in warning for warning in read_scan(tmp_path / "c").provenance.warnings)
+
+
+def test_a_reformatted_uniform_image_is_derived(tmp_path: Path) -> None:
+    write_series(tmp_path, SMALL, {**SHOTS, "ImageType": ["DERIVED", "SECONDARY", "MPR", "M", "UNI"]})
+    assert [one.kind for one in list_series(tmp_path)] == ["derived"]
