@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 FIELD_SPACING_MM = 4.0
 """Spacing of the smooth fields (distances, normals, lobes)."""
+CACHE = 2
+"""Version of what is kept of a head."""
+WALL_REACH_MM = 12.0
+"""Distance from a ventricle's wall over which its movement fades."""
 
 
 class Volume:
@@ -71,7 +75,8 @@ class Anatomy:
         coarse: the same, smoothed as the preparation smooths, at 2 mm (for the model grid).
         fields: at 4 mm: distance to the lateral ventricles (mm, negative inside), direction to them (3), depth below
             the brain surface (mm, negative outside), outward direction (3), then 8 lobe weights (left, right of 4).
-        candidates: brain points by focal region and side, for choosing where a lesion sits, MNI mm.
+        candidates: tissue by focal region and side, for choosing where a lesion sits, `[point, 4]`: MNI mm, and the
+            distance to the border of the region and side, mm.
         real: a head from a file: its own texture is kept.
     """
 
@@ -81,6 +86,13 @@ class Anatomy:
     fields: Volume
     candidates: dict[tuple[int, str], NDArray[np.float32]]
     real: bool = False
+
+    def ventricles_ml(self, push_mm: float) -> float:
+        """Volume of the lateral ventricles when their walls move outwards by so much, ml in template space."""
+        to_ventricle, depth = self.fields.image[0, 0], self.fields.image[0, 4]
+        moved = push_mm * torch.exp(-to_ventricle.clamp(min=0) / WALL_REACH_MM)
+        share = ((moved - to_ventricle) / FIELD_SPACING_MM + 0.5).clamp(0, 1)
+        return float(share[depth > 0].sum()) * FIELD_SPACING_MM**3 / 1000.0
 
 
 def _world(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -147,22 +159,30 @@ def build_anatomy(
         Volume(maps.astype(np.float32), affine),
         Volume(coarse.astype(np.float32), coarse_affine),
         Volume(fields, field_affine),
-        _candidates(points2, regions, (coarse[1] + coarse[2]) > 0.6),
+        _candidates(points2, regions, (coarse[1] + coarse[2]) > 0.6, brain),
     )
 
 
 def _candidates(
-    points: NDArray[np.float32], regions: NDArray[Any], tissue: NDArray[np.bool_]
+    points: NDArray[np.float32], regions: NDArray[Any], tissue: NDArray[np.bool_], brain: NDArray[np.bool_]
 ) -> dict[tuple[int, str], NDArray[np.float32]]:
     """Tissue points by region and side; a band around the midline has no side, in the brainstem it is the middle."""
-    flat, region = tissue.reshape(-1), regions.reshape(-1)
-    x = points[:, 0]
+    x = points[:, 0].reshape(regions.shape)
     out = {}
     for index in range(len(FOCAL_REGIONS)):
-        here = flat & (region == index)
-        out[index, Side.LEFT] = points[here & (x < -7)]
-        out[index, Side.RIGHT] = points[here & (x > 7)]
-        out[index, Side.MIDLINE] = points[here & (np.abs(x) < 3)]
+        for side, where in ((Side.LEFT, x < -7), (Side.RIGHT, x > 7), (Side.MIDLINE, np.abs(x) < 3)):
+            here = (regions == index) & where & brain
+            kept = (here & tissue).reshape(-1)
+            out[index, side] = np.column_stack([points[kept], _room(here).reshape(-1)[kept]]).astype(np.float32)
+    return out
+
+
+def _room(here: NDArray[np.bool_], spacing: float = 2.0) -> NDArray[np.float32]:
+    """Distance to the border of a part of the volume, mm."""
+    out = np.zeros(here.shape, np.float32)
+    for box in ndimage.find_objects(here.astype(np.int8)):
+        wide = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in box)
+        out[wide] = ndimage.distance_transform_edt(here[wide]) * spacing
     return out
 
 
@@ -183,7 +203,7 @@ def load_coarse_anatomy(name: str, cache: Path | None = None) -> Anatomy:
     if not is_file(name):
         anatomy = load_anatomy(name)
         return replace(anatomy, fine=anatomy.coarse)
-    kept = None if cache is None else cache / f"{sha256_of(name)[:32]}.npz"
+    kept = None if cache is None else cache / f"{sha256_of(name)[:32]}.{CACHE}.npz"
     if kept is None or not kept.is_file():
         anatomy = replace(build_anatomy(Path(name).name, *load_head(name)), real=True)
         if kept is None:
@@ -213,5 +233,5 @@ def _packed(anatomy: Anatomy) -> bytes:
         to_voxel[:3, :3], to_voxel[:3, 3] = volume.matrix.numpy(), volume.offset.numpy()[:, 0]
         parts[f"{name}_affine"] = np.linalg.inv(to_voxel)
     stream = BytesIO()
-    np.savez_compressed(stream, **parts)
+    np.savez(stream, **parts)
     return stream.getvalue()

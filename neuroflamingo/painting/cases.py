@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroflamingo.findings.regions import region_of
 from neuroflamingo.findings.vocabulary import (
     FOCAL,
     FOCAL_REGIONS,
     LOBES,
-    SIGNAL_OF,
     Finding,
     FindingClass,
     Region,
@@ -22,10 +21,13 @@ from neuroflamingo.findings.vocabulary import (
     report_order,
 )
 from neuroflamingo.painting.anatomy import Anatomy, Volume
-from neuroflamingo.painting.lesions import BORDER_LATTICE, Lesion, measure
+from neuroflamingo.painting.lattice import draw_lattice, lattice_affine, rotation
+from neuroflamingo.painting.placing import LARGE_MM, LARGE_SHARE, SIZE_MM, place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from neuroflamingo.painting.lesions import Lesion, Outline
 
 NORMAL_SHARE = 0.34
 FOCAL_COUNTS = {0: 0.22, 1: 0.44, 2: 0.24, 3: 0.10}
@@ -33,12 +35,13 @@ CROWDED_COUNTS = {2: 0.3, 3: 0.35, 4: 0.35}
 CROWDED_DIFFUSE = 0.35
 DIFFUSE_SHARE = {FindingClass.WHITE_MATTER_LESIONS: 0.28, FindingClass.VENTRICULAR_ENLARGEMENT: 0.24}
 ATROPHY_SHARE = 0.22
-SIZE_MM = (8.0, 45.0)
 LARGEST_MM = {Region.INSULA: 26.0, Region.BASAL_GANGLIA: 28.0, Region.THALAMUS: 22.0, Region.BRAINSTEM: 20.0}
 LACUNE_MM = 15.0
-FAINT_SHARE, FAINT, CLEAR = 0.08, (0.12, 0.3), (0.3, 1.0)
 REGION_WEIGHT = {Region.BRAINSTEM: 0.6, Region.INSULA: 0.7, Region.THALAMUS: 0.7}
-VENTRICLE_PUSH_MM = {0: (-0.8, 1.0), 1: (2.2, 3.4), 2: (4.6, 6.0), 3: (7.2, 9.5)}
+VENTRICLES_ML = {1: (30.0, 38.0), 2: (49.0, 60.0), 3: (70.0, 87.0)}
+"""Volume of the lateral ventricles by grade, in template space (that is, for a head of its size)."""
+MOST_NORMAL_ML, OWN_PUSH_MM = 27.0, (-0.8, 1.0)
+"""Volume up to which ventricles are normal, and how far their walls move where they stay so."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Scanner:
     """Log gain on a coarse lattice, `[1, 1, 4, 4, 4]`."""
     skull: bool
     skull_mm: tuple[float, float, float]
+    gamma: float = 1.0
+    """Exponent of the signal."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +80,6 @@ class Blueprint:
     scanner: Scanner
 
 
-def draw_lattice(rng: np.random.Generator, channels: int, spacing_mm: float, scale: float) -> NDArray[np.float32]:
-    """Draw normal values at nodes so far apart over the template, `[channel, x, y, z]`."""
-    shape = (channels, *(int(np.ceil(n / spacing_mm)) + 1 for n in (196, 232, 188)))
-    return (rng.standard_normal(shape) * scale).astype(np.float32)
-
-
-def lattice_affine(spacing_mm: float) -> NDArray[np.float64]:
-    """Node index of such a lattice to MNI mm."""
-    affine = np.diag([spacing_mm] * 3 + [1.0])
-    affine[:3, 3] = (-98, -134, -72)
-    return affine
-
-
 def draw_warp(rng: np.random.Generator, amount: float = 1.0) -> Volume:
     """A smooth displacement (mm): a coarse field of about 4 mm and a finer one of about 2 mm, on an 8 mm lattice."""
     fine = draw_lattice(rng, 3, 8.0, 0.0)
@@ -97,15 +89,6 @@ def draw_warp(rng: np.random.Generator, amount: float = 1.0) -> Volume:
         total += torch.nn.functional.interpolate(coarse, size=fine.shape[1:], mode="trilinear", align_corners=True)
     smooth = torch.nn.functional.avg_pool3d(total, 3, stride=1, padding=1, count_include_pad=False)
     return Volume(smooth[0].numpy(), lattice_affine(8.0))
-
-
-def rotation(angles_deg: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation matrix from angles about x, y and z."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(np.deg2rad(angles_deg)), np.sin(np.deg2rad(angles_deg))
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
 
 
 def draw_pose(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -126,7 +109,8 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
     bias = torch.from_numpy(rng.normal(0, 0.16, (1, 1, 4, 4, 4)).astype(np.float32))
     skull_mm = (rng.uniform(1.0, 3.0), rng.uniform(3.0, 7.0), rng.uniform(3.0, 8.0))
     noise = float(np.exp(rng.uniform(np.log(0.01), np.log(0.06))))
-    return Scanner((fluid, grey, white), rng.uniform(0.2, 1.0), noise, bias, bool(rng.random() < 0.4), skull_mm)
+    texture, skull, gamma = rng.uniform(0.2, 1.0), bool(rng.random() < 0.4), float(np.exp(rng.normal(0.0, 0.1)))
+    return Scanner((fluid, grey, white), texture, noise, bias, skull, skull_mm, gamma)
 
 
 TEMPLATE_SIGNAL = (0.28, 0.65, 0.82)
@@ -134,93 +118,15 @@ TEMPLATE_SIGNAL = (0.28, 0.65, 0.82)
 THE_TEMPLATES = Scanner(TEMPLATE_SIGNAL, 1.0, 0.01, torch.zeros(1, 1, 4, 4, 4), False, (2.0, 5.0, 5.0))
 
 
-def _push(rng: np.random.Generator, grade: int) -> float:
-    return float(rng.uniform(*VENTRICLE_PUSH_MM[grade]))
-
-
-def _border(rng: np.random.Generator) -> Tensor:
-    lattice = rng.standard_normal((1, 1) + (BORDER_LATTICE,) * 3).astype(np.float32)
-    return torch.from_numpy(lattice)
-
-
-def _contrast(rng: np.random.Generator) -> float:
-    low, high = FAINT if rng.random() < FAINT_SHARE else CLEAR
-    return float(rng.uniform(low, high))
-
-
-def _shape(
-    rng: np.random.Generator, kind: FindingClass, wedge: bool, centre: NDArray[np.float32], radius: float
-) -> NDArray[np.float32]:
-    """The lesion's frame: random rotation and elongation; a wedge points from the ventricle to the cortex."""
-    if wedge:
-        deep = np.array([np.sign(centre[0]) * 18.0, -12.0, 18.0])
-        first = centre - deep
-        first = first / (np.linalg.norm(first) + 1e-6)
-        helper = np.eye(3)[np.argmin(np.abs(first))]
-        second = np.cross(first, helper)
-        second /= np.linalg.norm(second)
-        frame = np.stack([first, second, np.cross(first, second)])
-        semi = radius * np.array([1.0, rng.uniform(0.6, 1.0), rng.uniform(0.6, 1.0)])
-    else:
-        frame = rotation(rng.uniform(0, 360, 3))
-        spread = 0.12 if kind is FindingClass.MASS else 0.25
-        semi = radius * np.exp(rng.normal(0, spread, 3))
-    return (frame / semi[:, None]).astype(np.float32)
-
-
-def _draw_lesion(
-    rng: np.random.Generator, anatomy: Anatomy, to_head: NDArray[np.float64], wanted: Finding, others: list[Lesion]
-) -> tuple[Lesion, Finding] | None:
-    """Try to place a lesion of the requested class, side and region; None if the position is unsuitable."""
-    assert wanted.region is not None and wanted.side is not None
-    region = FOCAL_REGIONS.index(wanted.region)
-    places = anatomy.candidates[region, wanted.side]
-    if not len(places):
-        return None
-    centre = places[rng.integers(len(places))] + rng.uniform(-1, 1, 3).astype(np.float32)
-    target = wanted.size_mm or 20.0
-    lobar = wanted.region in LOBES or wanted.region in (Region.CEREBELLUM, Region.INSULA)
-    wedge = wanted.kind is FindingClass.INFARCT and lobar
-    mass = wanted.kind is FindingClass.MASS
-    push = {FindingClass.MASS: rng.uniform(0.25, 0.5), FindingClass.HEMATOMA: rng.uniform(0.0, 0.2)}
-    parts = dict(
-        kind=wanted.kind,
-        centre=centre,
-        wedge=wedge,
-        border=_border(rng),
-        roughness=float(rng.uniform(0.06, 0.14) if mass else rng.uniform(0.1, 0.22)),
-        edge=float(rng.uniform(0.04, 0.16)),
-        contrast=_contrast(rng),
-        push=float(push.get(wanted.kind, 0.0)),
-    )
-    base = _shape(rng, wanted.kind, wedge, centre, 1.0)
-    radius = target / 2.2
-    for _ in range(3):
-        lesion = Lesion(shape=base / np.float32(radius), **parts)  # type: ignore[arg-type]
-        size, points = measure(lesion, anatomy, to_head[:3, :3])
-        if size < 1.0:
-            return None
-        radius *= float(np.clip(target / size, 0.5, 2.0))
-    if not SIZE_MM[0] - 0.5 <= size <= SIZE_MM[1] + 0.5 or abs(size - target) > 0.25 * target:
-        return None
-    return _settle(lesion, wanted, size, points.numpy(), others)
-
-
-def _settle(
-    lesion: Lesion, wanted: Finding, size: float, points: NDArray[np.float32], others: list[Lesion]
-) -> tuple[Lesion, Finding] | None:
-    """Accept the lesion if most of it lies in the stated region and apart from the others."""
-    region = FOCAL_REGIONS.index(wanted.region)  # type: ignore[arg-type]
-    if (region_of(points) == region).mean() < 0.6:
-        return None
-    x = points[:, 0]
-    side = {Side.LEFT: (x < 0).mean(), Side.RIGHT: (x > 0).mean(), Side.MIDLINE: float(abs(x.mean()) < 3)}
-    if side[wanted.side] < 0.9:  # type: ignore[index]
-        return None
-    for other in others:
-        if np.linalg.norm(other.centre - lesion.centre) < 0.5 * size + other.reach_mm / 2.0 + 6.0:
-            return None
-    return lesion, wanted.model_copy(update={"size_mm": round(size, 1), "signal": SIGNAL_OF[wanted.kind]})
+def _push(rng: np.random.Generator, grade: int, anatomy: Anatomy) -> float:
+    """Movement of the ventricles' walls (mm) that gives the volume of a grade, whatever the head began with."""
+    own = float(rng.uniform(*OWN_PUSH_MM))
+    wanted = float(rng.uniform(*VENTRICLES_ML[grade])) if grade else min(MOST_NORMAL_ML, anatomy.ventricles_ml(own))
+    low, high = -3.0, 20.0
+    for _ in range(12):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if anatomy.ventricles_ml(middle) < wanted else (low, middle)
+    return 0.5 * (low + high)
 
 
 def _draw_focal_wish(rng: np.random.Generator) -> Finding:
@@ -233,7 +139,10 @@ def _draw_focal_wish(rng: np.random.Generator) -> Finding:
     largest = LARGEST_MM.get(region, SIZE_MM[1])
     if kind is FindingClass.INFARCT and region in (Region.BASAL_GANGLIA, Region.THALAMUS, Region.BRAINSTEM):
         largest = LACUNE_MM
-    size = float(rng.uniform(SIZE_MM[0] + 0.5, largest))
+    if region in LOBES and rng.random() < LARGE_SHARE:
+        size = float(rng.uniform(SIZE_MM[1], LARGE_MM))
+    else:
+        size = float(rng.uniform(SIZE_MM[0] + 0.5, largest))
     return Finding(kind=kind, side=side, region=region, size_mm=size)
 
 
@@ -261,23 +170,6 @@ def draw_wishes(rng: np.random.Generator, crowded: bool = False) -> list[Finding
     return wishes
 
 
-def _place(
-    rng: np.random.Generator, anatomy: Anatomy, to_head: NDArray[np.float64], wishes: list[Finding], asked: bool
-) -> tuple[list[Lesion], list[Finding]]:
-    """Place the focal findings; returns lesions and measured findings, dropping drawn findings that do not fit."""
-    lesions: list[Lesion] = []
-    painted: list[Finding] = []
-    for wish in wishes:
-        tries = (_draw_lesion(rng, anatomy, to_head, wish, lesions) for _ in range(40))
-        placed = next((one for one in tries if one), None)
-        if placed:
-            lesions.append(placed[0])
-            painted.append(placed[1])
-        elif asked:
-            raise ValueError(f"no room for {wish.kind} of {wish.size_mm} mm in the {wish.side} {wish.region}")
-    return lesions, painted
-
-
 def _draw_atrophy(rng: np.random.Generator, findings: list[Finding]) -> dict[int, float]:
     """Severity by lobe field."""
     return {
@@ -290,13 +182,19 @@ def _draw_atrophy(rng: np.random.Generator, findings: list[Finding]) -> dict[int
 
 
 def draw_blueprint(
-    seed: int, anatomy: Anatomy, wishes: list[Finding] | None = None, crowded: bool = False, still: bool = False
+    seed: int,
+    anatomy: Anatomy,
+    wishes: list[Finding] | None = None,
+    crowded: bool = False,
+    still: bool = False,
+    outlines: Sequence[Outline] = (),
 ) -> Blueprint:
     """Draw a whole case; `wishes` fixes the findings (region, side and size are then as requested, or it fails).
 
     Args:
         crowded: many focal findings.
         still: the unchanged head: no pose, warp, wider ventricles or sulci, its own contrast, no bias, 1 % noise.
+        outlines: of real lesions, for half of the infarcts that are drawn.
 
     Raises:
         ValueError: a requested finding could not be placed.
@@ -305,7 +203,8 @@ def draw_blueprint(
     asked = wishes is not None
     wishes = draw_wishes(rng, crowded) if wishes is None else list(wishes)
     to_head = np.eye(4) if still else draw_pose(rng)
-    lesions, painted = _place(rng, anatomy, to_head, [w for w in wishes if w.kind in FOCAL], asked)
+    focal = [w for w in wishes if w.kind in FOCAL]
+    lesions, painted = place(rng, anatomy, to_head, focal, None if asked else outlines)
     diffuse = [w for w in wishes if w.kind not in FOCAL]
     grades = {f.kind: f.grade or 0 for f in diffuse}
     atrophy = _draw_atrophy(rng, diffuse)
@@ -314,7 +213,7 @@ def draw_blueprint(
         findings=tuple(report_order(painted + diffuse)),
         lesions=tuple(lesions),
         lesion_findings=tuple(painted),
-        ventricle_push_mm=0.0 if still else _push(rng, grades.get(FindingClass.VENTRICULAR_ENLARGEMENT, 0)),
+        ventricle_push_mm=0.0 if still else _push(rng, grades.get(FindingClass.VENTRICULAR_ENLARGEMENT, 0), anatomy),
         white_matter_grade=grades.get(FindingClass.WHITE_MATTER_LESIONS, 0),
         white_matter_contrast=float(rng.uniform(0.35, 0.75)),
         white_matter_noise=Volume(draw_lattice(rng, 1, 7.0, 1.0), lattice_affine(7.0)),

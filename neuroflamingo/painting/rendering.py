@@ -12,16 +12,13 @@ import torch
 from torch import Tensor
 
 from neuroflamingo.findings.vocabulary import FindingClass
-from neuroflamingo.painting.anatomy import Volume
+from neuroflamingo.painting.anatomy import WALL_REACH_MM, Volume
 from neuroflamingo.painting.cases import (
     TEMPLATE_SIGNAL,
     Blueprint,
     Scanner,
-    draw_lattice,
-    lattice_affine,
-    rotation,
 )
-from neuroflamingo.painting.lattice import grow, hats
+from neuroflamingo.painting.lattice import draw_lattice, grow, hats, lattice_affine, rotation
 from neuroflamingo_preprocessing.structural.intensity import filled, match_to_template
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE, grid_affine, load_template
 
@@ -39,6 +36,8 @@ VENTRICLE_DEPTH_MM = 2.5
 """Enlarging takes fluid from this far inside the ventricle, never from beyond its middle."""
 LEAST_REAL_TEXTURE = 0.7
 """Share of its own texture that a real head keeps at least."""
+LEFT_OVER_SHARE, LEFT_OVER_MM = 0.25, 6.0
+"""Share of heads of which skull is left over after extraction, and how far it reaches."""
 ATROPHY_MM = 9.0
 """Distance by which the surface of a lobe recedes in the most severe atrophy."""
 
@@ -76,7 +75,7 @@ def _displaced(blueprint: Blueprint, points: Tensor, fields: Tensor) -> tuple[Te
         if lesion.push:
             near = _near(points.T, lesion)
             source[near] = lesion.source(source[near])
-    push = blueprint.ventricle_push_mm * torch.exp(-to_ventricle.clamp(min=0) / 12.0)
+    push = blueprint.ventricle_push_mm * torch.exp(-to_ventricle.clamp(min=0) / WALL_REACH_MM)
     push = torch.minimum(push, (to_ventricle + VENTRICLE_DEPTH_MM).clamp(min=0))
     source += (push * toward).T
     atrophy = torch.zeros_like(depth)
@@ -108,19 +107,22 @@ def _paint_focal(
     share = lesion.inside(level)
     reference = 0.5 * (grey + whitest)
     k = lesion.contrast
+    core = torch.sigmoid((lesion.core - level) / 0.08) if lesion.core else torch.zeros(())
+    halo = torch.sigmoid((1.0 + lesion.halo - level) / 0.12) * white * (1 - share) if lesion.halo else torch.zeros(())
     if lesion.kind is FindingClass.INFARCT:
         share = share * (1.6 * tissue).clamp(max=1.0)
-        return signal + share * k * 0.95 * (fluid - signal).clamp(max=0), share
+        scarred = signal - halo * 0.3 * k * (whitest - fluid)
+        return scarred + share * k * 0.95 * (fluid - scarred).clamp(max=0), share
     if lesion.kind is FindingClass.MASS:
-        core = torch.sigmoid((0.5 - level) / 0.12)
-        halo = torch.sigmoid((1.5 - level) / 0.15) * white * (1 - share)
-        target = reference - k * 0.8 * (reference - fluid) * (1 + 0.3 * core)
-        blended = signal + share * (0.85 * (target - signal) + 0.15 * k * (fluid - signal))
-        return blended - halo * 0.25 * k * (whitest - fluid), share
+        wall = reference - k * lesion.wall * (reference - fluid)
+        target = wall + core * (fluid + (1 - k) * 0.6 * (reference - fluid) - wall)
+        blended = signal + share * (0.9 * (target - signal))
+        return blended - halo * 0.35 * k * (whitest - fluid), share
     share = share * (2.0 * tissue).clamp(max=1.0)
     rim = torch.exp(-((level - 1.08) ** 2) / (2 * 0.06**2)) * tissue
-    target = whitest + k * 0.7 * (whitest - fluid)
-    return signal + share * (target - signal) - rim * 0.15 * k * (grey - fluid), share
+    target = whitest + k * 0.7 * (whitest - fluid) * (1 - 0.6 * core)
+    edge = rim * 0.15 * k * (grey - fluid) + halo * 0.25 * k * (whitest - fluid)
+    return signal + share * (target - signal) - edge, share
 
 
 def _white_matter_lesions(grade: int, distance: Tensor, noise: Tensor, white: Tensor) -> Tensor:
@@ -206,7 +208,7 @@ def paint(
         shares[row, place] = torch.maximum(shares[row, place], share)
     surface = torch.sigmoid(within.depth[0] / 0.6)
     signal[brain] = surface * inner + (1 - surface) * signal[brain]
-    return signal, shares
+    return signal.clamp(min=0) ** blueprint.scanner.gamma, shares
 
 
 def _near(coordinates: Float32[Tensor, "3 point"], lesion: Lesion) -> Bool[Tensor, " point"]:
@@ -244,8 +246,14 @@ def draw_misalignment(rng: np.random.Generator, amount: float = 1.0) -> NDArray[
 
 
 def draw_brain_edge(rng: np.random.Generator) -> Volume:
-    """Draw how far inside the surface a found brain mask ends (mm), by place: 0.5 mm, give or take 1.2 mm."""
-    return Volume(draw_lattice(rng, 1, 16.0, 1.0) * 1.2 + rng.normal(0.5, 0.8), lattice_affine(16.0))
+    """Draw how far inside the surface a found brain mask ends (mm), by place.
+
+    0.5 mm, give or take 1.2 mm; in a quarter of heads patches of the skull are left over after extraction.
+    """
+    edge = draw_lattice(rng, 1, 16.0, 1.0) * 1.2 + rng.normal(0.5, 0.8)
+    if rng.random() < LEFT_OVER_SHARE:
+        edge -= LEFT_OVER_MM * np.clip(draw_lattice(rng, 1, 16.0, 1.0) - 1.0, 0, None)
+    return Volume(edge.astype(np.float32), lattice_affine(16.0))
 
 
 def render_on_model_grid(blueprint: Blueprint, anatomy: Anatomy, extracted: bool = False) -> OnGrid:

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuroflamingo.painting.cases import Blueprint, rotation
-from neuroflamingo.painting.lattice import grow, hats
+from neuroflamingo.painting.lattice import grow, hats, rotation
 from neuroflamingo.painting.rendering import DEPTH, Slow, gain, paint, slow_fields
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from neuroflamingo.painting.anatomy import Anatomy
+    from neuroflamingo.painting.cases import Blueprint
 
 LATTICE_MM = 4.0
 FAR_MM = -1000.0

@@ -25,6 +25,11 @@ class PaintSettings(Section):
     """The same for the validation cases: heads of other people."""
     real_share: float = Field(default=0.75, ge=0, le=1)
     """Share of the cases that are painted into these heads."""
+    outlines: str | None = None
+    """Folder or tar archive of real lesions' masks in MNI space, for half of the infarcts; a fifth of the masks is kept
+    for the validation cases; null: drawn outlines only."""
+    processes: PositiveInt | None = None
+    """Number of processes that paint; null: one for each core."""
 
     def ranges(self) -> dict[str, tuple[int, int]]:
         """First seed and count of each purpose."""

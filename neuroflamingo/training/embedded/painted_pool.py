@@ -6,17 +6,19 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from neuroflamingo.findings.vocabulary import FOCAL, Finding
-from neuroflamingo.painting.anatomy import Anatomy, load_coarse_anatomy
+from neuroflamingo.painting.anatomy import load_coarse_anatomy
 from neuroflamingo.painting.cases import Blueprint, draw_blueprint
 from neuroflamingo.painting.heads import TEMPLATE
+from neuroflamingo.painting.outlines import load_outlines
 from neuroflamingo.painting.rendering import render_on_model_grid
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError
 from neuroflamingo_preprocessing.structural.template import GRID_SHAPE
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
 OCCUPANCY_SHAPE = (4, *(n // 2 for n in GRID_SHAPE))
 WAIT_S = 0.2
+HEADS_KEPT = 16
+"""Heads that a painter keeps in memory, 25 MB each."""
+TRUTH = "truth-{}.jsonl"
+"""File of each painter."""
 STALLED_S = 900.0
 """Seconds without growth after which a pool painted by another process counts as abandoned."""
 
@@ -54,12 +60,16 @@ class PoolHeads:
         share: of the cases, painted into one of them rather than into the template.
         extracted: prepared by a card that asks for `fill_outside_brain`.
         cache: folder in which what is made of the files is kept.
+        outlines: folder or archive of real lesions' masks, see `load_outlines`.
+        part: which of these outlines.
     """
 
     files: tuple[str, ...] = ()
     share: float = 0.0
     extracted: bool = False
     cache: Path | None = None
+    outlines: str | None = None
+    part: Literal["training", "held out"] = "training"
 
     def of(self, seed: int) -> str:
         """The head of a case, by its seed alone."""
@@ -92,10 +102,10 @@ class CasePool:
         folder.mkdir(parents=True, exist_ok=True)
         self.volumes = self._map("volumes.f16", np.float16, GRID_SHAPE)
         self.occupancy = self._map("occupancy.u8", np.uint8, OCCUPANCY_SHAPE)
-        self._truth_path = folder / "truth.jsonl"
+        self._waiting: dict[int, PoolCase] = {}
         self._cases: list[PoolCase] = []
-        self._read_bytes = 0
-        self._painter: BaseProcess | None = None
+        self._read_bytes: dict[Path, int] = {}
+        self._painters: list[BaseProcess] = []
 
     def _map(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
         path = self.folder / name
@@ -106,20 +116,31 @@ class CasePool:
         return np.memmap(path, dtype=dtype, mode="r+", shape=(self.count, *shape))
 
     def start(self) -> CasePool:
-        """Paint missing cases in one background process."""
+        """Paint missing cases in the background."""
         paint_in_background(self)
         return self
 
     def done(self) -> int:
-        """Count the complete cases (the line with the findings is written last)."""
-        if self._truth_path.exists() and self._truth_path.stat().st_size > self._read_bytes:
-            with self._truth_path.open("rb") as file:
-                file.seek(self._read_bytes)
-                lines = file.read()
-            whole = lines[: lines.rfind(b"\n") + 1]
-            self._read_bytes += len(whole)
-            self._cases += [_case(json.loads(line)) for line in whole.splitlines()]
+        """Count the complete cases before the first missing one (the line with the findings is written last)."""
+        for path in self.folder.glob(TRUTH.format("*")):
+            begun = self._read_bytes.get(path, 0)
+            if path.stat().st_size > begun:
+                with path.open("rb") as file:
+                    file.seek(begun)
+                    lines = file.read()
+                whole = lines[: lines.rfind(b"\n") + 1]
+                self._read_bytes[path] = begun + len(whole)
+                for line in whole.splitlines():
+                    case = _case(json.loads(line))
+                    self._waiting[case.seed - self.first_seed] = case
+        while (case := self._waiting.pop(len(self._cases), None)) is not None:
+            self._cases.append(case)
         return len(self._cases)
+
+    def missing(self) -> list[int]:
+        """Numbers of the cases that are not painted."""
+        done = self.done()
+        return [number for number in range(done, self.count) if number not in self._waiting]
 
     def wait(self, count: int) -> None:
         """Block until the first `count` cases are painted.
@@ -143,7 +164,7 @@ class CasePool:
     def _is_painted(self, waited: float) -> bool:
         if self.painted_elsewhere:
             return waited < STALLED_S
-        return self._painter is not None and self._painter.is_alive()
+        return any(painter.is_alive() for painter in self._painters)
 
     def __getitem__(self, index: int) -> PoolCase:
         self.wait(index + 1)
@@ -153,16 +174,23 @@ class CasePool:
         return self.count
 
 
-def paint_in_background(*pools: CasePool) -> None:
-    """Paint the missing cases of these pools, one pool after the other, in one background process."""
-    missing = [pool for pool in pools if pool.done() < pool.count]
+def paint_in_background(*pools: CasePool, processes: int | None = None) -> None:
+    """Paint the missing cases of these pools, one pool after the other, in background processes.
+
+    Args:
+        processes: how many; None: one for each core.
+    """
+    missing = [pool for pool in pools if pool.missing()]
     if not missing:
         return
     arguments = [(p.folder, p.first_seed, p.count, p.heads, p.crowded) for p in missing]
-    painter = get_context("spawn").Process(target=_paint_all, args=(arguments,), daemon=True)
-    painter.start()
+    count = processes or len(os.sched_getaffinity(0))
+    context = get_context("spawn")
+    painters = [context.Process(target=_paint_all, args=(arguments, k, count), daemon=True) for k in range(count)]
+    for painter in painters:
+        painter.start()
     for pool in missing:
-        pool._painter = painter
+        pool._painters = list(painters)
 
 
 def _case(record: dict) -> PoolCase:
@@ -170,36 +198,40 @@ def _case(record: dict) -> PoolCase:
     return PoolCase(record["seed"], findings, np.asarray(record["centres"], dtype=np.float32).reshape(-1, 3))
 
 
-def _paint_all(pools: list[tuple]) -> None:
-    """Run the background painter, which ends with the process that started it."""
+def _paint_all(pools: list[tuple], painter: int, painters: int) -> None:
+    """Run one of the background painters, which end with the process that started them."""
     import torch
 
     torch.set_num_threads(1)
     parent = os.getppid()
     for arguments in pools:
-        _paint_pool(CasePool(*arguments), parent)
+        _paint_pool(CasePool(*arguments), painter, painters, parent)
 
 
-def _paint_pool(pool: CasePool, parent: int) -> None:
-    """Paint a pool: for each case the voxels first, then the line with its findings."""
-    anatomies: dict[str, Anatomy] = {}
-    path = pool.folder / "truth.jsonl"
+def _paint_pool(pool: CasePool, painter: int, painters: int, parent: int) -> None:
+    """Paint a painter's share of a pool: for each case the voxels first, then the line with its findings."""
+    path, heads = pool.folder / TRUTH.format(painter), pool.heads
+    mine = [number for number in pool.missing() if number % painters == painter]
+    if not mine:
+        return
+    outlines = () if heads.outlines is None else load_outlines(heads.outlines, heads.part, heads.cache)
+    head_of = lru_cache(maxsize=HEADS_KEPT)(load_coarse_anatomy)
+    for head in heads.files[painter::painters]:
+        head_of(head, heads.cache)
     with path.open("r+b" if path.exists() else "w+b") as file:
-        file.truncate(0 if not pool.done() else pool._read_bytes)
+        file.truncate(pool._read_bytes.get(path, 0))
         file.seek(0, os.SEEK_END)
-        for index in range(pool.done(), pool.count):
+        for number in mine:
             if os.getppid() != parent:
                 return
-            seed = pool.first_seed + index
-            crowded = np.random.default_rng([seed, 9]).random() < pool.crowded
-            head = pool.heads.of(seed)
-            if head not in anatomies:
-                anatomies[head] = load_coarse_anatomy(head, pool.heads.cache)
-            blueprint = draw_blueprint(seed, anatomies[head], crowded=bool(crowded))
-            case = render_on_model_grid(blueprint, anatomies[head], pool.heads.extracted)
-            pool.volumes[index] = case.volume
+            seed = pool.first_seed + number
+            crowded = bool(np.random.default_rng([seed, 9]).random() < pool.crowded)
+            anatomy = head_of(heads.of(seed), heads.cache)
+            blueprint = draw_blueprint(seed, anatomy, crowded=crowded, outlines=outlines)
+            case = render_on_model_grid(blueprint, anatomy, heads.extracted)
+            pool.volumes[number] = case.volume
             blocks = case.lesions.reshape(4, *(n for size in OCCUPANCY_SHAPE[1:] for n in (size, 2)))
-            pool.occupancy[index] = np.round(255 * blocks.mean(axis=(2, 4, 6)).clip(0, 1))
+            pool.occupancy[number] = np.round(255 * blocks.mean(axis=(2, 4, 6)).clip(0, 1))
             record = {
                 "seed": blueprint.seed,
                 "findings": [f.model_dump(mode="json", exclude_none=True) for f in blueprint.findings],

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 STAGES = ("language_model", "encoder", "fusion")
 _START = "a checkpoint of the same stage of another run, or its safetensors file"
-FREE = ("run.", "log.", "checkpoint.", *(f"{stage}.validation." for stage in STAGES))
+FREE = ("run.", "log.", "checkpoint.", "paint.processes", *(f"{stage}.validation." for stage in STAGES))
 """Keys of a recipe that may change when a run is resumed."""
+OTHERS = {"language_model": ("paint.", "encoder.", "fusion."), "encoder": ("language_model.", "fusion."), "fusion": ()}
+"""Keys that a stage does not depend on: they may change while it is resumed."""
 
 
 def plan_of(recipe: EmbeddedRecipe, stage: Literal["language_model", "encoder", "fusion"]) -> Plan:
@@ -40,7 +42,7 @@ def plan_of(recipe: EmbeddedRecipe, stage: Literal["language_model", "encoder", 
         log=recipe.log,
         recipe=recipe.model_dump(mode="json"),
         section=f"{stage}.",
-        free=FREE,
+        free=FREE + OTHERS[stage],
     )
 
 

@@ -1,21 +1,22 @@
-"""`train_stages`: paint, language model, encoder, fusion, save; run again, it resumes at the exact step."""
+"""`train_stages`: paint, encoder, language model, fusion, save; run again, it resumes at the exact step."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from neuroflamingo.painting.real_heads import find_heads
 from neuroflamingo.progress import say
+from neuroflamingo.training.checkpoints import CHECKPOINTS
 from neuroflamingo.training.embedded.encoder_stage import train_encoder
 from neuroflamingo.training.embedded.fusion_stage import FusionTask, assemble
 from neuroflamingo.training.embedded.language_model_stage import train_language_model
 from neuroflamingo.training.embedded.painted_pool import CasePool, PoolHeads, paint_in_background
-from neuroflamingo.training.embedded.stage import check_starts, plan_of, train_stage
+from neuroflamingo.training.embedded.stage import FREE, STAGES, check_starts, plan_of, train_stage
 from neuroflamingo.training.embedded.token_cache import TokenCache
 from neuroflamingo.training.parallel import accelerate_for
 from neuroflamingo.training.run_folder import check_folder, claim_folder, is_done, write_model
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from neuroflamingo.evaluation.readout import Thresholds
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
-    from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
+    from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, PaintSettings
 
 
 def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, quiet: bool = False) -> Path:
@@ -46,7 +47,8 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
         NeuroFlamingoError: see `Loop.run`.
     """
     accelerator = accelerate_for(recipe, folder)
-    plan = plan_of(recipe, "encoder")
+    ahead = tuple(f"{stage}." for stage in STAGES if not (folder / stage / CHECKPOINTS).exists())
+    plan = replace(plan_of(recipe, "fusion"), free=FREE + ahead)
     check_folder(folder, plan, resume, accelerator)
     if resume and is_done(folder):
         return folder / "model"
@@ -61,11 +63,11 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
             line = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
             say(f"{what}: {line}", file=sys.stderr, flush=True)
 
-    language_model, tokenizer, said = train_language_model(folder / "language_model", recipe, accelerator, quiet)
-    tell("language model", said)
     encoder, thresholds, read = train_encoder(folder / "encoder", recipe, encoder_pool, validation, accelerator, quiet)
     tell("encoder readout on validation cases", read)
     encoder.freeze()
+    language_model, tokenizer, said = train_language_model(folder / "language_model", recipe, accelerator, quiet)
+    tell("language model", said)
     cache = TokenCache(folder / "tokens" / "fusion", fusion_pool, encoder, accelerator, quiet)
     held_out = TokenCache(folder / "tokens" / "validation", validation, encoder, accelerator, quiet)
     torch.manual_seed(recipe.seed)
@@ -84,20 +86,22 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
 def _paint(recipe: EmbeddedRecipe, folder: Path, accelerator: Accelerator) -> tuple[CasePool, CasePool, CasePool]:
     """Make the pools for validation, encoder and fusion; the first process paints them in the background."""
     elsewhere, paint = not accelerator.is_main_process, recipe.paint
-    own, others = (_heads(folder, named, paint.real_share) for named in (paint.heads, paint.validation_heads))
+    own = _heads(folder, paint, paint.heads, "training")
+    others = _heads(folder, paint, paint.validation_heads, "held out")
     pools = (
         CasePool(folder / "validation", *paint.validation, others, painted_elsewhere=elsewhere),
         CasePool(folder / "encoder", *paint.encoder, own, recipe.encoder.crowded, painted_elsewhere=elsewhere),
         CasePool(folder / "fusion", *paint.fusion, own, painted_elsewhere=elsewhere),
     )
     if accelerator.is_main_process:
-        paint_in_background(*pools)
+        paint_in_background(*pools, processes=paint.processes)
     return pools
 
 
-def _heads(folder: Path, named: str | None, share: float) -> PoolHeads:
+def _heads(folder: Path, paint: PaintSettings, named: str | None, part: Literal["training", "held out"]) -> PoolHeads:
     extracted = CARD.scan.step("fill_outside_brain") is not None
-    return PoolHeads(() if named is None else find_heads(named), share, extracted, folder / "heads")
+    files = () if named is None else find_heads(named)
+    return PoolHeads(files, paint.real_share, extracted, folder / "heads", paint.outlines, part)
 
 
 def _check_encoder(model: NeuroFlamingo, cache: TokenCache) -> None:
