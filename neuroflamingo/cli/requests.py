@@ -115,7 +115,11 @@ class EvaluateRequest:
     device: Device = "auto"
     anatomy: Annotated[
         str | None,
-        typer.Option("--anatomy", help="Head anatomy that the cases are painted into; default: the template."),
+        typer.Option("--anatomy", help="A head's name, a T1w file or a folder to paint into; default: the template."),
+    ] = None
+    outlines: Annotated[
+        str | None,
+        typer.Option("--outlines", help="Real lesions' masks in MNI space (folder or tar) for infarcts."),
     ] = None
     json: Json = False
     csv: Annotated[str | None, typer.Option("--csv", help="Write one row per case or scan to this file.")] = None

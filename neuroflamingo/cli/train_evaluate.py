@@ -81,6 +81,7 @@ def evaluate_model(request: EvaluateRequest) -> int:
             cases,
             TEST_SEED if request.seed is None else request.seed,
             anatomy=request.anatomy or TEMPLATE,
+            outlines=request.outlines,
             progress=progress.count,
             metadata={"model": opened.name, "files": opened.record.files},
         )

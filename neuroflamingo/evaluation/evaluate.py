@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroflamingo.evaluation.constant_report import best_constant_report
 from neuroflamingo.evaluation.greedy import write_greedily
-from neuroflamingo.evaluation.painted_cases import EncodedCases, encode_cases
+from neuroflamingo.evaluation.painted_cases import EncodedCases, encode_cases, scans_to_paint
 from neuroflamingo.evaluation.readout import Thresholds, decode
 from neuroflamingo.evaluation.scoring import Scores, score_exchanged, score_findings, score_reports
 from neuroflamingo.evaluation.text_metrics import text_overlap
@@ -47,6 +47,7 @@ class Evaluation:
 
     Attributes:
         real: scores of the reports on the real scans.
+        visible: the same, but a finding that no reader could see is not counted as missed.
         blank, other_patient, mirrored, constant: controls: an empty scan; other cases' scans; the mirrored scan,
             scored against the mirrored truth (sides must swap); the best constant report.
         readout: linear readout of the frozen encoder, if it has one.
@@ -55,6 +56,7 @@ class Evaluation:
     """
 
     real: Scores
+    visible: Scores
     blank: Scores
     other_patient: Scores
     mirrored: Scores
@@ -78,6 +80,7 @@ class Evaluation:
         out: dict[str, Any] = dict(self.real.to_json())
         for name, scores in self.controls.items():
             out[name] = {key: scores[key] for key in KEYS}
+        out["visible"] = {key: self.visible[key] for key in KEYS}
         out["readout"] = {key: self.readout[key] for key in KEYS} if self.readout else None
         return out | {"overlap": self.overlap, "about": self.metadata}
 
@@ -92,7 +95,7 @@ class Evaluation:
 
     def table(self) -> str:
         """Markdown table of the scores with 95 % intervals, next to the controls, and of scans that failed."""
-        columns = {"readout": self.readout, **self.controls}
+        columns = {"visible": self.visible, "readout": self.readout, **self.controls}
         heads = ["figure", "report", "95 %", *(name.replace("_", " ") for name in columns)]
         lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
         for key in (*KEYS, "impression_agreement", "grade_accuracy"):
@@ -119,6 +122,7 @@ def evaluate(
     seed: int = TEST_SEED,
     *,
     anatomy: str = "icbm2009a",
+    outlines: str | None = None,
     processes: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     metadata: dict[str, Any] | None = None,
@@ -126,6 +130,7 @@ def evaluate(
     """Paint unseen cases with seeds from `seed` on, preprocess them like real scans and score the greedy reports.
 
     Args:
+        anatomy, outlines: see `scans_to_paint`.
         progress: called with (part, done, all).
 
     Raises:
@@ -140,8 +145,7 @@ def evaluate(
     said = progress or (lambda part, done, total: None)
     seeds = range(seed, seed + cases)
     encoded = encode_cases(
-        seeds,
-        anatomy,
+        scans_to_paint(seeds, anatomy, outlines),
         model.encoder,  # pyright: ignore[reportArgumentType]
         processes=processes,
         progress=lambda d, n: said("scans", d, n),
@@ -150,7 +154,8 @@ def evaluate(
     facts = {
         "cases": cases,
         "first_seed": seed,
-        "anatomy": anatomy,
+        "anatomy": Path(anatomy).name,
+        "outlines": outlines and Path(outlines).name,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "failed_preparations": [(seeds[number], why) for number, why in encoded.failed.items()],
@@ -180,6 +185,7 @@ def score_encoded(
     references = [render_report(list(findings), index).text for index, findings in enumerate(truth)]
     return Evaluation(
         real=score_reports(truth, texts),
+        visible=score_reports(truth, texts, visible=encoded.visible),
         blank=score_reports(truth, [blank_text] * count),
         other_patient=score_exchanged(truth, texts),
         mirrored=score_reports(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from neuroflamingo.painting.anatomy import load_anatomy
-from neuroflamingo.painting.case import paint_case
-from neuroflamingo.painting.cases import draw_blueprint
+from neuroflamingo.painting.case import Case, paint_case
+from neuroflamingo.painting.outlines import load_outlines
+from neuroflamingo.painting.real_heads import find_heads
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError
 from neuroflamingo_preprocessing.preparation import prepare_many
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from neuroflamingo.findings.vocabulary import Finding
+    from neuroflamingo.painting.lesions import Outline
     from neuroflamingo_encoders.contract import BrainEncoder
     from neuroflamingo_preprocessing.scan import Scan
 
@@ -33,11 +36,33 @@ class PaintedScan:
 
     seed: int
     anatomy: str
+    outlines: str | None = None
+
+    def case(self) -> Case:
+        """The case: its blueprint and head."""
+        outlines = () if self.outlines is None else _held_out(self.outlines)
+        return paint_case(self.seed, self.anatomy, outlines=outlines)
 
     def __call__(self) -> Scan:
         """Paint the scan."""
         torch.set_num_threads(1)
-        return paint_case(self.seed, self.anatomy).scan()
+        return self.case().scan()
+
+
+@lru_cache(maxsize=1)
+def _held_out(path: str) -> tuple[Outline, ...]:
+    return load_outlines(path, "held out")
+
+
+def scans_to_paint(seeds: range, anatomy: str, outlines: str | None = None) -> list[PaintedScan]:
+    """Cases in one head, or in equal parts in each head of a folder, head by head.
+
+    Args:
+        anatomy: name or file of a head (see `neuroflamingo.painting.heads`), or a folder of heads.
+        outlines: folder or archive of real lesions' masks, of which the held-out fifth is used (see `load_outlines`).
+    """
+    heads = find_heads(anatomy) if Path(anatomy).is_dir() else (anatomy,)
+    return [PaintedScan(seed, heads[at * len(heads) // len(seeds)], outlines) for at, seed in enumerate(seeds)]
 
 
 @dataclass(frozen=True)
@@ -46,6 +71,7 @@ class EncodedCases:
 
     Attributes:
         truth: findings of each case, also of those that could not be prepared.
+        visible: for each of them whether a reader could see it.
         plain, mirrored: tokens of the prepared cases, in order, `[case, 1, token, width]`; mirrored heads are flipped
             in the symmetric template space.
         blank: tokens of an empty scan, `[1, token, width]`.
@@ -54,6 +80,7 @@ class EncodedCases:
     """
 
     truth: list[tuple[Finding, ...]]
+    visible: list[tuple[bool, ...]]
     plain: Float[Tensor, "case 1 token width"]
     mirrored: Float[Tensor, "case 1 token width"]
     blank: Float[Tensor, "1 token width"]
@@ -66,17 +93,15 @@ class EncodedCases:
 
 
 def _volumes(
-    seeds: range, anatomy: str, encoder: BrainEncoder, processes: int
+    sources: list[PaintedScan], encoder: BrainEncoder, processes: int
 ) -> Iterator[Tensor | NeuroFlamingoError]:
-    sources = (PaintedScan(seed, anatomy) for seed in seeds)
     for one in prepare_many(sources, encoder.card.scan, processes):
         yield one if isinstance(one, NeuroFlamingoError) else torch.from_numpy(one.tensor)
 
 
 @torch.no_grad()
 def encode_cases(
-    seeds: range,
-    anatomy: str,
+    scans: list[PaintedScan],
     encoder: BrainEncoder,
     *,
     processes: int | None = None,
@@ -93,8 +118,8 @@ def encode_cases(
         ScanError: not one case could be prepared.
     """
     device = next(encoder.parameters()).device
-    head = load_anatomy(anatomy)
-    truth = [draw_blueprint(seed, head).findings for seed in seeds]
+    cases = (scan.case() for scan in scans)
+    truth, visible = zip(*((case.findings, case.visible) for case in cases), strict=True)
     axes = {axis.name: axis.size or 0 for axis in encoder.card.scan.axes}
     _ = encoder.card.scan.grid_shape  # an encoder of other inputs than volumes is refused here
     empty = torch.zeros(1, 1, *axes.values(), device=device)
@@ -111,7 +136,7 @@ def encode_cases(
             mirrored.append(encoder(x.flip(2 + list(axes).index("x"))).tokens.cpu())
             waiting.clear()
 
-    for number, volume in enumerate(_volumes(seeds, anatomy, encoder, processes or os.cpu_count() or 1)):
+    for number, volume in enumerate(_volumes(scans, encoder, processes or os.cpu_count() or 1)):
         if isinstance(volume, NeuroFlamingoError):
             failed[number] = volume.what
         else:
@@ -119,13 +144,13 @@ def encode_cases(
         if len(waiting) == BATCH:
             flush()
         if progress:
-            progress(number + 1, len(seeds))
+            progress(number + 1, len(scans))
     flush()
     if not plain:
         raise ScanError(
-            f"not one of {len(seeds)} painted cases could be prepared for {encoder.card.name}",
+            f"not one of {len(scans)} painted cases could be prepared for {encoder.card.name}",
             expected="cases to score",
             seen=next(iter(failed.values())),
             hint=f"neuroflamingo encoders card {encoder.card.name} says what it takes",
         )
-    return EncodedCases(truth, torch.cat(plain), torch.cat(mirrored), blank, failed)
+    return EncodedCases(list(truth), list(visible), torch.cat(plain), torch.cat(mirrored), blank, failed)

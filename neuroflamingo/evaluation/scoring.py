@@ -222,19 +222,37 @@ def _check_lengths(truth: Sequence[object], answers: Sequence[object], noun: str
         raise UsageError(f"every case needs one of the {noun}", expected=str(len(truth)), seen=str(len(answers)))
 
 
-def score_reports(truth: Sequence[Sequence[Finding]], texts: Sequence[str], resamples: int = 1000) -> Scores:
+def score_reports(
+    truth: Sequence[Sequence[Finding]],
+    texts: Sequence[str],
+    resamples: int = 1000,
+    visible: Sequence[Sequence[bool]] | None = None,
+) -> Scores:
     """Score report texts against the true findings of their cases.
+
+    Args:
+        visible: for each true finding whether a reader could see it; one that could not and is not reported is no miss.
 
     Raises:
         UsageError: the numbers of cases and texts differ.
     """
     _check_lengths(truth, texts, "texts")
     cases = []
-    for findings, text in zip(truth, texts, strict=True):
+    for at, (findings, text) in enumerate(zip(truth, texts, strict=True)):
         parsed = parse_report(text)
+        if visible is not None:
+            findings = _without_unseen(findings, visible[at], parsed.findings)
         scored = score_case(findings, parsed.findings, parsed)
         cases.append(CaseScore(scored.counts, scored.truth, scored.predicted, text))
     return summarise(cases, resamples)
+
+
+def _without_unseen(
+    truth: Sequence[Finding], visible: Sequence[bool], predicted: Sequence[Finding]
+) -> tuple[Finding, ...]:
+    """Leave out the true findings that could not be seen and were not reported."""
+    missed = set(match_findings(truth, predicted).missed)
+    return tuple(one for at, one in enumerate(truth) if visible[at] or at not in missed)
 
 
 def score_findings(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +14,14 @@ from neuroflamingo.painting.anatomy import Anatomy, load_anatomy
 from neuroflamingo.painting.cases import Blueprint, draw_blueprint
 from neuroflamingo.painting.rendering import render_on_model_grid
 from neuroflamingo.painting.scanner_space import Sampling, render_native
+from neuroflamingo.painting.visibility import Visibility, visibility
 from neuroflamingo_preprocessing.scan import Provenance, Scan
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
 
     from neuroflamingo.findings.vocabulary import Finding
+    from neuroflamingo.painting.lesions import Outline
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,23 @@ class Case:
     def findings(self) -> tuple[Finding, ...]:
         """True findings, in report order."""
         return self.blueprint.findings
+
+    @cached_property
+    def visibility(self) -> tuple[Visibility, ...]:
+        """Visibility of each lesion, in the order of `Blueprint.lesions`."""
+        return visibility(self.blueprint, self.anatomy)
+
+    def lesion_numbers(self) -> list[int | None]:
+        """For each finding the number of its lesion in `Blueprint.lesions`; None for a finding without a place."""
+        painted, numbers = self.blueprint.lesion_findings, list[int | None]()
+        for finding in self.findings:
+            numbers.append(next((n for n, one in enumerate(painted) if one == finding and n not in numbers), None))
+        return numbers
+
+    @property
+    def visible(self) -> tuple[bool, ...]:
+        """For each finding, whether a reader could see it; those without a place always count as visible."""
+        return tuple(number is None or self.visibility[number].visible for number in self.lesion_numbers())
 
     @property
     def text(self) -> str:
@@ -74,16 +94,22 @@ def paint_into_head(findings: Iterable[Finding], seed: int = 0, anatomy: str = "
     return case, case.scan(Sampling((1.0, 1.0, 1.0), (0, 1, 2), (False, False, False), np.eye(3), (1, 1, 1)))
 
 
-def paint_case(seed: int, anatomy: str = "icbm2009a", findings: Iterable[Finding] | None = None) -> Case:
+def paint_case(
+    seed: int,
+    anatomy: str = "icbm2009a",
+    findings: Iterable[Finding] | None = None,
+    outlines: Sequence[Outline] = (),
+) -> Case:
     """Paint one case; the same seed gives the same case.
 
     Args:
         anatomy: name of the head, see `neuroflamingo.painting.heads`.
         findings: findings to paint (focal ones need class, side, region and size_mm); sizes are met within a quarter,
             and the true findings hold the measured values. None: drawn from the seed, 34 % of cases without any.
+        outlines: of real lesions, for half of the infarcts that are drawn.
 
     Raises:
         ValueError: a requested finding does not fit into its region.
     """
     head = load_anatomy(anatomy)
-    return Case(draw_blueprint(seed, head, None if findings is None else list(findings)), head)
+    return Case(draw_blueprint(seed, head, None if findings is None else list(findings), outlines=outlines), head)

@@ -19,10 +19,9 @@ from neuroflamingo.painting.heads import TEMPLATE
 from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
 
 if TYPE_CHECKING:
-    from neuroflamingo.painting.lesions import Lesion
     from neuroflamingo_preprocessing.scan import Scan
 
-SCHEMA = 2
+SCHEMA = 3
 PAINTERS = 4
 """Number of cases painted in parallel; each takes about 400 MB."""
 
@@ -41,17 +40,13 @@ def nifti_bytes(scan: Scan) -> bytes:
 
 
 def truth_record(case: Case) -> dict:
-    """Contents of the JSON file of a case; `centres_mni_mm` and `contrasts` have an entry for each finding.
+    """Contents of the JSON file of a case; what is said of single lesions has an entry for each finding.
 
     That of a finding without a centre (atrophy, ventricles, white matter) is null.
     """
-    painted = case.blueprint.lesion_findings
-    waiting = list(range(len(painted)))
-    placed: list[Lesion | None] = []
-    for finding in case.findings:
-        number = next((number for number in waiting if painted[number] == finding), None)
-        placed.append(None if number is None else case.blueprint.lesions[number])
-        waiting = [other for other in waiting if other != number]
+    numbers = case.lesion_numbers()
+    placed = [None if number is None else case.blueprint.lesions[number] for number in numbers]
+    seen = [None if number is None else case.visibility[number] for number in numbers]
     return {
         "schema_version": SCHEMA,
         "seed": case.blueprint.seed,
@@ -59,6 +54,9 @@ def truth_record(case: Case) -> dict:
         "findings": [f.model_dump(mode="json", exclude_none=True) for f in case.findings],
         "centres_mni_mm": [one and one.centre.round(1).tolist() for one in placed],
         "contrasts": [one and round(one.contrast, 3) for one in placed],
+        "contrasts_to_noise": [one and round(one.contrast_to_noise, 2) for one in seen],
+        "volumes_ml": [one and round(one.volume_ml, 2) for one in seen],
+        "visible": [one is None or one.visible for one in seen],
     }
 
 

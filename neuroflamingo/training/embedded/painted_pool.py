@@ -26,6 +26,8 @@ from neuroflamingo_preprocessing.structural.template import GRID_SHAPE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from neuroflamingo.painting.lesions import Outline
+
 OCCUPANCY_SHAPE = (4, *(n // 2 for n in GRID_SHAPE))
 WAIT_S = 0.2
 HEADS_KEPT = 16
@@ -70,6 +72,10 @@ class PoolHeads:
     cache: Path | None = None
     outlines: str | None = None
     part: Literal["training", "held out"] = "training"
+
+    def real_outlines(self) -> tuple[Outline, ...]:
+        """Outlines of real lesions, for infarcts."""
+        return () if self.outlines is None else load_outlines(self.outlines, self.part, self.cache)
 
     def of(self, seed: int) -> str:
         """The head of a case, by its seed alone."""
@@ -184,6 +190,8 @@ def paint_in_background(*pools: CasePool, processes: int | None = None) -> None:
     if not missing:
         return
     arguments = [(p.folder, p.first_seed, p.count, p.heads, p.crowded) for p in missing]
+    for pool in missing:
+        pool.heads.real_outlines()  # read once, then kept for all painters
     count = processes or len(os.sched_getaffinity(0))
     context = get_context("spawn")
     painters = [context.Process(target=_paint_all, args=(arguments, k, count), daemon=True) for k in range(count)]
@@ -214,7 +222,7 @@ def _paint_pool(pool: CasePool, painter: int, painters: int, parent: int) -> Non
     mine = [number for number in pool.missing() if number % painters == painter]
     if not mine:
         return
-    outlines = () if heads.outlines is None else load_outlines(heads.outlines, heads.part, heads.cache)
+    outlines = heads.real_outlines()
     head_of = lru_cache(maxsize=HEADS_KEPT)(load_coarse_anatomy)
     for head in heads.files[painter::painters]:
         head_of(head, heads.cache)

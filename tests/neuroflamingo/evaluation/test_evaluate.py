@@ -13,7 +13,7 @@ import neuroflamingo
 from neuroflamingo.cli import main
 from neuroflamingo.evaluation import painted_cases
 from neuroflamingo.evaluation.evaluate import KEYS, TEST_SEED, Evaluation, evaluate, score_encoded
-from neuroflamingo.evaluation.painted_cases import EncodedCases, PaintedScan, encode_cases
+from neuroflamingo.evaluation.painted_cases import EncodedCases, PaintedScan, encode_cases, scans_to_paint
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import Step
@@ -40,7 +40,7 @@ def opened():
 
 @pytest.fixture(scope="module")
 def encoded(opened) -> EncodedCases:
-    return encode_cases(range(TEST_SEED, TEST_SEED + 8), "icbm2009a", opened[0].encoder, processes=1)
+    return encode_cases(scans_to_paint(range(TEST_SEED, TEST_SEED + 8), "icbm2009a"), opened[0].encoder, processes=1)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_model_looks_at_the_scan(evaluation: Evaluation) -> None:
 def test_a_blind_model_is_exposed(opened, encoded: EncodedCases) -> None:
     """Give every case the same tokens: the controls then score what the reports score."""
     same = encoded.plain[:1].expand_as(encoded.plain)
-    blind = score_encoded(*opened, EncodedCases(encoded.truth, same, same, encoded.blank, {}))
+    blind = score_encoded(*opened, EncodedCases(encoded.truth, encoded.visible, same, same, encoded.blank, {}))
     assert blind.real.values["finding_f1"] == blind.other_patient.values["finding_f1"]
     assert blind.real.values["finding_f1"] <= (blind.constant.values["finding_f1"] or 0)
 
@@ -107,13 +107,13 @@ def test_what_the_card_asks_for_and_cannot_be_done_is_no_cases_fault(opened) -> 
     odd = scan.model_copy(update={"steps": (*scan.steps, Step.named("unheard_of"))})
     encoder.card = encoder.card.model_copy(update={"scan": odd})
     with pytest.raises(ModelError, match="unheard_of"):
-        encode_cases(range(TEST_SEED, TEST_SEED + 2), "icbm2009a", encoder, processes=1)
+        encode_cases(scans_to_paint(range(TEST_SEED, TEST_SEED + 2), "icbm2009a"), encoder, processes=1)
 
 
 def test_cases_of_which_none_can_be_prepared_are_no_evaluation(opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(painted_cases, "PaintedScan", Cropped)
     with pytest.raises(ScanError, match="not one of 1 painted cases") as refused:
-        encode_cases(range(TEST_SEED + 1, TEST_SEED + 2), "icbm2009a", opened[0].encoder, processes=1)
+        encode_cases(scans_to_paint(range(TEST_SEED + 1, TEST_SEED + 2), "icbm2009a"), opened[0].encoder, processes=1)
     assert any(words in (refused.value.seen or "") for words in ("shows only", "far smaller", "cannot be placed"))
 
 

@@ -16,6 +16,7 @@ from neuroflamingo.painting.case import paint_case, paint_into_head
 from neuroflamingo.painting.cases import draw_blueprint, draw_wishes
 from neuroflamingo.painting.lattice import grow, hats
 from neuroflamingo.painting.lesions import measure
+from neuroflamingo.painting.placing import LARGE_MM
 from neuroflamingo.painting.rendering import OnGrid, paint, render_on_model_grid, slow_fields
 from neuroflamingo.painting.scanner_space import Sampling, render_native
 from neuroflamingo_preprocessing.structural.template import grid_affine, load_template
@@ -42,7 +43,7 @@ def test_a_third_of_cases_or_more_are_normal_and_all_classes_occur() -> None:
     focal = [sum(f.kind in FOCAL for f in wishes) for wishes in drawn]
     assert set(focal) == {0, 1, 2, 3}
     sizes = [f.size_mm for wishes in drawn for f in wishes if f.size_mm is not None]
-    assert 8 <= min(sizes) < 9 and 44 < max(sizes) <= 45
+    assert 8 <= min(sizes) < 9 and 60 < max(sizes) <= LARGE_MM
 
 
 def test_crowded_cases_have_several_lesions_and_leave_the_others_as_they_are() -> None:
