@@ -120,13 +120,17 @@ def paint(
             "--heads", help="Folder or BIDS dataset of healthy T1w heads to paint into (default: the template)."
         ),
     ] = None,
+    outlines: Annotated[
+        str | None,
+        typer.Option("--outlines", help="Real lesions' masks in MNI space (folder or tar) for half of the infarcts."),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Paint scans with known findings: a NIfTI file, the findings as JSON and a report text per case."""
     from neuroflamingo.cli.train_evaluate import paint_scans
 
-    paint_scans(cases, seed, output, heads=heads, overwrite=overwrite, quiet=quiet)
+    paint_scans(cases, seed, output, heads=heads, outlines=outlines, overwrite=overwrite, quiet=quiet)
 
 
 @application.command(cls=OnDatasets)

@@ -138,7 +138,9 @@ def _evaluate_scans(request: EvaluateRequest, truth: str) -> int:
     return SOME_FAILED if evaluation.refused else 0
 
 
-def paint_scans(cases: int, seed: int, folder: str, *, heads: str | None, overwrite: bool, quiet: bool) -> None:
+def paint_scans(
+    cases: int, seed: int, folder: str, *, heads: str | None, outlines: str | None, overwrite: bool, quiet: bool
+) -> None:
     """Paint cases into a folder and print the paths of their scans."""
     make_folder(Path(folder))
     check_writable(Path(folder) / "trial", overwrite=True)
@@ -154,6 +156,7 @@ def paint_scans(cases: int, seed: int, folder: str, *, heads: str | None, overwr
             seed,
             folder,
             anatomy=anatomy,
+            outlines=outlines,
             overwrite=overwrite,
             progress=lambda done, total: progress.count("painted", done, total),
         )

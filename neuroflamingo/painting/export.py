@@ -16,6 +16,7 @@ from isal import igzip
 from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import Case, paint_case
 from neuroflamingo.painting.heads import TEMPLATE
+from neuroflamingo.painting.outlines import load_outlines
 from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def paint_cases(
     folder: str | Path,
     *,
     anatomy: str | Sequence[str] = TEMPLATE,
+    outlines: str | Path | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
@@ -85,6 +87,7 @@ def paint_cases(
         seed: of the first case.
         folder: where they go.
         anatomy: the head to paint into, or several that take turns by the seed (see `neuroflamingo.painting.heads`).
+        outlines: masks of real lesions for infarcts, without the fifth that is held out (see `load_outlines`).
         overwrite: replace files that are there.
         progress: called with (done, all) after each case.
     """
@@ -92,10 +95,11 @@ def paint_cases(
     # Head by head: a head of the user's own takes some seconds to be read.
     seeds = sorted(range(seed, seed + cases), key=lambda number: (number % len(heads), number))
     load_anatomy(heads[seeds[0] % len(heads)])
+    drawn_from = () if outlines is None else load_outlines(outlines)
 
     def write(case_seed: int) -> Path:
         head = heads[case_seed % len(heads)]
-        return write_case(paint_case(case_seed, head), Path(folder), overwrite=overwrite)
+        return write_case(paint_case(case_seed, head, outlines=drawn_from), Path(folder), overwrite=overwrite)
 
     paths, threads = [], torch.get_num_threads()
     # One thread per case: otherwise the last digits depend on the number of threads in a matrix product.
