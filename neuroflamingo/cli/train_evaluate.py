@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,12 @@ def evaluate_model(request: EvaluateRequest) -> int:
 
 
 def _check_options(request: EvaluateRequest) -> None:
-    painted = {"--cases": request.cases, "--seed": request.seed, "--anatomy": request.anatomy}
+    painted = {
+        "--cases": request.cases,
+        "--seed": request.seed,
+        "--anatomy": request.anatomy,
+        "--outlines": request.outlines,
+    }
     real = {"--versions": request.versions or None, "--log": request.log}
     given = [name for name, value in (painted if request.scans else real).items() if value is not None]
     if given:
@@ -159,5 +165,6 @@ def paint_scans(
             outlines=outlines,
             overwrite=overwrite,
             progress=lambda done, total: progress.count("painted", done, total),
+            warn=lambda sentence: say(f"warning: {sentence}", file=sys.stderr),
         )
     say("\n".join(map(str, paths)))

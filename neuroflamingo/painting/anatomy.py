@@ -47,6 +47,18 @@ class Volume:
         self.matrix = torch.tensor(to_voxel[:3, :3], dtype=torch.float32)
         self.offset = torch.tensor(to_voxel[:3, 3:], dtype=torch.float32)
 
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxel index to world, mm."""
+        to_voxel = np.eye(4)
+        to_voxel[:3, :3], to_voxel[:3, 3] = self.matrix.numpy(), self.offset.numpy()[:, 0]
+        return np.asarray(np.linalg.inv(to_voxel), dtype=np.float64)
+
+    @property
+    def data(self) -> NDArray[np.float32]:
+        """The channels on their grid."""
+        return self.image.reshape(-1, self.planes, self.rows, self.columns).numpy()
+
     def __call__(
         self, points: Float32[Tensor, "point 3"], channels: slice = slice(None)
     ) -> Float32[Tensor, "channel point"]:
@@ -225,13 +237,7 @@ def _packed(anatomy: Anatomy) -> bytes:
     """Coarse maps, fields and candidates as npz, in half precision."""
     parts: dict[str, Any] = {f"{index} {side}": points for (index, side), points in anatomy.candidates.items()}
     for name, volume in (("coarse", anatomy.coarse), ("fields", anatomy.fields)):
-        channels = volume.image.shape[1]
-        parts[name] = (
-            volume.image.reshape(channels, volume.planes, volume.rows, volume.columns).numpy().astype(np.float16)
-        )
-        to_voxel = np.eye(4)
-        to_voxel[:3, :3], to_voxel[:3, 3] = volume.matrix.numpy(), volume.offset.numpy()[:, 0]
-        parts[f"{name}_affine"] = np.linalg.inv(to_voxel)
+        parts[name], parts[f"{name}_affine"] = volume.data.astype(np.float16), volume.affine
     stream = BytesIO()
     np.savez(stream, **parts)
     return stream.getvalue()

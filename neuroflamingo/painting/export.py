@@ -16,6 +16,7 @@ from isal import igzip
 from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import Case, paint_case
 from neuroflamingo.painting.heads import TEMPLATE
+from neuroflamingo.painting.outliers import HeadsSeen
 from neuroflamingo.painting.outlines import load_outlines
 from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
 
@@ -79,6 +80,7 @@ def paint_cases(
     outlines: str | Path | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Paint cases with seeds `seed`, `seed + 1`, ... into a folder; returns the paths of the scans.
 
@@ -90,6 +92,7 @@ def paint_cases(
         outlines: masks of real lesions for infarcts, without the fifth that is held out (see `load_outlines`).
         overwrite: replace files that are there.
         progress: called with (done, all) after each case.
+        warn: called with a sentence about each head that differs from the others in one place, as a patient's does.
     """
     heads = [anatomy] if isinstance(anatomy, str) else list(anatomy)
     # Head by head: a head of the user's own takes some seconds to be read.
@@ -99,9 +102,12 @@ def paint_cases(
 
     def write(case_seed: int) -> Path:
         head = heads[case_seed % len(heads)]
-        return write_case(paint_case(case_seed, head, outlines=drawn_from), Path(folder), overwrite=overwrite)
+        case = paint_case(case_seed, head, outlines=drawn_from)
+        if case.anatomy.real:
+            seen.add(case.anatomy)
+        return write_case(case, Path(folder), overwrite=overwrite)
 
-    paths, threads = [], torch.get_num_threads()
+    paths, threads, seen = [], torch.get_num_threads(), HeadsSeen()
     # One thread per case: otherwise the last digits depend on the number of threads in a matrix product.
     pool = ThreadPoolExecutor(min(PAINTERS, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -112,4 +118,7 @@ def paint_cases(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
+    if warn:
+        for sentence in seen.unlike_the_others():
+            warn(sentence)
     return sorted(paths)

@@ -120,12 +120,8 @@ def _read_mask(name: str, data: bytes) -> tuple[NDArray[np.bool_], NDArray[np.fl
 def _packed(outlines: list[Outline]) -> bytes:
     parts: dict[str, NDArray] = {"names": np.array([one.name for one in outlines])}
     for number, one in enumerate(outlines):
-        volume = one.distance
-        shape = (volume.planes, volume.rows, volume.columns)
-        to_voxel = np.eye(4)
-        to_voxel[:3, :3], to_voxel[:3, 3] = volume.matrix.numpy(), volume.offset.numpy()[:, 0]
-        parts[f"distance {number}"] = volume.image.reshape(shape).numpy().astype(np.float16)
-        parts[f"place {number}"] = np.linalg.inv(to_voxel)
+        parts[f"distance {number}"] = one.distance.data[0].astype(np.float16)
+        parts[f"place {number}"] = one.distance.affine
         parts[f"ball {number}"] = np.array([*one.centre, one.radius_mm, one.extent])
     stream = BytesIO()
     np.savez_compressed(stream, **parts)  # type: ignore[arg-type]
