@@ -20,7 +20,7 @@ FEWEST_HEADS = 6
 UNUSUAL, LEAST_SPREAD = 4.0, 0.05
 """Robust z-score of a voxel that is unusual, and the least spread of a voxel over heads (painted signal)."""
 LEAST_ML, LEAST_DEPTH_MM = 6.0, 6.0
-"""Volume of the largest unusual part that is worth a look, and its least depth below the surface, where sulci differ."""
+"""Volume of the largest unusual part that is worth a look, and its least depth below the surface (sulci differ)."""
 
 
 class HeadsSeen:
