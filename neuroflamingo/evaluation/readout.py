@@ -66,7 +66,7 @@ def _focal(readout: Readout, presence: Tensor, places: Tensor, scan: int, thresh
         if any(d < (SAME_CLASS_MM if k == kind else OTHER_CLASS_MM) for k, d in near):
             continue
         kept.append((kind, place))
-        size = float(readout.size[scan, cell, kind].float().exp().clamp(5, 60))
+        size = float(readout.size[scan, cell, kind].float().exp().clamp(5, 100))
         found.append(
             Finding(
                 kind=FOCAL[kind],

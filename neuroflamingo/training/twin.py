@@ -111,6 +111,7 @@ def tiny_stages(recipe: EmbeddedRecipe, said: Collection[str] = ()) -> EmbeddedR
     """The stages of an embedded model at toy size: as many numbers as can be, of the same stages; `said`: as above."""
     plain = recipe.model_dump(mode="json")
     plain["name"] = f"{recipe.name}-tiny"
+    plain["paint"] |= {"heads": None, "validation_heads": None, "outlines": None}
     for purpose, (first, _) in recipe.paint.ranges().items():
         plain["paint"][purpose] = [first, 4 + 2 * (purpose == "encoder")]
     for stage in ("encoder", "language_model", "fusion"):

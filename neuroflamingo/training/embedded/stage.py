@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -44,6 +45,12 @@ def plan_of(recipe: EmbeddedRecipe, stage: Literal["language_model", "encoder", 
         section=f"{stage}.",
         free=FREE + OTHERS[stage],
     )
+
+
+def plan_of_run(recipe: EmbeddedRecipe, folder: Path) -> Plan:
+    """Make the plan by which a run's folder is checked: keys of stages that have not begun may change."""
+    ahead = tuple(f"{stage}." for stage in STAGES if not (folder / stage / CHECKPOINTS).exists())
+    return replace(plan_of(recipe, "fusion"), free=FREE + ahead)
 
 
 class StageTask(Task):
@@ -131,11 +138,19 @@ def start_from(task: StageTask, path: Path) -> None:
 
 
 def check_starts(recipe: EmbeddedRecipe) -> None:
-    """Check that the weights which stages start from are there, before anything is painted.
+    """Check that the weights which stages start from, heads and outlines are there, before anything is painted.
 
     Raises:
-        NotFoundError: no such file or checkpoint.
+        NotFoundError: no such file, folder or checkpoint.
     """
+    for key in ("heads", "validation_heads", "outlines"):
+        path = getattr(recipe.paint, key)
+        if path is not None and not Path(path).exists():
+            raise NotFoundError(
+                f"there is no {path}, which the recipe names as paint.{key}",
+                expected="a folder of healthy T1w heads" if "heads" in key else "a folder or tar archive of masks",
+                hint=f"give your own with --set paint.{key}=PATH, or --set paint.{key}=null to do without",
+            )
     for stage in STAGES:
         if (start := getattr(recipe, stage).start) is not None:
             _weights_file(Path(start), f"{stage}.")

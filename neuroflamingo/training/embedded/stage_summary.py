@@ -17,7 +17,7 @@ from neuroflamingo.training.embedded.language_model_stage import (
     train_tokenizer,
     untrained,
 )
-from neuroflamingo.training.embedded.stage import STAGES, check_starts, plan_of
+from neuroflamingo.training.embedded.stage import STAGES, check_starts, plan_of, plan_of_run
 from neuroflamingo.training.memory_report import disk_lines, recipe_in_words, stored_bytes
 from neuroflamingo.training.parallel import check_trackers
 from neuroflamingo.training.precision import resolved_precision
@@ -45,7 +45,7 @@ def describe_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool, lacki
     with lacking.noted():
         resolved_precision(recipe)
     with lacking.noted():
-        refuse_folder(folder, plan_of(recipe, "encoder"), resume)
+        refuse_folder(folder, plan_of_run(recipe, folder), resume)
     with lacking.noted():
         check_starts(recipe)
     for named in (recipe.paint.heads, recipe.paint.validation_heads):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,12 +11,11 @@ import torch
 
 from neuroflamingo.painting.real_heads import find_heads
 from neuroflamingo.progress import say
-from neuroflamingo.training.checkpoints import CHECKPOINTS
 from neuroflamingo.training.embedded.encoder_stage import train_encoder
 from neuroflamingo.training.embedded.fusion_stage import FusionTask, assemble
 from neuroflamingo.training.embedded.language_model_stage import train_language_model
 from neuroflamingo.training.embedded.painted_pool import CasePool, PoolHeads, paint_in_background
-from neuroflamingo.training.embedded.stage import FREE, STAGES, check_starts, plan_of, train_stage
+from neuroflamingo.training.embedded.stage import check_starts, plan_of_run, train_stage
 from neuroflamingo.training.embedded.token_cache import TokenCache
 from neuroflamingo.training.parallel import accelerate_for
 from neuroflamingo.training.run_folder import check_folder, claim_folder, is_done, write_model
@@ -47,8 +46,7 @@ def train_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool = True, q
         NeuroFlamingoError: see `Loop.run`.
     """
     accelerator = accelerate_for(recipe, folder)
-    ahead = tuple(f"{stage}." for stage in STAGES if not (folder / stage / CHECKPOINTS).exists())
-    plan = replace(plan_of(recipe, "fusion"), free=FREE + ahead)
+    plan = plan_of_run(recipe, folder)
     check_folder(folder, plan, resume, accelerator)
     if resume and is_done(folder):
         return folder / "model"
