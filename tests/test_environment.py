@@ -26,7 +26,7 @@ def test_conda_installs_this_package_with_the_pinned_versions() -> None:
 
 
 def test_the_extra_for_training_has_its_tracker_and_tests_use_it() -> None:
-    assert EXTRAS["train"] == ["neuroflamingo[track]"]
+    assert EXTRAS["train"] == ["neuroflamingo[bids,track]"]
     (track,) = map(Requirement, EXTRAS["track"])
     assert track.name == "tensorboard" and PINNED["tensorboard"] in track.specifier
     (own,) = [Requirement(line) for line in EXTRAS["test"] if line.startswith(PROJECT["name"])]

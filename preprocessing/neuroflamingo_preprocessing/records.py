@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError
+from neuroflamingo_preprocessing.software import require_bids_extra
 from neuroflamingo_preprocessing.user_files import utf8_stream
 
 Row = dict[str, Any] | str
@@ -164,6 +165,7 @@ def _table(file: Path, delimiter: str, ragged: bool) -> Iterator[tuple[int, Row]
 
 
 def _parquet(file: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row]]:
+    require_bids_extra("a parquet table")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

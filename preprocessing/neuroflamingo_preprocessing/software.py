@@ -5,12 +5,17 @@ from __future__ import annotations
 import platform
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from neuroflamingo_preprocessing.errors import NeuroFlamingoError
+
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "nibabel", "nilearn", "SimpleITK")
+BIDS_EXTRA = ("bids2table", "pathspec", "pyarrow")
 
 
 class Record(BaseModel):
@@ -29,6 +34,27 @@ class SoftwareRecord(Record):
     platform: str
     cuda: str | None = None
     libraries: dict[str, str] = {}
+
+
+@cache
+def require_bids_extra(what: str) -> None:
+    """Check that the packages of the extra `bids` are installed.
+
+    Args:
+        what: what needs them, for the message.
+
+    Raises:
+        NeuroFlamingoError: one is not (exit 69).
+    """
+    missing = [name for name in BIDS_EXTRA if find_spec(name) is None]
+    if missing:
+        raise NeuroFlamingoError(
+            f"{what} cannot be handled here",
+            expected=", ".join(BIDS_EXTRA),
+            seen=f"no {', no '.join(missing)}",
+            hint="pip install 'neuroflamingo[bids]'",
+            exit_code=69,
+        )
 
 
 def utc_now() -> str:

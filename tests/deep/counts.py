@@ -11,22 +11,30 @@ import tempfile
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
-from tests.deep import kills, mutants
+from tests.deep import kills, mutants, worker_kills
 
-KILLS = {"report": 250, "encode": 250, "prepare": 250, "convert": 250}
+KILLS = {"report": 250, "encode": 250, "prepare": 250, "convert": 250, "train": 250}
+WORKER_KILLS = {"workers": (worker_kills.workers, 50), "Dask workers": (worker_kills.dask, 50)}
 SCANS = 200
 
 
 def memory_slope(count: int, folder: Path) -> tuple[float, float]:
-    """Resident memory of one process over reports on one head: MB at the end, and kB a report over the later half."""
+    """Resident memory of one process over reports, each on another file: MB at the end, kB each over the later half."""
     from neuroflamingo.inference.loaded_model import open_model
     from neuroflamingo.inference.pipeline import write_report
 
     model, held = open_model("tiny-t1w", device="cpu"), []
-    for _ in range(count):
-        write_report(folder / "head.nii.gz", model=model, max_new_tokens=8, pictures=False)
+    image = nib.Nifti1Image.from_filename(folder / "head.nii.gz")
+    voxels, rng = np.asarray(image.dataobj), np.random.default_rng(0)
+    for number in range(count):
+        noisy = (voxels + rng.normal(0, 5, voxels.shape)).clip(0).astype(np.int16)
+        file = folder / f"head-{number}.nii.gz"
+        nib.Nifti1Image(noisy, image.affine).to_filename(file)
+        write_report(file, model=model, max_new_tokens=8, pictures=False)
+        file.unlink()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         held.append(pages * 4096 / 1e6)
     later = np.array(held[count // 2 :])
@@ -54,6 +62,13 @@ def main(share: float) -> int:
             except AssertionError as error:
                 faults, counts = faults + 1, f"FAULT: {error}"
             print(f"kills of {verb}: {counts}", flush=True)
+        for what, (kill, count) in WORKER_KILLS.items():
+            (place := Path(name) / what).mkdir()
+            try:
+                counts = dict(kill(max(2, round(count * share)), place))
+            except AssertionError as error:
+                faults, counts = faults + 1, f"FAULT: {error}"
+            print(f"kills of {what}: {counts}", flush=True)
         scans = max(4, round(SCANS * share))
         end, slope = memory_slope(scans, Path(name))
         print(

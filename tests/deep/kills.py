@@ -1,7 +1,7 @@
 """Verbs killed at random moments: what has its final name is whole, and the same command then ends well.
 
-A warmed process forks a child for each run, so that a kill costs what the verb itself takes. Trainings that are killed
-are in `tests/neuroflamingo/training/test_exact_resume.py`, workers and Dask workers in `tests/preprocessing/stores/`.
+A warmed process forks a child for each run, so that a kill costs what the verb itself takes. Of trainings that are
+killed, the finished weights are those of an undisturbed one. Killed workers are in `worker_kills`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -20,16 +21,20 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+import yaml
 from nilearn.datasets import load_mni152_template
 from safetensors.torch import load_file
 
 from neuroflamingo.cli import main
+from neuroflamingo.training.checkpoints import verify
 from neuroflamingo_encoders.families.precomputed.cards import precomputed_card
 from neuroflamingo_encoders.tokens.files import read_tokens
 from neuroflamingo_preprocessing.drafts import TEMPORARY_PREFIX
 from neuroflamingo_preprocessing.stores.scans import ScanStore
 from neuroflamingo_preprocessing.structural import prepare_volume
 from tests.aligned import lies_in_the_template
+from tests.neuroflamingo.training.small_runs import write_language_model, write_samples
+from tests.tiny import WIDTH as TOKEN_WIDTH
 
 WIDTH = precomputed_card(16).output.width
 
@@ -40,6 +45,8 @@ class Verb:
 
     words: Callable[[Path], list[str]]
     check: Callable[[Path], None]
+    again: Callable[[Path], None] = lambda folder: None
+    """Makes room for another run, if the last one came to its end."""
 
 
 def inputs(folder: Path) -> None:
@@ -49,6 +56,15 @@ def inputs(folder: Path) -> None:
     nib.Nifti1Image((voxels / voxels.max() * 1000).astype(np.int16), image.affine).to_filename(folder / "head.nii.gz")
     np.savez(folder / "ready.npz", tokens=np.random.default_rng(0).standard_normal((7, WIDTH)).astype(np.float32))
     torch.save({"a.weight": torch.zeros(64, 64), "b": torch.ones(3)}, folder / "weights.pth")
+    write_samples(folder / "samples")
+    write_language_model(folder / "lm")
+    optim, run = {"steps": 8, "accumulate": 2, "batch": 2, "ema": 0.9}, {"precision": "fp32", "deterministic": True}
+    model = {"token_width": TOKEN_WIDTH, "language_model": {"source": str(folder / "lm")}}
+    model["resampler"] = {"depth": 1, "num_latents": 4, "heads": 2, "dim_head": 8}
+    model["cross_attention"] = {"heads": 2, "dim_head": 8}
+    data = {"source": str(folder / "samples"), "train": ["train.jsonl"], "max_tokens": 24}
+    recipe = {"name": "killed", "model": model, "data": data, "optim": optim, "run": run, "checkpoint": {"every": 1}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     found = lies_in_the_template()
     prepare_volume.align = lambda voxels, affine: found
 
@@ -97,11 +113,32 @@ def _check_convert(folder: Path) -> None:
         assert set(load_file(folder / "out.safetensors")) == {"a.weight", "b"}
 
 
+def _train(folder: Path) -> list[str]:
+    return ["train", str(folder / "recipe.yaml"), "-o", str(folder / "run"), "--quiet"]
+
+
+def _check_train(folder: Path) -> None:
+    run, alone = folder / "run", folder / "run-alone"
+    for saved in (run / "checkpoints").glob("[!.]*"):
+        verify(saved)
+    if (run / "model").exists():
+        if not alone.exists():
+            shutil.copytree(run, alone)
+        found, right = (load_file(place / "model" / "model.safetensors") for place in (run, alone))
+        assert found.keys() == right.keys() and all(torch.equal(found[name], right[name]) for name in right)
+
+
+def _new_run(folder: Path) -> None:
+    if (folder / "run" / "model").exists():
+        shutil.rmtree(folder / "run")
+
+
 VERBS = {
     "report": Verb(_report, _check_report),
     "encode": Verb(_encode, _check_encode),
     "prepare": Verb(_prepare, _check_prepare),
     "convert": Verb(_convert, _check_convert),
+    "train": Verb(_train, _check_train, _new_run),
 }
 
 
@@ -142,11 +179,13 @@ def run(verb: str, count: int, folder: Path) -> Counter[str]:
     begin = time.monotonic()
     assert ended(fork(words)) == 0, f"{verb} does not end well by itself"
     whole = time.monotonic() - begin
+    tried.check(folder)
     for number in range(count):
         if verb == "prepare" and number % 2:  # else the item is there, and there is nothing to do
             store = ScanStore(folder / "store")
             for key in store:
                 store.drop(key)
+        tried.again(folder)
         child = fork(words)
         time.sleep(moments.uniform(0, whole))
         with contextlib.suppress(ProcessLookupError):

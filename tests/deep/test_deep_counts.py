@@ -36,7 +36,9 @@ def test_damaged_files_are_read_or_refused(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("verb", "count"), [("report", 2), ("encode", 3), ("prepare", 2), ("convert", 3)])
+@pytest.mark.parametrize(
+    ("verb", "count"), [("report", 2), ("encode", 3), ("prepare", 2), ("convert", 3), ("train", 3)]
+)
 def test_killed_verbs_leave_whole_files_and_run_again(verb: str, count: int, tmp_path: Path) -> None:
     script = tmp_path / "kill.py"
     script.write_text(KILL)
@@ -49,6 +51,15 @@ def test_killed_verbs_leave_whole_files_and_run_again(verb: str, count: int, tmp
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "run again" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "count"), [("workers", 1), ("Dask workers", 1)])
+def test_killed_workers_cost_nothing_that_another_run_does_not_give(what: str, count: int, tmp_path: Path) -> None:
+    words = ["-m", "tests.deep.worker_kills", what, str(tmp_path), str(count)]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(("kind", "number"), [("DICOM files", 16701)])

@@ -13,6 +13,7 @@ from typing import Any
 from neuroflamingo_preprocessing.bids.entities import folded_label, plain_label
 from neuroflamingo_preprocessing.errors import ConfigError, NotFoundError, did_you_mean
 from neuroflamingo_preprocessing.files import read_json
+from neuroflamingo_preprocessing.software import require_bids_extra
 
 KINDS = ("t1w", "t2w", "flair", "bold", "sbref", "fmap", "roi", "dwi", "asl", "pet")
 """Sections of a filter file, as in fMRIPrep and related tools: suffixes in lower case."""
@@ -159,6 +160,7 @@ def _wanted(entity: str, values: list[str | int | None], regex: bool) -> EntityF
 @lru_cache
 def entity_names() -> dict[str, str]:
     """Long and short names of entities to the short one, `session` and `ses` to `ses`, from the BIDS schema."""
+    require_bids_extra("a BIDS dataset")
     from bids2table import get_arrow_schema
 
     names = {}

@@ -25,6 +25,7 @@ from neuroflamingo_preprocessing.bids.entities import folded_label, parse_name
 from neuroflamingo_preprocessing.cache_home import home_folder
 from neuroflamingo_preprocessing.errors import OutputError, ScanError
 from neuroflamingo_preprocessing.files import write_bytes_atomic
+from neuroflamingo_preprocessing.software import require_bids_extra
 from neuroflamingo_preprocessing.user_files import decode_text
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def _without_ignored(root: Path, files: list[str]) -> tuple[list[str], int]:
     place = root / IGNORED
     if not place.is_file():
         return files, 0
+    require_bids_extra("a BIDS dataset")
     from pathspec import GitIgnoreSpec
 
     try:
@@ -204,6 +206,7 @@ def _is_text(file: str) -> bool:
 
 def _table(files: Mapping[str, str]) -> pyarrow.Table:
     """Rows of files, by their paths as BIDS would write them."""
+    require_bids_extra("a BIDS dataset")
     import pyarrow
     from bids2table import get_arrow_schema, parse_bids_entities, validate_bids_entities
 
@@ -269,6 +272,7 @@ def _kept(place: Path, root: Path) -> BidsIndex | None:
     """Cached index, if it still holds."""
     if not place.is_file():
         return None
+    require_bids_extra("a BIDS dataset")
     from pyarrow import ArrowException, parquet
 
     try:

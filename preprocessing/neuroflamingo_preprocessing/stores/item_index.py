@@ -15,6 +15,7 @@ from neuroflamingo_preprocessing.bids.entities import entities_of
 from neuroflamingo_preprocessing.errors import ModelError, OutputError
 from neuroflamingo_preprocessing.files import write_bytes_atomic
 from neuroflamingo_preprocessing.formats.zarr.claims import check_claims, read_metadata
+from neuroflamingo_preprocessing.software import require_bids_extra
 from neuroflamingo_preprocessing.stores.items import ItemStore, StoredItem, read_stored
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def _row(store: ItemStore[Any], item: StoredItem) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> pyarrow.Table:
+    require_bids_extra("a store's index")
     import pyarrow as pa
 
     text, number = pa.string(), pa.int64()
@@ -118,6 +120,7 @@ def _write(path: Path, table: pyarrow.Table) -> None:
 
 def _read(path: Path) -> pyarrow.Table | None:
     """Index on disk; None if it is missing, damaged, a link, or of another version."""
+    require_bids_extra("a store's index")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -37,6 +37,7 @@ from neuroflamingo_preprocessing.files import (
 )
 from neuroflamingo_preprocessing.formats.zarr.claims import check_claims
 from neuroflamingo_preprocessing.formats.zarr.shards import Layout, read_layout, read_part
+from neuroflamingo_preprocessing.software import require_bids_extra
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -194,6 +195,7 @@ class ItemStore(Generic[ItemT]):
             OutputError: the folder holds something else, or cannot be created (exit 73) or written (74).
             ModelError: a store for something else (exit 65).
         """
+        require_bids_extra("a store")  # its index, which is written when the work is done
         path = Path(path)
         head = {"format": cls.FORMAT, "schema": SCHEMA, **metadata}
         try:
