@@ -50,7 +50,8 @@ def describe_stages(recipe: EmbeddedRecipe, folder: Path, *, resume: bool, lacki
         check_starts(recipe)
     for named in (recipe.paint.heads, recipe.paint.validation_heads):
         with lacking.noted():
-            _ = None if named is None else find_heads(named)
+            if named is not None and Path(named).exists():  # else `check_starts` has said so
+                find_heads(named)
     for stage in STAGES:
         with lacking.noted():
             plan_of(recipe, stage).share(world)

@@ -14,7 +14,9 @@ import yaml
 from neuroflamingo.cli import main
 from neuroflamingo.data.batches import TrainingBatches
 from neuroflamingo.model.summary import group_lines, parameter_rows
-from neuroflamingo.recipe.read import load_recipe
+from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe
+from neuroflamingo.recipe.find import find_config
+from neuroflamingo.recipe.read import load_any_recipe, load_recipe
 from neuroflamingo.training.assembly import build
 from neuroflamingo.training.rehearsal import rehearse
 from neuroflamingo.training.run import train
@@ -278,13 +280,16 @@ def test_stages_are_described_and_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "tiny-t1w", "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert "10,318,096" in out and "43,200 samples drawn" in out  # the embedded model's weights; 5400 x 8
-    spoilt = ["--set", "encoder.start=nowhere", "--set", "paint.heads=nowhere", "--set", "log.trackers=[comet_ml]"]
+    bare = [word for key in ("heads", "validation_heads", "outlines") for word in ("--set", f"paint.{key}=null")]
+    assert main(["train", "tiny-t1w", "--dry-run", *bare]) == 0
+    out, recipe = capsys.readouterr().out, load_any_recipe(find_config("tiny-t1w"))
+    assert isinstance(recipe, EmbeddedRecipe)
+    drawn = recipe.encoder.optim.steps * recipe.encoder.optim.batch * recipe.encoder.optim.accumulate
+    assert "4,261,832" in out and f"{drawn:,} samples drawn" in out  # the weights of the embedded model's encoder
+    spoilt = [*bare, "--set", "encoder.start=nowhere", "--set", "log.trackers=[comet_ml]"]
     codes = [main(["train", "tiny-t1w", *spoilt, *more]) for more in (["--dry-run"], [])]
     assert codes == [78, 78] and not list(tmp_path.iterdir())
-    assert capsys.readouterr().err.count("error: ") == 4
+    assert capsys.readouterr().err.count("error: ") == 3
     assert main(["train", "tiny-t1w", "--dry-run", "--resume", "step-1"]) == 78
 
 
