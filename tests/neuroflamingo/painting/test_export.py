@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,9 +67,9 @@ def test_cases_painted_at_the_same_time_are_those_painted_alone(
     threads, seen = torch.get_num_threads(), set()
     torch.set_num_threads(3)
 
-    def painted(seed: int, anatomy: str) -> Case:
+    def painted(seed: int, anatomy: str, **others: Any) -> Case:
         seen.add(torch.get_num_threads())
-        return paint_case(seed, anatomy)
+        return paint_case(seed, anatomy, **others)
 
     monkeypatch.setattr(export, "paint_case", painted)
     try:
