@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neuroflamingo.evaluation.constant_report import best_constant_report
 from neuroflamingo.evaluation.greedy import write_greedily
+from neuroflamingo.evaluation.mirror_figures import mirror_figures
 from neuroflamingo.evaluation.painted_cases import EncodedCases, encode_cases, scans_to_paint
 from neuroflamingo.evaluation.readout import Thresholds, decode
 from neuroflamingo.evaluation.scoring import Scores, score_exchanged, score_findings, score_reports
@@ -105,6 +106,9 @@ class Evaluation:
             lines.append(" | ".join([key, _figure(self.real[key]), span, *cells]))
         for key, value in self.overlap.items():
             lines.append(" | ".join([f"{key} (words only)", f"{value:.3f}", "", *[""] * len(columns)]))
+        for name, value in self.metadata.get("mirror_check", {}).items():
+            words = f"mirror check: {name.replace('_', ' ')}"
+            lines.append(" | ".join([words, _figure(value), "", *[""] * len(columns)]))
         if self.failed:
             count = f"{len(self.failed)} of {self.metadata['cases']}"
             lines.append(" | ".join(["scans not prepared, scored as empty reports", count, "", *[""] * len(columns)]))
@@ -180,6 +184,7 @@ def score_encoded(
         return write_reports(model, processor, tokens, lambda d, n: progress(part, d, n) if progress else None)
 
     texts = encoded.of_all(write("reports", encoded.plain), "")
+    flipped = encoded.of_all(write("mirrored scans", encoded.mirrored), "")
     blank_text = write("blank scan", encoded.blank[None])[0]
     constant = best_constant_report(truth)
     references = [render_report(list(findings), index).text for index, findings in enumerate(truth)]
@@ -188,13 +193,15 @@ def score_encoded(
         visible=score_reports(truth, texts, visible=encoded.visible),
         blank=score_reports(truth, [blank_text] * count),
         other_patient=score_exchanged(truth, texts),
-        mirrored=score_reports(
-            [mirror(f) for f in truth], encoded.of_all(write("mirrored scans", encoded.mirrored), "")
-        ),
+        mirrored=score_reports([mirror(f) for f in truth], flipped),
         constant=score_reports(truth, [constant.text] * count),
         readout=_readout(model, encoded),
         overlap=text_overlap(references, texts),
-        metadata={"blank_report": blank_text, "constant_report": constant.text},
+        metadata={
+            "blank_report": blank_text,
+            "constant_report": constant.text,
+            "mirror_check": mirror_figures(truth, texts, flipped),
+        },
     )
 
 

@@ -11,6 +11,7 @@ from neuroflamingo_preprocessing.errors import ModelError
 if TYPE_CHECKING:
     from neuroflamingo.inference.loaded_model import LoadedModel
     from neuroflamingo_preprocessing.prepared_input import PreparedInput
+    from neuroflamingo_preprocessing.spec import ScanSpec
 
 
 def write_text(
@@ -25,7 +26,8 @@ def write_text(
 ) -> GeneratedText:
     """Continue a prompt about scans, then compute the attention of each generated token.
 
-    The scans are encoded once for both.
+    The scans are encoded once for both. Where they can be mirrored, and the decoding is greedy, the text about the
+    mirrored scans is generated in the same batch.
 
     Args:
         opened: the loaded model.
@@ -39,30 +41,65 @@ def write_text(
     model, device = opened.model, opened.device
     batch = opened.processor(prompt, scans=[list(prepared)])
     ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+    scans = batch["scans"].to(device)
+    axis = mirror_axis(opened.scan_spec) if temperature == 0 else None
     with torch.inference_mode():
-        encoded = _encoder_of(opened)(batch["scans"].to(device))
-        scans: dict[str, Any] = {"scan_tokens": encoded.tokens, "token_mask": encoded.mask}
+        both = scans if axis is None else torch.cat([scans, _mirrored(scans, axis, report_scans)])
+        encoded = _encoder_of(opened)(both)
+        inputs: dict[str, Any] = {"scan_tokens": encoded.tokens, "token_mask": encoded.mask}
         sampling: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
             sampling = {"do_sample": True, "temperature": temperature}
         devices = [torch.device(device)] if device.startswith("cuda") else []
+        rows = [1 if axis is None else 2, 1]
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
-            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **scans, **sampling)
-        attention = model.attention_rollout(out[:, :-1], torch.ones_like(out[:, :-1]), **scans)
-    new = out[0, ids.shape[1] :].tolist()
-    ended, words = _without_end(new, model.generation_config.eos_token_id)
+            out = model.generate(
+                input_ids=ids.repeat(rows),
+                attention_mask=mask.repeat(rows),
+                max_new_tokens=max_new_tokens,
+                **inputs,
+                **sampling,
+            )
+        starts = ids.shape[1]
+        texts = [_without_end(row, model.generation_config.eos_token_id) for row in out[:, starts:].tolist()]
+        ended, words = texts[0]
+        read = out[:1, : starts + len(words)]  # the end of the report, where there is one, looks at nothing
+        own = {name: None if value is None else value[:1] for name, value in inputs.items()}
+        attention = model.attention_rollout(read, torch.ones_like(read), **own)
     text, boundaries = _spell(opened.processor.tokenizer, words)
-    rows = attention[0, ids.shape[1] - 1 : ids.shape[1] - 1 + len(words), -report_scans:]
+    looked = attention[0, starts - 1 : starts - 1 + len(words), -report_scans:]
     positions = encoded.positions
     return GeneratedText(
         text=text,
         boundaries=boundaries,
-        attention=rows.float().cpu().numpy(),
+        attention=looked.float().cpu().numpy(),
         positions=None if positions is None else positions.float().cpu().numpy(),
         ended=ended,
-        new_tokens=len(new),
+        new_tokens=len(words) + ended,
+        mirrored=None if axis is None else _spell(opened.processor.tokenizer, texts[len(texts) // 2][1])[0],
     )
+
+
+def mirror_axis(spec: ScanSpec) -> int | None:
+    """Axis of the prepared tensor (after `batch scan`) along which a head can be mirrored; None if there is none.
+
+    That is so for volumes in a template's space on a grid that is symmetric about its midline.
+    """
+    names = [axis.name for axis in spec.axes]
+    if spec.modality != "volume3d" or spec.template is None or spec.origin_mm is None or "x" not in names:
+        return None
+    if spec.axes[names.index("x")].size is None:
+        return None
+    (x, *_), affine = spec.grid_shape, spec.grid_affine
+    return names.index("x") if abs(affine[0, 3] + affine[0, 0] * (x - 1) / 2) < 1e-3 else None
+
+
+def _mirrored(scans: Any, axis: int, report_scans: int) -> Any:
+    """A batch in which the report's scans are mirrored, and those of examples are not."""
+    import torch
+
+    return torch.cat([scans[:, :-report_scans], scans[:, -report_scans:].flip(2 + axis)], dim=1)
 
 
 def _encoder_of(opened: LoadedModel) -> Any:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import neuroflamingo.checkpoints as checkpoints  # the face: `load` brings torch and transformers on first use
 from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.device import pick_device
+from neuroflamingo.inference.model_card import model_card
 from neuroflamingo.model.folder import check_folder, digest_of_files, loaded_files, model_name, read_card
 from neuroflamingo.model.plain_files import weight_tensors
 from neuroflamingo.provenance import ModelRecord
-from neuroflamingo.report.records import Citation
+from neuroflamingo.report.records import Citation, ModelCard
 from neuroflamingo_preprocessing.errors import ModelError
 from neuroflamingo_preprocessing.software import installed_version
 
@@ -68,7 +69,8 @@ class ModelFolder:
                 offload_folder=self.offload_folder,
             )
         record = describe(self.name, self.folder, model, processor)
-        return LoadedModel(record.name, model, processor, record, place)
+        about = model_card(self.folder, getattr(model.config, "training", None))
+        return LoadedModel(record.name, model, processor, record, place, about)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class LoadedModel:
     processor: NeuroFlamingoProcessor
     record: ModelRecord
     device: str
+    about: ModelCard
 
     @property
     def dtype(self) -> str:

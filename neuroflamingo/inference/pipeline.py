@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from neuroflamingo.findings.agreement import disagreements
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.inference.decode import write_text
 from neuroflamingo.inference.loaded_model import LoadedModel, ModelFolder, model_folder
@@ -19,6 +20,7 @@ from neuroflamingo.provenance import (
     Stopwatch,
     command_line,
 )
+from neuroflamingo.report.assessment import assess, checks_of
 from neuroflamingo.report.methods import methods_of
 from neuroflamingo.report.model import Report
 from neuroflamingo.report.records import BANNER
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from neuroflamingo.findings.agreement import Disagreement
+    from neuroflamingo.findings.parsing import ParsedReport
     from neuroflamingo.report.records import GeneratedText
     from neuroflamingo_preprocessing.prepared_input import PreparedInput
     from neuroflamingo_preprocessing.spec import ScanSpec
@@ -188,9 +192,12 @@ def _assemble(
 ) -> Report:
     with clock.stage("trace and draw"):
         parsed = parse_report(written.text)
-        statements, traces = trace(statements_of(parsed), written)
-        drawn = draw([item.prepared.view for item in taken], traces, written) if pictures else ()
-    warnings = _warnings(taken, written, parsed)
+        views = [item.prepared.view for item in taken]
+        statements, traces = trace(statements_of(parsed), written, views)
+        points = disagreements(parsed)
+        statements, assessments = assess(statements, parsed, points, written.mirrored)
+        drawn = draw(views, traces, written) if pictures else ()
+    warnings = _warnings(taken, written, points)
     provenance = Provenance(
         run_uuid=clock.run_uuid,
         started=clock.started,
@@ -204,7 +211,7 @@ def _assemble(
         device=_device(model),
         timing=clock.seconds,
         peak_memory_mb=clock.peak_mb,
-        qc=_checks(taken, parsed),
+        qc=(*_checks(taken, parsed, points), *checks_of(statements, assessments)),
         warnings=warnings,
     )
     return Report(
@@ -215,7 +222,10 @@ def _assemble(
         findings=parsed.findings,
         impression_findings=parsed.impression,
         statements=statements,
-        parse=parse_of(parsed),
+        assessments=assessments,
+        mirrored_text=written.mirrored,
+        model_card=model.about,
+        parse=parse_of(parsed, points),
         methods=methods_of(provenance, model.citations),
         warnings=warnings,
         provenance=provenance,
@@ -266,7 +276,7 @@ def _geometry(items: list[ReportInput]) -> tuple[GeometryEntry, ...]:
     )
 
 
-def _warnings(taken: list[ReportInput], written: GeneratedText, parsed: Any) -> tuple[str, ...]:
+def _warnings(taken: list[ReportInput], written: GeneratedText, points: Sequence[Disagreement]) -> tuple[str, ...]:
     found = [
         f"{item.name}: {warning}" if len(taken) > 1 else warning
         for item in taken
@@ -276,7 +286,7 @@ def _warnings(taken: list[ReportInput], written: GeneratedText, parsed: Any) -> 
         found.append("the model wrote no text: this is no report")
     if not written.ended:
         found.append("the text reached the token limit, so its end is missing")
-    found += [f"the text disagrees with itself: {words}" for words in parsed.contradictions]
+    found += [f"the text disagrees with itself: {point.words}" for point in points]
     return tuple(found)
 
 
@@ -288,7 +298,7 @@ def _windows_left(prepared: PreparedInput) -> list[str]:
     return [f"the model reads {frames} frames at a time: the first of {len(prepared.windows)} windows was read"]
 
 
-def _checks(taken: list[ReportInput], parsed: Any) -> tuple[QualityFlag, ...]:
+def _checks(taken: list[ReportInput], parsed: ParsedReport, points: Sequence[Disagreement]) -> tuple[QualityFlag, ...]:
     checks = []
     for item in taken:
         of = f" of {item.name}" if len(taken) > 1 else ""
@@ -297,7 +307,7 @@ def _checks(taken: list[ReportInput], parsed: Any) -> tuple[QualityFlag, ...]:
             checks.append(_at_least(name, check.value, check.at_least))
     checks.append(_at_least("share of sentences understood", parsed.coverage, 0.9))
     if parsed.has_impression:
-        checks.append(_at_least("findings and impression agree", float(parsed.agrees), 1.0))
+        checks.append(_at_least("findings and impression agree", float(parsed.agrees and not points), 1.0))
     return tuple(checks)
 
 

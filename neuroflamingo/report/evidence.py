@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 RADIUS_MM = 30.0
 FULL_COLOUR = 4.0
 """Multiple of the uniform share at which the overlay's colour saturates, so that nearly uniform attention is pale."""
+OUTSIDE_MM = 6.0
+"""A peak farther than this from the brain lies outside of it."""
+SAME_PEAK_MM = 6.0
+"""Peaks nearer to each other than this are one."""
 _TOKENS_KEPT = 8
 _LOCATED = (*FOCAL, FindingClass.ATROPHY)
 
@@ -67,11 +71,19 @@ def locate(
     positions: Float[np.ndarray, "token 3"],
     scan: int,
     findings: Sequence[Finding],
+    brain: Float[np.ndarray, "point 3"] | None = None,
 ) -> Evidence | None:
     """Locate the peak of one sentence's attention; None if the tokens have no position or got no attention.
 
     The peak is the maximum of the smooth map at the tokens, moved to the centre of mass of the attention above the
     uniform share in its neighbourhood, which is finer than the token grid if neighbours share the attention.
+
+    Args:
+        weights: attention of each token.
+        positions: of the tokens, mm; NaN for those without one.
+        scan: number of the scan.
+        findings: what the sentence states.
+        brain: voxels of the scan's brain, mm, in the space of the positions; None: unknown.
     """
     total = weights.sum()
     placed = np.isfinite(positions).all(1)
@@ -96,10 +108,28 @@ def locate(
         even_share=round(float(near.mean()), 4),
         placed_share=round(float(weights.sum() / total), 4),
         peak_matches=_matches(peak, spacing, findings),
+        within_mm=round(spacing / 2, 1),
+        in_brain=None if brain is None else bool(np.linalg.norm(brain - peak, axis=1).min() <= OUTSIDE_MM),
         tokens=tuple(
             TokenWeight(position_mm=_rounded(positions[index]), weight=round(float(share[index]), 5)) for index in order
         ),
     )
+
+
+def same_peaks(evidence: Mapping[str, Evidence]) -> dict[str, Evidence]:
+    """Evidence of statements by their id, with the other statements that have the same peak in the same scan."""
+
+    def with_others(name: str, one: Evidence) -> Evidence:
+        others = {n: other for n, other in evidence.items() if n != name and _share_peak(one, other)}
+        contested = one.peak_matches is not None and any(e.peak_matches is not None for e in others.values())
+        return one.model_copy(update={"shared_with": tuple(others), "contested": contested})
+
+    return {name: with_others(name, one) for name, one in evidence.items()}
+
+
+def _share_peak(one: Evidence, other: Evidence) -> bool:
+    distance = float(np.linalg.norm(np.array(one.peak_mm) - other.peak_mm))
+    return one.scan == other.scan and distance < SAME_PEAK_MM
 
 
 def _matches(peak: np.ndarray, spacing: float, findings: Sequence[Finding]) -> bool | None:

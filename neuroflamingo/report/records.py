@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from neuroflamingo.findings.vocabulary import Finding, Region, Side
+from neuroflamingo.findings.agreement import MirrorVerdict
+from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side
 from neuroflamingo.provenance import GeometryEntry, Provenance
 from neuroflamingo_preprocessing.software import Record
 
@@ -28,6 +29,7 @@ class GeneratedText:
         positions: `[token, 3]` positions of the encoder's tokens in world mm; None if they have none.
         ended: the model ended the text itself.
         new_tokens: number of generated tokens.
+        mirrored: text about the mirrored scans; None if they cannot be mirrored, or the decoding was not greedy.
     """
 
     text: str
@@ -36,6 +38,7 @@ class GeneratedText:
     positions: Float[np.ndarray, "token 3"] | None
     ended: bool
     new_tokens: int
+    mirrored: str | None = None
 
 
 BANNER = "Research use only, not for diagnosis. Machine-generated, not reviewed."
@@ -61,8 +64,11 @@ class Evidence(Record):
     `placed_share` is the attention on tokens that have a position (summary tokens of encoders have none); the other
     values refer to these tokens. `share_near_peak` is the share within `radius_mm` of the peak; `even_share` is the
     share there of a uniform distribution, so that their ratio states how focused the attention is. `peak_matches`
-    compares the peak's side and region with those that the sentence states, for focal findings only: None if nothing
-    can be compared. Attention shows where information came from; it does not prove why a word was generated.
+    says whether the side and region that the sentence states lie within `within_mm` of the peak, for focal findings and
+    atrophy only: None if nothing can be compared. `in_brain` says whether the peak lies in the brain, None if that is
+    unknown; a peak outside is no evidence. `shared_with` are the other sentences with the same peak; it is `contested`,
+    and no evidence for any of them alone, if two of them state a place. Attention shows where information came from; it
+    does not prove why a word was generated.
     """
 
     scan: int
@@ -74,11 +80,26 @@ class Evidence(Record):
     even_share: float
     placed_share: float = 1.0
     peak_matches: bool | None = None
+    within_mm: float | None = None
+    in_brain: bool | None = None
+    shared_with: tuple[str, ...] = ()
+    contested: bool = False
     tokens: tuple[TokenWeight, ...] = ()
+
+    @property
+    def supports(self) -> bool | None:
+        """Whether the peak speaks for the sentence; None if it states no place."""
+        if self.peak_matches is None:
+            return None
+        return self.peak_matches and self.in_brain is not False and not self.contested
 
 
 class Statement(Record):
-    """One sentence of the text: `text[start:end]` of the report, with the findings it states."""
+    """One sentence of the text: `text[start:end]` of the report, with the findings it states.
+
+    `doubts` are reasons to doubt it, in a few words each: what contradicts it in the text, in the mirrored head, or in
+    where the model looked.
+    """
 
     id: str
     section: SectionName
@@ -87,6 +108,49 @@ class Statement(Record):
     text: str
     findings: tuple[Finding, ...] = ()
     evidence: Evidence | None = None
+    doubts: tuple[str, ...] = ()
+
+
+class Assessment(Record):
+    """What speaks for or against one finding of FINDINGS, beside the text.
+
+    `statement` is the sentence that states it. `mirror` says what becomes of its side in the report on the mirrored
+    head: `swaps` as it must, `stays` (the side is uncertain), `absent` (nothing of its class is stated there); None
+    for a finding without a left or right, or if the head was not mirrored. `doubts` are those of its sentence.
+    """
+
+    statement: str
+    finding: Finding
+    mirror: MirrorVerdict | None = None
+    doubts: tuple[str, ...] = ()
+
+
+class KindError(Record):
+    """A kind of finding that a model knows, and its measured errors: None if they were not measured.
+
+    `false` is the share of those stated that were not there, `missed` the share of those there that were not stated,
+    `cases` how many were there.
+    """
+
+    kind: FindingClass
+    false: float | None = None
+    missed: float | None = None
+    cases: int = 0
+
+
+class ModelCard(Record):
+    """The essentials of the model's card: what its reports can be worth.
+
+    `invented_on_normals` is the share of painted normal heads with an invented finding. `real` are figures on real
+    scans, in words.
+    """
+
+    trained_on: str
+    kinds: tuple[KindError, ...]
+    measured_on: str | None = None
+    invented_on_normals: float | None = None
+    real: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
 
 class Sections(Record):
@@ -149,6 +213,9 @@ class ReportRecord(Record):
     findings: tuple[Finding, ...]
     impression_findings: tuple[Finding, ...]
     statements: tuple[Statement, ...]
+    assessments: tuple[Assessment, ...] = ()
+    mirrored_text: str | None = None
+    model_card: ModelCard | None = None
     parse: Parse
     methods: Methods
     warnings: tuple[str, ...] = ()

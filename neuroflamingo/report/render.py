@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from neuroflamingo.progress import visible, visible_lines
+from neuroflamingo.report.assessment import evidence_words
 
 if TYPE_CHECKING:
     from neuroflamingo.findings.vocabulary import Finding
@@ -81,8 +82,14 @@ def _context(report: ReportRecord) -> dict[str, Any]:
         "provenance": report.provenance,
         "prose": prose(report),
         "shown": [statement for statement in report.statements if statement.evidence],
-        "numbers": _numbers(report),
+        "numbers": (numbers := _numbers(report)),
+        "verdicts": {
+            one.id: evidence_words(one.evidence, numbers) for one in report.statements if one.evidence is not None
+        },
         "links": _links(report),
+        "doubted": [one for one in report.statements if one.doubts],
+        "mirrored": any(one.mirror is not None for one in report.assessments)
+        and len(report.assessments) == len(report.findings),
     }
 
 
@@ -160,6 +167,11 @@ def grade(finding: Finding) -> str:
     return GRADES[finding.grade] if finding.grade is not None else "–"
 
 
+def percent(share: float | None) -> str:
+    """A share in whole percent, or a dash: not measured."""
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
 def describe(finding: Finding) -> str:
     """A finding in one line: `chronic infarct, left temporal lobe, 24 mm`."""
     where = " ".join(str(part) for part in (finding.side, finding.region) if part)
@@ -209,6 +221,7 @@ def _environment() -> Environment:
         signed=signed,
         size=size,
         grade=grade,
+        percent=percent,
         describe=describe,
         focus=focus,
         region=region,

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from neuroflamingo.report.records import Parse, SectionName, Sections, Statement
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from neuroflamingo.findings.agreement import Disagreement
     from neuroflamingo.findings.parsing import ParsedReport
 
 _HEADING = re.compile(r"\b(TECHNIQUE|FINDINGS|IMPRESSION)\s*:\s*")
@@ -44,9 +47,10 @@ def statements_of(parsed: ParsedReport) -> tuple[Statement, ...]:
     )
 
 
-def parse_of(parsed: ParsedReport) -> Parse:
-    """The report's record of how well its text was understood."""
-    return Parse(coverage=parsed.coverage, unparsed=parsed.unparsed, contradictions=parsed.contradictions)
+def parse_of(parsed: ParsedReport, points: Sequence[Disagreement]) -> Parse:
+    """The report's record of how well its text was understood, and where it disagrees with itself."""
+    words = tuple(point.words for point in points)
+    return Parse(coverage=parsed.coverage, unparsed=parsed.unparsed, contradictions=words)
 
 
 def _section(name: str) -> SectionName:

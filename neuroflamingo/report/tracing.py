@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuroflamingo.report.evidence import locate, words_of
+from neuroflamingo.report.evidence import locate, same_peaks, words_of
 from neuroflamingo.report.native_overlay import native_view
 from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, picture_of_attention, picture_of_slices
 from neuroflamingo.report.records import Evidence, Picture, Statement
 from neuroflamingo.report.time_pictures import picture_of_carpet, pictures_of_array, pictures_of_run
+from neuroflamingo_preprocessing.geometry import apply
 from neuroflamingo_preprocessing.prepared_input import ArrayView, RunView, SeriesView, VolumeView
+from neuroflamingo_preprocessing.structural.template import grid_affine, load_template
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from neuroflamingo.report.records import GeneratedText
-    from neuroflamingo_preprocessing.prepared_input import View
+from neuroflamingo_preprocessing.prepared_input import View
 
 WHOLE = "all"
 
@@ -33,29 +35,49 @@ class Trace:
     evidence: Evidence
 
 
-def trace(statements: Sequence[Statement], generated: GeneratedText) -> tuple[tuple[Statement, ...], tuple[Trace, ...]]:
+def trace(
+    statements: Sequence[Statement], generated: GeneratedText, views: Sequence[View | None] = ()
+) -> tuple[tuple[Statement, ...], tuple[Trace, ...]]:
     """Add evidence to the sentences of FINDINGS that state findings (of IMPRESSION, if FINDINGS states none).
 
     A report without findings gets one overlay for its whole FINDINGS section, with the id `all`, so that the reader can
     see the model's attention there too.
+
+    Args:
+        statements: of the report.
+        generated: the text with its attention.
+        views: of the report's scans, for where their brains lie.
     """
     if generated.attention is None or generated.positions is None or not len(generated.attention):
         return tuple(statements), ()
-    traces = {}
+    brains = [brain_points(view) for view in views]
+    traces: dict[str, tuple[Statement, Trace]] = {}
     for statement in _worth_showing(statements, generated.text):
-        found = _trace_one(statement, generated.attention, generated.positions, generated.boundaries)
+        found = _trace_one(statement, generated.attention, generated.positions, generated.boundaries, brains)
         if found is not None:
             traces[statement.id] = (statement, found)
+    evidence = same_peaks({name: found.evidence for name, (_, found) in traces.items()})
+    traces = {name: (one, replace(found, evidence=evidence[name])) for name, (one, found) in traces.items()}
     out = [
-        statement.model_copy(update={"evidence": traces[statement.id][1].evidence})
-        if statement.id in traces
-        else statement
+        statement.model_copy(update={"evidence": evidence[statement.id]}) if statement.id in evidence else statement
         for statement in statements
     ]
     if WHOLE in traces:
-        whole, found = traces[WHOLE]
-        out.insert(0, whole.model_copy(update={"evidence": found.evidence}))
+        out.insert(0, traces[WHOLE][0].model_copy(update={"evidence": evidence[WHOLE]}))
     return tuple(out), tuple(found for _, found in traces.values())
+
+
+def brain_points(view: View | None) -> Float[np.ndarray, "point 3"] | None:
+    """Voxels of a volume's brain in the world of its tokens, mm: of its own brain, else of the template's.
+
+    None if the input is no volume in a template's space.
+    """
+    if not isinstance(view, VolumeView) or view.prepared.template is None:
+        return None
+    if view.prepared.brain is None:
+        return apply(grid_affine(), np.argwhere(load_template().grid_mask))
+    order = np.abs(view.prepared.affine[:3, :3]).argmax(0).argsort()  # the mask has x, y and z in this order
+    return apply(view.prepared.affine[:, [*order, 3]], np.argwhere(view.prepared.brain))
 
 
 def draw(views: Sequence[View | None], traces: Sequence[Trace], generated: GeneratedText) -> tuple[Picture, ...]:
@@ -95,12 +117,17 @@ def _worth_showing(statements: Sequence[Statement], text: str) -> list[Statement
 
 
 def _trace_one(
-    statement: Statement, attention: np.ndarray, positions: np.ndarray, boundaries: Sequence[int]
+    statement: Statement,
+    attention: np.ndarray,
+    positions: np.ndarray,
+    boundaries: Sequence[int],
+    brains: Sequence[np.ndarray | None],
 ) -> Trace | None:
     words = words_of(boundaries, statement.start, statement.end)[: len(attention)]
     if not words.any():
         return None
     by_scan = attention[words].mean(0)
     scan = int(np.argmax(by_scan.sum(-1)))
-    evidence = locate(by_scan[scan], positions, scan, statement.findings)
+    brain = brains[scan] if scan < len(brains) else None
+    evidence = locate(by_scan[scan], positions, scan, statement.findings, brain)
     return None if evidence is None else Trace(statement.id, by_scan[scan], evidence)

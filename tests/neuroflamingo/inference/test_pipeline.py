@@ -135,3 +135,92 @@ def test_stages_are_told(opened: LoadedModel, head_file: Path) -> None:
 
 def test_public_names() -> None:
     assert neuroflamingo.write_report is write_report and neuroflamingo.Report is Report
+
+
+def test_a_side_that_does_not_swap_in_the_mirrored_head_is_said_to_be_uncertain(report: Report) -> None:
+    """The tiny model says "left" whatever it sees."""
+    assert report.mirrored_text == report.text
+    (assessment,) = report.assessments
+    assert assessment.mirror == "stays" and assessment.finding == report.findings[0]
+    words = "side uncertain: it does not swap in the mirrored head"
+    marked = [statement for statement in report.statements if words in statement.doubts]
+    assert [statement.id for statement in marked] == [assessment.statement] and marked[0].section == "findings"
+    assert words in report.to_text() and "SIDE UNCERTAIN" in report.to_text() and words in report.to_html()
+    assert json.loads(report.to_json())["assessments"][0]["mirror"] == "stays"
+    flags = {flag.name: flag.passed for flag in report.provenance.qc}
+    assert flags["sides that swap in the mirrored head"] is False
+
+
+def test_sampled_texts_and_examples_stay_as_they_are(opened: LoadedModel, head_file: Path, written_report: str) -> None:
+    sampled = write_report(head_file, model=opened, temperature=0.7, max_new_tokens=20, pictures=False)
+    assert sampled.mirrored_text is None and all(one.mirror is None for one in sampled.assessments)
+    scan = read_scan(head_file)
+    shown = write_report(scan, model=opened, examples=[(scan, written_report)], pictures=False)
+    assert shown.text and shown.mirrored_text == shown.text  # it does not look
+
+
+def test_which_encoders_heads_can_be_mirrored() -> None:
+    from neuroflamingo.inference.decode import mirror_axis
+    from neuroflamingo_encoders import encoder_card
+
+    spec = encoder_card("tiny-t1w-cnn").scan
+    assert mirror_axis(spec) == 1
+    assert mirror_axis(spec.model_copy(update={"origin_mm": (-80.0, -112.5, -76.5)})) is None
+    assert mirror_axis(spec.model_copy(update={"template": None})) is None
+    turned = spec.model_copy(update={"axes": (spec.axes[0], *spec.axes[:0:-1])})
+    assert mirror_axis(turned) == 3
+    assert mirror_axis(encoder_card("brainlm-13m").scan) is None
+
+
+@pytest.mark.slow
+def test_the_embedded_model_writes_the_same_of_a_head_alone_and_beside_its_mirror_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from neuroflamingo.findings.vocabulary import Finding
+    from neuroflamingo.inference import decode
+    from neuroflamingo.painting.case import paint_into_head
+
+    opened = open_model("tiny-t1w", device="cpu")
+    wanted = Finding(kind="subacute hematoma", side="left", region="frontal lobe", size_mm=34)  # type: ignore[arg-type]
+    scan = paint_into_head([wanted])[1]
+    both = write_report(scan, model=opened, pictures=False)
+    monkeypatch.setattr(decode, "mirror_axis", lambda spec: None)
+    alone = write_report(scan, model=opened, pictures=False)
+    assert both.text == alone.text and both.findings and alone.mirrored_text is None
+    assert [one.mirror for one in both.assessments] == ["swaps"]
+    assert both.statements[0].evidence == alone.statements[0].evidence
+
+
+def test_the_report_says_what_the_model_is(report: Report) -> None:
+    card = report.model_card
+    assert card is not None and card.trained_on == "not recorded." and len(card.kinds) == 6
+    assert card.measured_on is None and any("not measured" in line for line in card.limits)
+    embedded = open_model("tiny-t1w", device="cpu").about
+    assert "painted" in embedded.trained_on and embedded.measured_on and "painted scans" in embedded.measured_on
+    assert all(row.false is not None and row.missed is not None and row.cases for row in embedded.kinds)
+    shown = report.model_copy(update={"model_card": embedded})
+    for form in (shown.to_html(), shown.to_text(), shown.to_json()):
+        assert "painted" in form and "chronic infarct" in form and "docs/limits.md" in form
+    infarct = embedded.kinds[0]
+    assert f"{100 * (infarct.missed or 0):.0f} %" in shown.to_html()
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ("{}", "not measured"),
+        ("[1, 2]", "not measured"),
+        ('{"a": {"by_class": {"mass": {"precision": "x", "recall": 7, "true": null}}}}', "painted findings"),
+        (
+            '{"a": {"by_class": {"mass": {"precision": 0.5}}}, "real": {"as_it_came": {"scans": 9, "persons": 4,'
+            ' "figures": {"known findings found": {"count": 3, "of": 5}}}}}',
+            "known findings found: 3 of 5",
+        ),
+    ],
+)
+def test_whatever_stands_in_evaluation_json(tmp_path: Path, stored: str, expected: str) -> None:
+    from neuroflamingo.inference.model_card import model_card
+
+    (tmp_path / "evaluation.json").write_text(stored)
+    card = model_card(tmp_path, {"recipe": {"paint": {"heads": "x", "real_share": 0.5}}})
+    assert expected in "\n".join((*card.limits, *card.real)) and "50 %" in card.trained_on

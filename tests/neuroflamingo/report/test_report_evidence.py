@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side
-from neuroflamingo.report.evidence import attention_map, locate, token_spacing, words_of
+from neuroflamingo.report.assessment import evidence_words
+from neuroflamingo.report.evidence import attention_map, locate, same_peaks, token_spacing, words_of
+from neuroflamingo.report.records import Evidence
 
 
 def peaked(positions: np.ndarray, peak: tuple[float, float, float], height: float = 60.0) -> np.ndarray:
@@ -82,3 +84,37 @@ def test_words_are_found_by_the_characters_they_wrote() -> None:
     boundaries = (0, 3, 3, 8, 12)  # the second token wrote nothing yet: part of a character
     np.testing.assert_array_equal(words_of(boundaries, 2, 5), [True, False, True, False])
     np.testing.assert_array_equal(words_of(boundaries, 8, 12), [False, False, False, True])
+
+
+def test_a_peak_outside_the_brain_is_no_evidence(token_positions: np.ndarray) -> None:
+    brain = np.stack(np.meshgrid(*[np.arange(-48.0, 49, 6)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    words = (infarct(Side.LEFT, Region.PARIETAL),)
+    inside = locate(peaked(token_positions, (-36, -48, 48)), token_positions, 0, words, brain)
+    assert inside and inside.in_brain is True and inside.supports is True and inside.within_mm == 12.0
+    assert evidence_words(inside, {}) == [("peak within 12 mm of the stated side and region", True)]
+    below = locate(peaked(token_positions, (-24, -48, -78)), token_positions, 0, words, brain)
+    assert below and below.in_brain is False and below.supports is False
+    assert evidence_words(below, {}) == [("peak outside the brain: no evidence", False)]
+    away = locate(peaked(token_positions, (36, 0, 0)), token_positions, 0, words, brain)
+    assert away and evidence_words(away, {}) == [("peak more than 12 mm from the stated side and region", False)]
+
+
+def test_several_sentences_with_one_peak_are_said_to_have_one(token_positions: np.ndarray) -> None:
+    ventricles = Finding(kind=FindingClass.VENTRICULAR_ENLARGEMENT, side=Side.BILATERAL, region=Region.VENTRICLES)
+    one = peaked(token_positions, (-36, -48, 48))
+
+    def found(weights: np.ndarray, finding: Finding) -> Evidence:
+        evidence = locate(weights, token_positions, 0, (finding,))
+        assert evidence is not None
+        return evidence
+
+    first, other = found(one, infarct(Side.LEFT, Region.PARIETAL)), found(one, infarct(Side.LEFT, Region.TEMPORAL))
+    apart = found(peaked(token_positions, (36, -48, 48)), infarct(Side.RIGHT, Region.PARIETAL))
+    marked = same_peaks({"s1": first, "s2": other, "s3": apart})
+    assert [marked[name].shared_with for name in marked] == [("s2",), ("s1",), ()]
+    assert marked["s1"].peak_matches and marked["s1"].supports is False and marked["s3"].supports is True
+    said = evidence_words(marked["s1"], {"s1": 1, "s2": 2})
+    assert said[-1] == ("same peak as sentence 2: no evidence of its own", False)
+    beside = same_peaks({"s1": first, "s2": found(one, ventricles)})
+    assert beside["s1"].supports is True and beside["s2"].supports is None
+    assert evidence_words(beside["s2"], {"s1": 1}) == [("same peak as sentence 1", None)]
