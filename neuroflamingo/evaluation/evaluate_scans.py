@@ -300,13 +300,13 @@ def _scored(facts: tuple[str, ...], one: Known, report: ReportRecord) -> ScanRes
     stated = tuple(finding.model_dump(mode="json", exclude_none=True) for finding in report.findings)
     flags = (*(f"check: {flag.name}" for flag in report.provenance.qc if not flag.passed), *report.warnings)
     if facts[4] != "T1w":
-        return ScanResult(*facts, text=report.text, stated=stated, flags=flags)
+        return ScanResult(*facts, text=report.stated_text or report.text, stated=stated, flags=flags)
     measured = findings_of(one, scan_to_template(report))
     score = score_scan(one.about, measured.findings, report.findings, unwarned=not flags)
     known = tuple(map(_plain, measured.findings))
     return ScanResult(
         *facts,
-        text=report.text,
+        text=report.stated_text or report.text,
         stated=stated,
         known=known,
         flags=flags,

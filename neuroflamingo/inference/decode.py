@@ -78,6 +78,7 @@ def write_text(
         ended=ended,
         new_tokens=len(words) + ended,
         mirrored=None if axis is None else _spell(opened.processor.tokenizer, texts[len(texts) // 2][1])[0],
+        tokens=encoded.tokens[0, -report_scans:].float().cpu().numpy() if encoded.tokens.ndim == 4 else None,
     )
 
 

@@ -14,6 +14,7 @@ import neuroflamingo.checkpoints as checkpoints  # the face: `load` brings torch
 from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.device import pick_device
 from neuroflamingo.inference.model_card import model_card
+from neuroflamingo.inference.second_look import SecondLook
 from neuroflamingo.model.folder import check_folder, digest_of_files, loaded_files, model_name, read_card
 from neuroflamingo.model.plain_files import weight_tensors
 from neuroflamingo.provenance import ModelRecord
@@ -69,8 +70,9 @@ class ModelFolder:
                 offload_folder=self.offload_folder,
             )
         record = describe(self.name, self.folder, model, processor)
-        about = model_card(self.folder, getattr(model.config, "training", None))
-        return LoadedModel(record.name, model, processor, record, place, about)
+        training = getattr(model.config, "training", None)
+        about, second_look = model_card(self.folder, training), SecondLook.of(self.folder, training)
+        return LoadedModel(record.name, model, processor, record, place, about, second_look)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class LoadedModel:
     record: ModelRecord
     device: str
     about: ModelCard
+    second_look: SecondLook
 
     @property
     def dtype(self) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.findings.agreement import disagreements
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.inference.decode import write_text
 from neuroflamingo.inference.loaded_model import LoadedModel, ModelFolder, model_folder
+from neuroflamingo.inference.second_look import UNLIKE
 from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
 from neuroflamingo.provenance import (
     DeviceRecord,
@@ -20,7 +22,7 @@ from neuroflamingo.provenance import (
     Stopwatch,
     command_line,
 )
-from neuroflamingo.report.assessment import assess, checks_of
+from neuroflamingo.report.assessment import assess, checks_of, kept_findings, stated_text
 from neuroflamingo.report.methods import methods_of
 from neuroflamingo.report.model import Report
 from neuroflamingo.report.records import BANNER
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 
     from neuroflamingo.findings.agreement import Disagreement
     from neuroflamingo.findings.parsing import ParsedReport
-    from neuroflamingo.report.records import GeneratedText
+    from neuroflamingo.findings.vocabulary import Finding
+    from neuroflamingo.report.records import GeneratedText, LikenessRecord, Statement
     from neuroflamingo_preprocessing.prepared_input import PreparedInput
     from neuroflamingo_preprocessing.spec import ScanSpec
 
@@ -195,7 +198,9 @@ def _assemble(
         views = [item.prepared.view for item in taken]
         statements, traces = trace(statements_of(parsed), written, views)
         points = disagreements(parsed)
-        statements, assessments = assess(statements, parsed, points, written.mirrored)
+        judged = model.second_look.judge(model.model.encoder, written.tokens, parsed.findings)
+        statements, assessments = assess(statements, parsed, points, written.mirrored, judged)
+        likeness = model.second_look.compare(written.tokens)
         drawn = draw(views, traces, written) if pictures else ()
     warnings = _warnings(taken, written, points)
     provenance = Provenance(
@@ -211,19 +216,21 @@ def _assemble(
         device=_device(model),
         timing=clock.seconds,
         peak_memory_mb=clock.peak_mb,
-        qc=(*_checks(taken, parsed, points), *checks_of(statements, assessments)),
+        qc=(*_checks(taken, parsed, points), *checks_of(statements, assessments), *_likeness_check(likeness)),
         warnings=warnings,
     )
     return Report(
-        banner=" ".join([BANNER, *(words for item in taken for words in item.prepared.forced)]),
+        banner=_banner(taken, likeness),
         title=title or _title(taken[0].name),
         text=written.text,
         sections=split_sections(written.text),
-        findings=parsed.findings,
-        impression_findings=parsed.impression,
+        findings=kept_findings(parsed.findings, [one.verdict for one in judged]),
+        impression_findings=_concluded(statements),
         statements=statements,
         assessments=assessments,
         mirrored_text=written.mirrored,
+        stated_text=stated_text(written.text, statements),
+        likeness=likeness,
         model_card=model.about,
         parse=parse_of(parsed, points),
         methods=methods_of(provenance, model.citations),
@@ -231,6 +238,26 @@ def _assemble(
         provenance=provenance,
         pictures=drawn,
     )
+
+
+def _banner(taken: list[ReportInput], likeness: LikenessRecord | None) -> str:
+    """What stands at the top of page, text and JSON."""
+    unlike = [UNLIKE] if likeness is not None and likeness.unlike else []
+    return " ".join([BANNER, *unlike, *(words for item in taken for words in item.prepared.forced)])
+
+
+def _concluded(statements: Sequence[Statement]) -> tuple[Finding, ...]:
+    """Findings of IMPRESSION, those withheld left out."""
+    concluded = [one for one in statements if one.section == "impression"]
+    return tuple(f for one in concluded for f in kept_findings(one.findings, repeat(one.verdict)))
+
+
+def _likeness_check(likeness: LikenessRecord | None) -> tuple[QualityFlag, ...]:
+    if likeness is None:
+        return ()
+    limit = f"at most {likeness.threshold:g}"
+    name = "distance from the heads that the model knows"
+    return (QualityFlag(name=name, value=likeness.score, threshold=limit, passed=not likeness.unlike),)
 
 
 def _title(name: str) -> str:

@@ -58,6 +58,8 @@ NEVER_OPENED = re.compile(r"(optimizer|scheduler|scaler)\.(pt|bin)|rng_state(_\d
 """Files of a checkpoint of transformers' Trainer that are no part of the model: they may lie there, unread."""
 
 
+LIKENESS = "likeness.safetensors"
+"""In the folder of a model that knows which heads are like its own: see `evaluation.likeness`."""
 DONE = "training.json"
 """In the folder of a model that a training made: how far the training went."""
 
@@ -165,7 +167,7 @@ def loaded_files(folder: Path) -> dict[str, str]:
     names = {file.name for file in weight_files(folder)} | {CONFIG, GENERATION, ENCODER_CARD}
     if "model.safetensors" not in names:
         names.add("model.safetensors.index.json")
-    patterns = (*sorted(names), *TOKENIZER_FILES)
+    patterns = (*sorted(names), LIKENESS, *TOKENIZER_FILES)
     files = (file for file in sorted(folder.iterdir()) if any(fnmatch(file.name, pattern) for pattern in patterns))
     return {file.name: sha256_of(file) for file in files if file.is_file()}
 

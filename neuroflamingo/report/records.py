@@ -30,6 +30,7 @@ class GeneratedText:
         ended: the model ended the text itself.
         new_tokens: number of generated tokens.
         mirrored: text about the mirrored scans; None if they cannot be mirrored, or the decoding was not greedy.
+        tokens: `[scan, token, width]`, the encoder's tokens of the report's scans; None if they have frames.
     """
 
     text: str
@@ -39,6 +40,7 @@ class GeneratedText:
     ended: bool
     new_tokens: int
     mirrored: str | None = None
+    tokens: Float[np.ndarray, "scan token width"] | None = None
 
 
 BANNER = "Research use only, not for diagnosis. Machine-generated, not reviewed."
@@ -48,6 +50,7 @@ Plane = Literal["axial", "coronal", "sagittal"]
 PictureKind = Literal["seen", "look", "alignment", "mean", "motion", "carpet", "array"]
 
 
+Verdict = Literal["stated", "possible", "withheld"]
 SectionName = Literal["technique", "findings", "impression", "other"]
 
 
@@ -98,7 +101,8 @@ class Statement(Record):
     """One sentence of the text: `text[start:end]` of the report, with the findings it states.
 
     `doubts` are reasons to doubt it, in a few words each: what contradicts it in the text, in the mirrored head, or in
-    where the model looked.
+    where the model looked. `verdict` says whether the report states it: `stated`, `possible` or `withheld`, which the
+    report leaves out, since its finding is too unlikely.
     """
 
     id: str
@@ -109,6 +113,7 @@ class Statement(Record):
     findings: tuple[Finding, ...] = ()
     evidence: Evidence | None = None
     doubts: tuple[str, ...] = ()
+    verdict: Verdict = "stated"
 
 
 class Assessment(Record):
@@ -116,12 +121,16 @@ class Assessment(Record):
 
     `statement` is the sentence that states it. `mirror` says what becomes of its side in the report on the mirrored
     head: `swaps` as it must, `stays` (the side is uncertain), `absent` (nothing of its class is stated there); None
-    for a finding without a left or right, or if the head was not mirrored. `doubts` are those of its sentence.
+    for a finding without a left or right, or if the head was not mirrored. `probability` is calibrated on held-out
+    heads; None if the model has no calibration for the class. `verdict` is what follows from it: the finding is stated,
+    possible, or withheld, and then not among the report's findings. `doubts` are those of its sentence.
     """
 
     statement: str
     finding: Finding
     mirror: MirrorVerdict | None = None
+    probability: float | None = None
+    verdict: Verdict = "stated"
     doubts: tuple[str, ...] = ()
 
 
@@ -151,6 +160,14 @@ class ModelCard(Record):
     invented_on_normals: float | None = None
     real: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+
+
+class LikenessRecord(Record):
+    """How far the prepared head is from those that the model knows: above the threshold it is unlike them."""
+
+    score: float
+    threshold: float
+    unlike: bool
 
 
 class Sections(Record):
@@ -204,7 +221,11 @@ class Picture:
 
 
 class ReportRecord(Record):
-    """Contents of a report; see `Report`."""
+    """Contents of a report; see `Report`.
+
+    `text` is what the model wrote. `stated_text` is what the report states of it, where findings are withheld or called
+    possible for their probability; None if it is all of the text.
+    """
 
     banner: str = BANNER
     title: str
@@ -215,6 +236,8 @@ class ReportRecord(Record):
     statements: tuple[Statement, ...]
     assessments: tuple[Assessment, ...] = ()
     mirrored_text: str | None = None
+    stated_text: str | None = None
+    likeness: LikenessRecord | None = None
     model_card: ModelCard | None = None
     parse: Parse
     methods: Methods

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from neuroflamingo.progress import visible, visible_lines
-from neuroflamingo.report.assessment import evidence_words
+from neuroflamingo.report.assessment import NOT_STATED, POSSIBLE, evidence_words, numbers_of
 
 if TYPE_CHECKING:
     from neuroflamingo.findings.vocabulary import Finding
@@ -81,27 +81,27 @@ def _context(report: ReportRecord) -> dict[str, Any]:
         "report": report,
         "provenance": report.provenance,
         "prose": prose(report),
-        "shown": [statement for statement in report.statements if statement.evidence],
-        "numbers": (numbers := _numbers(report)),
+        "shown": _shown(report),
+        "numbers": (numbers := numbers_of(report.statements, {one.id: one.verdict for one in report.statements})),
         "verdicts": {
             one.id: evidence_words(one.evidence, numbers) for one in report.statements if one.evidence is not None
         },
         "links": _links(report),
-        "doubted": [one for one in report.statements if one.doubts],
-        "mirrored": any(one.mirror is not None for one in report.assessments)
-        and len(report.assessments) == len(report.findings),
+        "doubted": [one for one in report.statements if one.doubts and one.verdict != "withheld"],
+        "assessed": (assessed := [one for one in report.assessments if one.verdict != "withheld"]),
+        "withheld": [one for one in report.assessments if one.verdict == "withheld"],
+        "mirrored": any(one.mirror is not None for one in assessed) and len(assessed) == len(report.findings),
+        "judged": any(one.probability is not None for one in assessed) and len(assessed) == len(report.findings),
     }
 
 
-def _numbers(report: ReportRecord) -> dict[str, int]:
-    """Badge numbers of the sentences that have an overlay."""
-    shown = [statement.id for statement in report.statements if statement.evidence]
-    return {identifier: number for number, identifier in enumerate(shown, start=1)}
+def _shown(report: ReportRecord) -> list[Statement]:
+    return [one for one in report.statements if one.evidence and one.verdict != "withheld"]
 
 
 def _links(report: ReportRecord) -> dict[str, str]:
     """For each sentence, the sentence whose overlay it links to: itself, or one that states the same finding."""
-    shown = [statement for statement in report.statements if statement.evidence]
+    shown = _shown(report)
     links = {statement.id: statement.id for statement in shown}
     for statement in report.statements:
         places = {_place_key(finding) for finding in statement.findings}
@@ -116,7 +116,10 @@ def _place_key(finding: Finding) -> tuple[str, str | None, str | None]:
 
 
 def prose(report: ReportRecord) -> list[tuple[str, list[tuple[str, Statement | None]]]]:
-    """The text as sections of pieces: `(section, [(words, the statement they belong to or None)])`; nothing is lost."""
+    """The text as sections of pieces: `(section, [(words, the statement they belong to or None)])`.
+
+    Nothing is lost but sentences that are withheld.
+    """
     out: list[tuple[str, list[tuple[str, Statement | None]]]] = []
     names = [("Technique", "technique"), ("Findings", "findings"), ("Impression", "impression")]
     for title, name in names:
@@ -136,10 +139,18 @@ def _pieces(report: ReportRecord, body: str) -> list[tuple[str, Statement | None
     for statement in sorted(report.statements, key=lambda item: item.start):
         if statement.start < at or statement.end > stop:
             continue
-        pieces += [(report.text[at : statement.start], None), (report.text[statement.start : statement.end], statement)]
+        words = report.text[statement.start : statement.end]
+        pieces += [(report.text[at : statement.start], None), _as_stated(words, statement)]
         at = statement.end
     pieces.append((report.text[at:stop], None))
     return [piece for piece in pieces if piece[0]]
+
+
+def _as_stated(words: str, statement: Statement) -> tuple[str, Statement | None]:
+    """A sentence as the report states it: left out, or called possible, where its finding is not likely enough."""
+    if statement.verdict == "withheld":
+        return (NOT_STATED if statement.section == "impression" else ""), None
+    return (POSSIBLE + words if statement.verdict == "possible" else words), statement
 
 
 def _listed(pieces: list[tuple[str, Statement | None]]) -> list[tuple[str, Statement | None]]:

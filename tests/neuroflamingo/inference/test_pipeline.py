@@ -224,3 +224,88 @@ def test_whatever_stands_in_evaluation_json(tmp_path: Path, stored: str, expecte
     (tmp_path / "evaluation.json").write_text(stored)
     card = model_card(tmp_path, {"recipe": {"paint": {"heads": "x", "real_share": 0.5}}})
     assert expected in "\n".join((*card.limits, *card.real)) and "50 %" in card.trained_on
+
+
+def judged(opened: LoadedModel, head_file: Path, **thresholds: float) -> Report:
+    """The tiny model's report, whose one finding has a calibrated probability near 1."""
+    from dataclasses import replace
+
+    from neuroflamingo.evaluation.calibration import Calibration, ClassCalibration
+    from neuroflamingo.findings.vocabulary import FindingClass
+    from neuroflamingo.inference.second_look import SecondLook
+
+    one = ClassCalibration(temperature=1.0, shift=-1000.0, **thresholds)
+    look = SecondLook(Calibration(classes={FindingClass.INFARCT: one}))
+    return write_report(head_file, model=replace(opened, second_look=look), pictures=False)
+
+
+def test_a_calibrated_probability_is_shown(opened: LoadedModel, head_file: Path, report: Report) -> None:
+    shown = judged(opened, head_file)
+    assert shown.assessments[0].probability == 1.0 and shown.stated_text is None and shown.findings == report.findings
+    assert "probability 100 %" in shown.to_text() and "Probability" in shown.to_html()
+    for form in (report.to_text(), report.to_html()):
+        assert report.assessments[0].probability is None and "robability" not in form
+
+
+def test_an_unlikely_finding_is_called_possible(opened: LoadedModel, head_file: Path, written_report: str) -> None:
+    shown = judged(opened, head_file, possible_below=1.01)
+    assert [one.certainty for one in (*shown.findings, *shown.impression_findings)] == ["possible", "possible"]
+    assert shown.text == written_report and shown.stated_text is not None
+    words = "Possible: Chronic infarct in the left temporal lobe"
+    assert shown.stated_text.count(words) == 2
+    assert words in shown.to_text() and words in shown.to_html() and "(possible)" in shown.to_text()
+
+
+def test_a_finding_that_is_too_unlikely_is_not_stated(
+    opened: LoadedModel, head_file: Path, written_report: str
+) -> None:
+    shown = judged(opened, head_file, withhold_below=1.01, possible_below=1.01)
+    assert shown.findings == shown.impression_findings == () and shown.text == written_report
+    assert shown.assessments[0].verdict == "withheld" and shown.assessments[0].finding.kind == "chronic infarct"
+    assert shown.stated_text is not None and "infarct" not in shown.stated_text
+    assert "No mass." in shown.stated_text and "(Not stated: too unlikely.)" in shown.stated_text
+    for form in (shown.to_text(), shown.to_html()):
+        assert "Chronic infarct in the left temporal lobe" not in form and "oo unlikely" in form.replace(
+            "TOO UNLIKELY", "too unlikely"
+        )
+        assert "chronic infarct, left temporal lobe, 24 mm (probability 100 %)" in form
+    names = {flag.name for flag in shown.provenance.qc}
+    assert "sides that swap in the mirrored head" not in names, "what is not stated is not checked"
+
+
+def test_a_head_unlike_those_that_the_model_knows_is_said_to_be_so(opened: LoadedModel, head_file: Path) -> None:
+    from dataclasses import replace
+
+    import numpy as np
+
+    from neuroflamingo.evaluation.likeness import Likeness
+    from neuroflamingo.inference.second_look import SecondLook
+
+    words = "unlike those that the model was trained on: its findings are unreliable"
+    for threshold, unlike in ((1e9, False), (1e-9, True)):
+        likeness = Likeness(np.zeros(384), np.eye(384), threshold)
+        shown = write_report(head_file, model=replace(opened, second_look=SecondLook(None, likeness)), pictures=False)
+        assert shown.likeness is not None and shown.likeness.unlike is unlike and shown.likeness.score > 0
+        flags = {flag.name: flag.passed for flag in shown.provenance.qc}
+        assert flags["distance from the heads that the model knows"] is not unlike
+        for form in (shown.to_html(), shown.to_text().splitlines()[0], json.loads(shown.to_json())["banner"]):
+            assert (words in form) is unlike
+
+
+@pytest.mark.slow
+def test_the_records_are_read_from_the_models_folder(tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import numpy as np
+
+    from neuroflamingo.evaluation.likeness import Likeness
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    Likeness(np.zeros(384), np.eye(384), 2.0).save(folder)
+    config = json.loads((folder / "config.json").read_text())
+    classes = {"mass": {"temperature": 2.0, "withhold_below": 0.3}}
+    (folder / "config.json").write_text(json.dumps(config | {"training": {"calibration": {"classes": classes}}}))
+    look = (opened := open_model(folder, device="cpu")).second_look
+    assert look.likeness is not None and look.likeness.threshold == 2.0
+    assert look.calibration is not None and look.calibration.classes["mass"].withhold_below == 0.3  # type: ignore[index]
+    assert "likeness.safetensors" in opened.record.files
