@@ -132,8 +132,10 @@ def _verdicts(
         strengthen(one.id, judgement.verdict)
     for one, at in concluded:
         own = one.findings[at]
-        same = [j.verdict for f, j in zip(findings, judged, strict=True) if place_key(f) == place_key(own)]
-        alike = [j.verdict for f, j in zip(findings, judged, strict=True) if f.kind is own.kind]
+        same: list[Verdict] = [
+            j.verdict for f, j in zip(findings, judged, strict=True) if place_key(f) == place_key(own)
+        ]
+        alike: list[Verdict] = [j.verdict for f, j in zip(findings, judged, strict=True) if f.kind is own.kind]
         strengthen(one.id, _strongest(same or alike) if same or alike else "stated")
     return verdicts
 

@@ -234,7 +234,7 @@ def judged(opened: LoadedModel, head_file: Path, **thresholds: float) -> Report:
     from neuroflamingo.findings.vocabulary import FindingClass
     from neuroflamingo.inference.second_look import SecondLook
 
-    one = ClassCalibration(temperature=1.0, shift=-1000.0, **thresholds)
+    one = ClassCalibration.model_validate({"temperature": 1.0, "shift": -1000.0} | thresholds)
     look = SecondLook(Calibration(classes={FindingClass.INFARCT: one}))
     return write_report(head_file, model=replace(opened, second_look=look), pictures=False)
 
