@@ -74,7 +74,7 @@ def _without_example(schema: dict[str, Any]) -> None:
 class Finding(BaseModel):
     """One finding on a scan.
 
-    Focal classes have a side, one of nine regions, a longest diameter `size_mm` (8-45) and a signal; white matter
+    Focal classes have a side, one of nine regions, a longest diameter `size_mm` and a signal; white matter
     lesions and ventricular enlargement have a grade 1-3 (mild, moderate, severe), side bilateral and a fixed region;
     lobar atrophy has a side and a lobe. Attributes that a text does not state are None (in parsed findings only;
     painted ones are complete).
