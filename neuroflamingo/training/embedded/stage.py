@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from neuroflamingo.recipe.embedded_recipe import EmbeddedRecipe, StageSettings
 
-STAGES = ("language_model", "encoder", "fusion")
+STAGES = ("encoder", "language_model", "fusion")
 _START = "a checkpoint of the same stage of another run, or its safetensors file"
 FREE = ("run.", "log.", "checkpoint.", "paint.processes", *(f"{stage}.validation." for stage in STAGES))
 """Keys of a recipe that may change when a run is resumed."""

@@ -20,7 +20,7 @@ from neuroflamingo.training.twin import tiny_stages
 ROOT = Path(__file__).parents[4]
 RECIPE = ROOT / "configs" / "tiny-t1w.yaml"
 SCRIPT = Path(__file__).with_name("run_stages.py")
-STAGES = ("language_model", "encoder", "fusion")
+STAGES = ("encoder", "language_model", "fusion")
 
 
 def small_stages(steps: int = 2, **run: Any) -> EmbeddedRecipe:
