@@ -160,13 +160,7 @@ def fit_calibration(
         for finding, right in zip(findings, _right(truth[case], findings), strict=True)
     ]
     healthy = {case for case, findings in enumerate(truth) if not findings}
-    classes: dict[FindingClass, ClassCalibration] = {}
-    for kind in FindingClass:
-        logits = np.array([logit for _, finding, logit, _ in rows if finding.kind is kind])
-        labels = np.array([right for _, finding, _, right in rows if finding.kind is kind], bool)
-        if len(labels) >= FEWEST and FEWEST_OF_EACH <= labels.sum() <= len(labels) - FEWEST_OF_EACH:
-            temperature, shift = _fit(logits, labels)
-            classes[kind] = ClassCalibration(temperature=temperature, shift=shift)
+    classes = _fit_classes([(finding.kind, logit, right) for _, finding, logit, right in rows])
     likely = [
         (case, finding.kind, classes[finding.kind].probability(logit), right)
         for case, finding, logit, right in rows
@@ -194,6 +188,18 @@ def fit_calibration(
         false_risk=false_risk,
         cases=len(truth),
     )
+
+
+def _fit_classes(rows: Sequence[tuple[FindingClass, float, bool]]) -> dict[FindingClass, ClassCalibration]:
+    """Temperature and shift of each class with enough right and false findings, given with their logits."""
+    classes = {}
+    for kind in FindingClass:
+        logits = np.array([logit for of, logit, _ in rows if of is kind])
+        labels = np.array([right for of, _, right in rows if of is kind], bool)
+        if len(labels) >= FEWEST and FEWEST_OF_EACH <= labels.sum() <= len(labels) - FEWEST_OF_EACH:
+            temperature, shift = _fit(logits, labels)
+            classes[kind] = ClassCalibration(temperature=temperature, shift=shift)
+    return classes
 
 
 def _right(truth: Sequence[Finding], stated: Sequence[Finding]) -> list[bool]:

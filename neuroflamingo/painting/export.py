@@ -99,6 +99,7 @@ def paint_cases(
     seeds = sorted(range(seed, seed + cases), key=lambda number: (number % len(heads), number))
     load_anatomy(heads[seeds[0] % len(heads)])
     drawn_from = () if outlines is None else load_outlines(outlines)
+    seen = HeadsSeen()
 
     def write(case_seed: int) -> Path:
         head = heads[case_seed % len(heads)]
@@ -107,7 +108,7 @@ def paint_cases(
             seen.add(case.anatomy)
         return write_case(case, Path(folder), overwrite=overwrite)
 
-    paths, threads, seen = [], torch.get_num_threads(), HeadsSeen()
+    paths, threads = [], torch.get_num_threads()
     # One thread per case: otherwise the last digits depend on the number of threads in a matrix product.
     pool = ThreadPoolExecutor(min(PAINTERS, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
     try:

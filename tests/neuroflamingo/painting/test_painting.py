@@ -13,9 +13,9 @@ from neuroflamingo.findings.regions import region_of
 from neuroflamingo.findings.vocabulary import FOCAL, FOCAL_REGIONS, Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.painting.anatomy import Volume, load_anatomy
 from neuroflamingo.painting.case import paint_case, paint_into_head
-from neuroflamingo.painting.cases import draw_blueprint, draw_wishes
+from neuroflamingo.painting.cases import MOST_NORMAL_ML, VENTRICLES_ML, draw_blueprint, draw_wishes
 from neuroflamingo.painting.lattice import grow, hats
-from neuroflamingo.painting.lesions import measure
+from neuroflamingo.painting.lesions import TERRITORY_EDGE_MM, measure, territories
 from neuroflamingo.painting.placing import LARGE_MM
 from neuroflamingo.painting.rendering import OnGrid, paint, render_on_model_grid, slow_fields
 from neuroflamingo.painting.scanner_space import Sampling, render_native
@@ -213,3 +213,35 @@ def test_a_scan_on_its_lattice_is_what_is_drawn_voxel_by_voxel() -> None:
     level = float((flat * signal).sum() / (signal**2).sum())
     difference = np.abs(flat / level - signal)
     assert (signal > 0).mean() > 0.1 and difference.mean() < 0.002 and (difference > 0.1).mean() < 0.001
+
+
+@pytest.mark.parametrize("wider_mm", [-2.0, 0.0, 2.0])
+@pytest.mark.parametrize("grade", [0, 1, 2, 3])
+def test_a_grade_is_a_volume_of_the_ventricles_whatever_the_head_began_with(grade: int, wider_mm: float) -> None:
+    head = load_anatomy()
+    fields = head.fields.data.copy()
+    fields[0] -= wider_mm
+    other = replace(head, fields=Volume(fields, head.fields.affine))
+    assert (other.ventricles_ml(0) > head.ventricles_ml(0)) == (wider_mm > 0)
+    region, kind = Region.VENTRICLES, FindingClass.VENTRICULAR_ENLARGEMENT
+    wishes = [Finding(kind=kind, side=Side.BILATERAL, region=region, grade=grade)] if grade else []
+    for seed in range(3):
+        volume = other.ventricles_ml(draw_blueprint(seed, other, wishes).ventricle_push_mm)
+        if grade:
+            low, high = VENTRICLES_ML[grade]
+            assert low - 0.5 < volume < high + 0.5
+        else:
+            assert volume < MOST_NORMAL_ML + 0.5
+
+
+@pytest.mark.slow
+def test_an_infarct_ends_at_the_border_of_its_artery() -> None:
+    """Close beside the territory of the anterior cerebral artery, which the same body without a border enters."""
+    head = load_anatomy()
+    for seed in range(6):
+        drawn = draw_blueprint(seed, head, [wish(FindingClass.INFARCT, Side.LEFT, Region.FRONTAL, 42.0)]).lesions[0]
+        body = np.eye(3, dtype=np.float32) / np.float32(20.0)
+        lesion = replace(drawn, centre=np.array([-27.0, 15.0, 45.0], np.float32), shape=body, wedge=False, territory=1)
+        (_, kept), (_, free) = (measure(one, head, np.eye(3)) for one in (lesion, replace(lesion, territory=None)))
+        deepest, without = (float(territories(points)[1].min()) for points in (kept, free))
+        assert deepest > -1.3 * TERRITORY_EDGE_MM and deepest > without + 2.0
