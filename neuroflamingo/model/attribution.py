@@ -15,7 +15,7 @@ from neuroflamingo.model.base import FusedModel
 from neuroflamingo.model.gated_attention import MaskedCrossAttention, split_heads
 from neuroflamingo.model.media import Media, allowed_scans, check_count, masked_plan, media_time
 from neuroflamingo.model.resampler import PerceiverResampler
-from neuroflamingo.model.scan_inputs import ScanInputs
+from neuroflamingo.model.scan_inputs import ScanInputs, scan_places
 from neuroflamingo.model.scan_inputs import scan_tokens as tokens_of
 from neuroflamingo_preprocessing.errors import UsageError
 
@@ -74,7 +74,7 @@ class Attribution(FusedModel):
                 looked.append(block_weights(block.attn, states[layer], media).to(tokens))
         shares, looked = torch.stack(shares), torch.stack(looked)
         shares = shares / shares.sum() if bool(shares.any()) else torch.full_like(shares, 1 / len(shares))
-        taken = resampler_attribution(self.perceiver, tokens, real)
+        taken = resampler_attribution(self.perceiver, tokens, real, scan_places(present))
         carried = torch.einsum("l,lbtsn,bsnk->btsk", shares, looked, taken)
         return normalise(carried.flatten(2)).view_as(carried)
 
@@ -97,11 +97,14 @@ def _masked_media(model: FusedModel, images: Tensor, present: Tensor, tokens: Te
     settings = model.config.cross_attention
     time = media_time(images, settings["media_rule"])
     plan = masked_plan(allowed_scans(time, ordinal, settings["only_attend_immediate_media"]))
-    return Media(plan, model.perceiver(tokens, real))
+    return Media(plan, model.perceiver(tokens, real, scan_places(present)))
 
 
 def resampler_attribution(
-    perceiver: PerceiverResampler, tokens: Float[Tensor, "batch scan frame token width"], mask: Tensor | None
+    perceiver: PerceiverResampler,
+    tokens: Float[Tensor, "batch scan frame token width"],
+    mask: Tensor | None,
+    places: Int[Tensor, "batch scan"] | None = None,
 ) -> Float[Tensor, "batch scan latent key"]:
     """Attention rollout of each latent to each token (frames flattened), rows summing to 1.
 
@@ -112,7 +115,7 @@ def resampler_attribution(
         Abnar and Zuidema 2020, Quantifying Attention Flow in Transformers.
     """
     batch, scans = tokens.shape[:2]
-    x, keys_mask = perceiver.flatten(tokens, mask)
+    x, keys_mask = perceiver.flatten(tokens, mask, places)
     latents = perceiver.latents.to(x.dtype).expand(len(x), -1, -1)
     taken = x.new_zeros(len(x), latents.shape[1], x.shape[1])
     for attention, ff in perceiver.blocks():

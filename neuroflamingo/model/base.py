@@ -75,10 +75,15 @@ class FusedModel(PreTrainedModel):
         """
         return "past_key_values" in self._text_arguments
 
-    def encode(self, scan_inputs: ScanInputs, batch: int) -> tuple[Tensor, Tensor]:
-        """Latents of the scans, `[batch, scan, latent, width]`, and a mask of the real ones, `[batch, scan]`."""
+    def encode(
+        self, scan_inputs: ScanInputs, batch: int, before: Int[Tensor, " batch"] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents of the scans, `[batch, scan, latent, width]`, and a mask of the real ones, `[batch, scan]`.
+
+        `before` is the number of scans that each row has had in earlier chunks.
+        """
         present = scan_inputs.present(batch).to(self.perceiver.latents.device)
-        return encode_scans(scan_inputs, present, self.encoder, self.perceiver), present
+        return encode_scans(scan_inputs, present, self.encoder, self.perceiver, before), present
 
     def project(self, latents: Tensor) -> dict[int, Tensor]:
         """Keys and values of the scans for each gated block, by layer number."""

@@ -272,7 +272,8 @@ class NeuroFlamingo(EmbeddingAccess, TrainingState, Attribution, ScanGeneration,
                 return media_cache.open(images), media_cache, None
             check_count(images.sum(-1), 0)
             return NO_MEDIA, None, None
-        latents, present = self.encode(scan_inputs, batch)
+        before = None if media_cache is None else media_cache.count
+        latents, present = self.encode(scan_inputs, batch, before)
         images = images.to(present.device)
         if media_cache is None and not use_cache:
             count = present.sum(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
@@ -136,18 +136,20 @@ class PerceiverResampler(nn.Module):
         self,
         x: Float[Tensor, "batch scan frame token dim"],
         mask: Bool[Tensor, "batch scan frame token"] | None = None,
+        places: Int[Tensor, "batch scan"] | None = None,
     ) -> Float[Tensor, "batch scan latent dim"]:
         """Resample each scan.
 
         Args:
             x: patch tokens of each frame of each scan.
             mask: True where a token is real; the others get no attention. None: all tokens are real.
+            places: place of each scan in its text, from 0, for the embedding of that place; None: as they stand in `x`.
 
         Raises:
             UsageError: more frames or scans than there are embeddings for.
         """
         batch, scans = x.shape[:2]
-        tokens, keys = self.flatten(x, mask)
+        tokens, keys = self.flatten(x, mask, places)
         standard = self._standard(tokens)
         latents = self.latents.to(tokens.dtype).expand(batch * scans, -1, -1)
         for attention, ff in self.blocks():
@@ -166,15 +168,18 @@ class PerceiverResampler(nn.Module):
             return None
         return layer_norm(tokens, tokens.shape[-1:])
 
-    def flatten(self, x: Tensor, mask: Tensor | None) -> tuple[Float[Tensor, "scan token dim"], Tensor | None]:
+    def flatten(
+        self, x: Tensor, mask: Tensor | None, places: Tensor | None = None
+    ) -> tuple[Float[Tensor, "scan token dim"], Tensor | None]:
         """Add the embeddings, flatten frames into tokens and rows into scans, and extend the mask by the latents."""
         if self.frame_embs is not None:
             self._check("frames", x.shape[2], len(self.frame_embs), "max_num_frames")
             x = x + self.frame_embs[: x.shape[2], None]
         x = x.flatten(2, 3)
         if self.media_time_embs is not None:
-            self._check("scans", x.shape[1], len(self.media_time_embs), "max_num_media")
-            x = x + self.media_time_embs[: x.shape[1]]
+            scans = x.shape[1] if places is None else int(places.max()) + 1
+            self._check("scans", scans, len(self.media_time_embs), "max_num_media")
+            x = x + (self.media_time_embs[:scans] if places is None else self.media_time_embs[places])
         x = x.flatten(0, 1)
         if mask is None:
             return x, None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuroflamingo.model.resampler import PerceiverResampler
@@ -64,14 +64,22 @@ class ScanInputs:
 
 
 def encode_scans(
-    inputs: ScanInputs, present: Bool[Tensor, "batch scan"], encoder: nn.Module | None, perceiver: PerceiverResampler
+    inputs: ScanInputs,
+    present: Bool[Tensor, "batch scan"],
+    encoder: nn.Module | None,
+    perceiver: PerceiverResampler,
+    before: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch scan latent width"]:
     """Latents of all scans; zero in padded slots, which cost nothing.
+
+    `before` is the number of scans that each row's text has had, so that a scan of a later chunk gets the embedding of
+    its place in the text; None: none.
 
     Raises:
         UsageError: scans for a model without an encoder, or tokens of another width.
     """
-    if perceiver.media_time_embs is not None or bool(present.all()):
+    places = None if perceiver.media_time_embs is None else scan_places(present, before)
+    if bool(present.all()) and (places is None or before is None):
         return perceiver(*scan_tokens(inputs, encoder, perceiver))
     # Only the slots that hold a scan are encoded, as one long row.
     kept = ScanInputs(
@@ -81,8 +89,17 @@ def encode_scans(
     )
     if not bool(present.any()):
         return perceiver.latents.new_zeros(*present.shape, *perceiver.latents.shape)
-    latents = perceiver(*scan_tokens(kept, encoder, perceiver))[0]
+    places = None if places is None else places[present][None]
+    latents = perceiver(*scan_tokens(kept, encoder, perceiver), places)[0]
     return latents.new_zeros(*present.shape, *latents.shape[1:]).masked_scatter(present[..., None, None], latents)
+
+
+def scan_places(
+    present: Bool[Tensor, "batch scan"], before: Int[Tensor, " batch"] | None = None
+) -> Int[Tensor, "batch scan"]:
+    """Place of each scan in its text, from 0; padded slots, which have none, get 0 as well."""
+    places = present.long().cumsum(-1) - 1
+    return (places if before is None else places + before.to(places)[:, None]).masked_fill(~present, 0)
 
 
 def scan_tokens(

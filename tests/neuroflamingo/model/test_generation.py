@@ -128,6 +128,51 @@ def test_a_new_image_in_a_later_chunk_of_one_row_leaves_the_others_alone(fused):
         torch.testing.assert_close(torch.cat((out.logits[row], last[row])), whole[3:], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("numbered", [None, 3], ids=["unnumbered", "numbered"])
+@pytest.mark.parametrize("immediate", [True, False], ids=["immediate", "all previous"])
+def test_a_later_turn_with_new_scans_gives_what_one_prompt_gives(immediate, numbered):
+    """Rows with unequal numbers of scans, so that the third turn's are the second of one row, the third of another."""
+    resampler = {"dim": 16, "depth": 1, "num_latents": 5, "heads": 2, "dim_head": 8, "max_num_media": numbered}
+    model, _ = tiny_model("llama", only_attend_immediate_media=immediate, resampler=resampler)
+    turns = [[[IMAGE, 1, 2], [IMAGE, 3, 4]], [[5, IMAGE, 6], [7, 8, 9]], [[10, IMAGE, 11], [12, IMAGE, 13]]]
+    scans, has = tiny_scans(2, 3), [[True, True], [True, False], [True, True]]
+    cache, parts = None, []
+    for turn, ids in enumerate(torch.tensor(turns)):
+        there = torch.tensor(has[turn])[:, None]
+        given = {"scan_tokens": scans[:, turn, None], "scan_mask": there, "past_key_values": cache}
+        out = model(ids, **given, use_cache=True)
+        cache, parts = out.past_key_values, [*parts, out.logits]
+    asked = torch.cat((*map(torch.tensor, turns), torch.tensor([[14], [15]])), dim=1)
+    told = write(model, {"input_ids": asked}, past_key_values=cache)[:, asked.shape[1] :]
+    for row in range(2):
+        ids = asked[row : row + 1, :-1]
+        own = scans[row : row + 1, [turn for turn in range(3) if has[turn][row]]]
+        whole = model(ids, scan_tokens=own).logits[0]
+        torch.testing.assert_close(torch.cat([part[row] for part in parts]), whole, atol=1e-5, rtol=1e-5)
+        after = write(model, {"input_ids": asked[row : row + 1], "scan_tokens": own})[:, asked.shape[1] :]
+        assert torch.equal(told[row], after[0])
+
+
+def test_more_scans_in_all_turns_than_there_are_numbers_for():
+    resampler = {"dim": 16, "depth": 1, "num_latents": 5, "heads": 2, "dim_head": 8, "max_num_media": 2}
+    model, _ = tiny_model("llama", resampler=resampler)
+    ids, scans = torch.tensor([[IMAGE, 1, IMAGE, 2]]), tiny_scans(1, 3)
+    cache = model(ids, scan_tokens=scans[:, :2], use_cache=True).past_key_values
+    with pytest.raises(UsageError, match=r"(?s)at most 2 \(max_num_media\).*seen: 3"):
+        model(ids[:, :2], scan_tokens=scans[:, 2:], past_key_values=cache, use_cache=True)
+
+
+def test_slots_left_empty_before_a_scan_do_not_count_as_scans():
+    resampler = {"dim": 16, "depth": 1, "num_latents": 5, "heads": 2, "dim_head": 8, "max_num_media": 3}
+    model, _ = tiny_model("llama", resampler=resampler)
+    ids, scans = torch.tensor([[IMAGE, 1, 2]]), tiny_scans(1, 3)
+    batch = {"input_ids": ids, "scan_tokens": scans, "scan_mask": torch.tensor([[False, False, True]])}
+    alone = {"input_ids": ids, "scan_tokens": scans[:, 2:]}
+    torch.testing.assert_close(model(**batch).logits, model(**alone).logits, atol=1e-5, rtol=1e-5)
+    looked = model.attention_rollout(**batch)[:, :, 2]
+    torch.testing.assert_close(looked, model.attention_rollout(**alone)[:, :, 0], atol=1e-5, rtol=1e-5)
+
+
 def test_scans_may_join_a_text_that_began_without_any(fused):
     model, _ = fused
     ids, scans = torch.tensor([[1, 2, 3, IMAGE, 4]]), tiny_scans(1, 1)
