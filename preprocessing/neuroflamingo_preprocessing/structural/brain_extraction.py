@@ -40,12 +40,15 @@ class Brain:
         affine: that grid's voxel index to the scan's world, RAS mm.
         given: true if the scan came without skull; the mask is then what is not background.
         limits: what lies beyond is no signal of a brain, in the scan's units; single wrong voxels would be smeared.
+        second: size of the next largest part that could be a brain, as a share of this one: near 0 in a scan of one
+            head.
     """
 
     mask: Bool[np.ndarray, "x y z"]
     affine: Affine
     given: bool
     limits: tuple[float, float]
+    second: float = 0.0
 
     @property
     def volume_ml(self) -> float:
@@ -84,12 +87,15 @@ def find_brain(voxels: Float32[np.ndarray, "x y z"], affine: Affine, size: int =
     sampled, grid = _sample(voxels, affine, size)
     low, high = (float(limit) for limit in np.quantile(sampled, (DARKEST, BRIGHTEST)))
     brain = anything = np.zeros(sampled.shape, bool)
+    second = other = 0.0
     if high > low:
-        brain = _solid(_network_mask(np.clip((sampled - np.float32(low)) / np.float32(high - low), 0.0, 1.0)))
-        anything = _solid(_not_background(sampled, high))
+        scaled = np.clip((sampled - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+        brain, second = _solid(_network_mask(scaled))
+        anything, other = _solid(_not_background(sampled, high))
     given = bool(brain.any() and _without_skull(brain, anything))
     mask = anything if given else brain
-    return Brain(mask, grid, given, _limits(sampled[mask]) if mask.any() else (low, high))
+    limits = _limits(sampled[mask]) if mask.any() else (low, high)
+    return Brain(mask, grid, given, limits, max(second, other) if given else second)
 
 
 def _without_skull(brain: NDArray[np.bool_], anything: NDArray[np.bool_]) -> bool:
@@ -129,14 +135,18 @@ def _not_background(sampled: NDArray[np.float32], high: float) -> NDArray[np.boo
     return np.abs(sampled - background) > BACKGROUND * abs(high - background)
 
 
-def _solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part, its holes filled."""
+def _solid(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
+    """The largest connected part, its holes filled, and the size of the next one as a share of it."""
     from scipy.ndimage import binary_fill_holes, label
 
     parts, count = label(mask)  # type: ignore[misc]
+    second = 0.0
     if count > 1:
-        mask = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
-    return np.asarray(binary_fill_holes(mask))
+        sizes = np.bincount(parts.ravel())[1:]
+        mask = parts == 1 + sizes.argmax()
+        below, largest = np.sort(sizes)[-2:].tolist()
+        second = below / largest
+    return np.asarray(binary_fill_holes(mask)), second
 
 
 def _network_mask(scaled: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FIT_REFUSE, FIT_WARN = 0.3, 0.45
 OVERLAP_REFUSE, OVERLAP_WARN = 0.8, 0.88
+SECOND_BRAIN = 0.4
+"""Size of a second brain, as a share of the first, above which a volume shows two heads."""
 BRAIN_ML = (330.0, 4200.0)
 """Volumes of brains that are placed: 70 to 130 % of an adult's size (1,000 to 1,900 ml) along each axis."""
 ADULT_ML = (900.0, 2000.0)
@@ -81,7 +83,7 @@ def judge_alignment(alignment: Alignment, contrast: Contrast, scan: Scan, warnin
         warnings: extended in place.
 
     Raises:
-        ScanError: no brain, a brain of another size, or none that fits the template (exit 65).
+        ScanError: no brain, more than one, a brain of another size, or none that fits the template (exit 65).
     """
     volume = alignment.brain.volume_ml
     if not volume:
@@ -97,6 +99,13 @@ def judge_alignment(alignment: Alignment, contrast: Contrast, scan: Scan, warnin
             expected=f"a brain of {BRAIN_ML[0]:.0f} to {BRAIN_ML[1]:.0f} ml: 70 to 130 % of an adult's along each axis",
             seen=f"{volume:.0f} ml",
             hint="check the voxel size in the header; heads of infants and animals are not read",
+        )
+    if alignment.brain.second > SECOND_BRAIN:
+        raise ScanError(
+            f"{name_of(scan)} shows more than one brain",
+            expected="one head",
+            seen=f"a second part, {alignment.brain.second:.0%} as large as the largest that looks like a brain",
+            hint="give one head at a time: cut the volume, or take the files that it was joined from",
         )
     stretch = np.linalg.svd(alignment.scan_to_template[:3, :3], compute_uv=False)
     stretched = stretch.max() / stretch.min() > STRETCH_REFUSE

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from neuroflamingo.painting.case import paint_case
-from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
+from neuroflamingo_encoders.families.tiny_t1w.cards import CARD
+from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError
 from neuroflamingo_preprocessing.geometry import apply, to_canonical
 from neuroflamingo_preprocessing.scan import Scan
 from neuroflamingo_preprocessing.spec import ScanSpec, Step
@@ -50,6 +51,17 @@ def test_a_thin_skull_is_not_taken_for_a_part_of_a_given_brain() -> None:
     scan = paint_case(5_100_001).scan()  # the brain fills two thirds of this head
     voxels, affine = to_canonical(np.asarray(scan.voxels, np.float32), scan.affine)
     assert not find_brain(voxels, affine).given
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_two_heads_in_one_volume_are_seen_and_refused(axis: int, head: Scan, head_with_skull: Scan) -> None:
+    for scan in (head, head_with_skull):
+        assert find_brain(scan.voxels, scan.affine).second < 0.02
+    both = np.concatenate([head.voxels, head.voxels[::-1]], axis=axis)
+    assert find_brain(both, head.affine).second > 0.8
+    with pytest.raises(ScanError, match="more than one brain") as refused:
+        prepare_volume(Scan(both, head.affine, "T1w", head.provenance), CARD.scan)
+    assert "one head at a time" in str(refused.value)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])
