@@ -31,6 +31,7 @@ LIGHT = (
     "neuroflamingo.recipe.read",
     "neuroflamingo.findings",
     "neuroflamingo.findings.vocabulary",
+    "neuroflamingo.findings.changes",
     "neuroflamingo.checkpoints.local_models",
     "neuroflamingo.inference.pipeline",  # reads the scan before anything heavy is there
     "neuroflamingo_encoders",
