@@ -135,7 +135,7 @@ BidsFilterFile = Annotated[
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Use a scan that is not of the encoder's kind; stated at the top of the report."),
+    typer.Option("--force", help="Use a scan or prompt that the model is not made for; the report says so at the top."),
 ]
 
 

@@ -36,10 +36,13 @@ def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
     with _stdout_kept_clean(targets[0].stdout) as write_out:
         from neuroflamingo.inference.loaded_model import model_folder
         from neuroflamingo.inference.pipeline import write_report
+        from neuroflamingo.inference.prompt import ReportPrompt
+        from neuroflamingo.model.prompt_forms import check_prompt
         from neuroflamingo_preprocessing.preparation_options import Preparation
 
         opened = model_folder(request.model, **request.loading)
         options = Preparation.of(opened.scan_spec, **request.preparation, denoising=request.denoising)
+        check_prompt(ReportPrompt.of(request.prompt, groups[0], shown).text, opened.prompts, force=options.force)
         if len(groups) > 1:  # a model that cannot be loaded then fails once, not with every scan
             with Progress(quiet=request.quiet) as progress:
                 progress("loading the model")

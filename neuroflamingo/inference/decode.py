@@ -39,7 +39,7 @@ def write_text(
     import torch
 
     model, device = opened.model, opened.device
-    batch = opened.processor(prompt, scans=[list(prepared)])
+    batch = opened.processor(prompt, scans=[list(prepared)], force=True)  # `write_report` holds it against the record
     ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
     scans = batch["scans"].to(device)
     axis = mirror_axis(opened.scan_spec) if temperature == 0 else None

@@ -15,7 +15,7 @@ from neuroflamingo.checkpoints.local_models import find_model
 from neuroflamingo.device import pick_device
 from neuroflamingo.inference.model_card import model_card
 from neuroflamingo.inference.second_look import SecondLook
-from neuroflamingo.model.folder import check_folder, digest_of_files, loaded_files, model_name, read_card
+from neuroflamingo.model.folder import check_folder, digest_of_files, loaded_files, model_name, read_card, read_prompts
 from neuroflamingo.model.plain_files import weight_tensors
 from neuroflamingo.provenance import ModelRecord
 from neuroflamingo.report.records import Citation, ModelCard
@@ -25,6 +25,7 @@ from neuroflamingo_preprocessing.software import installed_version
 if TYPE_CHECKING:
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
     from neuroflamingo.model.processor import NeuroFlamingoProcessor
+    from neuroflamingo.model.prompt_forms import TrainedPrompts
     from neuroflamingo_encoders.card import EncoderCard
     from neuroflamingo_preprocessing.spec import ScanSpec
 
@@ -38,6 +39,7 @@ class ModelFolder:
     folder: Path
     device: str
     card: EncoderCard | None
+    prompts: TrainedPrompts | None = None
     device_map: str | Mapping[str, int | str] | None = None
     max_memory: Mapping[Any, int | str] | None = None
     offload_folder: str | Path | None = None
@@ -92,6 +94,11 @@ class LoadedModel:
         """Number format of the weights, such as `float32`."""
         return str(next(self.model.perceiver.parameters()).dtype).removeprefix("torch.")
 
+    @property
+    def prompts(self) -> TrainedPrompts | None:
+        """Prompt forms that it was trained for; None: they are not known."""
+        return self.processor.prompts
+
     @cached_property
     def scan_spec(self) -> ScanSpec:
         """Input specification from the encoder's card."""
@@ -130,7 +137,7 @@ def model_folder(name_or_path: str | Path = "tiny-t1w", *, device: str = "auto",
     """
     folder = check_folder(find_model(name_or_path))
     weight_tensors(folder)  # cut weights and odd files are found before the scan is read
-    return ModelFolder(folder, device, read_card(folder), **places)
+    return ModelFolder(folder, device, read_card(folder), read_prompts(folder), **places)
 
 
 def _scan_spec(name: str, card: EncoderCard | None) -> ScanSpec:

@@ -10,8 +10,9 @@ from neuroflamingo.findings.agreement import disagreements
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.inference.decode import write_text
 from neuroflamingo.inference.loaded_model import LoadedModel, ModelFolder, model_folder
+from neuroflamingo.inference.prompt import ReportPrompt
 from neuroflamingo.inference.second_look import UNLIKE
-from neuroflamingo.model.tokens import END_OF_CHUNK, IMAGE
+from neuroflamingo.model.prompt_forms import check_prompt
 from neuroflamingo.provenance import (
     DeviceRecord,
     GenerationRecord,
@@ -28,7 +29,6 @@ from neuroflamingo.report.model import Report
 from neuroflamingo.report.records import BANNER
 from neuroflamingo.report.sections import parse_of, split_sections, statements_of
 from neuroflamingo.report.tracing import draw, trace
-from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.files import sha256_of_text
 from neuroflamingo_preprocessing.formats.nifti.xform import checked_xform
 from neuroflamingo_preprocessing.preparation import prepare
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from neuroflamingo_preprocessing.prepared_input import PreparedInput
     from neuroflamingo_preprocessing.spec import ScanSpec
 
-DEFAULT_PROMPT = IMAGE
-
 
 @dataclass(frozen=True)
 class ReportInput:
@@ -60,6 +58,23 @@ class ReportInput:
     def name(self) -> str:
         """Name of the input in the report."""
         return self.prepared.name
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything that a report was written from.
+
+    Attributes:
+        taken: scans of the report.
+        shown: scans of the examples.
+        prompt: the text, with the examples' reports.
+        forced: what the user insisted on about the prompt, for the top of the report.
+    """
+
+    taken: list[ReportInput]
+    shown: list[ReportInput]
+    prompt: ReportPrompt
+    forced: str | None
 
 
 def write_report(
@@ -92,7 +107,8 @@ def write_report(
         prompt: text with one `<image>` per scan; None is `<image>` alone.
         examples: pairs of a scan and its report, shown before the prompt.
         xform: `auto`, `sform` or `qform`: the affine of a scan's header to use (not of the examples').
-        preparation: further options for preparing the scans: atlas, repetition time, denoising.
+        preparation: further options for preparing the scans: atlas, repetition time, denoising; `force`: use scans and
+            prompts that the model is not made for (also of the examples).
         seed: random seed for sampling.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; ignored if `model` determines it.
         temperature: 0: greedy decoding; above 0: sampling.
@@ -105,7 +121,7 @@ def write_report(
     Raises:
         UsageError: the numbers of `<image>` and scans differ, or an example's text contains special tokens.
         NotFoundError, ScanError: a scan cannot be read or prepared.
-        ModelError: the model is unknown or does not fit.
+        ModelError: the model is unknown, does not fit, or was not trained for such a prompt.
 
     Example:
         >>> from neuroflamingo import write_report
@@ -116,23 +132,23 @@ def write_report(
     """
     checked_xform(xform)
     clock, tell = Stopwatch(), progress or (lambda stage: None)
-    prompt = DEFAULT_PROMPT if prompt is None else prompt
     scans = list(scan) if isinstance(scan, list | tuple) else [scan]
-    _check_prompt(prompt, scans, examples)
+    asked = ReportPrompt.of(prompt, scans, examples)
     known = model if isinstance(model, LoadedModel | ModelFolder) else model_folder(model, device=device)
     options = replace(preparation or Preparation(), **_given(series=series, xform=xform))
+    forced = check_prompt(asked.text, known.prompts, force=options.force)
     taken = [_prepare(source, known.scan_spec, options, clock, tell, example=False) for source in scans]
-    shown = [_prepare(source, known.scan_spec, Preparation(), clock, tell, example=True) for source, _ in examples]
+    alike = Preparation(force=options.force)
+    shown = [_prepare(source, known.scan_spec, alike, clock, tell, example=True) for source, _ in asked.examples]
     if not isinstance(known, LoadedModel):  # so late, because a scan that fails should not wait for it
         tell("loading the model")
         with clock.stage("load model"):
             known = known.load()
     tell("writing")
     with clock.stage("encode and generate"):
-        text = "".join(f"{IMAGE}{report.strip()}{END_OF_CHUNK}" for _, report in examples) + prompt
         written = write_text(
             known,
-            text,
+            asked.text,
             [item.prepared for item in (*shown, *taken)],
             report_scans=len(taken),
             seed=seed,
@@ -147,30 +163,13 @@ def write_report(
         max_new_tokens=max_new_tokens,
         new_tokens=written.new_tokens,
         stopped="end of report" if written.ended else "token limit",
-        prompt=prompt,
-        prompt_sha256=sha256_of_text(text),
-        examples=len(examples),
+        prompt=asked.asked,
+        prompt_sha256=sha256_of_text(asked.text),
+        examples=len(asked.examples),
     )
     vector = command_line(command if command is not None else ["neuroflamingo.write_report"])
-    return _assemble(taken, shown, examples, known, written, settings, title, pictures, vector, clock)
-
-
-def _check_prompt(prompt: str, scans: list[Any], examples: Sequence[tuple[Any, str]]) -> None:
-    if prompt.count(IMAGE) != len(scans) or not scans:
-        raise UsageError(
-            f"the prompt has {prompt.count(IMAGE)} {IMAGE} for {len(scans)} scans",
-            expected=f"one {IMAGE} per scan, in the same order",
-            seen=prompt[:200],
-            hint=f"{IMAGE * max(len(scans), 1)}",
-        )
-    for _, report in examples:
-        if IMAGE in report or END_OF_CHUNK in report or not report.strip():
-            raise UsageError(
-                "an example's report cannot be used",
-                expected=f"plain text without {IMAGE} and {END_OF_CHUNK}",
-                seen=report[:100] or "an empty text",
-                hint="give only the text of the report; the tokens are added",
-            )
+    inputs = ReportInputs(taken, shown, asked, forced)
+    return _assemble(inputs, known, written, settings, title, pictures, vector, clock)
 
 
 def _prepare(
@@ -182,9 +181,7 @@ def _prepare(
 
 
 def _assemble(
-    taken: list[ReportInput],
-    shown: list[ReportInput],
-    examples: Sequence[tuple[Any, str]],
+    inputs: ReportInputs,
     model: LoadedModel,
     written: GeneratedText,
     settings: GenerationRecord,
@@ -193,6 +190,7 @@ def _assemble(
     command: tuple[str, ...],
     clock: Stopwatch,
 ) -> Report:
+    taken, shown = inputs.taken, inputs.shown
     with clock.stage("trace and draw"):
         parsed = parse_report(written.text)
         views = [item.prepared.view for item in taken]
@@ -209,7 +207,7 @@ def _assemble(
         finished=utc_now(),
         command=command,
         software=software(),
-        inputs=_inputs(taken, shown, examples),
+        inputs=_inputs(inputs),
         geometry=_geometry([*taken, *shown]),
         model=model.record,
         generation=settings,
@@ -220,7 +218,7 @@ def _assemble(
         warnings=warnings,
     )
     return Report(
-        banner=_banner(taken, likeness),
+        banner=_banner(inputs, likeness),
         title=title or _title(taken[0].name),
         text=written.text,
         sections=split_sections(written.text),
@@ -240,10 +238,12 @@ def _assemble(
     )
 
 
-def _banner(taken: list[ReportInput], likeness: LikenessRecord | None) -> str:
+def _banner(inputs: ReportInputs, likeness: LikenessRecord | None) -> str:
     """What stands at the top of page, text and JSON."""
     unlike = [UNLIKE] if likeness is not None and likeness.unlike else []
-    return " ".join([BANNER, *unlike, *(words for item in taken for words in item.prepared.forced)])
+    forced = [inputs.forced] if inputs.forced else []
+    scans = (words for item in (*inputs.taken, *inputs.shown) for words in item.prepared.forced)
+    return " ".join([BANNER, *unlike, *forced, *scans])
 
 
 def _concluded(statements: Sequence[Statement]) -> tuple[Finding, ...]:
@@ -266,11 +266,9 @@ def _title(name: str) -> str:
     return name[: len(name) - len(ending)] or name
 
 
-def _inputs(
-    taken: list[ReportInput], shown: list[ReportInput], examples: Sequence[tuple[Any, str]]
-) -> tuple[InputRecord, ...]:
+def _inputs(inputs: ReportInputs) -> tuple[InputRecord, ...]:
     records = []
-    for item in (*taken, *shown):
+    for item in (*inputs.taken, *inputs.shown):
         source = item.prepared.provenance
         records.append(
             InputRecord(
@@ -282,8 +280,7 @@ def _inputs(
                 header=source.header,
             )
         )
-    for number, (_, report) in enumerate(examples, start=1):
-        body = report.strip()
+    for number, (_, body) in enumerate(inputs.prompt.examples, start=1):
         records.append(
             InputRecord(
                 name=f"example report {number}",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictInt
 
+from neuroflamingo.model.prompt_forms import TrainedPrompts
 from neuroflamingo.settings import Section
 
 
@@ -61,3 +62,4 @@ class ModelSettings(Section):
     endofchunk_token_id: StrictInt = -1
     decoder_layers: str | None = None
     new_token_ids: tuple[StrictInt, ...] = ()
+    prompts: TrainedPrompts | None = None

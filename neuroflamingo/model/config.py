@@ -25,6 +25,7 @@ class NeuroFlamingoConfig(PretrainedConfig):
         image_token_id, endofchunk_token_id: ids of `<image>` and `<|endofchunk|>`.
         decoder_layers: dotted name of the language model's list of layers.
         new_token_ids: ids of the tokens that were added to the language model; only their embeddings are trained.
+        prompts: prompt forms that the model was trained for, see `TrainedPrompts`; None: they are not known.
 
     Raises:
         ConfigError: unknown keys, an unknown language model, or keys that request remote code.
@@ -54,12 +55,13 @@ class NeuroFlamingoConfig(PretrainedConfig):
         endofchunk_token_id: int = -1,
         decoder_layers: str | None = None,
         new_token_ids: list[int] | None = None,
+        prompts: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         refuse_remote_code([text_config if isinstance(text_config, dict) else None, encoder, kwargs], "the config")
         own = {"encoder": encoder, "image_token_id": image_token_id, "endofchunk_token_id": endofchunk_token_id}
-        own |= {"decoder_layers": decoder_layers, "new_token_ids": new_token_ids or []}
-        check_settings(ModelSettings, own, "the config")
+        own |= {"decoder_layers": decoder_layers, "new_token_ids": new_token_ids or [], "prompts": prompts}
+        checked = check_settings(ModelSettings, own, "the config")
         if not isinstance(text_config, dict | PretrainedConfig | None):
             raise ConfigError("text_config holds no settings", expected="keys and values", seen=repr(text_config)[:80])
         if isinstance(text_config, dict):
@@ -74,6 +76,7 @@ class NeuroFlamingoConfig(PretrainedConfig):
         self.endofchunk_token_id = endofchunk_token_id
         self.decoder_layers = decoder_layers
         self.new_token_ids = list(new_token_ids or ())
+        self.prompts = None if checked.prompts is None else checked.prompts.model_dump(mode="json")
         kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
         # The base class hands its own attention implementation, None so far, down to text_config and to configs inside
         # it: keep what is there. Without one, a family computes attention without its mask.

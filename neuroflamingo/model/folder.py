@@ -16,8 +16,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from neuroflamingo.model.plain_files import check_plain_files, weight_files
+from neuroflamingo.model.prompt_forms import TrainedPrompts
 from neuroflamingo.model.tokens import ENCODER_CARD
-from neuroflamingo.settings import faults_in_words, read_model_json, refuse_remote_code
+from neuroflamingo.settings import check_settings, faults_in_words, read_model_json, refuse_remote_code
 from neuroflamingo_encoders.card import EncoderCard, current_digest
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError
 from neuroflamingo_preprocessing.files import sha256_of, sha256_of_text
@@ -160,6 +161,16 @@ def _card_of(file: Path, values: Any) -> EncoderCard:
             hint="take the file of the original model, or install the version that wrote it",
             exit_code=65,
         ) from error
+
+
+def read_prompts(folder: Path) -> TrainedPrompts | None:
+    """The record in a model's folder; None if it has none.
+
+    Raises:
+        ConfigError: it has wrong keys or values.
+    """
+    stored = read_model_json(folder / CONFIG).get("prompts")
+    return None if stored is None else check_settings(TrainedPrompts, stored, f"prompts in {folder / CONFIG}")
 
 
 def loaded_files(folder: Path) -> dict[str, str]:

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature
 
-from neuroflamingo.model.folder import check_folder, read_card
+from neuroflamingo.model.folder import check_folder, read_card, read_prompts
 from neuroflamingo.model.library_errors import blame_file
+from neuroflamingo.model.prompt_forms import TrainedPrompts, check_prompt
 from neuroflamingo.model.tokens import ENCODER_CARD, END_OF_CHUNK, IMAGE, PAD, token_ids
 from neuroflamingo_preprocessing.errors import UsageError
 from neuroflamingo_preprocessing.preparation import prepare
@@ -44,6 +45,7 @@ class NeuroFlamingoProcessor:
     Args:
         tokenizer: a transformers tokenizer that has the special tokens.
         card: the encoder's card, from which preprocessing is derived; None: only ready tokens.
+        prompts: prompt forms that the model was trained for; None: they are not known, and no prompt is refused.
 
     Example:
         >>> import torch
@@ -54,9 +56,10 @@ class NeuroFlamingoProcessor:
         [1, 1, 256, 192]
     """
 
-    def __init__(self, tokenizer: Any, card: EncoderCard | None = None) -> None:
+    def __init__(self, tokenizer: Any, card: EncoderCard | None = None, prompts: TrainedPrompts | None = None) -> None:
         self.tokenizer = tokenizer
         self.card = card
+        self.prompts = prompts
 
     def __call__(
         self,
@@ -65,6 +68,7 @@ class NeuroFlamingoProcessor:
         scan_tokens: Any = None,
         *,
         padding_side: str = "left",
+        force: bool = False,
     ) -> BatchFeature:
         """A batch for the model.
 
@@ -74,17 +78,20 @@ class NeuroFlamingoProcessor:
                 is prepared as the encoder's card says. One row may be given without the outer list.
             scan_tokens: instead, per row, ready tokens `[token, width]` or `[frame, token, width]` of each scan.
             padding_side: left for generation, right for training.
+            force: take prompts of a form that the model was not trained for.
 
         Returns:
             `input_ids`, `attention_mask`, and, with scans, `scans` or `scan_tokens` and `scan_mask`.
 
         Raises:
             UsageError: an empty prompt, or numbers of `<image>` and of scans that differ.
+            ModelError: the model was not trained for such a prompt (exit 65).
         """
         texts = [text] if isinstance(text, str) else list(text)
         for row, prompt in enumerate(texts):
             if not prompt:
                 raise UsageError(f"prompt {row} is empty", expected="text", hint="begin with '<image>'")
+            check_prompt(prompt, self.prompts, force=force)
         rows = [torch.tensor(token_ids(self.tokenizer, prompt), dtype=torch.long) for prompt in texts]
         data: dict[str, Any] = {
             "input_ids": pad_sequence(rows, True, self.tokenizer.pad_token_id, padding_side),
@@ -145,7 +152,7 @@ class NeuroFlamingoProcessor:
         with blame_file(path / "tokenizer.json", "the files of a tokenizer, as save_pretrained writes them"):
             tokenizer: Any = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
             tokenizer.decode(tokenizer(TRIAL)["input_ids"])
-        return cls(tokenizer, read_card(path))
+        return cls(tokenizer, read_card(path), read_prompts(path))
 
 
 def pad_scans(rows: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from neuroflamingo.model.architecture import CrossAttentionSettings
+from neuroflamingo.model.prompt_forms import TrainedPrompts
 from neuroflamingo.settings import PlainName, Section
 
 KINDS = ("pairs", "interleaved", "instructions", "text")
@@ -71,6 +72,9 @@ class ModelSettings(Section):
     resampler: dict[str, Any] = Field(default={})
     """Resampler settings that differ from OpenFlamingo's, see `ResamplerSettings`; `dim` is the encoder's width."""
     cross_attention: CrossAttentionSettings = CrossAttentionSettings()
+    prompts: TrainedPrompts | None = None
+    """Prompt forms that the finished model is trained for: `report` refuses others; null: not known, nothing is
+    refused."""
     start: str | None = None
     """Initial weights: the name of an embedded model, a folder written by `save_pretrained`, a checkpoint of another
     run, or a safetensors file in OpenFlamingo's or Multimodal-GPT's layout (`neuroflamingo models convert` converts

@@ -111,6 +111,8 @@ def join(
             **looking,
         )
     model.config.cross_attention["media_rule"] = rule
+    processor.prompts = settings.prompts
+    model.config.prompts = None if settings.prompts is None else settings.prompts.model_dump(mode="json")
     return model, processor
 
 

@@ -80,7 +80,7 @@ class TestOutputs:
     def test_example_and_prompt(self, place: Path, head_file: Path, written_report: str) -> None:
         (place / "truth.txt").write_text(written_report)
         pair = f"{head_file}={place / 'truth.txt'}"
-        assert main(["report", str(head_file), "--example", pair, "-o", "out.json", "-q"]) == 0
+        assert main(["report", str(head_file), "--example", pair, "-o", "out.json", "-q", "--force"]) == 0
         assert json.loads((place / "out.json").read_text())["provenance"]["generation"]["examples"] == 1
 
     def test_several_scans_one_bad(self, place: Path, head_file: Path, capsys) -> None:
@@ -92,8 +92,26 @@ class TestOutputs:
 
     def test_two_scans_in_one_report(self, place: Path, head_file: Path) -> None:
         arguments = ["report", str(head_file), str(head_file), "--prompt", "<image><image>", "-o", "two.json", "-q"]
-        assert main(arguments) == 0
+        assert main([*arguments, "--force"]) == 0
         assert len(json.loads((place / "two.json").read_text())["provenance"]["inputs"]) == 2
+
+    @pytest.mark.parametrize("more", [("--prompt", "<image><image>"), ("--example", "{head}=truth.txt")])
+    def test_what_the_model_was_not_trained_for(
+        self, place: Path, head_file: Path, tiny_model: Path, written_report: str, more: tuple[str, str], capsys
+    ) -> None:
+        one = shutil.copytree(tiny_model, place / "one-scan")
+        config = json.loads((one / "config.json").read_text())
+        record = {"max_examples": 0, "max_scans": 1, "forms": ["one scan"]}
+        (one / "config.json").write_text(json.dumps(config | {"prompts": record}))
+        (place / "truth.txt").write_text(written_report)
+        words = [more[0], more[1].format(head=head_file)]
+        arguments = ["report", str(head_file), "b.nii.gz", *words, "--model", str(one), "-q", "-o"]
+        shutil.copy(head_file, "b.nii.gz")
+        assert main([*arguments, "two/"]) == 65, "once, before the reports on both"
+        assert "expected: 1 scan and no example" in capsys.readouterr().err and not names(place / "two")
+        arguments = arguments if "--prompt" in more else [arguments[0], *arguments[2:]]
+        assert main([*arguments, "out.json", "--force"]) == 0
+        assert "Forced: the prompt shows the model" in json.loads((place / "out.json").read_text())["banner"]
 
     def test_a_file_name_with_markup_does_nothing(self, place: Path, head_file: Path) -> None:
         hostile = place / "<script>alert(1)<⁄script>.nii.gz"

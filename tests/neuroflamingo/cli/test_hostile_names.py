@@ -56,7 +56,7 @@ def test_a_patients_folder_reaches_no_output(folder: Path, head_file: Path, caps
     (place / "other.txt").write_text("FINDINGS: No mass.")
     near = Path("QUARX_Zebulon_1953") / "anat"
     words = ["report", str(near / "scan.nii.gz"), "--example", f"{near / 'other.nii.gz'}={near / 'other.txt'}"]
-    assert main([*words, "--quiet"]) == 0
+    assert main([*words, "--quiet", "--force"]) == 0
     written = [path for path in folder.iterdir() if path.is_file()]
     assert len(written) == 4
     for path in written:

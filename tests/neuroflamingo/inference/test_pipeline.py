@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from neuroflamingo.inference.loaded_model import LoadedModel, open_model
 from neuroflamingo.inference.pipeline import write_report
 from neuroflamingo.report.model import Report
 from neuroflamingo_preprocessing import read_scan
-from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo_preprocessing.errors import ModelError, UsageError
 from neuroflamingo_preprocessing.files import sha256_of
 
 pytestmark = pytest.mark.usefixtures("aligned")
@@ -82,6 +84,32 @@ def test_several_scans_and_examples_in_one_prompt(opened: LoadedModel, head_file
     assert report.provenance.generation.examples == 1
     assert {step.scan for step in report.geometry} == {0, 1, 2}
     assert all(statement.evidence is None or statement.evidence.scan < 2 for statement in report.statements)
+
+
+@pytest.mark.parametrize(
+    ("scans", "examples", "asked"), [(2, 0, "2 scans and no example"), (1, 1, "1 scan after 1 example")]
+)
+def test_a_prompt_that_the_model_was_not_trained_for_is_refused_or_forced(
+    opened: LoadedModel, head_file: Path, written_report: str, scans: int, examples: int, asked: str
+) -> None:
+    from neuroflamingo.model.prompt_forms import TrainedPrompts
+    from neuroflamingo_preprocessing.preparation_options import Preparation
+
+    trained = copy.copy(opened.processor)
+    trained.prompts = TrainedPrompts()
+    known = replace(opened, processor=trained)
+    scan = read_scan(head_file)
+    prompt = "<image>" * scans
+    shown = [(scan, written_report)] * examples
+    with pytest.raises(ModelError, match="not trained for a prompt like this") as caught:
+        write_report(["never-read.nii.gz"] * scans, model=known, prompt=prompt, examples=shown)
+    assert caught.value.exit_code == 65 and caught.value.seen == asked
+    how = {"prompt": prompt, "examples": shown, "pictures": False}
+    report = write_report([scan] * scans, model=known, preparation=Preparation(force=True), **how)
+    words = f"Forced: the prompt shows the model {asked}, and it was trained for 1 scan and no example only."
+    for form in (report.banner, report.to_text().splitlines()[0], report.to_html(), report.to_json()):
+        assert words in form
+    assert "Forced" not in write_report([scan] * scans, model=opened, **how).banner, "without a record nothing is known"
 
 
 @pytest.mark.parametrize(

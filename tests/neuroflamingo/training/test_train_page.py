@@ -34,7 +34,8 @@ def keys(section=Recipe, prefix: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "optional", "least"), [(Recipe, {"model.encoder", "trained.lora"}, 80), (EmbeddedRecipe, set(), 60)]
+    ("kind", "optional", "least"),
+    [(Recipe, {"model.encoder", "model.prompts", "trained.lora"}, 80), (EmbeddedRecipe, set(), 60)],
 )
 def test_the_tables_are_those_of_the_schema(kind, optional, least):
     ((path, _),) = [item for item in PAGES.items() if item[1] is kind]
