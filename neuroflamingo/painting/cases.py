@@ -92,10 +92,21 @@ def draw_warp(rng: np.random.Generator, amount: float = 1.0) -> Volume:
 
 
 def draw_pose(rng: np.random.Generator) -> NDArray[np.float64]:
-    """MNI-to-head affine: pose (10 degrees, 12 mm), head size and shape (9 %), shear (2 %)."""
-    pose = np.eye(4)
+    """MNI-to-head affine: posture (10 degrees, 12 mm) of a head of its own build."""
+    return draw_posture(rng, *draw_build(rng))
+
+
+def draw_build(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shear (2 %) and stretch (9 %) of a head, the same in every scan of it, each `[3, 3]`."""
     stretch = np.diag(np.exp(rng.normal(0, 0.05) + rng.normal(0, 0.035, 3)))
-    shear = np.eye(3) + np.triu(rng.normal(0, 0.02, (3, 3)), 1)
+    return np.eye(3) + np.triu(rng.normal(0, 0.02, (3, 3)), 1), stretch
+
+
+def draw_posture(
+    rng: np.random.Generator, shear: NDArray[np.float64], stretch: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """MNI-to-head affine of a head of this build, with the rotation and shift of one scan."""
+    pose = np.eye(4)
     pose[:3, :3] = rotation(rng.normal(0, 7.0, 3).clip(-18, 18)) @ shear @ stretch
     pose[:3, 3] = rng.normal(0, 12.0, 3).clip(-30, 30)
     return pose
@@ -118,7 +129,7 @@ TEMPLATE_SIGNAL = (0.28, 0.65, 0.82)
 THE_TEMPLATES = Scanner(TEMPLATE_SIGNAL, 1.0, 0.01, torch.zeros(1, 1, 4, 4, 4), False, (2.0, 5.0, 5.0))
 
 
-def _push(rng: np.random.Generator, grade: int, anatomy: Anatomy) -> float:
+def wall_push(rng: np.random.Generator, grade: int, anatomy: Anatomy) -> float:
     """Movement of the ventricles' walls (mm) that gives the volume of a grade, whatever the head began with."""
     own = float(rng.uniform(*OWN_PUSH_MM))
     wanted = float(rng.uniform(*VENTRICLES_ML[grade])) if grade else min(MOST_NORMAL_ML, anatomy.ventricles_ml(own))
@@ -129,7 +140,8 @@ def _push(rng: np.random.Generator, grade: int, anatomy: Anatomy) -> float:
     return 0.5 * (low + high)
 
 
-def _draw_focal_wish(rng: np.random.Generator) -> Finding:
+def draw_focal_wish(rng: np.random.Generator) -> Finding:
+    """Draw class, side, region and diameter of a focal finding."""
     kind = FOCAL[rng.integers(len(FOCAL))]
     weights = np.array([REGION_WEIGHT.get(r, 1.0) for r in FOCAL_REGIONS])
     region = FOCAL_REGIONS[rng.choice(len(FOCAL_REGIONS), p=weights / weights.sum())]
@@ -158,7 +170,7 @@ def draw_wishes(rng: np.random.Generator, crowded: bool = False) -> list[Finding
     counts = CROWDED_COUNTS if crowded else FOCAL_COUNTS
     while not wishes:
         count = int(rng.choice(list(counts), p=list(counts.values())))
-        wishes = [_draw_focal_wish(rng) for _ in range(count)]
+        wishes = [draw_focal_wish(rng) for _ in range(count)]
         for kind, share in DIFFUSE_SHARE.items():
             if rng.random() < (CROWDED_DIFFUSE if crowded else share):
                 region = Region.WHITE_MATTER if kind is FindingClass.WHITE_MATTER_LESIONS else Region.VENTRICLES
@@ -170,7 +182,7 @@ def draw_wishes(rng: np.random.Generator, crowded: bool = False) -> list[Finding
     return wishes
 
 
-def _draw_atrophy(rng: np.random.Generator, findings: list[Finding]) -> dict[int, float]:
+def draw_atrophy(rng: np.random.Generator, findings: list[Finding]) -> dict[int, float]:
     """Severity by lobe field."""
     return {
         2 * LOBES.index(f.region) + k: float(rng.uniform(0.55, 1.0))
@@ -207,13 +219,15 @@ def draw_blueprint(
     lesions, painted = place(rng, anatomy, to_head, focal, None if asked else outlines)
     diffuse = [w for w in wishes if w.kind not in FOCAL]
     grades = {f.kind: f.grade or 0 for f in diffuse}
-    atrophy = _draw_atrophy(rng, diffuse)
+    atrophy = draw_atrophy(rng, diffuse)
     return Blueprint(
         seed=seed,
         findings=tuple(report_order(painted + diffuse)),
         lesions=tuple(lesions),
         lesion_findings=tuple(painted),
-        ventricle_push_mm=0.0 if still else _push(rng, grades.get(FindingClass.VENTRICULAR_ENLARGEMENT, 0), anatomy),
+        ventricle_push_mm=0.0
+        if still
+        else wall_push(rng, grades.get(FindingClass.VENTRICULAR_ENLARGEMENT, 0), anatomy),
         white_matter_grade=grades.get(FindingClass.WHITE_MATTER_LESIONS, 0),
         white_matter_contrast=float(rng.uniform(0.35, 0.75)),
         white_matter_noise=Volume(draw_lattice(rng, 1, 7.0, 1.0), lattice_affine(7.0)),

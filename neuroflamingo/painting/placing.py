@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,8 @@ LARGE_SHARE, LARGE_MM = 0.12, 65.0
 """Share of focal findings of a lobe that are larger than `SIZE_MM`, and their largest diameter."""
 OUTLINE_SHARE, OUTLINE_MM = 0.5, (8.0, 90.0)
 """Share of infarcts with the outline of a real lesion, where there are any, and the diameters that they may have."""
+LEAST_WITHIN, OUTLINE_WITHIN, OUTLINE_SAMPLES = 0.6, 0.4, 40
+"""Least share of a lesion in its region, drawn or with a real outline; samples per axis in measuring an outline."""
 MASS_LOOKS = {"ring": 0.45, "solid": 0.25, "diffuse": 0.3}
 """A wall around necrosis, with edema; without necrosis; and neither wall nor edema, as in low-grade glioma."""
 ENHANCING_SHARE, DARKER_MIDDLE_SHARE = 0.4, 0.3
@@ -45,20 +48,50 @@ def place(
     lesions: list[Lesion] = []
     painted: list[Finding] = []
     for wish in wishes:
-        real = outlines and wish.kind is FindingClass.INFARCT and rng.random() < OUTLINE_SHARE
-        tries = (
-            _draw_outlined(rng, anatomy, to_head, outlines, lesions)  # type: ignore[arg-type]
-            if real
-            else _draw_lesion(rng, anatomy, to_head, wish, lesions)
-            for _ in range(40)
-        )
-        placed = next((one for one in tries if one), None)
-        if placed:
+        if placed := place_one(rng, anatomy, to_head, wish, outlines, lesions):
             lesions.append(placed[0])
             painted.append(placed[1])
         elif outlines is None:
             raise ValueError(f"no room for {wish.kind} of {wish.size_mm} mm in the {wish.side} {wish.region}")
     return lesions, painted
+
+
+def place_one(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    to_head: NDArray[np.float64],
+    wish: Finding,
+    outlines: Sequence[Outline] | None,
+    others: list[Lesion],
+) -> tuple[Lesion, Finding] | None:
+    """Place one focal finding apart from other lesions; None if there is no room in 40 tries."""
+    real = outlines and wish.kind is FindingClass.INFARCT and rng.random() < OUTLINE_SHARE
+    tries = (
+        _draw_outlined(rng, anatomy, to_head, outlines, others)  # type: ignore[arg-type]
+        if real
+        else _draw_lesion(rng, anatomy, to_head, wish, others)
+        for _ in range(40)
+    )
+    return next((one for one in tries if one), None)
+
+
+def shrink(
+    lesion: Lesion, finding: Finding, size_mm: float, anatomy: Anatomy, to_head: NDArray[np.float64]
+) -> tuple[Lesion, Finding] | None:
+    """The same lesion and finding with a smaller diameter, measured as in placing; None if its region changes with it.
+
+    Args:
+        size_mm: wanted longest diameter; what is reached is stated by the returned finding.
+    """
+    size, samples, within = finding.size_mm or size_mm, 28, LEAST_WITHIN
+    if lesion.outline is not None:
+        samples, within = OUTLINE_SAMPLES, OUTLINE_WITHIN
+    for _ in range(3):
+        lesion = replace(lesion, shape=lesion.shape * np.float32(np.clip(size / size_mm, 0.5, 4.0)))
+        size, points = measure(lesion, anatomy, to_head[:3, :3], samples)
+        if size < 1.0:
+            return None
+    return _settle(lesion, finding, size, points.numpy(), [], within)
 
 
 def _border(rng: np.random.Generator) -> Tensor:
@@ -168,7 +201,7 @@ def _draw_outlined(
     shape = (flip @ turn / (outline.radius_mm * scale)[:, None]).astype(np.float32)
     parts = dict(kind=FindingClass.INFARCT, centre=centre, wedge=False, border=_border(rng), outline=outline, **looks)
     lesion = Lesion(shape=shape, **parts)  # type: ignore[arg-type]
-    size, points = measure(lesion, anatomy, to_head[:3, :3], samples=40)
+    size, points = measure(lesion, anatomy, to_head[:3, :3], OUTLINE_SAMPLES)
     if not OUTLINE_MM[0] - 0.5 <= size <= OUTLINE_MM[1] + 0.5:
         return None
     codes = region_of(points.numpy())
@@ -176,7 +209,7 @@ def _draw_outlined(
     midline = region is Region.BRAINSTEM and abs(float(points[:, 0].mean())) < MIDLINE_MM
     side = Side.MIDLINE if midline else Side.LEFT if float(points[:, 0].mean()) < 0 else Side.RIGHT
     wanted = Finding(kind=FindingClass.INFARCT, side=side, region=region, size_mm=size)
-    return _settle(lesion, wanted, size, points.numpy(), others, within=0.4)
+    return _settle(lesion, wanted, size, points.numpy(), others, OUTLINE_WITHIN)
 
 
 def _settle(
@@ -185,7 +218,7 @@ def _settle(
     size: float,
     points: NDArray[np.float32],
     others: list[Lesion],
-    within: float = 0.6,
+    within: float = LEAST_WITHIN,
 ) -> tuple[Lesion, Finding] | None:
     """Accept the lesion if most of it lies in the stated region and apart from the others.
 
