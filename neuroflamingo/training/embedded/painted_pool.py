@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from neuroflamingo.findings.changes import Comparison
 from neuroflamingo.findings.vocabulary import FOCAL, Finding
 from neuroflamingo.painting.anatomy import load_coarse_anatomy
 from neuroflamingo.painting.cases import Blueprint, draw_blueprint
+from neuroflamingo.painting.follow_up import draw_follow_up, is_of_two_people
 from neuroflamingo.painting.heads import TEMPLATE
 from neuroflamingo.painting.outlines import load_outlines
 from neuroflamingo.painting.rendering import render_on_model_grid
@@ -26,6 +29,7 @@ from neuroflamingo_preprocessing.structural.template import GRID_SHAPE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from neuroflamingo.painting.anatomy import Anatomy
     from neuroflamingo.painting.lesions import Outline
 
 OCCUPANCY_SHAPE = (4, *(n // 2 for n in GRID_SHAPE))
@@ -40,17 +44,21 @@ STALLED_S = 900.0
 
 @dataclass(frozen=True)
 class PoolCase:
-    """Painted case on the model grid.
+    """Painted case on the model grid: a scan, or a baseline and a follow-up.
 
     Attributes:
         seed: seed of the case.
-        findings: its findings, in report order.
+        findings: its findings, in report order; of a pair those of the follow-up.
         centres: focal lesions' centres (grid mm) in the order of the focal findings.
+        baseline: of a pair, the findings of the baseline.
+        comparison: of a pair, what changed.
     """
 
     seed: int
     findings: tuple[Finding, ...]
     centres: NDArray[np.float32]
+    baseline: tuple[Finding, ...] = ()
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -82,16 +90,28 @@ class PoolHeads:
         rng = np.random.default_rng([seed, 8])
         return TEMPLATE if rng.random() >= self.share or not self.files else self.files[rng.integers(len(self.files))]
 
+    def other(self, seed: int) -> str | None:
+        """Head of the other person of a pair, by its seed alone; None if all are painted into the template.
+
+        Two warps of one head are no two people: a pool of pairs in the template alone has no pairs of two people.
+        """
+        if not self.files or not self.share:
+            return None
+        others = [name for name in (TEMPLATE, *self.files) if name != self.of(seed)]
+        return others[np.random.default_rng([seed, 14]).integers(len(others))]
+
 
 class CasePool:
     """Pool of `count` cases with seeds from `first_seed` on; a killed run resumes where it stopped.
 
     Volumes are float16 `[count, 56, 64, 56]`, occupancy of 6 mm cells by lesions is uint8 `[count, 4, 28, 32, 28]`.
+    Of pairs, volumes are `[count, 2, 56, 64, 56]`, baseline and follow-up, and the occupancy is that of the follow-up.
 
     Args:
         heads: heads that the cases are painted into.
         crowded: share of cases with many findings (`draw_wishes`); selected by their seeds only.
         painted_elsewhere: whether another of several training processes paints it.
+        pairs: each case is a baseline and a follow-up of one head, or of two (`draw_follow_up`).
     """
 
     def __init__(
@@ -102,11 +122,12 @@ class CasePool:
         heads: PoolHeads | None = None,
         crowded: float = 0.0,
         painted_elsewhere: bool = False,
+        pairs: bool = False,
     ) -> None:
         self.folder, self.first_seed, self.count, self.heads = folder, first_seed, count, heads or PoolHeads()
-        self.crowded, self.painted_elsewhere = crowded, painted_elsewhere
+        self.crowded, self.painted_elsewhere, self.pairs = crowded, painted_elsewhere, pairs
         folder.mkdir(parents=True, exist_ok=True)
-        self.volumes = self._map("volumes.f16", np.float16, GRID_SHAPE)
+        self.volumes = self._map("volumes.f16", np.float16, (2, *GRID_SHAPE) if pairs else GRID_SHAPE)
         self.occupancy = self._map("occupancy.u8", np.uint8, OCCUPANCY_SHAPE)
         self._waiting: dict[int, PoolCase] = {}
         self._cases: list[PoolCase] = []
@@ -189,7 +210,7 @@ def paint_in_background(*pools: CasePool, processes: int | None = None) -> None:
     missing = [pool for pool in pools if pool.missing()]
     if not missing:
         return
-    arguments = [(p.folder, p.first_seed, p.count, p.heads, p.crowded) for p in missing]
+    arguments = [(p.folder, p.first_seed, p.count, p.heads, p.crowded, False, p.pairs) for p in missing]
     for pool in missing:
         pool.heads.real_outlines()  # read once, then kept for all painters
     count = processes or len(os.sched_getaffinity(0))
@@ -202,8 +223,10 @@ def paint_in_background(*pools: CasePool, processes: int | None = None) -> None:
 
 
 def _case(record: dict) -> PoolCase:
-    findings = tuple(Finding.model_validate(f) for f in record["findings"])
-    return PoolCase(record["seed"], findings, np.asarray(record["centres"], dtype=np.float32).reshape(-1, 3))
+    findings, baseline = (tuple(map(Finding.model_validate, record.get(key, ()))) for key in ("findings", "baseline"))
+    comparison = Comparison.model_validate(record["comparison"]) if "comparison" in record else None
+    centres = np.asarray(record["centres"], dtype=np.float32).reshape(-1, 3)
+    return PoolCase(record["seed"], findings, centres, baseline, comparison)
 
 
 def _paint_all(pools: list[tuple], painter: int, painters: int) -> None:
@@ -232,21 +255,52 @@ def _paint_pool(pool: CasePool, painter: int, painters: int, parent: int) -> Non
         for number in mine:
             if os.getppid() != parent:
                 return
-            seed = pool.first_seed + number
-            crowded = bool(np.random.default_rng([seed, 9]).random() < pool.crowded)
-            anatomy = head_of(heads.of(seed), heads.cache)
-            blueprint = draw_blueprint(seed, anatomy, crowded=crowded, outlines=outlines)
-            case = render_on_model_grid(blueprint, anatomy, heads.extracted)
-            pool.volumes[number] = case.volume
-            blocks = case.lesions.reshape(4, *(n for size in OCCUPANCY_SHAPE[1:] for n in (size, 2)))
-            pool.occupancy[number] = np.round(255 * blocks.mean(axis=(2, 4, 6)).clip(0, 1))
-            record = {
-                "seed": blueprint.seed,
-                "findings": [f.model_dump(mode="json", exclude_none=True) for f in blueprint.findings],
-                "centres": _in_report_order(blueprint, case.centres).round(2).tolist(),
-            }
+            record = (_paint_pair if pool.pairs else _paint_scan)(pool, number, head_of, outlines)
             file.write(json.dumps(record).encode() + b"\n")
             file.flush()
+
+
+HeadOf = Callable[[str, Path | None], "Anatomy"]
+
+
+def _paint_scan(pool: CasePool, number: int, head_of: HeadOf, outlines: tuple[Outline, ...]) -> dict:
+    """Paint the voxels of a case; returns its line."""
+    seed, heads = pool.first_seed + number, pool.heads
+    crowded = bool(np.random.default_rng([seed, 9]).random() < pool.crowded)
+    anatomy = head_of(heads.of(seed), heads.cache)
+    blueprint = draw_blueprint(seed, anatomy, crowded=crowded, outlines=outlines)
+    return _rendered(pool, number, blueprint, anatomy)
+
+
+def _paint_pair(pool: CasePool, number: int, head_of: HeadOf, outlines: tuple[Outline, ...]) -> dict:
+    """Paint the voxels of a baseline and a follow-up; returns their line."""
+    seed, heads = pool.first_seed + number, pool.heads
+    anatomy = head_of(heads.of(seed), heads.cache)
+    name = heads.other(seed) if is_of_two_people(seed) else None
+    other = None if name is None else head_of(name, heads.cache)
+    pair = draw_follow_up(seed, anatomy, outlines, other)
+    pool.volumes[number, 0] = render_on_model_grid(pair.baseline, other or anatomy, heads.extracted).volume
+    return _rendered(pool, number, pair.follow_up, anatomy) | {
+        "baseline": _plain(pair.baseline.findings),
+        "comparison": pair.comparison.model_dump(mode="json", exclude_none=True),
+    }
+
+
+def _rendered(pool: CasePool, number: int, blueprint: Blueprint, anatomy: Anatomy) -> dict:
+    """Paint a scan, the later one of a pair, into the pool; returns what its line says of it."""
+    case = render_on_model_grid(blueprint, anatomy, pool.heads.extracted)
+    pool.volumes[(number, 1) if pool.pairs else number] = case.volume
+    blocks = case.lesions.reshape(4, *(n for size in OCCUPANCY_SHAPE[1:] for n in (size, 2)))
+    pool.occupancy[number] = np.round(255 * blocks.mean(axis=(2, 4, 6)).clip(0, 1))
+    return {
+        "seed": blueprint.seed,
+        "findings": _plain(blueprint.findings),
+        "centres": _in_report_order(blueprint, case.centres).round(2).tolist(),
+    }
+
+
+def _plain(findings: tuple[Finding, ...]) -> list[dict]:
+    return [f.model_dump(mode="json", exclude_none=True) for f in findings]
 
 
 def _in_report_order(blueprint: Blueprint, centres: NDArray[np.float32]) -> NDArray[np.float32]:

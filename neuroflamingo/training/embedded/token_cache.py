@@ -26,6 +26,7 @@ BATCH = 16
 class TokenCache:
     """Encoder tokens of every case of a pool, plain and mirrored: float16 `[2, count, token, width]`.
 
+    Those of pairs are `[2, count, 2, token, width]`, baseline and follow-up; both are mirrored together.
     `blank` holds the tokens of an empty scan, `[1, token, width]`. A cache with other encoder weights or seeds is
     rebuilt, by all processes together: training on a misaligned cache looks just like a plateau.
     """
@@ -37,8 +38,8 @@ class TokenCache:
         self.pool, self.device, self.accelerator = pool, accelerator.device, accelerator
         pool.wait(1)
         with torch.no_grad():
-            self.blank = encoder(torch.zeros_like(self._volumes(0, 1)).to(self.device)).tokens[0].cpu()
-        shape = (2, len(pool), *self.blank.shape[-2:])
+            self.blank = encoder(torch.zeros_like(self._volumes(0, 1)[:1]).to(self.device)).tokens[0].cpu()
+        shape = (2, *pool.volumes.shape[:-3], *self.blank.shape[-2:])
         self.weights = weights_digest(encoder)
         identity = {"weights": self.weights, "first_seed": pool.first_seed, "shape": list(shape)}
         mark, path = folder / "cache.json", folder / "tokens.f16"
@@ -50,7 +51,9 @@ class TokenCache:
         self.tokens = np.memmap(path, dtype=np.float16, mode="r", shape=shape)
 
     def _volumes(self, first: int, last: int) -> Tensor:
-        return torch.from_numpy(np.asarray(self.pool.volumes[first:last], np.float32))[:, None, None]
+        """Volumes of some cases, one scan a row; both of a pair follow one another."""
+        volumes = torch.from_numpy(np.asarray(self.pool.volumes[first:last], np.float32))
+        return volumes.reshape(-1, 1, 1, *volumes.shape[-3:])
 
     @torch.no_grad()
     def _make(self, encoder: BrainEncoder, path: Path, shape: tuple[int, ...], quiet: bool) -> None:
@@ -69,11 +72,12 @@ class TokenCache:
                 for mirrored, volume in enumerate((x, x.flip(3))):
                     with autocast(self.device):
                         found = encoder(volume.to(self.device)).tokens[:, 0]
-                    tokens[mirrored, first:last] = found.float().cpu().numpy()
+                    tokens[mirrored, first:last] = found.float().cpu().reshape(last - first, *shape[2:]).numpy()
                 progress.update(last, {})
         tokens.flush()
         self.accelerator.wait_for_everyone()
 
     def __getitem__(self, where: tuple[np.ndarray, np.ndarray]) -> Tensor:
-        """Tokens `[batch, 1, token, width]` at (mirrored or not, case) index arrays."""
-        return torch.from_numpy(self.tokens[where].astype(np.float32))[:, None]
+        """Tokens `[batch, scan, token, width]`, of pairs 2 scans, at (mirrored or not, case) index arrays."""
+        found = torch.from_numpy(self.tokens[where].astype(np.float32))
+        return found if self.pool.pairs else found[:, None]
