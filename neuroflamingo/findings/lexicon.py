@@ -139,7 +139,7 @@ _PATTERNS: list[tuple[Tag, object, str]] = [
         Tag.ABNORMAL,
         None,
         r"(?:structural |focal |intracranial |significant )+(?:abnormalit(?:y|ies)|lesions?|findings?)"
-        r"|patholog(?:y|ies)|abnormal(?:ly)?|pathological findings?",
+        r"|patholog(?:y|ies)|abnormal(?:ly)?|(?:pathological|other|further|additional|new) findings?",
     ),
     (Tag.SIDE, W.LEFT, r"left(?: sided| side| hemispher(?:e|ic))?|lt|leftward"),
     (Tag.SIDE, W.RIGHT, r"right(?: sided| side| hemispher(?:e|ic))?|rt|rightward"),

@@ -7,7 +7,8 @@ omitted if a field inside it is not stated. No article precedes a number directl
 
 from __future__ import annotations
 
-from neuroflamingo.findings.vocabulary import FindingClass, Signal
+from neuroflamingo.findings.changes import ChangeKind
+from neuroflamingo.findings.vocabulary import FOCAL, FindingClass, Signal
 
 TECHNIQUES = (
     "T1-weighted MRI of the brain.",
@@ -78,6 +79,19 @@ DIFFUSE_SENTENCES = {
     ),
 }
 
+BRIEF_SENTENCES = dict.fromkeys(
+    FOCAL,
+    (
+        "<{maybe} >{noun}<, {place}><, {size} mm><, {adjective}>.",
+        "<{place} ><{maybe} >{noun}<, {size} mm><, {level} signal>.",
+    ),
+) | {
+    FindingClass.WHITE_MATTER_LESIONS: ("<{maybe} ><{grade} >[white matter lesions].",),
+    FindingClass.VENTRICULAR_ENLARGEMENT: ("<{maybe} ><{grade} >[ventricular enlargement].",),
+    FindingClass.ATROPHY: ("<{maybe} ><{grade} >[atrophy]<, {place}>.", "<{place} ><{maybe} ><{grade} >[atrophy]."),
+}
+"""Statements without verbs and articles, as some houses write them."""
+
 NEGATIVE_NOUNS = {
     FindingClass.INFARCT: ("infarct", "chronic infarct"),
     FindingClass.MASS: ("mass", "mass lesion"),
@@ -145,4 +159,71 @@ NORMAL_IMPRESSIONS = (
     "[Unremarkable] brain MRI.",
     "[No] intracranial [abnormality] is seen.",
     "[Normal] T1 appearance of the brain.",
+)
+
+NOTHING_ELSE = "[No other findings]."
+NOTHING_AT_ALL = "[No abnormal findings]."
+"""In place of all negatives: beside findings, and without any."""
+
+FOCAL_CHANGES = {
+    ChangeKind.NEW: (
+        "The {noun}< in {at}> is [new].",
+        "The {noun}< in {at}> was [not seen before].",
+        "<{place} >{noun}: [new].",
+    ),
+    ChangeKind.GONE: (
+        "The {noun}< in {at}> is [no longer seen]<, previously {was} mm>.",
+        "The {noun}< in {at}> has [resolved]<, before {was} mm>.",
+        "<{place} >{noun}: [gone]<, previously {was} mm>.",
+    ),
+    ChangeKind.LARGER: (
+        "The {noun}< in {at}> is [larger]<: {size} mm><, previously {was} mm>.",
+        "The {noun}< in {at}> has [grown]<, now {size} mm><, before {was} mm>.",
+        "<{place} >{noun}: [larger]<, {size} mm><, previously {was} mm>.",
+    ),
+    ChangeKind.SMALLER: (
+        "The {noun}< in {at}> is [smaller]<: {size} mm><, previously {was} mm>.",
+        "The {noun}< in {at}> has [shrunk]<, now {size} mm><, before {was} mm>.",
+        "<{place} >{noun}: [smaller]<, {size} mm><, previously {was} mm>.",
+    ),
+    ChangeKind.UNCHANGED: (
+        "The {noun}< in {at}> is [unchanged].",
+        "The {noun}< in {at}> is [stable].",
+        "<{place} >{noun}: [unchanged].",
+    ),
+}
+GRADED_CHANGES = {
+    ChangeKind.NEW: (
+        "{noun}< in {at}> {is} [new].",
+        "{noun}< in {at}> {has} [appeared].",
+        "<{place} >{noun}: [new].",
+    ),
+    ChangeKind.GONE: (
+        "{noun}< in {at}> {is} [no longer seen]<, previously {formerly}>.",
+        "{noun}< in {at}> {has} [resolved]<, before {formerly}>.",
+        "<{place} >{noun}: [gone]<, previously {formerly}>.",
+    ),
+    ChangeKind.LARGER: (
+        "{noun}< in {at}> {has} [increased]< from {formerly}>< to {grade}>.",
+        "{noun}< in {at}> {is} [worse]<, now {grade}><, before {formerly}>.",
+        "<{place} >{noun}: [increased]<, {grade}><, previously {formerly}>.",
+    ),
+    ChangeKind.SMALLER: (
+        "{noun}< in {at}> {has} [decreased]< from {formerly}>< to {grade}>.",
+        "{noun}< in {at}> {is} [better]<, now {grade}><, before {formerly}>.",
+        "<{place} >{noun}: [decreased]<, {grade}><, previously {formerly}>.",
+    ),
+    ChangeKind.UNCHANGED: (
+        "{noun}< in {at}> {is} [unchanged].",
+        "{noun}< in {at}> {is} [stable].",
+        "<{place} >{noun}: [unchanged].",
+    ),
+}
+"""Sentences of COMPARISON for each kind of change, the last one without a verb."""
+
+NO_CHANGE = ("[No change] since the previous scan.", "[Nothing has changed] since the previous scan.", "[Unchanged].")
+DIFFERENT_HEADS = (
+    "The two scans show [different heads]; no comparison is made.",
+    "The scans are of [different heads]; no comparison is made.",
+    "[Different heads]: no comparison is made.",
 )

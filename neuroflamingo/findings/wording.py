@@ -1,8 +1,8 @@
 """Rendering of findings as report text: the language model's training target and the text of every painted case.
 
-Sections are TECHNIQUE, FINDINGS and IMPRESSION; in FINDINGS the six classes come in a fixed order and each is either
-stated or denied, so that every report covers all of them. The choice of wordings depends on the seed alone. The
-sentences are in `phrases`; `parsing` reads them back without loss (sizes in whole millimetres).
+Sections are TECHNIQUE, FINDINGS, COMPARISON (of a follow-up only) and IMPRESSION; in FINDINGS the six classes come in a
+fixed order and each is either stated or denied, so that every report covers all of them. The choice of wordings depends
+on the seed alone. The sentences are in `phrases`; `parsing` reads them back without loss (sizes in whole millimetres).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from neuroflamingo.findings import phrases
+from neuroflamingo.findings.changes import Comparison, change_order
 from neuroflamingo.findings.vocabulary import FOCAL, LOBES, Certainty, Finding, FindingClass, Side, report_order
 
 IMPRESSION = "\nIMPRESSION:"
@@ -32,21 +33,23 @@ class RenderedReport:
     spans: tuple[tuple[int, int], ...]
 
 
-class _Habit(Random):
-    """Consistent choices of one reporter: the same words for the same statement, negatives joined."""
+class Habit(Random):
+    """Consistent choices of one reporter: the same words for the same statement, negatives joined or each by itself."""
 
-    def __init__(self, style: int) -> None:
+    def __init__(self, style: int, joined: bool = True) -> None:
         super().__init__(0)
-        self.style = style
+        self.style, self.joined = style, joined
 
     def choice(self, seq: Any) -> Any:
+        """The style's entry of a list."""
         return seq[self.style % len(seq)]
 
     def random(self) -> float:
-        return 0.0
+        """0 to join, 1 to part."""
+        return 0.0 if self.joined else 1.0
 
 
-class _Page:
+class Page:
     """Text under construction, with its spans."""
 
     def __init__(self) -> None:
@@ -138,10 +141,12 @@ def _fields(finding: Finding, random: Random) -> dict[str, str]:
     }
 
 
-def _state(page: _Page, findings: Sequence[Finding], random: Random) -> None:
+def state(page: Page, findings: Sequence[Finding], random: Random, brief: bool = False) -> None:
     """Write the positive sentences of one class."""
     for nth, finding in enumerate(findings):
-        if finding.kind in FOCAL:
+        if brief:
+            choices = phrases.BRIEF_SENTENCES[finding.kind]
+        elif finding.kind in FOCAL:
             choices = phrases.FOCAL_SENTENCES + (phrases.FURTHER_SENTENCES if nth else ())
         else:
             choices = phrases.DIFFUSE_SENTENCES[finding.kind]
@@ -151,7 +156,7 @@ def _state(page: _Page, findings: Sequence[Finding], random: Random) -> None:
         page.sentence(random.choice(usable), fields)
 
 
-def _deny(page: _Page, kinds: Sequence[FindingClass], random: Random) -> None:
+def deny(page: Page, kinds: Sequence[FindingClass], random: Random) -> None:
     """Write the pertinent negatives of adjacent absent classes, joined or separately."""
     focal = [kind for kind in kinds if kind in FOCAL]
     for group in [focal] if random.random() < 0.75 else [[kind] for kind in focal]:
@@ -168,20 +173,67 @@ def _deny(page: _Page, kinds: Sequence[FindingClass], random: Random) -> None:
         page.sentence(random.choice(phrases.NORMAL_SENTENCES[group]), {})
 
 
-def _impression(page: _Page, findings: Sequence[Finding], random: Random) -> None:
-    """Write a numbered list of the findings, or that the brain is normal."""
+def write_classes(
+    page: Page,
+    findings: Sequence[Finding],
+    kinds: Sequence[FindingClass],
+    random: Random,
+    denials: Random,
+    brief: bool = False,
+) -> None:
+    """Write each class in turn, stated or denied; absent ones are denied together as far as they are neighbours."""
+    absent: list[FindingClass] = []
+    for kind in kinds:
+        present = [finding for finding in findings if finding.kind is kind]
+        if present or (absent and kind in FOCAL and absent[-1] not in FOCAL):
+            deny(page, absent, denials)
+            absent = []
+        if present:
+            state(page, present, random, brief)
+        else:
+            absent.append(kind)
+    deny(page, absent, denials)
+
+
+def compare(page: Page, comparison: Comparison, random: Random, brief: bool = False) -> None:
+    """Write the sentences of COMPARISON: one for each change, or that there is none, or that the heads differ."""
+    if not comparison.same_head:
+        page.add(" ")
+        page.sentence(random.choice(phrases.DIFFERENT_HEADS), {})
+    elif not comparison.changes:
+        page.add(" ")
+        page.sentence(random.choice(phrases.NO_CHANGE), {})
+    for change in change_order(comparison.changes):
+        finding, before = change.finding, change.before
+        fields = _fields(finding, random)
+        fields["was"] = "" if before is None or before.size_mm is None else f"{before.size_mm:.0f}"
+        fields["formerly"] = phrases.GRADES[before.grade][0] if before and before.grade else ""
+        plural = finding.kind is FindingClass.WHITE_MATTER_LESIONS
+        fields |= {"has": "have", "is": "are"} if plural else {"has": "has", "is": "is"}
+        if finding.kind in (FindingClass.WHITE_MATTER_LESIONS, FindingClass.VENTRICULAR_ENLARGEMENT):
+            fields["at"] = fields["place"] = ""
+        templates = (phrases.FOCAL_CHANGES if finding.kind in FOCAL else phrases.GRADED_CHANGES)[change.kind]
+        page.add(" ")
+        page.sentence(templates[-1] if brief else random.choice(templates), fields)
+
+
+def conclude(page: Page, findings: Sequence[Finding], random: Random, mark: str = "{number}.") -> None:
+    """Write a list of the findings, each after its mark, or that the brain is normal."""
     if not findings:
         page.add(" ")
         page.sentence(random.choice(phrases.NORMAL_IMPRESSIONS), {})
     for number, finding in enumerate(findings, start=1):
         diffuse = finding.kind in (FindingClass.WHITE_MATTER_LESIONS, FindingClass.VENTRICULAR_ENLARGEMENT)
-        page.add(" ")
-        page.add(f"{number}.", True)
+        if mark:
+            page.add(" ")
+            page.add(mark.format(number=number), True)
         page.add(" ")
         page.sentence(random.choice(phrases.IMPRESSIONS["diffuse" if diffuse else "place"]), _fields(finding, random))
 
 
-def render_report(findings: Sequence[Finding], seed: int, style: int | None = None) -> RenderedReport:
+def render_report(
+    findings: Sequence[Finding], seed: int, style: int | None = None, comparison: Comparison | None = None
+) -> RenderedReport:
     """Render findings as a report.
 
     Args:
@@ -189,24 +241,20 @@ def render_report(findings: Sequence[Finding], seed: int, style: int | None = No
             omitted.
         seed: selects the wordings; the same findings and seed always give the same text.
         style: number of a reporting style, which words the same statement always alike; the seed is then unused.
+        comparison: with an earlier scan, if the report is of a follow-up.
 
     Returns:
-        The ASCII text (three lines, one a section) and the character ranges that carry findings.
+        The ASCII text (a line for each of three sections, four with a comparison) and the character ranges that carry
+        findings.
     """
-    random = Random(seed) if style is None else _Habit(style)
+    random = Random(seed) if style is None else Habit(style)
     ordered = report_order(list(findings))
-    page = _Page()
+    page = Page()
     page.add(f"TECHNIQUE: {random.choice(phrases.TECHNIQUES)}\nFINDINGS:")
-    absent: list[FindingClass] = []
-    for kind in FindingClass:
-        present = [finding for finding in ordered if finding.kind is kind]
-        if not present:
-            absent.append(kind)
-            continue
-        _deny(page, absent, random)
-        absent = []
-        _state(page, present, random)
-    _deny(page, absent, random)
+    write_classes(page, ordered, tuple(FindingClass), random, random)
+    if comparison is not None:
+        page.add("\nCOMPARISON:")
+        compare(page, comparison, random)
     page.add(IMPRESSION)
-    _impression(page, ordered, random)
+    conclude(page, ordered, random)
     return RenderedReport(page.text, tuple(page.spans))
