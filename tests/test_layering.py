@@ -46,7 +46,7 @@ LIGHT = (
 ORDER = {
     "neuroflamingo_preprocessing": "errors cache_home software geometry user_files drafts files scan spec records bids "
     "formats read inputs structural functional sequence arrays preparation_options measured_series prepared_input "
-    "preparation check fit_scaling stores",
+    "preparation scan_order check fit_scaling stores",
     "neuroflamingo_encoders": "card card_list state_dict_fit contract registry build layers families tokens weights "
     "plugins scaffold conformance",
     "neuroflamingo": "settings progress provenance device model checkpoints findings painting report recipe "

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 
 from neuroflamingo.cli.errors import SOME_FAILED, say_error
 from neuroflamingo.cli.outputs import Targets, check_targets, parse_formats, plan_targets
+from neuroflamingo.inference.prompt import ReportPrompt, example_words
 from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo.progress import Progress, say
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.files import printable, write_text_atomic
 from neuroflamingo_preprocessing.user_files import check_input, decode_text
+
+MAX_BYTES = 1_000_000
+"""Largest file of an example's report; our own, as JSON, have some 50 kB."""
 
 if TYPE_CHECKING:
     from neuroflamingo.cli.requests import ReportRequest
@@ -36,7 +40,6 @@ def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
     with _stdout_kept_clean(targets[0].stdout) as write_out:
         from neuroflamingo.inference.loaded_model import model_folder
         from neuroflamingo.inference.pipeline import write_report
-        from neuroflamingo.inference.prompt import ReportPrompt
         from neuroflamingo.model.prompt_forms import check_prompt
         from neuroflamingo_preprocessing.preparation_options import Preparation
 
@@ -100,7 +103,7 @@ def parse_example(text: str) -> tuple[Path, str]:
     Raises:
         UsageError: no `=` in it.
         NotFoundError: one of the files does not exist.
-        ScanError: the file is not text, or longer than 100 kB.
+        ScanError: the file is not text, or far too long.
     """
     scan, equals, report = text.rpartition("=")
     if not equals or not scan or not report:
@@ -113,12 +116,15 @@ def parse_example(text: str) -> tuple[Path, str]:
     path = Path(report)
     if not path.is_file():
         raise NotFoundError(f"there is no example report {report}", expected="a text file", hint="check the path")
-    if path.stat().st_size > 100_000:
+    if path.stat().st_size > MAX_BYTES:
         raise ScanError(
-            f"{path.name} is not a report", expected="at most 100 kB of text", seen=f"{path.stat().st_size} bytes"
+            f"{path.name} is not a report",
+            expected=f"at most {MAX_BYTES // 1000} kB: the text of a report, or its JSON",
+            seen=f"{path.stat().st_size:,} bytes",
+            hint="give only the text of the report",
         )
     try:
-        return Path(scan), decode_text(path.read_bytes()).strip()
+        return Path(scan), example_words(decode_text(path.read_bytes()), path.name)
     except UnicodeDecodeError as error:
         raise ScanError(
             f"{path.name} is not a text file", expected="UTF-8", seen=str(error), hint="save it as UTF-8"

@@ -40,6 +40,7 @@ def write_text(
 
     model, device = opened.model, opened.device
     batch = opened.processor(prompt, scans=[list(prepared)], force=True)  # `write_report` holds it against the record
+    _check_length(opened, batch["input_ids"].shape[1])
     ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
     scans = batch["scans"].to(device)
     axis = mirror_axis(opened.scan_spec) if temperature == 0 else None
@@ -80,6 +81,19 @@ def write_text(
         mirrored=None if axis is None else _spell(opened.processor.tokenizer, texts[len(texts) // 2][1])[0],
         tokens=encoded.tokens[0, -report_scans:].float().cpu().numpy() if encoded.tokens.ndim == 4 else None,
     )
+
+
+def _check_length(opened: LoadedModel, length: int) -> None:
+    """Refuse a prompt that leaves no room for a report in the text that the language model was made for."""
+    most = getattr(opened.model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(most, int) and length >= most:
+        raise ModelError(
+            "the prompt with its examples is too long for the language model",
+            expected=f"fewer than {most:,} tokens",
+            seen=f"{length:,} tokens",
+            hint="give fewer or shorter examples",
+            exit_code=65,
+        )
 
 
 def mirror_axis(spec: ScanSpec) -> int | None:

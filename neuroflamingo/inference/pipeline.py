@@ -10,7 +10,8 @@ from neuroflamingo.findings.agreement import disagreements
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.inference.decode import write_text
 from neuroflamingo.inference.loaded_model import LoadedModel, ModelFolder, model_folder
-from neuroflamingo.inference.prompt import ReportPrompt
+from neuroflamingo.inference.prompt import ReportPrompt, naming_example
+from neuroflamingo.inference.scan_pairs import pair_warnings
 from neuroflamingo.inference.second_look import UNLIKE
 from neuroflamingo.model.prompt_forms import check_prompt
 from neuroflamingo.provenance import (
@@ -69,12 +70,14 @@ class ReportInputs:
         shown: scans of the examples.
         prompt: the text, with the examples' reports.
         forced: what the user insisted on about the prompt, for the top of the report.
+        notes: warnings about the examples, and about scans that do not belong together.
     """
 
     taken: list[ReportInput]
     shown: list[ReportInput]
     prompt: ReportPrompt
     forced: str | None
+    notes: tuple[str, ...]
 
 
 def write_report(
@@ -105,7 +108,8 @@ def write_report(
             or of `model_folder`, which is loaded after the scan is prepared.
         series: number of a DICOM series; None: the only T1-weighted volume.
         prompt: text with one `<image>` per scan; None is `<image>` alone.
-        examples: pairs of a scan and its report, shown before the prompt.
+        examples: pairs of a scan and its report, shown before the prompt. Of a report of ours (text or JSON) the words
+            are taken.
         xform: `auto`, `sform` or `qform`: the affine of a scan's header to use (not of the examples').
         preparation: further options for preparing the scans: atlas, repetition time, denoising; `force`: use scans and
             prompts that the model is not made for (also of the examples).
@@ -120,7 +124,7 @@ def write_report(
 
     Raises:
         UsageError: the numbers of `<image>` and scans differ, or an example's text contains special tokens.
-        NotFoundError, ScanError: a scan cannot be read or prepared.
+        NotFoundError, ScanError: a scan cannot be read or prepared; an example's report is no report.
         ModelError: the model is unknown, does not fit, or was not trained for such a prompt.
 
     Example:
@@ -137,9 +141,15 @@ def write_report(
     known = model if isinstance(model, LoadedModel | ModelFolder) else model_folder(model, device=device)
     options = replace(preparation or Preparation(), **_given(series=series, xform=xform))
     forced = check_prompt(asked.text, known.prompts, force=options.force)
+    notes = asked.check_examples(force=options.force or known.prompts is None)
     taken = [_prepare(source, known.scan_spec, options, clock, tell, example=False) for source in scans]
-    alike = Preparation(force=options.force)
-    shown = [_prepare(source, known.scan_spec, alike, clock, tell, example=True) for source, _ in asked.examples]
+    shown = []
+    for number, (source, _) in enumerate(asked.examples, start=1):
+        with naming_example(number, source):
+            alike = Preparation(force=options.force)
+            shown.append(_prepare(source, known.scan_spec, alike, clock, tell, example=True))
+    prepared = [[item.prepared for item in items] for items in (taken, shown)]
+    notes += pair_warnings(scans, *prepared, series=options.series)
     if not isinstance(known, LoadedModel):  # so late, because a scan that fails should not wait for it
         tell("loading the model")
         with clock.stage("load model"):
@@ -149,7 +159,7 @@ def write_report(
         written = write_text(
             known,
             asked.text,
-            [item.prepared for item in (*shown, *taken)],
+            [*prepared[1], *prepared[0]],
             report_scans=len(taken),
             seed=seed,
             temperature=temperature,
@@ -168,7 +178,7 @@ def write_report(
         examples=len(asked.examples),
     )
     vector = command_line(command if command is not None else ["neuroflamingo.write_report"])
-    inputs = ReportInputs(taken, shown, asked, forced)
+    inputs = ReportInputs(taken, shown, asked, forced, notes)
     return _assemble(inputs, known, written, settings, title, pictures, vector, clock)
 
 
@@ -200,7 +210,7 @@ def _assemble(
         statements, assessments = assess(statements, parsed, points, written.mirrored, judged)
         likeness = model.second_look.compare(written.tokens)
         drawn = draw(views, traces, written) if pictures else ()
-    warnings = _warnings(taken, written, points)
+    warnings = (*inputs.notes, *_warnings(taken, written, points))
     provenance = Provenance(
         run_uuid=clock.run_uuid,
         started=clock.started,
