@@ -124,13 +124,18 @@ def paint(
         str | None,
         typer.Option("--outlines", help="Real lesions' masks in MNI space (folder or tar) for half of the infarcts."),
     ] = None,
+    follow_up: Annotated[
+        bool, typer.Option("--follow-up", help="Paint two scans of each head, with known change between them.")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Paint scans with known findings: a NIfTI file, the findings as JSON and a report text per case."""
     from neuroflamingo.cli.train_evaluate import paint_scans
 
-    paint_scans(cases, seed, output, heads=heads, outlines=outlines, overwrite=overwrite, quiet=quiet)
+    paint_scans(
+        cases, seed, output, heads=heads, outlines=outlines, follow_up=follow_up, overwrite=overwrite, quiet=quiet
+    )
 
 
 @application.command(cls=OnDatasets)

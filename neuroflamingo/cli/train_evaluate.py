@@ -145,7 +145,15 @@ def _evaluate_scans(request: EvaluateRequest, truth: str) -> int:
 
 
 def paint_scans(
-    cases: int, seed: int, folder: str, *, heads: str | None, outlines: str | None, overwrite: bool, quiet: bool
+    cases: int,
+    seed: int,
+    folder: str,
+    *,
+    heads: str | None,
+    outlines: str | None,
+    follow_up: bool,
+    overwrite: bool,
+    quiet: bool,
 ) -> None:
     """Paint cases into a folder and print the paths of their scans."""
     make_folder(Path(folder))
@@ -163,6 +171,7 @@ def paint_scans(
             folder,
             anatomy=anatomy,
             outlines=outlines,
+            follow_up=follow_up,
             overwrite=overwrite,
             progress=lambda done, total: progress.count("painted", done, total),
             warn=lambda sentence: say(f"warning: {sentence}", file=sys.stderr),

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ from isal import igzip
 
 from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import Case, paint_case
+from neuroflamingo.painting.follow_up import paint_follow_up
 from neuroflamingo.painting.heads import TEMPLATE
 from neuroflamingo.painting.outliers import HeadsSeen
 from neuroflamingo.painting.outlines import load_outlines
 from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
 
 if TYPE_CHECKING:
+    from neuroflamingo.findings.changes import Comparison
     from neuroflamingo_preprocessing.scan import Scan
 
 SCHEMA = 3
@@ -62,13 +64,33 @@ def truth_record(case: Case) -> dict:
     }
 
 
-def write_case(case: Case, folder: Path, *, overwrite: bool = False) -> Path:
-    """Write `NAME_T1w.nii.gz`, `NAME.json` and `NAME.txt`; returns the scan's path."""
+def write_case(
+    case: Case, folder: Path, *, name: str | None = None, more: dict[str, Any] | None = None, overwrite: bool = False
+) -> Path:
+    """Write `NAME_T1w.nii.gz`, `NAME.json` and `NAME.txt`; returns the scan's path.
+
+    Args:
+        name: of the files; None: the case's.
+        more: what the JSON file states beside `truth_record`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    record = json.dumps(truth_record(case), indent=1)
-    write_text_atomic(folder / f"{case.name}.json", record + "\n", overwrite=overwrite)
-    write_text_atomic(folder / f"{case.name}.txt", case.text + "\n", overwrite=overwrite)
-    return write_bytes_atomic(folder / f"{case.name}_T1w.nii.gz", nifti_bytes(case.scan()), overwrite=overwrite)
+    name = name or case.name
+    record = json.dumps(truth_record(case) | (more or {}), indent=1)
+    write_text_atomic(folder / f"{name}.json", record + "\n", overwrite=overwrite)
+    write_text_atomic(folder / f"{name}.txt", case.text + "\n", overwrite=overwrite)
+    return write_bytes_atomic(folder / f"{name}_T1w.nii.gz", nifti_bytes(case.scan()), overwrite=overwrite)
+
+
+def write_follow_up(
+    baseline: Case, follow_up: Case, comparison: Comparison, folder: Path, *, overwrite: bool = False
+) -> list[Path]:
+    """Write both scans of a pair as `write_case` does, named `_baseline` and `_follow-up`; returns the scans' paths.
+
+    The JSON file of the follow-up also has the name of the baseline's scan, and what changed (`comparison`).
+    """
+    first = write_case(baseline, folder, name=f"{follow_up.name}_baseline", overwrite=overwrite)
+    more = {"baseline": first.name, "comparison": comparison.model_dump(mode="json", exclude_none=True)}
+    return [first, write_case(follow_up, folder, name=f"{follow_up.name}_follow-up", more=more, overwrite=overwrite)]
 
 
 def paint_cases(
@@ -78,6 +100,7 @@ def paint_cases(
     *,
     anatomy: str | Sequence[str] = TEMPLATE,
     outlines: str | Path | None = None,
+    follow_up: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     warn: Callable[[str], None] | None = None,
@@ -90,6 +113,8 @@ def paint_cases(
         folder: where they go.
         anatomy: the head to paint into, or several that take turns by the seed (see `neuroflamingo.painting.heads`).
         outlines: masks of real lesions for infarcts, without the fifth that is held out (see `load_outlines`).
+        follow_up: paint a baseline and a follow-up of each case, see `paint_follow_up`; with several heads 15 % of the
+            baselines show another person's.
         overwrite: replace files that are there.
         progress: called with (done, all) after each case.
         warn: called with a sentence about each head that differs from the others in one place, as a patient's does.
@@ -101,25 +126,28 @@ def paint_cases(
     drawn_from = () if outlines is None else load_outlines(outlines)
     seen = HeadsSeen()
 
-    def write(case_seed: int) -> Path:
-        head = heads[case_seed % len(heads)]
-        case = paint_case(case_seed, head, outlines=drawn_from)
+    def write(case_seed: int) -> list[Path]:
+        head, other = (heads[number % len(heads)] for number in (case_seed, case_seed + 1))
+        pair = paint_follow_up(case_seed, head, drawn_from, None if other == head else other) if follow_up else None
+        case = pair[1] if pair else paint_case(case_seed, head, outlines=drawn_from)
         if case.anatomy.real:
             seen.add(case.anatomy)
-        return write_case(case, Path(folder), overwrite=overwrite)
+        if pair:
+            return write_follow_up(*pair, Path(folder), overwrite=overwrite)
+        return [write_case(case, Path(folder), overwrite=overwrite)]
 
-    paths, threads = [], torch.get_num_threads()
+    written, threads = list[list[Path]](), torch.get_num_threads()
     # One thread per case: otherwise the last digits depend on the number of threads in a matrix product.
     pool = ThreadPoolExecutor(min(PAINTERS, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for path in pool.map(write, seeds):
-            paths.append(path)
+        for paths in pool.map(write, seeds):
+            written.append(paths)
             if progress:
-                progress(len(paths), cases)
+                progress(len(written), cases)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
     if warn:
         for sentence in seen.unlike_the_others():
             warn(sentence)
-    return sorted(paths)
+    return sorted(path for paths in written for path in paths)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from neuroflamingo.findings.changes import Comparison
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.findings.vocabulary import FOCAL, Finding, Side
 from neuroflamingo.painting import export
@@ -87,3 +88,23 @@ def test_an_output_that_exists_stops_the_painting(tmp_path: Path) -> None:
     paint_cases(1, 31, tmp_path)
     with pytest.raises(OutputError, match="case-00000031"):
         paint_cases(3, 30, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_follow_up_is_written_with_its_baseline_and_the_change(tmp_path: Path) -> None:
+    paths = paint_cases(1, 61, tmp_path, follow_up=True)
+    assert [path.name for path in paths] == [f"case-00000061_{one}_T1w.nii.gz" for one in ("baseline", "follow-up")]
+    shapes = [read_scan(path).voxels.shape for path in paths]
+    assert shapes[0] != shapes[1]
+    before, after = (
+        json.loads((tmp_path / f"case-00000061_{one}.json").read_text()) for one in ("baseline", "follow-up")
+    )
+    assert "comparison" not in before and after["baseline"] == paths[0].name
+    comparison = Comparison.model_validate(after["comparison"])
+    assert comparison.same_head and comparison.changes
+    for truth, shown in (
+        (before, [one.before for one in comparison.changes]),
+        (after, [one.after for one in comparison.changes]),
+    ):
+        findings = [Finding.model_validate(f) for f in truth["findings"]]
+        assert sorted(map(str, findings)) == sorted(str(one) for one in shown if one)
