@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuroflamingo.findings.house_styles import draw_style, render_in_style
 from neuroflamingo.findings.wording import render_report
 from neuroflamingo.painting.anatomy import Anatomy, load_anatomy
 from neuroflamingo.painting.cases import Blueprint, draw_blueprint
@@ -20,6 +21,7 @@ from neuroflamingo_preprocessing.scan import Provenance, Scan
 if TYPE_CHECKING:
     from jaxtyping import Float32
 
+    from neuroflamingo.findings.changes import Comparison
     from neuroflamingo.findings.vocabulary import Finding
     from neuroflamingo.painting.lesions import Outline
 
@@ -31,10 +33,12 @@ class Case:
     Attributes:
         blueprint: all random choices.
         anatomy: the head that it is painted into.
+        comparison: with the baseline, if the case is a follow-up.
     """
 
     blueprint: Blueprint
     anatomy: Anatomy
+    comparison: Comparison | None = None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -60,8 +64,11 @@ class Case:
 
     @property
     def text(self) -> str:
-        """Report of the true findings; the wording depends on the seed."""
-        return render_report(self.findings, self.blueprint.seed).text
+        """Report of the true findings, and of a follow-up's changes; the wording depends on the seed."""
+        if self.comparison is None:
+            return render_report(self.findings, self.blueprint.seed).text
+        style = draw_style(np.random.default_rng([self.blueprint.seed, 15]))
+        return render_in_style(self.findings, style, self.comparison).text
 
     @property
     def name(self) -> str:

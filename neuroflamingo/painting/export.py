@@ -22,7 +22,6 @@ from neuroflamingo.painting.outlines import load_outlines
 from neuroflamingo_preprocessing.files import write_bytes_atomic, write_text_atomic
 
 if TYPE_CHECKING:
-    from neuroflamingo.findings.changes import Comparison
     from neuroflamingo_preprocessing.scan import Scan
 
 SCHEMA = 3
@@ -46,12 +45,12 @@ def nifti_bytes(scan: Scan) -> bytes:
 def truth_record(case: Case) -> dict:
     """Contents of the JSON file of a case; what is said of single lesions has an entry for each finding.
 
-    That of a finding without a centre (atrophy, ventricles, white matter) is null.
+    That of a finding without a centre (atrophy, ventricles, white matter) is null. A follow-up has a `comparison` too.
     """
     numbers = case.lesion_numbers()
     placed = [None if number is None else case.blueprint.lesions[number] for number in numbers]
     seen = [None if number is None else case.visibility[number] for number in numbers]
-    return {
+    record = {
         "schema_version": SCHEMA,
         "seed": case.blueprint.seed,
         "anatomy": case.anatomy.name,
@@ -62,6 +61,9 @@ def truth_record(case: Case) -> dict:
         "volumes_ml": [one and round(one.volume_ml, 2) for one in seen],
         "visible": [one is None or one.visible for one in seen],
     }
+    if case.comparison is not None:
+        record["comparison"] = case.comparison.model_dump(mode="json", exclude_none=True)
+    return record
 
 
 def write_case(
@@ -81,15 +83,13 @@ def write_case(
     return write_bytes_atomic(folder / f"{name}_T1w.nii.gz", nifti_bytes(case.scan()), overwrite=overwrite)
 
 
-def write_follow_up(
-    baseline: Case, follow_up: Case, comparison: Comparison, folder: Path, *, overwrite: bool = False
-) -> list[Path]:
+def write_follow_up(baseline: Case, follow_up: Case, folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Write both scans of a pair as `write_case` does, named `_baseline` and `_follow-up`; returns the scans' paths.
 
-    The JSON file of the follow-up also has the name of the baseline's scan, and what changed (`comparison`).
+    The JSON file of the follow-up also has the name of the baseline's scan.
     """
     first = write_case(baseline, folder, name=f"{follow_up.name}_baseline", overwrite=overwrite)
-    more = {"baseline": first.name, "comparison": comparison.model_dump(mode="json", exclude_none=True)}
+    more = {"baseline": first.name}
     return [first, write_case(follow_up, folder, name=f"{follow_up.name}_follow-up", more=more, overwrite=overwrite)]
 
 

@@ -236,7 +236,7 @@ def paint_follow_up(
     anatomy: str = "icbm2009a",
     outlines: Sequence[Outline] = (),
     other: str | None = None,
-) -> tuple[Case, Case, Comparison]:
+) -> tuple[Case, Case]:
     """Paint a baseline and a follow-up with known change between them; the same seed gives the same pair.
 
     Each scan has its own posture, contrast, noise, orientation, resolution and slice thickness, as two sessions have.
@@ -246,9 +246,9 @@ def paint_follow_up(
         outlines: of real lesions, for half of the infarcts.
 
     Returns:
-        baseline, follow-up, and what changed between them.
+        baseline and follow-up, which has the `comparison` of the two.
     """
     head = load_anatomy(anatomy)
     baseline_head = load_anatomy(other) if other is not None and is_of_two_people(seed) else None
     pair = draw_follow_up(seed, head, outlines, baseline_head)
-    return Case(pair.baseline, baseline_head or head), Case(pair.follow_up, head), pair.comparison
+    return Case(pair.baseline, baseline_head or head), Case(pair.follow_up, head, pair.comparison)

@@ -102,6 +102,7 @@ def test_a_follow_up_is_written_with_its_baseline_and_the_change(tmp_path: Path)
     assert "comparison" not in before and after["baseline"] == paths[0].name
     comparison = Comparison.model_validate(after["comparison"])
     assert comparison.same_head and comparison.changes
+    assert "comparison:" in (tmp_path / "case-00000061_follow-up.txt").read_text().lower()
     for truth, shown in (
         (before, [one.before for one in comparison.changes]),
         (after, [one.after for one in comparison.changes]),
