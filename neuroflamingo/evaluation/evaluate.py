@@ -20,6 +20,7 @@ from neuroflamingo.evaluation.scoring import Scores, score_exchanged, score_find
 from neuroflamingo.evaluation.text_metrics import text_overlap
 from neuroflamingo.findings.vocabulary import mirror
 from neuroflamingo.findings.wording import render_report
+from neuroflamingo.model.tokens import IMAGE
 from neuroflamingo_encoders.families.tiny_t1w.network import TinyT1wEncoder
 from neuroflamingo_preprocessing.errors import UsageError
 
@@ -212,8 +213,7 @@ def write_reports(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Generate greedy reports from encoder tokens `[case, 1, token, width]`."""
-    prompt = processor("<image>", scan_tokens=tokens[:1])["input_ids"]
-    return write_greedily(model, processor.tokenizer, prompt, tokens, batch=BATCH, progress=progress)
+    return write_greedily(model, processor.tokenizer, IMAGE, tokens, batch=BATCH, progress=progress)
 
 
 @torch.no_grad()

@@ -240,5 +240,4 @@ class FusionTask(StageTask):
 
 def write_texts(model: NeuroFlamingo, tokenizer: PreTrainedTokenizerFast, tokens: Tensor) -> list[str]:
     """Write greedy reports for precomputed tokens `[case, 1, token, width]`."""
-    prompt = torch.tensor([[tokenizer.convert_tokens_to_ids(IMAGE)]])
-    return write_greedily(model, tokenizer, prompt, tokens, batch=VALIDATION_BATCH)
+    return write_greedily(model, tokenizer, IMAGE, tokens, batch=VALIDATION_BATCH)
