@@ -16,8 +16,8 @@ from neuroflamingo.findings.vocabulary import FOCAL, Finding, FindingClass
 _HEADINGS = {
     "findings": "findings|report|body|description|observations|results",
     "impression": "impression|conclusions?|summary|opinion|assessment|interpretation",
-    "other": "techniques?|protocol|history|clinical (?:history|information|details)|indications?|comparison"
-    "|examination",
+    "comparison": "comparison|interval changes?",
+    "other": "techniques?|protocol|history|clinical (?:history|information|details)|indications?|examination",
 }
 _HEADING = re.compile(
     r"(?:^|(?<=[\n.]))[ \t#*]*(?:"
@@ -25,7 +25,10 @@ _HEADING = re.compile(
     + r")[ \t*]*:",
     re.IGNORECASE,
 )
-_INLINE = re.compile(r"\b(?:(?P<findings>FINDINGS)|(?P<impression>IMPRESSION|CONCLUSION)|(?P<other>TECHNIQUE)) ?:")
+_INLINE = re.compile(
+    r"\b(?:(?P<findings>FINDINGS)|(?P<impression>IMPRESSION|CONCLUSION)|(?P<comparison>COMPARISON)"
+    r"|(?P<other>TECHNIQUE)) ?:"
+)
 _END = re.compile(
     r"[.!?;](?=\s|$)|\n\s*\n|\n(?=\s*(?:[-*•]|\d{1,2}[.)])\s)|(?:^|(?<=\s))(?:\d{1,2}[.)]|[-*•])(?=\s)|\n(?=\s*[A-Z])"
 )
@@ -75,7 +78,7 @@ def place_key(finding: Finding) -> tuple[str, str, str]:
     return str(finding.kind), str(finding.side or ""), str(finding.region or "")
 
 
-def _sections(text: str) -> tuple[list[tuple[str, int, int]], str]:
+def named_sections(text: str) -> tuple[list[tuple[str, int, int]], str]:
     """Named character ranges (text before the first heading is "findings"), and the text with headings blanked."""
     heads = {match.start(): match for pattern in (_INLINE, _HEADING) for match in pattern.finditer(text)}
     spots = sorted(heads.values(), key=lambda match: match.end())
@@ -90,7 +93,7 @@ def _sections(text: str) -> tuple[list[tuple[str, int, int]], str]:
     return [(name, start, end) for name, start, end in sections if end > start], text
 
 
-def _sentences(text: str, start: int, end: int) -> list[tuple[int, int]]:
+def sentence_ranges(text: str, start: int, end: int) -> list[tuple[int, int]]:
     """Sentence ranges without surrounding blanks, closing marks or list numbers."""
     ranges: list[tuple[int, int]] = []
     at = start
@@ -134,7 +137,7 @@ def _read_section(text: str, clean: str, tags: list[Match], name: str, start: in
     """Read the sentences of a section in order; later ones may complete findings of earlier ones."""
     sentences: list[Sentence] = []
     findings: list[list[Finding]] = []
-    for left, right in _sentences(text, start, end):
+    for left, right in sentence_ranges(text, start, end):
         here = [found for found in tags if left <= found.start and found.end <= right]
         statement = read_sentence(clean, here, left, right)
         stated: list[Finding] = []
@@ -171,12 +174,12 @@ def parse_report(text: str) -> ParsedReport:
     Returns:
         Its findings, with everything left unsaid as None; sizes in mm.
     """
-    sections, body_text = _sections(text)
+    sections, body_text = named_sections(text)
     clean = plain(body_text)
     tags = tag(clean)
     sentences: list[Sentence] = []
     for name, start, end in sections:
-        if name != "other":
+        if name in ("findings", "impression"):
             sentences += _read_section(text, clean, tags, name, start, end)
     impression = [sentence for sentence in sentences if sentence.section == "impression"]
     body = [sentence for sentence in sentences if sentence.section == "findings"] or impression

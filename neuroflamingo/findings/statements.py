@@ -89,7 +89,7 @@ def _is_denied(start: int, end: int, tags: list[Match]) -> bool:
     return False
 
 
-def _segments(plain: str, mentions: list[Mention], start: int, end: int) -> list[tuple[int, int]]:
+def segments(plain: str, mentions: list[Mention], start: int, end: int) -> list[tuple[int, int]]:
     """Range of the sentence that belongs to each mention."""
     if not mentions:
         return []
@@ -229,7 +229,7 @@ def read_sentence(plain: str, tags: list[Match], start: int, end: int) -> Statem
     mentions, used = _composites(tags)
     mentions += [Mention(tag.value, tag.start, tag.end) for tag in tags if tag.tag is Tag.CLASS]  # type: ignore[arg-type]
     mentions.sort(key=lambda mention: mention.start)
-    for mention, (left, right) in zip(mentions, _segments(plain, mentions, start, end), strict=True):
+    for mention, (left, right) in zip(mentions, segments(plain, mentions, start, end), strict=True):
         own = _own(tags, left, right, plain)
         mention.denied = _is_denied(mention.start, mention.end, tags)
         mention.refers_back = bool(_DEFINITE.search(plain[start : mention.start]))
