@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +40,7 @@ class PaintedScan:
 
     def case(self) -> Case:
         """The case: its blueprint and head."""
-        outlines = () if self.outlines is None else _held_out(self.outlines)
+        outlines = () if self.outlines is None else held_out_outlines(self.outlines)
         return paint_case(self.seed, self.anatomy, outlines=outlines)
 
     def __call__(self) -> Scan:
@@ -50,7 +50,8 @@ class PaintedScan:
 
 
 @lru_cache(maxsize=1)
-def _held_out(path: str) -> tuple[Outline, ...]:
+def held_out_outlines(path: str) -> tuple[Outline, ...]:
+    """Outlines kept for testing, read once."""
     return load_outlines(path, "held out")
 
 
@@ -92,34 +93,49 @@ class EncodedCases:
         return [missing if number in self.failed else next(made) for number in range(len(self.truth))]
 
 
+@dataclass(frozen=True)
+class EncodedScans:
+    """Tokens of the scans that could be prepared, in order, and what became of the others.
+
+    Attributes:
+        plain, mirrored: `[scan, 1, token, width]`.
+        blank: tokens of an empty scan, `[1, token, width]`.
+        failed: number and message of the scans that could not be prepared.
+    """
+
+    plain: Float[Tensor, "scan 1 token width"]
+    mirrored: Float[Tensor, "scan 1 token width"]
+    blank: Float[Tensor, "1 token width"]
+    failed: dict[int, str]
+
+
 def _volumes(
-    sources: list[PaintedScan], encoder: BrainEncoder, processes: int
+    sources: Sequence[Callable[[], Scan]], encoder: BrainEncoder, processes: int
 ) -> Iterator[Tensor | NeuroFlamingoError]:
     for one in prepare_many(sources, encoder.card.scan, processes):
         yield one if isinstance(one, NeuroFlamingoError) else torch.from_numpy(one.tensor)
 
 
 @torch.no_grad()
-def encode_cases(
-    scans: list[PaintedScan],
+def encode_scans(
+    sources: Sequence[Callable[[], Scan]],
     encoder: BrainEncoder,
     *,
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> EncodedCases:
-    """Paint each case as a scanner would store it, then align, preprocess and encode it, in float32.
+) -> EncodedScans:
+    """Make each scan as a scanner would store it, then align, preprocess and encode it, in float32.
 
     Args:
+        sources: picklable functions that make a scan in a worker.
         processes: number of workers that paint and preprocess; None: one per core.
         progress: called with (done, all).
 
     Raises:
-        ModelError: the encoder's card asks for what cannot be done, which is no case's fault.
-        ScanError: not one case could be prepared.
+        ModelError: the encoder's card asks for what cannot be done, which is no scan's fault.
+        ScanError: not one scan could be prepared.
     """
     device = next(encoder.parameters()).device
-    cases = (scan.case() for scan in scans)
-    truth, visible = zip(*((case.findings, case.visible) for case in cases), strict=True)
     axes = {axis.name: axis.size or 0 for axis in encoder.card.scan.axes}
     _ = encoder.card.scan.grid_shape  # an encoder of other inputs than volumes is refused here
     empty = torch.zeros(1, 1, *axes.values(), device=device)
@@ -136,7 +152,7 @@ def encode_cases(
             mirrored.append(encoder(x.flip(2 + list(axes).index("x"))).tokens.cpu())
             waiting.clear()
 
-    for number, volume in enumerate(_volumes(scans, encoder, processes or os.cpu_count() or 1)):
+    for number, volume in enumerate(_volumes(sources, encoder, processes or os.cpu_count() or 1)):
         if isinstance(volume, NeuroFlamingoError):
             failed[number] = volume.what
         else:
@@ -144,13 +160,27 @@ def encode_cases(
         if len(waiting) == BATCH:
             flush()
         if progress:
-            progress(number + 1, len(scans))
+            progress(number + 1, len(sources))
     flush()
     if not plain:
         raise ScanError(
-            f"not one of {len(scans)} painted cases could be prepared for {encoder.card.name}",
+            f"not one of {len(sources)} painted cases could be prepared for {encoder.card.name}",
             expected="cases to score",
             seen=next(iter(failed.values())),
             hint=f"neuroflamingo encoders card {encoder.card.name} says what it takes",
         )
-    return EncodedCases(list(truth), list(visible), torch.cat(plain), torch.cat(mirrored), blank, failed)
+    return EncodedScans(torch.cat(plain), torch.cat(mirrored), blank, failed)
+
+
+def encode_cases(
+    scans: list[PaintedScan],
+    encoder: BrainEncoder,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> EncodedCases:
+    """Encode painted cases, see `encode_scans`, and keep what is true of them."""
+    cases = (scan.case() for scan in scans)
+    truth, visible = zip(*((case.findings, case.visible) for case in cases), strict=True)
+    encoded = encode_scans(scans, encoder, processes=processes, progress=progress)
+    return EncodedCases(list(truth), list(visible), encoded.plain, encoded.mirrored, encoded.blank, encoded.failed)
