@@ -1,0 +1,45 @@
+"""Scores of reports after examples: whether they follow the examples' house style, and what leaks from the examples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from neuroflamingo.findings.comparison import parse_comparison
+from neuroflamingo.findings.house_styles import HouseStyle, render_in_style
+from neuroflamingo.findings.parsing import parse_report, place_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from neuroflamingo.findings.vocabulary import Finding
+
+
+def follows_style(text: str, style: HouseStyle) -> bool:
+    """Whether a report is written as the house writes.
+
+    The rule: its findings (and its comparison, if it has that section) are read, and written again in the style. The
+    two texts must agree word for word, headings, marks and punctuation included; only blanks and line breaks may
+    differ. Whether the findings are true does not matter. If IMPRESSION states other findings than FINDINGS, it is held
+    against those that it states itself: that is a fault, but not one of style.
+    """
+    parsed, compared = parse_report(text), parse_comparison(text)
+    comparison = compared.comparison if compared.has_section else None
+    lines = render_in_style(parsed.findings, style, comparison).text.split("\n")
+    if not parsed.agrees:
+        lines[-1] = render_in_style(parsed.impression, style).text.split("\n")[-1]
+    return " ".join(lines).split() == text.split()
+
+
+def leaked(text: str, truth: Sequence[Finding], example_findings: Sequence[Finding]) -> bool:
+    """Whether a report states a finding that is not there, but in an example.
+
+    Findings are the same if class, side and region are. An invention may be an example's by chance: compare with the
+    share for examples that the model was not shown.
+
+    Args:
+        text: the report.
+        truth: true findings of its scan.
+        example_findings: true findings of all examples before it.
+    """
+    foreign = set(map(place_key, example_findings)) - set(map(place_key, truth))
+    return not foreign.isdisjoint(map(place_key, parse_report(text).findings))
