@@ -7,6 +7,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from neuroflamingo.findings.agreement import disagreements
+from neuroflamingo.findings.comparison import parse_comparison
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.inference.decode import write_text
 from neuroflamingo.inference.loaded_model import LoadedModel, ModelFolder, model_folder
@@ -27,7 +28,7 @@ from neuroflamingo.provenance import (
 from neuroflamingo.report.assessment import assess, checks_of, kept_findings, stated_text
 from neuroflamingo.report.methods import methods_of
 from neuroflamingo.report.model import Report
-from neuroflamingo.report.records import BANNER
+from neuroflamingo.report.records import BANNER, ShownExample
 from neuroflamingo.report.sections import parse_of, split_sections, statements_of
 from neuroflamingo.report.tracing import draw, trace
 from neuroflamingo_preprocessing.files import sha256_of_text
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from neuroflamingo.findings.agreement import Disagreement
+    from neuroflamingo.findings.changes import Comparison
     from neuroflamingo.findings.parsing import ParsedReport
     from neuroflamingo.findings.vocabulary import Finding
     from neuroflamingo.report.records import GeneratedText, LikenessRecord, Statement
@@ -78,6 +80,12 @@ class ReportInputs:
     prompt: ReportPrompt
     forced: str | None
     notes: tuple[str, ...]
+
+    @property
+    def examples(self) -> tuple[ShownExample, ...]:
+        """The examples as the report shows them."""
+        pairs = zip(self.shown, self.prompt.examples, strict=True)
+        return tuple(ShownExample(name=item.name, report=words) for item, (_, words) in pairs)
 
 
 def write_report(
@@ -206,11 +214,12 @@ def _assemble(
         views = [item.prepared.view for item in taken]
         statements, traces = trace(statements_of(parsed), written, views)
         points = disagreements(parsed)
-        judged = model.second_look.judge(model.model.encoder, written.tokens, parsed.findings)
+        comparison, odd = _compare(written.text, len(taken))
+        judged = model.second_look.judge(model.model.encoder, _tokens(written, comparison), parsed.findings)
         statements, assessments = assess(statements, parsed, points, written.mirrored, judged)
         likeness = model.second_look.compare(written.tokens)
-        drawn = draw(views, traces, written) if pictures else ()
-    warnings = (*inputs.notes, *_warnings(taken, written, points))
+        drawn = draw(views, traces, written, [item.prepared.view for item in shown]) if pictures else ()
+    warnings = (*inputs.notes, *_warnings(taken, written, points), *odd)
     provenance = Provenance(
         run_uuid=clock.run_uuid,
         started=clock.started,
@@ -229,17 +238,19 @@ def _assemble(
     )
     return Report(
         banner=_banner(inputs, likeness),
-        title=title or _title(taken[0].name),
+        title=title or ", then ".join(_title(item.name) for item in taken),
         text=written.text,
         sections=split_sections(written.text),
         findings=kept_findings(parsed.findings, [one.verdict for one in judged]),
         impression_findings=_concluded(statements),
+        comparison=comparison,
         statements=statements,
         assessments=assessments,
         mirrored_text=written.mirrored,
         stated_text=stated_text(written.text, statements),
         likeness=likeness,
         model_card=model.about,
+        examples=inputs.examples,
         parse=parse_of(parsed, points),
         methods=methods_of(provenance, model.citations),
         warnings=warnings,
@@ -254,6 +265,21 @@ def _banner(inputs: ReportInputs, likeness: LikenessRecord | None) -> str:
     forced = [inputs.forced] if inputs.forced else []
     scans = (words for item in (*inputs.taken, *inputs.shown) for words in item.prepared.forced)
     return " ".join([BANNER, *unlike, *forced, *scans])
+
+
+def _compare(text: str, scans: int) -> tuple[Comparison | None, tuple[str, ...]]:
+    """What a text about several scans says has changed, and warnings; None if it does not compare, or has one scan."""
+    read = parse_comparison(text)
+    if scans < 2 or not read.stated:
+        return None, ()
+    odd = [f"the text disagrees with itself: {words}" for words in read.contradictions]
+    odd += [f"not understood in COMPARISON: {words}" for words in read.unparsed]
+    return read.comparison, tuple(odd)
+
+
+def _tokens(written: GeneratedText, comparison: Comparison | None) -> Any:
+    """The encoder's tokens of what FINDINGS are about: the follow-up alone, where the report compares."""
+    return written.tokens if comparison is None or written.tokens is None else written.tokens[-1:]
 
 
 def _concluded(statements: Sequence[Statement]) -> tuple[Finding, ...]:

@@ -26,6 +26,7 @@ _COOL, _HOT = np.array([205.0, 60.0, 25.0]), np.array([255.0, 196.0, 64.0])
 _TILES_PER_PLANE = 6
 _TILE_PIXELS_PER_MM = 4 / 3
 _LOOK_PIXELS_PER_MM = 5 / 3
+_EXAMPLE_PIXELS_PER_MM = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,31 @@ def canvas_of(values: Float[np.ndarray, "x y z"], affine: Float[np.ndarray, "4 4
     return Canvas(np.where(inside, grey, 0.0), affine)
 
 
-def picture_of_slices(canvas: Canvas, scan: int, kind: PictureKind = "seen") -> tuple[Picture, ...]:
-    """Slices of the scan as seen by the encoder: six in each plane, spread over the brain."""
+def picture_of_slices(
+    canvas: Canvas, scan: int, kind: PictureKind = "seen", extent: Float[np.ndarray, "x y z"] | None = None
+) -> tuple[Picture, ...]:
+    """Slices of the scan as seen by the encoder: six in each plane, spread over the brain, or over another `extent`."""
     pictures = []
     for plane in PLANES:
         axis = _AXIS[plane]
-        for index in _spread(canvas.grey, axis):
+        for index in _spread(canvas.grey if extent is None else extent, axis):
             image = _draw(canvas, plane, index, _TILE_PIXELS_PER_MM)
             position = canvas.world(axis, index)
             alt = f"{plane.capitalize()} slice at {_LETTER[plane]} = {position:+.0f} mm of the prepared scan"
             pictures.append(_encode(image, kind, plane, scan, position, alt))
+    return tuple(pictures)
+
+
+def picture_of_example(canvas: Canvas, number: int) -> tuple[Picture, ...]:
+    """Three small planes through the middle of an example's scan; `scan` is the example's number, from 0."""
+    pictures = []
+    for plane in PLANES:
+        axis = _AXIS[plane]
+        occupied = np.flatnonzero((canvas.grey > 0).any(axis=tuple(other for other in range(3) if other != axis)))
+        index = int(np.median(occupied)) if len(occupied) else canvas.grey.shape[axis] // 2
+        image = _draw(canvas, plane, index, _EXAMPLE_PIXELS_PER_MM)
+        alt = f"{plane.capitalize()} slice of the scan of example {number + 1}"
+        pictures.append(_encode(image, "example", plane, number, canvas.world(axis, index), alt))
     return tuple(pictures)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from neuroflamingo.findings.agreement import MirrorVerdict
+from neuroflamingo.findings.changes import Comparison
 from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side
 from neuroflamingo.provenance import GeometryEntry, Provenance
 from neuroflamingo_preprocessing.software import Record
@@ -47,7 +48,7 @@ BANNER = "Research use only, not for diagnosis. Machine-generated, not reviewed.
 
 
 Plane = Literal["axial", "coronal", "sagittal"]
-PictureKind = Literal["seen", "look", "alignment", "mean", "motion", "carpet", "array"]
+PictureKind = Literal["seen", "look", "alignment", "mean", "motion", "carpet", "array", "example"]
 
 
 Verdict = Literal["stated", "possible", "withheld"]
@@ -175,7 +176,15 @@ class Sections(Record):
 
     technique: str = ""
     findings: str = ""
+    comparison: str = ""
     impression: str = ""
+
+
+class ShownExample(Record):
+    """One example that the model was shown before the scan: the name of its scan, and the words of its report."""
+
+    name: str
+    report: str
 
 
 class Parse(Record):
@@ -224,7 +233,8 @@ class ReportRecord(Record):
     """Contents of a report; see `Report`.
 
     `text` is what the model wrote. `stated_text` is what the report states of it, where findings are withheld or called
-    possible for their probability; None if it is all of the text.
+    possible for their probability; None if it is all of the text. `comparison` is what the text says has changed from
+    the baseline, the first scan, to the follow-up, the second, which `findings` are of; None if it compares nothing.
     """
 
     banner: str = BANNER
@@ -233,12 +243,14 @@ class ReportRecord(Record):
     sections: Sections
     findings: tuple[Finding, ...]
     impression_findings: tuple[Finding, ...]
+    comparison: Comparison | None = None
     statements: tuple[Statement, ...]
     assessments: tuple[Assessment, ...] = ()
     mirrored_text: str | None = None
     stated_text: str | None = None
     likeness: LikenessRecord | None = None
     model_card: ModelCard | None = None
+    examples: tuple[ShownExample, ...] = ()
     parse: Parse
     methods: Methods
     warnings: tuple[str, ...] = ()

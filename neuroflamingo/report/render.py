@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from neuroflamingo.findings.changes import ChangeKind
 from neuroflamingo.progress import visible, visible_lines
 from neuroflamingo.report.assessment import NOT_STATED, POSSIBLE, evidence_words, numbers_of
+from neuroflamingo.report.records import Sections
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from neuroflamingo.findings.changes import Change
     from neuroflamingo.findings.vocabulary import Finding
     from neuroflamingo.report.records import Evidence, Picture, ReportRecord, Statement
 
@@ -62,6 +67,7 @@ def to_html(report: ReportRecord) -> str:
             css=Markup(css),
             style_hash=f"sha256-{digest}",
             pictures=pictures,
+            linked=linked_slices(pictures),
             drawn=CAPTIONS,
             left_out=len(report.pictures) - len(pictures),
         )
@@ -69,11 +75,30 @@ def to_html(report: ReportRecord) -> str:
 
 
 def _within_limit(pictures: tuple[Picture, ...]) -> list[Picture]:
-    first_out = {"seen": 0, "mean": 0, "motion": 0, "carpet": 0, "array": 0, "look": 1, "alignment": 2}
+    first_out = {"seen": 0, "example": 0, "mean": 0, "motion": 0, "carpet": 0, "array": 0, "look": 1, "alignment": 2}
     kept = sorted(pictures, key=lambda picture: first_out[picture.kind])
     while kept and sum(len(picture.data) for picture in kept) * 4 / 3 > 0.9 * PAGE_LIMIT:
         kept.pop()
     return [picture for picture in pictures if picture in kept]
+
+
+def linked_slices(pictures: Sequence[Picture]) -> list[list[Picture]]:
+    """Slices of several scans side by side: in each group the same slice of every scan; empty where that cannot be."""
+    seen = [picture for picture in pictures if picture.kind == "seen"]
+    scans = sorted({picture.scan for picture in seen})
+    groups: dict[tuple[str | None, float | None], list[Picture]] = {}
+    for picture in seen:
+        groups.setdefault((picture.plane, picture.position_mm), []).append(picture)
+    whole = all([picture.scan for picture in group] == scans for group in groups.values())
+    return list(groups.values()) if len(scans) > 1 and whole else []
+
+
+def scan_labels(report: ReportRecord) -> list[str]:
+    """What the page calls the scans of the report."""
+    count = sum(record.role == "scan" for record in report.provenance.inputs)
+    if report.comparison is not None and count == 2:
+        return ["baseline", "follow-up"]
+    return [f"scan {number}" for number in range(1, count + 1)]
 
 
 def _context(report: ReportRecord) -> dict[str, Any]:
@@ -87,6 +112,8 @@ def _context(report: ReportRecord) -> dict[str, Any]:
             one.id: evidence_words(one.evidence, numbers) for one in report.statements if one.evidence is not None
         },
         "links": _links(report),
+        "labels": scan_labels(report),
+        "names": [record.name for record in report.provenance.inputs if record.role == "scan"],
         "doubted": [one for one in report.statements if one.doubts and one.verdict != "withheld"],
         "assessed": (assessed := [one for one in report.assessments if one.verdict != "withheld"]),
         "withheld": [one for one in report.assessments if one.verdict == "withheld"],
@@ -121,7 +148,7 @@ def prose(report: ReportRecord) -> list[tuple[str, list[tuple[str, Statement | N
     Nothing is lost but sentences that are withheld.
     """
     out: list[tuple[str, list[tuple[str, Statement | None]]]] = []
-    names = [("Technique", "technique"), ("Findings", "findings"), ("Impression", "impression")]
+    names = [(name.capitalize(), name) for name in Sections.model_fields]
     for title, name in names:
         body = getattr(report.sections, name)
         if body:
@@ -183,11 +210,30 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
+def place_of(finding: Finding) -> str:
+    """Side and region of a finding, or a dash."""
+    return " ".join(str(part) for part in (finding.side, finding.region) if part) or "–"
+
+
 def describe(finding: Finding) -> str:
     """A finding in one line: `chronic infarct, left temporal lobe, 24 mm`."""
-    where = " ".join(str(part) for part in (finding.side, finding.region) if part)
-    words = [str(finding.kind), where, size(finding), grade(finding)]
+    words = [str(finding.kind), place_of(finding), size(finding), grade(finding)]
     return ", ".join(word for word in words if word and word != "–")
+
+
+def state(finding: Finding | None) -> str:
+    """A finding on one of two scans: its size or grade, `present` without either, `none` if it is not there."""
+    if finding is None:
+        return "none"
+    return next((words for words in (size(finding), grade(finding)) if words != "–"), "present")
+
+
+def change_words(change: Change) -> str:
+    """A change in a few words: `larger by 10 mm`."""
+    by = change.size_change_mm
+    if by is None or change.kind is ChangeKind.UNCHANGED:
+        return str(change.kind)
+    return f"{change.kind} by {abs(by):g} mm"
 
 
 def focus(evidence: Evidence) -> str:
@@ -234,9 +280,13 @@ def _environment() -> Environment:
         grade=grade,
         percent=percent,
         describe=describe,
+        place_of=place_of,
+        state=state,
+        change=change_words,
         focus=focus,
         region=region,
         visible=visible,
+        visible_lines=visible_lines,
         matrix=matrix,
         data_uri=data_uri,
     )

@@ -13,22 +13,33 @@ if TYPE_CHECKING:
     from neuroflamingo.findings.agreement import Disagreement
     from neuroflamingo.findings.parsing import ParsedReport
 
-_HEADING = re.compile(r"\b(TECHNIQUE|FINDINGS|IMPRESSION)\s*:\s*")
+_WORDS = {
+    "technique": "techniques?|protocol",
+    "findings": "findings|body|description|observations|results",
+    "comparison": "comparison",
+    "impression": "impression|conclusions?|summary|opinion|assessment|interpretation",
+}
+_NAMED = "|".join(f"(?P<{name}>{words})" for name, words in _WORDS.items())
+_UPPER = "|".join(_WORDS).upper()
+_HEADING = re.compile(rf"(?:^[ \t#*]*(?i:{_NAMED})[ \t*]*|\b(?P<upper>{_UPPER})\s*):\s*", re.MULTILINE)
 
 
 def split_sections(text: str) -> Sections:
-    """Split a text into three sections. A text without headings is FINDINGS; repeated sections are joined."""
+    """Split a text into sections. A text without headings is FINDINGS; repeated sections are joined.
+
+    Headings stand at the beginning of a line (`Findings:`, `Body:`), or anywhere in capital letters (`FINDINGS:`).
+    """
     headings = list(_HEADING.finditer(text))
     if not headings:
         return Sections(findings=text.strip())
-    bodies: dict[str, list[str]] = {"technique": [], "findings": [], "impression": []}
+    bodies: dict[str, list[str]] = {name: [] for name in _WORDS}
     before = text[: headings[0].start()].strip()
     if before:
         bodies["findings"].append(before)
     for heading, following in zip(headings, [*headings[1:], None], strict=True):
         body = text[heading.end() : following.start() if following else len(text)].strip()
         if body:
-            bodies[heading[1].lower()].append(body)
+            bodies[(heading["upper"] or str(heading.lastgroup)).lower()].append(body)
     return Sections(**{name: "\n".join(parts) for name, parts in bodies.items()})
 
 

@@ -10,7 +10,14 @@ import numpy as np
 
 from neuroflamingo.report.evidence import locate, same_peaks, words_of
 from neuroflamingo.report.native_overlay import native_view
-from neuroflamingo.report.pictures import canvas_of, picture_of_alignment, picture_of_attention, picture_of_slices
+from neuroflamingo.report.pictures import (
+    Canvas,
+    canvas_of,
+    picture_of_alignment,
+    picture_of_attention,
+    picture_of_example,
+    picture_of_slices,
+)
 from neuroflamingo.report.records import Evidence, Picture, Statement
 from neuroflamingo.report.time_pictures import picture_of_carpet, pictures_of_array, pictures_of_run
 from neuroflamingo_preprocessing.geometry import apply
@@ -80,14 +87,22 @@ def brain_points(view: View | None) -> Float[np.ndarray, "point 3"] | None:
     return apply(view.prepared.affine[:, [*order, 3]], np.argwhere(view.prepared.brain))
 
 
-def draw(views: Sequence[View | None], traces: Sequence[Trace], generated: GeneratedText) -> tuple[Picture, ...]:
-    """Draw all pictures of a report: the input, and on volumes the attention of the model."""
+def draw(
+    views: Sequence[View | None],
+    traces: Sequence[Trace],
+    generated: GeneratedText,
+    examples: Sequence[View | None] = (),
+) -> tuple[Picture, ...]:
+    """Draw all pictures of a report: the input, on volumes the attention of the model, and the examples' scans.
+
+    Several volumes on one grid are drawn at the same places, so that they can be compared slice by slice.
+    """
     pictures: list[Picture] = []
-    canvases = {}
+    canvases = {number: _canvas(view) for number, view in enumerate(views) if isinstance(view, VolumeView)}
+    extent = common_extent(list(canvases.values()))
     for number, view in enumerate(views):
         if isinstance(view, VolumeView):
-            canvases[number] = canvas_of(view.prepared.tensor[0], view.prepared.affine)
-            pictures += picture_of_slices(canvases[number], number)
+            pictures += picture_of_slices(canvases[number], number, extent=extent)
             if view.prepared.template is not None:
                 pictures += picture_of_alignment(*native_view(view.scan, view.prepared), number)
         elif isinstance(view, RunView):
@@ -101,7 +116,23 @@ def draw(views: Sequence[View | None], traces: Sequence[Trace], generated: Gener
             canvas = canvases[found.evidence.scan]
             weights, positions = found.weights, generated.positions
             pictures += picture_of_attention(canvas, weights, positions, found.evidence, found.statement)
+    for number, view in enumerate(examples):
+        if isinstance(view, VolumeView):
+            pictures += picture_of_example(_canvas(view), number)
     return tuple(pictures)
+
+
+def _canvas(view: VolumeView) -> Canvas:
+    return canvas_of(view.prepared.tensor[0], view.prepared.affine)
+
+
+def common_extent(canvases: Sequence[Canvas]) -> Float[np.ndarray, "x y z"] | None:
+    """Where any of several volumes shows something; None if they do not lie on one grid."""
+    if not canvases or any(one.grey.shape != canvases[0].grey.shape for one in canvases):
+        return None
+    if any(not np.allclose(one.affine, canvases[0].affine) for one in canvases):
+        return None
+    return np.max([one.grey for one in canvases], axis=0)
 
 
 def _worth_showing(statements: Sequence[Statement], text: str) -> list[Statement]:
