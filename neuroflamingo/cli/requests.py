@@ -96,6 +96,10 @@ class EvaluateRequest:
             "--scans", metavar="TRUTH.json", help="Score real scans with known findings instead, see docs/evaluate.md."
         ),
     ] = None
+    longitudinal: Annotated[
+        bool,
+        typer.Option("--longitudinal", help="Painted pairs, baseline and follow-up: what is said to have changed."),
+    ] = False
     versions: Annotated[
         bool,
         typer.Option(

@@ -68,6 +68,7 @@ def evaluate_model(request: EvaluateRequest) -> int:
     if request.scans is not None:
         return _evaluate_scans(request, request.scans)
     from neuroflamingo.evaluation.evaluate import TEST_SEED, evaluate
+    from neuroflamingo.evaluation.evaluate_follow_ups import evaluate_follow_ups
     from neuroflamingo.inference.loaded_model import open_model
     from neuroflamingo.painting.heads import TEMPLATE
 
@@ -75,8 +76,8 @@ def evaluate_model(request: EvaluateRequest) -> int:
     with Progress(quiet=request.quiet) as progress:
         progress("loading the model")
         opened = open_model(request.model, device=request.device)
-        progress(f"evaluating {opened.name} on {cases} painted cases")
-        evaluation = evaluate(
+        progress(f"evaluating {opened.name} on {cases} painted {'pairs' if request.longitudinal else 'cases'}")
+        evaluation = (evaluate_follow_ups if request.longitudinal else evaluate)(
             opened.model,
             opened.processor,
             cases,
@@ -99,6 +100,7 @@ def _check_options(request: EvaluateRequest) -> None:
         "--seed": request.seed,
         "--anatomy": request.anatomy,
         "--outlines": request.outlines,
+        "--longitudinal": request.longitudinal or None,
     }
     real = {"--versions": request.versions or None, "--log": request.log}
     given = [name for name, value in (painted if request.scans else real).items() if value is not None]

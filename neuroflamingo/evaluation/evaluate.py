@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,20 +103,21 @@ class Evaluation:
         for key in (*KEYS, "impression_agreement", "grade_accuracy"):
             bounds = self.real.intervals[key]
             span = f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""
-            cells = [_figure(scores[key]) if scores else "" for scores in columns.values()]
-            lines.append(" | ".join([key, _figure(self.real[key]), span, *cells]))
+            cells = [shown(scores[key]) if scores else "" for scores in columns.values()]
+            lines.append(" | ".join([key, shown(self.real[key]), span, *cells]))
         for key, value in self.overlap.items():
             lines.append(" | ".join([f"{key} (words only)", f"{value:.3f}", "", *[""] * len(columns)]))
         for name, value in self.metadata.get("mirror_check", {}).items():
             words = f"mirror check: {name.replace('_', ' ')}"
-            lines.append(" | ".join([words, _figure(value), "", *[""] * len(columns)]))
+            lines.append(" | ".join([words, shown(value), "", *[""] * len(columns)]))
         if self.failed:
             count = f"{len(self.failed)} of {self.metadata['cases']}"
             lines.append(" | ".join(["scans not prepared, scored as empty reports", count, "", *[""] * len(columns)]))
         return "\n".join(f"| {line} |" for line in lines)
 
 
-def _figure(value: float | None) -> str:
+def shown(value: float | None) -> str:
+    """A figure in a table; nothing if there is none."""
     return "" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
@@ -156,18 +157,24 @@ def evaluate(
         progress=lambda d, n: said("scans", d, n),
     )
     result = score_encoded(model, processor, encoded, progress=said)
-    facts = {
-        "cases": cases,
-        "first_seed": seed,
+    result.metadata.update(run_facts(model, seeds, anatomy, outlines, encoded.failed, began) | (metadata or {}))
+    return result
+
+
+def run_facts(
+    model: NeuroFlamingo, seeds: range, anatomy: str, outlines: str | None, failed: Mapping[int, str], began: float
+) -> dict[str, Any]:
+    """What an evaluation states of its run: cases, heads, device, failures (number and message), and seconds."""
+    return {
+        "cases": len(seeds),
+        "first_seed": seeds.start,
         "anatomy": Path(anatomy).name,
         "outlines": outlines and Path(outlines).name,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "failed_preparations": [(seeds[number], why) for number, why in encoded.failed.items()],
+        "failed_preparations": [(seeds[number], why) for number, why in failed.items()],
         "seconds": round(time.perf_counter() - began, 1),
     }
-    result.metadata.update(facts | (metadata or {}))
-    return result
 
 
 def score_encoded(
