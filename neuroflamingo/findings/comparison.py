@@ -45,7 +45,9 @@ _WORDS = (
     (ChangeKind.LARGER, _GROWN),
     (ChangeKind.SMALLER, _SHRUNK),
 )
-_CHANGE = re.compile("|".join(rf"(?P<k{at}>\b(?:{words})\b)" for at, (_, words) in enumerate(_WORDS)))
+_CHANGE = re.compile(
+    "|".join(rf"(?P<k{at}>\b(?:{words})\b)(?! (?:t1 )?(?:signal|intensity))" for at, (_, words) in enumerate(_WORDS))
+)
 _NOT_NEW = re.compile(r"\bno (?:evidence of |sign of )?(?:an? )?new\b|\bno (?:other|further|additional)\b")
 _TIMED = re.compile(
     r"\b(?:previous(?:ly)?|prior|before|formerly|interval|since|compar(?:ed|ison)|versus|vs|unchanged|stable|new(?:ly)?"

@@ -182,6 +182,7 @@ def test_ventricles_and_grades() -> None:
         "COMPARISON: None.\nFINDINGS: There is a mass in the left frontal lobe.",
         "COMPARISON: CT of 3 March 2019.\nFINDINGS: No mass.",
         "COMPARISON: No new mass or hemorrhage.",
+        "COMPARISON: The left frontal mass has increased T1 signal.",
         "FINDINGS: No new infarct. No other findings.",
         "",
         "lorem ipsum",
