@@ -1,7 +1,8 @@
 """`python tools/evaluation_tables.py`: the measured tables of README, docs and model card, from one JSON file.
 
-`neuroflamingo/pretrained/NAME/evaluation.json` holds what `neuroflamingo evaluate --json` printed, by anatomy;
-nothing in a table is typed by hand.
+`neuroflamingo/pretrained/NAME/evaluation.json` holds what `neuroflamingo evaluate --json` printed, by anatomy, where
+`heads` are real heads of people that trained nothing, and under `real` what `evaluate --scans --json` printed; nothing
+in a table is typed by hand.
 """
 
 from __future__ import annotations
@@ -63,10 +64,60 @@ GOALS = (
 """Of a model that trains in about two hours on two CPU cores."""
 
 
+TEMPLATE, HEADS, REAL = "icbm2009a", "heads", "real"
+SIDE_BY_SIDE = (
+    ("scans", None, None),
+    ("known findings found", "finding_recall", "known findings found"),
+    ("of these, with side and region right", "full_share", "found with side and region right"),
+    ("wrong side", "wrong_side_rate", "wrong side"),
+    ("healthy heads with an invented finding", "hallucination_on_normals", "healthy heads with an invented finding"),
+    ("heads refused", "refused", "T1w scans refused"),
+)
+"""Rows of the table of painted beside real scans: name, key of painted figures, name of the real figure."""
+
+
+def painted(measured: dict[str, Any]) -> dict[str, Any]:
+    """Figures on painted cases, by anatomy."""
+    return {name: figures for name, figures in measured.items() if "by_class" in figures}
+
+
+def side_by_side(measured: dict[str, Any]) -> str:
+    """Painted and real figures beside one another, each with its counts; empty without real ones."""
+    if REAL not in measured:
+        return ""
+    real = measured[REAL]["as_it_came"]
+    columns = [("painted into the template", TEMPLATE), ("painted into unseen real heads", HEADS)]
+    columns = [(title, name) for title, name in columns if name in measured]
+    heads = ["", *(title for title, _ in columns), "real scans"]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    for title, key, known in SIDE_BY_SIDE:
+        cells = [_painted_cell(measured[name], key) for _, name in columns]
+        cells.append(f"{real['scans']} of {real['persons']} persons" if known is None else _counted(real, known))
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _painted_cell(figures: dict[str, Any], key: str | None) -> str:
+    about = figures["about"]
+    if key is None:
+        return f"{about['cases']:,}"
+    if key == "refused":
+        return f"{len(about.get('failed_preparations', []))} of {about['cases']:,}"
+    if key == "full_share":
+        return f"{figures['full_finding_f1'] / figures['finding_f1']:.0%}"
+    return f"{figures[key]:.0%}"
+
+
+def _counted(real: dict[str, Any], name: str) -> str:
+    row = real["figures"][name]
+    return "" if row["value"] is None else f"{row['value']:.0%} ({row['count']:g} of {row['of']:g})"
+
+
 def goal_table(by_anatomy: dict[str, Any]) -> str:
     """Each goal, what was measured, and whether that reaches it (before rounding)."""
-    figures = by_anatomy["icbm2009a"]
-    others = [f["full_finding_f1"] for name, f in by_anatomy.items() if name != "icbm2009a"]
+    by_anatomy = painted(by_anatomy)
+    figures = by_anatomy[TEMPLATE]
+    others = [f["full_finding_f1"] for name, f in by_anatomy.items() if name not in (TEMPLATE, HEADS)]
     derived = {
         "gap": figures["readout"]["finding_f1"] - figures["finding_f1"],
         "share": min(others) / figures["full_finding_f1"] if others else None,
@@ -108,7 +159,7 @@ def class_table(figures: dict[str, Any]) -> str:
 def anatomy_table(by_anatomy: dict[str, Any]) -> str:
     """Figures of the anatomies that were never trained on."""
     lines = ["| painted in | cases | finding F1 | full F1 | invented on normals |", "| --- | --- | --- | --- | --- |"]
-    for name, figures in by_anatomy.items():
+    for name, figures in painted(by_anatomy).items():
         keys = ("finding_f1", "full_finding_f1", "hallucination_on_normals")
         parts = " | ".join(_cell(figures[key]) for key in keys)
         lines.append(f"| {name} | {figures['about']['cases']} | {parts} |")
@@ -121,11 +172,11 @@ def _cell(value: float | None) -> str:
 
 def sections(by_anatomy: dict[str, Any]) -> tuple[str, str]:
     """Short text for the README, and the whole for the model card."""
-    figures = by_anatomy["icbm2009a"]
+    figures = by_anatomy[TEMPLATE]
     about = figures["about"]
     words = figures["overlap"]
     intro = f"{about['cases']} cases, seeds from {about['first_seed']}, {about['dtype']} on {about['device']}:"
-    short = f"{intro}\n\n{main_table(figures)}"
+    short = "\n\n".join(filter(None, (side_by_side(by_anatomy), f"{intro}\n\n{main_table(figures)}")))
     overlap = f"For comparison only: BLEU-4 {words['bleu4']:.2f}, ROUGE-L {words['rouge_l']:.2f}."
     blocks = (short, overlap, class_table(figures), "Other anatomies, never trained on:", anatomy_table(by_anatomy))
     return short, "\n\n".join(blocks)

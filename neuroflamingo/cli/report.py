@@ -31,10 +31,12 @@ def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
 
     For a single scan that fails, the exit code is that of its error; of several, the others are written and it is 1.
     """
-    groups = group_scans(request.scans, request.prompt)
-    for scan in request.scans:  # before anything is loaded; the reader does all other checks
+    groups, prompt = groups_of(request)
+    for scan in (
+        scan for group in groups for scan in group
+    ):  # before anything is loaded; the reader does all other checks
         check_input(scan)
-    targets = plan_targets([group[0] for group in groups], request.output, parse_formats(request.formats))
+    targets = plan_targets([group[-1] for group in groups], request.output, parse_formats(request.formats))
     check_targets(targets, overwrite=request.overwrite)
     shown = [parse_example(text) for text in request.examples or ()]
     with _stdout_kept_clean(targets[0].stdout) as write_out:
@@ -45,7 +47,7 @@ def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
 
         opened = model_folder(request.model, **request.loading)
         options = Preparation.of(opened.scan_spec, **request.preparation, denoising=request.denoising)
-        check_prompt(ReportPrompt.of(request.prompt, groups[0], shown).text, opened.prompts, force=options.force)
+        check_prompt(ReportPrompt.of(prompt, groups[0], shown).text, opened.prompts, force=options.force)
         if len(groups) > 1:  # a model that cannot be loaded then fails once, not with every scan
             with Progress(quiet=request.quiet) as progress:
                 progress("loading the model")
@@ -57,7 +59,7 @@ def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
                     report = write_report(
                         group if len(group) > 1 else group[0],
                         model=opened,
-                        prompt=request.prompt,
+                        prompt=prompt,
                         examples=shown,
                         preparation=options,
                         seed=request.seed,
@@ -76,6 +78,24 @@ def report_scans(request: ReportRequest, command: Sequence[str]) -> int:
     if failures:
         say_error(f"{len(failures)} of {len(groups)} reports could not be written")
     return SOME_FAILED if failures else 0
+
+
+def groups_of(request: ReportRequest) -> tuple[list[list[str]], str | None]:
+    """Group the scans of each report, and give its prompt; see `group_scans`.
+
+    Raises:
+        UsageError: as `group_scans`, or `--baseline` with several scans or with a prompt of one's own.
+    """
+    if request.baseline is None:
+        return group_scans(request.scans, request.prompt), request.prompt
+    if len(request.scans) != 1 or request.prompt is not None:
+        raise UsageError(
+            "--baseline is for one report on one scan",
+            expected=f"one scan, and no --prompt: it is {IMAGE * 2} then",
+            seen=f"{len(request.scans)} scans" if request.prompt is None else f"--prompt {request.prompt}",
+            hint="neuroflamingo report SCAN --baseline EARLIER_SCAN, once for each scan",
+        )
+    return [[request.baseline, *request.scans]], IMAGE * 2
 
 
 def group_scans(scans: Sequence[str], prompt: str | None) -> list[list[str]]:

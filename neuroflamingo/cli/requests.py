@@ -38,6 +38,10 @@ class ReportRequest:
     ] = None
     formats: Annotated[str | None, typer.Option("--format", help="Comma-separated: html,json,txt,prov.")] = None
     model: Model = "tiny-t1w"
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", metavar="SCAN", help="Earlier scan of the same head: the report says what changed."),
+    ] = None
     prompt: Annotated[
         str | None,
         typer.Option("--prompt", help="Prompt text with one <image> for each scan of a report; default: <image>."),
@@ -109,6 +113,12 @@ class EvaluateRequest:
     log: Annotated[
         str | None,
         typer.Option("--log", help="With --scans: JSON lines, one per scan; rerun to do only what is missing."),
+    ] = None
+    few_shot: Annotated[
+        int | None,
+        typer.Option(
+            "--few-shot", metavar="K", help="Score reports that follow K examples, and their controls.", min=1
+        ),
     ] = None
     cases: Annotated[
         int | None, typer.Option("--cases", help="Number of painted cases to score; default: 200.", min=2)

@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +71,7 @@ def evaluate_model(request: EvaluateRequest) -> int:
         return _evaluate_scans(request, request.scans)
     from neuroflamingo.evaluation.evaluate import TEST_SEED, evaluate
     from neuroflamingo.evaluation.evaluate_follow_ups import evaluate_follow_ups
+    from neuroflamingo.evaluation.few_shot import evaluate_few_shot
     from neuroflamingo.inference.loaded_model import open_model
     from neuroflamingo.painting.heads import TEMPLATE
 
@@ -77,11 +80,14 @@ def evaluate_model(request: EvaluateRequest) -> int:
         progress("loading the model")
         opened = open_model(request.model, device=request.device)
         progress(f"evaluating {opened.name} on {cases} painted {'pairs' if request.longitudinal else 'cases'}")
-        evaluation = (evaluate_follow_ups if request.longitudinal else evaluate)(
+        score: Callable[..., Any] = evaluate_follow_ups if request.longitudinal else evaluate
+        if request.few_shot is not None:
+            score = partial(evaluate_few_shot, examples=request.few_shot)
+        evaluation = score(
             opened.model,
             opened.processor,
-            cases,
-            TEST_SEED if request.seed is None else request.seed,
+            cases=cases,
+            seed=TEST_SEED if request.seed is None else request.seed,
             anatomy=request.anatomy or TEMPLATE,
             outlines=request.outlines,
             progress=progress.count,
@@ -101,12 +107,15 @@ def _check_options(request: EvaluateRequest) -> None:
         "--anatomy": request.anatomy,
         "--outlines": request.outlines,
         "--longitudinal": request.longitudinal or None,
+        "--few-shot": request.few_shot,
     }
     real = {"--versions": request.versions or None, "--log": request.log}
     given = [name for name, value in (painted if request.scans else real).items() if value is not None]
     if given:
         what = "painted cases" if request.scans else "real scans (--scans TRUTH.json)"
         raise UsageError(f"{', '.join(given)}: only for {what}", hint=f"leave out {', '.join(given)}")
+    if request.longitudinal and request.few_shot is not None:
+        raise UsageError("--longitudinal and --few-shot are two evaluations", hint="run one after the other")
 
 
 def _write_csv(request: EvaluateRequest, evaluation: Any) -> None:

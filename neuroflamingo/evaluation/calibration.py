@@ -7,7 +7,7 @@ no probabilities, since uncalibrated ones mean nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -135,6 +135,7 @@ def fit_calibration(
     truth: Sequence[Sequence[Finding]],
     stated: Sequence[Sequence[Finding]],
     *,
+    healthy: Collection[int] | None = None,
     healthy_risk: float = 0.05,
     false_risk: float = 0.1,
 ) -> Calibration:
@@ -149,6 +150,7 @@ def fit_calibration(
         centres: of the cells, mm, `[cell, 3]`.
         truth: true findings of each case.
         stated: findings of each case's report, or of the readout (`readout.decode`).
+        healthy: cases on which inventions are counted, such as those of real heads; None: all without findings.
         healthy_risk, false_risk: the risks to choose thresholds for.
 
     Returns:
@@ -159,7 +161,7 @@ def fit_calibration(
         for case, findings in enumerate(stated)
         for finding, right in zip(findings, _right(truth[case], findings), strict=True)
     ]
-    healthy = {case for case, findings in enumerate(truth) if not findings}
+    healthy = set(healthy or (case for case, findings in enumerate(truth) if not findings))
     classes = _fit_classes([(finding.kind, logit, right) for _, finding, logit, right in rows])
     likely = [
         (case, finding.kind, classes[finding.kind].probability(logit), right)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FLAGGED = 0.05
 """Share of held-out heads that lie above the threshold."""
+FEWEST = 20
+"""Heads of either kind that the distance is fitted on at least."""
 _NAMES = ("mean", "whiten", "threshold")
 
 
@@ -73,10 +75,10 @@ def fit_likeness(
     from sklearn.covariance import LedoitWolf
 
     training, held_out = np.asarray(training, np.float64), np.asarray(held_out, np.float64)
-    if len(training) < 20 or len(held_out) < 20 or not (np.isfinite(training).all() and np.isfinite(held_out).all()):
+    if min(len(training), len(held_out)) < FEWEST or not (np.isfinite(training).all() and np.isfinite(held_out).all()):
         raise UsageError(
             "the likeness of heads cannot be fitted",
-            expected="finite features of at least 20 training heads and 20 held-out ones",
+            expected=f"finite features of at least {FEWEST} training heads and {FEWEST} held-out ones",
             seen=f"{len(training)} and {len(held_out)}",
             hint="give more heads",
         )

@@ -174,10 +174,20 @@ def _draw_courses(
     lesions: list[Lesion] = []
     for wish in wishes:
         if wish.kind not in FOCAL:
-            courses.append(_draw_diffuse(rng, wish))
+            change = draw_diffuse_change(rng, wish)
+            courses.append(_Course(change.kind, _without_lesion(change.before), _without_lesion(change.after)))
         elif course := _draw_focal(rng, anatomy, to_head, wish, outlines, lesions):
             courses.append(course)
     return courses
+
+
+def _without_lesion(finding: Finding | None) -> tuple[None, Finding] | None:
+    return None if finding is None else (None, finding)
+
+
+def draw_focal_kind(rng: np.random.Generator) -> ChangeKind:
+    """Draw what becomes of a focal finding."""
+    return _draw_kind(rng, FOCAL_SHARES)
 
 
 def _draw_kind(rng: np.random.Generator, shares: dict[ChangeKind, float]) -> ChangeKind:
@@ -193,7 +203,7 @@ def _draw_focal(
     lesions: list[Lesion],
 ) -> _Course | None:
     """Draw the change of a focal finding and place it, as large as it gets, among the lesions; None without room."""
-    kind = _draw_kind(rng, FOCAL_SHARES)
+    kind = draw_focal_kind(rng)
     resized = kind in (_LARGER, _SMALLER)
     while resized and (wish.size_mm or 0.0) < CHANGEABLE_MM:
         wish = draw_focal_wish(rng)
@@ -221,14 +231,15 @@ def _draw_smaller(
     return small if small and SIZE_MM[0] - 0.5 <= (small[1].size_mm or 0.0) <= largest else None
 
 
-def _draw_diffuse(rng: np.random.Generator, wish: Finding) -> _Course:
-    """Draw the change of a diffuse finding, by its grade."""
-    kind = _draw_kind(rng, DIFFUSE_SHARES[wish.kind])
+def draw_diffuse_change(rng: np.random.Generator, finding: Finding) -> Change:
+    """Draw what becomes of a diffuse finding, by its grade."""
+    kind = _draw_kind(rng, DIFFUSE_SHARES[finding.kind])
     if kind not in (_LARGER, _SMALLER):
-        return _Course(kind, None if kind is _NEW else (None, wish), None if kind is _GONE else (None, wish))
+        before, after = None if kind is _NEW else finding, None if kind is _GONE else finding
+        return Change(kind=kind, before=before, after=after)
     grades = sorted(int(grade) for grade in rng.choice([1, 2, 3], size=2, replace=False))
-    low, high = ((None, wish.model_copy(update={"grade": grade})) for grade in grades)
-    return _Course(kind, low, high) if kind is _LARGER else _Course(kind, high, low)
+    low, high = (finding.model_copy(update={"grade": grade}) for grade in grades)
+    return Change(kind=kind, before=low, after=high) if kind is _LARGER else Change(kind=kind, before=high, after=low)
 
 
 def paint_follow_up(

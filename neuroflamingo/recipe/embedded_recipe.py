@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from typing import Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from neuroflamingo.recipe.schema import AdamWSettings, CheckpointSettings, LogSettings, NumericsSettings
 from neuroflamingo.settings import PlainName, Section
@@ -74,8 +76,32 @@ class EncoderStageSettings(StageSettings):
     """Share of the encoder's cases with many findings, so that it sees more lesions per head; other pools have none."""
 
 
+class PromptSettings(Section):
+    """Forms of the prompts that a stage learns; what the shares leave is one scan without examples."""
+
+    few_shot: float = Field(default=0.0, ge=0, le=1)
+    """Share of batches with examples of scan and report before the scan, in one house style."""
+    follow_up: float = Field(default=0.0, ge=0, le=1)
+    """Share of batches with two scans, of which the report compares the second with the first."""
+    examples: PositiveInt = 3
+    """Most examples of a prompt."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.few_shot + self.follow_up > 1:
+            raise ValueError("few_shot and follow_up are shares: together at most 1")
+        return self
+
+    @property
+    def scans(self) -> int:
+        """Most scans of a prompt, those of examples included."""
+        return max(1, 2 * (self.follow_up > 0), (self.examples + 1) * (self.few_shot > 0))
+
+
 class LanguageModelStageSettings(StageSettings):
     """Language model and tokenizer, trained on rendered reports only."""
+
+    prompts: PromptSettings = PromptSettings()
 
     vocabulary: PositiveInt = 1024
     """Maximum number of tokens of the tokenizer."""
@@ -91,6 +117,18 @@ class LanguageModelStageSettings(StageSettings):
 
 class FusionStageSettings(StageSettings):
     """Training of resampler and gated blocks between the frozen encoder and the frozen language model."""
+
+    prompts: PromptSettings = PromptSettings()
+    pairs: tuple[int, int] = (5_000_000, 2_000)
+    """First seed and count of painted baselines and follow-ups; painted if `prompts.follow_up` asks for them."""
+    validation_pairs: tuple[int, int] = (6_000_000, 100)
+    """The same for choosing checkpoints."""
+    only_attend_immediate_media: bool = True
+    """Whether text attends to its latest scan only; false: to all scans so far, which a comparison needs."""
+    unlike_examples: float = Field(default=0.1, ge=0, le=1)
+    """Share of examples whose scan is blank or another one, so that reports do not lean on the examples' scans."""
+    same_scan: float = Field(default=0.05, ge=0, le=1)
+    """Share of follow-ups with the same scan twice."""
 
     resampler_depth: PositiveInt = 2
     """Number of layers of the resampler."""

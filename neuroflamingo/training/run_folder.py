@@ -18,6 +18,7 @@ from neuroflamingo_preprocessing.files import read_json, write_text_atomic
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from neuroflamingo.evaluation.likeness import Likeness
     from neuroflamingo.model.neuroflamingo import NeuroFlamingo
     from neuroflamingo.model.processor import NeuroFlamingoProcessor
     from neuroflamingo.training.task import Plan
@@ -105,11 +106,19 @@ def is_done(folder: Path) -> bool:
     return (folder / "model" / DONE).exists()
 
 
-def write_model(folder: Path, model: NeuroFlamingo, processor: NeuroFlamingoProcessor, how_far: dict[str, Any]) -> None:
-    """Write the finished model of a run atomically."""
+def write_model(
+    folder: Path,
+    model: NeuroFlamingo,
+    processor: NeuroFlamingoProcessor,
+    how_far: dict[str, Any],
+    likeness: Likeness | None = None,
+) -> None:
+    """Write the finished model of a run atomically, with its record of the heads that it knows if there is one."""
     target = folder / "model"
     with draft_folder(target) as draft:
         model.save_pretrained(draft)
         processor.save_pretrained(draft)
+        if likeness is not None:
+            likeness.save(draft)
         (draft / DONE).write_text(json.dumps(how_far, indent=1) + "\n", encoding="utf-8")
         replace_folder(draft, target)

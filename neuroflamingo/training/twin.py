@@ -118,7 +118,8 @@ def tiny_stages(recipe: EmbeddedRecipe, said: Collection[str] = ()) -> EmbeddedR
         plain[stage]["optim"] |= {"steps": 2, "batch": 2, "warmup": 0}
     plain["encoder"] |= {"first_window": 4, "window_growth": 1}
     plain["language_model"]["layers"] = 2
-    plain["fusion"]["latents"] = 4
+    plain["fusion"] |= {"latents": 4, "pairs": [recipe.fusion.pairs[0], 4]}
+    plain["fusion"]["validation_pairs"] = [recipe.fusion.validation_pairs[0], 4]
     for key in said:
         _keep(plain, recipe.model_dump(mode="json"), key)
     return check_settings(EmbeddedRecipe, plain, f"the tiny twin of {recipe.name}")

@@ -34,6 +34,20 @@ def test_a_goal_is_reached_at_its_bound_and_not_a_thousandth_beyond(measured: di
         assert rows["full-finding F1 with another patient's scan"].endswith(f"| {finding} |")
 
 
+def test_painted_and_real_figures_stand_side_by_side(measured: dict) -> None:
+    assert evaluation_tables.side_by_side({"icbm2009a": measured["icbm2009a"]}) == ""
+    rows = {known: {"value": 0.25, "count": 2.0, "of": 8.0} for _, _, known in evaluation_tables.SIDE_BY_SIDE if known}
+    rows["wrong side"] = {"value": None, "count": 0.0, "of": 0.0}
+    real = {"as_it_came": {"scans": 9, "persons": 7, "figures": rows}}
+    lines = evaluation_tables.side_by_side(measured | {"heads": measured["mni6"], "real": real}).splitlines()
+    cells = {line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]] for line in lines}
+    assert cells["scans"] == ["1,000", "80", "9 of 7 persons"] and cells["wrong side"][2] == ""
+    invented = f"{measured['icbm2009a']['hallucination_on_normals']:.0%}"
+    assert cells["healthy heads with an invented finding"][::2] == [invented, "25% (2 of 8)"]
+    short, whole = evaluation_tables.sections(measured | {"real": real})
+    assert "25% (2 of 8)" in short and "25% (2 of 8)" in whole and "| real |" not in whole
+
+
 def test_a_page_without_marks_is_refused(tmp_path) -> None:
     (tmp_path / "page.md").write_text("no marks")
     with pytest.raises(ValueError, match="no marks"):

@@ -11,12 +11,7 @@ import torch
 from neuroflamingo.model.summary import group_lines, parameter_rows
 from neuroflamingo.painting.real_heads import find_heads
 from neuroflamingo.training.embedded.fusion_stage import assemble
-from neuroflamingo.training.embedded.language_model_stage import (
-    TOKENIZER_SEED,
-    read_tokenizer,
-    train_tokenizer,
-    untrained,
-)
+from neuroflamingo.training.embedded.language_model_stage import read_tokenizer, tokenizer_of, untrained
 from neuroflamingo.training.embedded.stage import STAGES, check_starts, plan_of, plan_of_run
 from neuroflamingo.training.memory_report import disk_lines, recipe_in_words, stored_bytes
 from neuroflamingo.training.parallel import check_trackers
@@ -83,8 +78,7 @@ def _steps(recipe: EmbeddedRecipe) -> Iterator[str]:
 def _outlined(recipe: EmbeddedRecipe, folder: Path) -> Any:
     """The model of the last stage without memory; everything in it is trained in one of the stages."""
     place, settings = folder / "language_model" / "tokenizer", recipe.language_model
-    first = TOKENIZER_SEED + recipe.seed
-    tokenizer = read_tokenizer(place) if place.exists() else train_tokenizer(settings.vocabulary, first)
+    tokenizer = read_tokenizer(place) if place.exists() else tokenizer_of(recipe)
     with torch.device("meta"):
         model, _ = assemble(build_encoder(CARD.name), untrained(settings, tokenizer), tokenizer, recipe.fusion)
     return model.requires_grad_(True)

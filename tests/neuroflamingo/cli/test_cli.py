@@ -95,6 +95,22 @@ class TestOutputs:
         assert main([*arguments, "--force"]) == 0
         assert len(json.loads((place / "two.json").read_text())["provenance"]["inputs"]) == 2
 
+    def test_a_baseline_is_the_first_scan_and_the_report_is_named_after_the_other(
+        self, place: Path, head_file: Path, capsys
+    ) -> None:
+        shutil.copy(head_file, place / "earlier.nii.gz")
+        arguments = ["report", str(head_file), "--baseline", "earlier.nii.gz", "-o", "out/", "--format", "json", "-q"]
+        assert main([*arguments, "--force"]) == 0
+        (name,) = names(place / "out")
+        assert name.startswith("sub-01_T1w.report")
+        provenance = json.loads((place / "out" / name).read_text())["provenance"]
+        assert [one["name"] for one in provenance["inputs"]] == ["earlier.nii.gz", "sub-01_T1w.nii.gz"]
+        assert provenance["generation"]["prompt"] == "<image><image>"
+        for more in (["--prompt", "<image><image>"], ["earlier.nii.gz"]):
+            assert main([*arguments, *more]) == 2
+            assert "--baseline" in capsys.readouterr().err
+        assert main(["report", str(head_file), "--baseline", "nowhere.nii.gz", "-q"]) == 66
+
     @pytest.mark.parametrize("more", [("--prompt", "<image><image>"), ("--example", "{head}=truth.txt")])
     def test_what_the_model_was_not_trained_for(
         self, place: Path, head_file: Path, tiny_model: Path, written_report: str, more: tuple[str, str], capsys

@@ -140,6 +140,16 @@ def test_a_finding_on_the_wrong_side_counts_as_false() -> None:
     assert fit_calibration(read, CENTRES, truth, stated).classes[FindingClass.MASS].false == 20  # type: ignore[arg-type]
 
 
+def test_inventions_are_counted_on_the_heads_that_are_named() -> None:
+    read, truth, stated, _, _ = synthetic(600, 5)
+    every = fit_calibration(read, CENTRES, truth, stated)
+    loud = sorted(range(600), key=lambda case: -float(read.presence[case, :, 1].max()))
+    of_loud = fit_calibration(read, CENTRES, truth, stated, healthy=[case for case in loud if not truth[case]][:60])
+    mass_of = [record.classes[FindingClass.MASS] for record in (every, of_loud)]
+    assert mass_of[1].withhold_below > mass_of[0].withhold_below  # heads on which more is invented ask for more
+    assert (of_loud.healthy_reached or 0.0) <= 0.05
+
+
 def test_a_risk_out_of_reach_withholds_everything() -> None:
     """Logits that say nothing: no threshold makes the statements safe."""
     read, truth, stated, _, there = synthetic(400, 3, temperature=1e6, shift=0.0)
