@@ -109,7 +109,7 @@ class CasePool:
 
     Args:
         heads: heads that the cases are painted into.
-        crowded: share of cases with many findings (`draw_wishes`); selected by their seeds only.
+        crowded: share of cases with many findings (`draw_wishes`); selected by their seeds only; never of pairs.
         painted_elsewhere: whether another of several training processes paints it.
         pairs: each case is a baseline and a follow-up of one head, or of two (`draw_follow_up`).
     """

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from neuroflamingo.findings.changes import ChangeKind
 from neuroflamingo.findings.vocabulary import FindingClass, Side
 from neuroflamingo.painting.anatomy import load_anatomy
 from neuroflamingo.painting.case import Case
 from neuroflamingo.painting.cases import draw_blueprint
+from neuroflamingo.painting.follow_up import draw_follow_up
 from neuroflamingo.painting.lesions import territories
 from neuroflamingo.painting.outlines import load_outlines
 from neuroflamingo.painting.rendering import render_on_model_grid
@@ -151,3 +153,26 @@ def test_visibility_follows_contrast_and_volume() -> None:
     assert len(case.visible) == len(case.findings)
     assert all(ok for ok, number in zip(case.visible, case.lesion_numbers(), strict=True) if number is None)
     assert sorted(n for n in case.lesion_numbers() if n is not None) == list(range(len(blueprint.lesions)))
+
+
+@pytest.mark.slow
+def test_an_infarct_with_an_outline_changes_its_size_in_a_follow_up(masks: Path) -> None:
+    head, outlines, grown = load_anatomy(), load_outlines(masks), 0
+    for seed in range(60, 110):
+        pair = draw_follow_up(seed, head, outlines)
+        for change in pair.comparison.changes:
+            if (
+                change.kind not in (ChangeKind.LARGER, ChangeKind.SMALLER)
+                or change.finding.kind is not FindingClass.INFARCT
+            ):
+                continue
+            first, last = (
+                scan.lesions[scan.lesion_findings.index(finding)]  # type: ignore[arg-type]
+                for scan, finding in ((pair.baseline, change.before), (pair.follow_up, change.after))
+            )
+            assert first.outline is last.outline and np.array_equal(first.centre, last.centre)
+            if first.outline is not None:
+                grown += 1
+                ratio = last.radius_mm / first.radius_mm  # the tissue within it, which is measured, may shrink less
+                assert (ratio > 1.15) if change.kind is ChangeKind.LARGER else (ratio < 0.87)
+    assert grown >= 2
