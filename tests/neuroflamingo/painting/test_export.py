@@ -16,6 +16,7 @@ from neuroflamingo.findings.vocabulary import FOCAL, Finding, Side
 from neuroflamingo.painting import export
 from neuroflamingo.painting.case import Case, paint_case
 from neuroflamingo.painting.export import paint_cases, truth_record
+from neuroflamingo.painting.follow_up import is_of_two_people
 from neuroflamingo_preprocessing.errors import OutputError
 from neuroflamingo_preprocessing.read import read_scan
 
@@ -109,3 +110,15 @@ def test_a_follow_up_is_written_with_its_baseline_and_the_change(tmp_path: Path)
     ):
         findings = [Finding.model_validate(f) for f in truth["findings"]]
         assert sorted(map(str, findings)) == sorted(str(one) for one in shown if one)
+
+
+@pytest.mark.slow
+def test_of_several_heads_some_baselines_are_another_persons(tmp_path: Path) -> None:
+    seed = next(seed for seed in range(100) if is_of_two_people(seed) and seed % 2 == 0)
+    paint_cases(1, seed, tmp_path, anatomy=["icbm2009a", "mni6"], follow_up=True)
+    before, after = (
+        json.loads((tmp_path / f"case-{seed:08d}_{one}.json").read_text()) for one in ("baseline", "follow-up")
+    )
+    assert (before["anatomy"], after["anatomy"]) == ("mni6", "icbm2009a")
+    assert after["comparison"] == {"same_head": False, "changes": []}
+    assert "comparison is made" in (tmp_path / f"case-{seed:08d}_follow-up.txt").read_text()
