@@ -26,6 +26,7 @@ _SHRUNK = (
     r"|better|improve(?:d|ment)"
 )
 _SEEN = r"(?:seen|visible|present|identified|detected|found|evident|demonstrated)"
+_THEN = r"(?:on|in) the (?:previous|prior|earlier|first|baseline)"
 _WORDS = (
     (
         ChangeKind.UNCHANGED,
@@ -34,13 +35,13 @@ _WORDS = (
     ),
     (
         ChangeKind.NEW,
-        rf"new(?:ly)?|(?:has|have) appeared|(?:was|were) not {_SEEN}(?: on the \w+ \w+)?(?: before| previously)?"
-        rf"|not {_SEEN} (?:before|previously)|(?:appearance|development) of",
+        rf"new(?:ly)?|(?:has|have) appeared|not (?:previously )?{_SEEN} (?:before|previously|{_THEN})"
+        rf"|not previously {_SEEN}|(?:appearance|development) of",
     ),
     (
         ChangeKind.GONE,
         rf"no longer {_SEEN}|resolved|resolution of|gone|(?:has|have) disappeared|disappearance of"
-        rf"|not {_SEEN} (?:any ?more|any longer|now)",
+        rf"|not {_SEEN} (?:any ?more|any longer|now|today|(?:on|in) (?:the )?(?:current|present|today s|follow up))",
     ),
     (ChangeKind.LARGER, _GROWN),
     (ChangeKind.SMALLER, _SHRUNK),
@@ -48,6 +49,10 @@ _WORDS = (
 _CHANGE = re.compile(
     "|".join(rf"(?P<k{at}>\b(?:{words})\b)(?! (?:t1 )?(?:signal|intensity))" for at, (_, words) in enumerate(_WORDS))
 )
+_AMOUNT = rf"(?!enlarg)(?:{_GROWN}|{_SHRUNK})"
+_CHANGE_AFTER = re.compile(rf"^ (?:interval )?{_AMOUNT}\b")
+_CHANGE_BEFORE = re.compile(rf"\b{_AMOUNT} $")
+_VERSUS = re.compile(r"\bvs\.", re.IGNORECASE)
 _NOT_NEW = re.compile(r"\bno (?:evidence of |sign of )?(?:an? )?new\b|\bno (?:other|further|additional)\b")
 _TIMED = re.compile(
     r"\b(?:previous(?:ly)?|prior|before|formerly|interval|since|compar(?:ed|ison)|versus|vs|unchanged|stable|new(?:ly)?"
@@ -71,11 +76,11 @@ _SIZE = re.compile(rf"(?<![\d.,])(?P<now>{_LENGTHS}) ?(?P<last>{_UNIT})\b")
 _BY = re.compile(r"\bby (?:about |some )?$")
 _GRADES_FROM_TO = re.compile(r"\bfrom (?P<was>(?:grade )?\w+) to (?P<now>(?:grade )?\w+)")
 _BEFORE = (
-    r"\b(?:previous(?:ly)?|before|formerly|prior|earlier|initially|originally|from|was|were|compared (?:to|with)|versus"
-    r"|vs)\b"
+    r"(?<!than )\b(?:previous(?:ly)?|before|formerly|prior|earlier|initially|originally|from|was|were"
+    r"|compared (?:to|with)|versus|vs)\b"
 )
 _EARLIER = re.compile(rf"{_BEFORE}(?: (?!now\b)\w+){{0,3}}[ (]*$")
-_LATER = re.compile(r"^ (?:\w+ ){0,2}?(?:before|previously|earlier|(?:on|in) the (?:previous|prior|earlier|first)\b)")
+_LATER = re.compile(rf"^ (?:\w+ ){{0,2}}?(?:before|previously|earlier|{_THEN}\b)")
 
 
 @dataclass(frozen=True)
@@ -166,12 +171,20 @@ def _grades(words: str) -> tuple[int | None, int | None]:
             return was, now
     was, now = None, None
     for found in tag(words):
-        if found.tag is Tag.GRADE:
+        if found.tag is Tag.GRADE and not _of_a_change(words, found):
             if _EARLIER.search(words[: found.start]):
                 was = found.value
             else:
                 now = found.value if now is None else now
     return was, now  # type: ignore[return-value]
+
+
+def _of_a_change(words: str, grade: Match) -> bool:
+    """Whether a grade says how much has changed ("slight increase", "increased markedly"), not what is there."""
+    before, after = words[: grade.start], words[grade.end :]
+    return bool(_CHANGE_AFTER.search(after)) or (
+        words[grade.start : grade.end].endswith("ly") and bool(_CHANGE_BEFORE.search(before))
+    )
 
 
 def _attributes(kind: FindingClass, change: ChangeKind | None, words: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -187,13 +200,26 @@ def _attributes(kind: FindingClass, change: ChangeKind | None, words: str) -> tu
     return ({name: was} if was else {}), ({name: now} if now else {})
 
 
-def _kind(words: str, nouns: list[tuple[int, int]]) -> ChangeKind | None:
-    """Kind of change that a clause states; a change in the finding's own name ("enlargement") counts last."""
+def _kind(words: str, nouns: list[tuple[int, int]], denied: bool = False) -> ChangeKind | None:
+    """Kind of change that a clause states: the one nearest to the finding's name.
+
+    A change in the name itself ("enlargement") counts last. Of a finding that is denied only changes count that say so
+    themselves ("no longer seen"): "no infarct, unchanged" is no unchanged infarct.
+    """
     found = list(_CHANGE.finditer(words))
     outside = [m for m in found if not any(a <= m.start() and m.end() <= b for a, b in nouns)]
     moved = [m for m in found if _MOVED.search(words[: m.start()]) or m.group() in ("larger", "bigger")]
-    first = next(iter(outside or moved), None)
-    return _WORDS[int(str(first.lastgroup)[1:])][0] if first else None
+
+    def distance(match: re.Match[str]) -> int:
+        return min((max(a - match.end(), match.start() - b) for a, b in nouns if 0 <= a < len(words)), default=0)
+
+    nearest = min(outside or moved, key=distance, default=None)
+    if nearest is None:
+        return None
+    kind = _WORDS[int(str(nearest.lastgroup)[1:])][0]
+    return (
+        None if denied and kind is not ChangeKind.GONE and not nearest.group().startswith(("no", "without")) else kind
+    )
 
 
 def _read(clean: str, tags: list[Match], start: int, end: int) -> list[_Stated]:
@@ -206,14 +232,18 @@ def _read(clean: str, tags: list[Match], start: int, end: int) -> list[_Stated]:
         return _of_ventricles(clean[start:end], here)
     nouns = [(mention.start, mention.end) for mention in mentions]
     ranges = segments(clean, mentions, start, end)
-    kinds = [_kind(clean[a:b], [(x - a, y - a) for x, y in nouns]) for a, b in ranges]
+    kinds = [
+        _kind(clean[a:b], [(x - a, y - a) for x, y in nouns], mention.denied)
+        for mention, (a, b) in zip(mentions, ranges, strict=True)
+    ]
     stated: list[_Stated] = []
     denied = False
     for at, (mention, (a, b)) in enumerate(zip(mentions, ranges, strict=True)):
         denied = bool(_NOT_NEW.search(clean[a:b])) or (denied and kinds[at] is None)
         if denied:
             continue
-        kind = kinds[at] or next((k for k in [*reversed(kinds[:at]), *kinds[at:]] if k), None)
+        shared = None if mention.denied else next((k for k in [*reversed(kinds[:at]), *kinds[at:]] if k), None)
+        kind = kinds[at] or shared
         was, now = _attributes(mention.kind, kind, clean[a:b])
         for finding in mention.findings:
             bare = Finding(kind=finding.kind, side=finding.side, region=finding.region)
@@ -327,7 +357,8 @@ def parse_comparison(text: str) -> ParsedComparison:
         The changes, sizes in mm. What FINDINGS states of a finding that is still there completes its change.
     """
     sections, body = named_sections(text)
-    clean = plain(body)
+    text = _VERSUS.sub("vs ", text)
+    clean = _VERSUS.sub("vs ", plain(body))
     tags = tag(clean)
     reading, missed, count = _Reading(), list[str](), 0
     for name, start, end in sections:
@@ -335,10 +366,11 @@ def parse_comparison(text: str) -> ParsedComparison:
             count += 1
             if not reading.add(clean, tags, left, right):
                 missed.append(text[left:right])
+    in_section = reading != _Reading()
     for part in ("findings", "impression"):
         for name, start, end in sections if reading == _Reading() else []:
             for left, right in sentence_ranges(text, start, end) if name == part else []:
-                if _TIMED.search(clean[left:right]) or reading.stated:
+                if _TIMED.search(clean[left:right]):
                     reading.add(clean, tags, left, right)
     findings = parse_report(text).findings
     changes, unsaid = _completed([c for c in (one.change() for one in reading.stated) if c], findings)
@@ -346,7 +378,7 @@ def parse_comparison(text: str) -> ParsedComparison:
     if reading.rest_unchanged:
         changes += [Change(kind=ChangeKind.UNCHANGED, before=finding, after=finding) for finding in unsaid]
         unsaid = []
-    contradictions = _contradictions(changes, findings, unsaid) if count else []
+    contradictions = _contradictions(changes, findings, unsaid) if in_section else []
     if reading.different and changes:
         contradictions.append("different heads, and yet changes")
     return ParsedComparison(

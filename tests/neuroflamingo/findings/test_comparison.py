@@ -142,6 +142,12 @@ def one(text: str) -> tuple[object, ...]:
         ("New left frontal mass of 25 mm.", "new", None, 25),
         ("There is a new 25 mm mass in the left frontal lobe.", "new", None, 25),
         ("A mass in the left frontal lobe has appeared.", "new", None, None),
+        ("The left frontal mass, not seen on the previous scan, measures 12 mm.", "new", None, 12),
+        ("The previously seen left frontal mass is not seen on the current scan.", "gone", None, None),
+        ("Left frontal mass, smaller than before (12 mm vs. 20 mm).", "smaller", 20, 12),
+        ("The left frontal mass has increased by 10 mm and is now 25 mm.", "larger", None, 25),
+        ("Resolved edema around the unchanged left frontal mass.", "unchanged", None, None),
+        ("Compared to the prior study, the left frontal mass is unchanged at 25 mm.", "unchanged", 25, 25),
     ],
 )
 def test_other_words_for_a_change(words: str, kind: str, before: float | None, after: float | None) -> None:
@@ -167,6 +173,8 @@ def test_ventricles_and_grades() -> None:
         ("Enlargement of the lateral ventricles is stable.", "unchanged", (None, None)),
         ("Ventricular enlargement has decreased from severe to mild.", "smaller", (3, 1)),
         ("Hydrocephalus, now moderate, previously mild.", "larger", (1, 2)),
+        ("Slight interval increase of hydrocephalus, now moderate.", "larger", (None, 2)),
+        ("Hydrocephalus has increased slightly.", "larger", (None, None)),
     ):
         (change,) = parse_comparison(f"COMPARISON: {words}").changes
         assert change.before and change.after
@@ -183,6 +191,8 @@ def test_ventricles_and_grades() -> None:
         "COMPARISON: CT of 3 March 2019.\nFINDINGS: No mass.",
         "COMPARISON: No new mass or hemorrhage.",
         "COMPARISON: The left frontal mass has increased T1 signal.",
+        "COMPARISON: No infarct, unchanged. A mass was not seen.",
+        "FINDINGS: No mass or hemorrhage, stable.",
         "FINDINGS: No new infarct. No other findings.",
         "",
         "lorem ipsum",
@@ -247,3 +257,12 @@ def test_the_comparison_is_no_part_of_the_findings() -> None:
 def test_never_fails_on_any_text(text: str, lead: str) -> None:
     parsed = parse_comparison(lead + text)
     assert 0.0 <= parsed.coverage <= 1.0
+
+
+def test_a_section_that_only_names_the_scan_before_contradicts_nothing() -> None:
+    text = (
+        "COMPARISON: MRI of May.\nFINDINGS: The left frontal mass is stable. There is an infarct in the right insula."
+    )
+    parsed = parse_comparison(text)
+    assert [change.kind for change in parsed.changes] == ["unchanged"]
+    assert parsed.has_section and parsed.coverage == 0.0 and not parsed.contradictions
