@@ -52,6 +52,7 @@ bench: $(FULL)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_preparing.py $(BENCH_PREPARING)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_training.py $(BENCH_TRAINING)
 	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_start.py $(BENCH_START)
+	@env OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_prompts.py $(BENCH_PROMPTS)
 
 lint: $(FULL)
 	@$(BIN)/ruff check .

@@ -39,7 +39,7 @@ def test_pages_have_marks(page: str) -> None:
     assert text.count(bench.BEGIN) == 1 and text.count(bench.END) == 1
 
 
-@pytest.mark.parametrize("mark", ["bench-preparing", "bench-training", "bench-start"])
+@pytest.mark.parametrize("mark", ["bench-preparing", "bench-training", "bench-start", "bench-prompts"])
 def test_other_marks(tmp_path: Path, mark: str) -> None:
     text = (ROOT / "docs" / "performance.md").read_text()
     page = tmp_path / "page.md"
@@ -80,6 +80,16 @@ def test_the_benchmark_of_the_start_runs(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr[-2000:]
     ours, same = json.loads(figures.read_text())["rows"]
     assert ours["system"] == "neuroflamingo" and same["system"].startswith("commit ")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_prompts_runs(tmp_path: Path) -> None:
+    script, figures = ROOT / "tests" / "benchmarks" / "bench_prompts.py", tmp_path / "figures.json"
+    command = [sys.executable, str(script), "--quick", "--only", "2 scans", "--json", str(figures)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr[-2000:]
+    rows = json.loads(figures.read_text())["rows"]
+    assert [row["system"] for row in rows] == ["neuroflamingo", "without a cache"]
 
 
 def test_memory_of_tensors_as_wide_as_the_vocabulary() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from neuroflamingo.data.scan_sources import FileScans
 from neuroflamingo.model.neuroflamingo import NeuroFlamingo
 from neuroflamingo.model.parameters import grouped_names
+from neuroflamingo.model.processor import NeuroFlamingoProcessor
 from neuroflamingo.recipe.schema import EncoderSettings, LanguageModelSettings, Recipe
 from neuroflamingo.settings import check_settings
 from neuroflamingo.training.assembly import build, recipe_encoder
@@ -72,6 +73,18 @@ def test_a_language_model_of_a_folder_keeps_its_weights(language_folder):
     assert {belongs[name] for name in trained_names(model)} <= {"resampler", "gated_blocks", "new_tokens", "embeddings"}
     batch = tiny_batch(processor)
     assert bool(model(**batch).logits.isfinite().all())
+
+
+def test_a_recipe_says_what_prompts_its_model_is_trained_for(language_folder, tmp_path):
+    asked = {"max_examples": 3, "max_scans": 2, "forms": ["one scan", "few-shot", "follow-up"]}
+    language = {"source": str(language_folder)}
+    for prompts in (None, asked):
+        model, processor = build(recipe(language_model=language, prompts=prompts))
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        stored = NeuroFlamingoProcessor.from_pretrained(tmp_path).prompts
+        assert processor.prompts == stored and model.config.prompts == prompts
+    assert stored is not None and stored.max_examples == 3
 
 
 def test_the_seed_decides_random_weights_and_the_callers_state_stays(tokenizer_folder):
