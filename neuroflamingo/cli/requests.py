@@ -135,6 +135,10 @@ class EvaluateRequest:
         str | None,
         typer.Option("--outlines", help="Real lesions' masks in MNI space (folder or tar) for infarcts."),
     ] = None
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", metavar="FOLDER", help="Keep prepared painted scans here; a rerun goes on there."),
+    ] = None
     json: Json = False
     csv: Annotated[str | None, typer.Option("--csv", help="Write one row per case or scan to this file.")] = None
     overwrite: Overwrite = False

@@ -90,6 +90,7 @@ def evaluate_model(request: EvaluateRequest) -> int:
             seed=TEST_SEED if request.seed is None else request.seed,
             anatomy=request.anatomy or TEMPLATE,
             outlines=request.outlines,
+            keep=request.keep,
             progress=progress.count,
             metadata={"model": opened.name, "files": opened.record.files},
         )
@@ -108,6 +109,7 @@ def _check_options(request: EvaluateRequest) -> None:
         "--outlines": request.outlines,
         "--longitudinal": request.longitudinal or None,
         "--few-shot": request.few_shot,
+        "--keep": request.keep,
     }
     real = {"--versions": request.versions or None, "--log": request.log}
     given = [name for name, value in (painted if request.scans else real).items() if value is not None]

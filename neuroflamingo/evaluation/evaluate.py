@@ -130,6 +130,7 @@ def evaluate(
     anatomy: str = "icbm2009a",
     outlines: str | None = None,
     processes: int | None = None,
+    keep: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Evaluation:
@@ -137,6 +138,7 @@ def evaluate(
 
     Args:
         anatomy, outlines: see `scans_to_paint`.
+        keep: folder in which prepared scans are kept, see `KeptScans`: an evaluation that was ended goes on there.
         progress: called with (part, done, all).
 
     Raises:
@@ -154,6 +156,7 @@ def evaluate(
         scans_to_paint(seeds, anatomy, outlines),
         model.encoder,  # pyright: ignore[reportArgumentType]
         processes=processes,
+        keep=keep,
         progress=lambda d, n: said("scans", d, n),
     )
     result = score_encoded(model, processor, encoded, progress=said)

@@ -184,6 +184,7 @@ def evaluate_follow_ups(
     anatomy: str = "icbm2009a",
     outlines: str | None = None,
     processes: int | None = None,
+    keep: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> FollowUpEvaluation:
@@ -210,6 +211,7 @@ def evaluate_follow_ups(
         pairs_to_paint(seeds, anatomy, outlines),
         model.encoder,  # pyright: ignore[reportArgumentType]
         processes=processes,
+        keep=keep,
         progress=lambda done, total: said("scans", done, total),
     )
     asked = questions(encoded)

@@ -99,6 +99,7 @@ def evaluate_few_shot(
     anatomy: str = "icbm2009a",
     outlines: str | None = None,
     processes: int | None = None,
+    keep: str | Path | None = None,
     progress: Progress | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> FewShotEvaluation:
@@ -108,7 +109,7 @@ def evaluate_few_shot(
         model: with an encoder.
         processor: of the model.
         examples: number of examples before each scan.
-        cases, seed, anatomy, outlines, processes: see `evaluate`.
+        cases, seed, anatomy, outlines, processes, keep: see `evaluate`.
         progress: called with (part, done, all).
         metadata: added to what the result says about itself.
 
@@ -126,6 +127,7 @@ def evaluate_few_shot(
         scans_to_paint(range(seed, seed + cases), anatomy, outlines),
         model.encoder,  # pyright: ignore[reportArgumentType]
         processes=processes,
+        keep=keep,
         progress=lambda done, total: said("scans", done, total),
     )
     result = score_few_shot(model, processor, encoded, examples, progress=said)

@@ -107,6 +107,7 @@ def encode_pairs(
     encoder: BrainEncoder,
     *,
     processes: int | None = None,
+    keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodedPairs:
     """Paint, prepare and encode both scans of each pair, see `painted_cases.encode_scans`.
@@ -115,7 +116,7 @@ def encode_pairs(
         ModelError, ScanError: see `painted_cases.encode_scans`; ScanError also if of no pair both scans were prepared.
     """
     sessions = [PaintedSession(pair, number) for pair in pairs for number in (0, 1)]
-    encoded = encode_scans(sessions, encoder, processes=processes, progress=progress)
+    encoded = encode_scans(sessions, encoder, processes=processes, keep=keep, progress=progress)
     failed = {at // 2: why for at, why in encoded.failed.items()}
     if len(failed) == len(pairs):
         raise ScanError("of no pair could both scans be prepared", seen=next(iter(failed.values())))

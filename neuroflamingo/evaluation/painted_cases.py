@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from neuroflamingo.evaluation.kept_scans import prepared
 from neuroflamingo.painting.case import Case, paint_case
 from neuroflamingo.painting.outlines import load_outlines
 from neuroflamingo.painting.real_heads import find_heads
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError
-from neuroflamingo_preprocessing.preparation import prepare_many
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -109,19 +109,13 @@ class EncodedScans:
     failed: dict[int, str]
 
 
-def _volumes(
-    sources: Sequence[Callable[[], Scan]], encoder: BrainEncoder, processes: int
-) -> Iterator[Tensor | NeuroFlamingoError]:
-    for one in prepare_many(sources, encoder.card.scan, processes):
-        yield one if isinstance(one, NeuroFlamingoError) else torch.from_numpy(one.tensor)
-
-
 @torch.no_grad()
 def encode_scans(
     sources: Sequence[Callable[[], Scan]],
     encoder: BrainEncoder,
     *,
     processes: int | None = None,
+    keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodedScans:
     """Make each scan as a scanner would store it, then align, preprocess and encode it, in float32.
@@ -129,6 +123,7 @@ def encode_scans(
     Args:
         sources: picklable functions that make a scan in a worker.
         processes: number of workers that paint and preprocess; None: one per core.
+        keep: folder in which prepared scans are kept, see `KeptScans`.
         progress: called with (done, all).
 
     Raises:
@@ -152,11 +147,11 @@ def encode_scans(
             mirrored.append(encoder(x.flip(2 + list(axes).index("x"))).tokens.cpu())
             waiting.clear()
 
-    for number, volume in enumerate(_volumes(sources, encoder, processes or os.cpu_count() or 1)):
+    for number, volume in enumerate(prepared(sources, encoder.card.scan, processes or os.cpu_count() or 1, keep)):
         if isinstance(volume, NeuroFlamingoError):
             failed[number] = volume.what
         else:
-            waiting.append(volume)
+            waiting.append(torch.from_numpy(volume))
         if len(waiting) == BATCH:
             flush()
         if progress:
@@ -177,10 +172,11 @@ def encode_cases(
     encoder: BrainEncoder,
     *,
     processes: int | None = None,
+    keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodedCases:
     """Encode painted cases, see `encode_scans`, and keep what is true of them."""
     cases = (scan.case() for scan in scans)
     truth, visible = zip(*((case.findings, case.visible) for case in cases), strict=True)
-    encoded = encode_scans(scans, encoder, processes=processes, progress=progress)
+    encoded = encode_scans(scans, encoder, processes=processes, keep=keep, progress=progress)
     return EncodedCases(list(truth), list(visible), encoded.plain, encoded.mirrored, encoded.blank, encoded.failed)
