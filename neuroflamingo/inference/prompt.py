@@ -96,8 +96,15 @@ def example_words(text: str, name: str) -> str:
 
     Raises:
         UsageError: it is empty or has special tokens.
-        ScanError: it has more than `MOST_WORDS` words (exit 65).
+        ScanError: it is an HTML page, or has more than `MOST_WORDS` words (exit 65).
     """
+    if text.lstrip("\ufeff \t\r\n")[:15].lower().startswith(("<!doctype html", "<html")):
+        raise ScanError(
+            f"the report of {name} is a page, not a text",
+            expected="the text of a report, or the .txt or .json that is written beside our page",
+            seen="HTML",
+            hint="neuroflamingo report SCAN --format txt writes one",
+        )
     words = report_words(text)
     if IMAGE in words or END_OF_CHUNK in words or not words:
         raise UsageError(

@@ -100,6 +100,11 @@ def test_of_a_report_of_ours_the_words_are_taken(report: Report, written_report:
     assert ReportPrompt.of(None, ["a"], [("b", whole)]).text == f"<image>{written_report}<|endofchunk|><image>"
 
 
+def test_a_page_is_no_text(report: Report) -> None:
+    with pytest.raises(ScanError, match=r"the report of x is a page, not a text"):
+        example_words(report.to_html(), "x")
+
+
 @pytest.mark.parametrize("text", ["{no json", '{"text": "No mass."}', "No mass.", "[1]", "Research use only. No mass."])
 def test_any_other_text_is_taken_as_it_is(text: str) -> None:
     assert report_words(f"\n{text} ") == text
