@@ -173,9 +173,10 @@ def score_few_shot(
     unseen = after("reports in unseen styles", UNSEEN_STYLES, own)
     blank = after("examples with blank scans", TRAINED_STYLES, encoded.blank.expand_as(own))
     exchanged = after("examples with other scans", TRAINED_STYLES, own.roll(count // 2, dims=0))
+    seen = [[truth[n] for n in row] for row in places]
     figures = {
-        "style_trained": _in_style(trained, TRAINED_STYLES),
-        "style_unseen": _in_style(unseen, UNSEEN_STYLES),
+        "style_trained": _in_style(trained, TRAINED_STYLES, seen),
+        "style_unseen": _in_style(unseen, UNSEEN_STYLES, seen),
         "leaks": _share(
             leaked(text, truth[case], [f for n in places[case] for f in truth[n]]) for case, text in enumerate(trained)
         ),
@@ -192,8 +193,11 @@ def _prompt(examples: Sequence[Sequence[Finding]], style: HouseStyle) -> str:
     return "".join(shown) + IMAGE
 
 
-def _in_style(texts: Sequence[str], styles: Sequence[HouseStyle]) -> float:
-    return _share(follows_style(text, styles[case % len(styles)]) for case, text in enumerate(texts))
+def _in_style(
+    texts: Sequence[str], styles: Sequence[HouseStyle], examples: Sequence[Sequence[Sequence[Finding]]]
+) -> float:
+    """Share of reports in the style of their examples, as far as those show it."""
+    return _share(follows_style(text, styles[case % len(styles)], examples[case]) for case, text in enumerate(texts))
 
 
 def _same_findings(texts: Sequence[str], others: Sequence[str]) -> float:

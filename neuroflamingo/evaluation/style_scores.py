@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from neuroflamingo.findings.comparison import parse_comparison
-from neuroflamingo.findings.house_styles import HouseStyle, render_in_style
+from neuroflamingo.findings.house_styles import HouseStyle, alike_styles, render_in_style
 from neuroflamingo.findings.parsing import parse_report, place_key
 
 if TYPE_CHECKING:
@@ -14,20 +14,31 @@ if TYPE_CHECKING:
     from neuroflamingo.findings.vocabulary import Finding
 
 
-def follows_style(text: str, style: HouseStyle) -> bool:
+def follows_style(text: str, style: HouseStyle, examples: Sequence[Sequence[Finding]] = ()) -> bool:
     """Whether a report is written as the house writes.
 
     The rule: its findings (and its comparison, if it has that section) are read, and written again in the style. The
     two texts must agree word for word, headings, marks and punctuation included; only blanks and line breaks may
     differ. Whether the findings are true does not matter. If IMPRESSION states other findings than FINDINGS, it is held
     against those that it states itself: that is a fault, but not one of style.
+
+    Args:
+        text: the report.
+        style: of the house.
+        examples: findings of each example that the writer was shown. What they do not show of the style is free: after
+            a normal head as the only example, sizes may be in mm or in cm.
     """
     parsed, compared = parse_report(text), parse_comparison(text)
     comparison = compared.comparison if compared.has_section else None
-    lines = render_in_style(parsed.findings, style, comparison).text.split("\n")
-    if not parsed.agrees:
-        lines[-1] = render_in_style(parsed.impression, style).text.split("\n")[-1]
-    return " ".join(lines).split() == text.split()
+
+    def written(house: HouseStyle) -> list[str]:
+        lines = render_in_style(parsed.findings, house, comparison).text.split("\n")
+        if not parsed.agrees:
+            lines[-1] = render_in_style(parsed.impression, house).text.split("\n")[-1]
+        return " ".join(lines).split()
+
+    words = text.split()
+    return written(style) == words or any(written(other) == words for other in alike_styles(style, examples)[1:])
 
 
 def leaked(text: str, truth: Sequence[Finding], example_findings: Sequence[Finding]) -> bool:

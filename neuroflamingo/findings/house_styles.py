@@ -7,7 +7,7 @@ show the style whole. The sentences are those of `phrases`; `parsing` reads ever
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
@@ -186,3 +186,26 @@ def render_in_style(
     page.add(f"\n{conclusion}")
     conclude(page, sorted(ordered, key=lambda finding: kinds.index(finding.kind)), habit, _MARKS[style.impression])
     return RenderedReport(page.text, tuple(page.spans))
+
+
+def alike_styles(style: HouseStyle, examples: Sequence[Sequence[Finding]]) -> list[HouseStyle]:
+    """Styles that write all examples exactly as a style does: what the examples do not show is open.
+
+    Args:
+        style: of the examples.
+        examples: findings of each; a normal head, say, shows neither units nor sides.
+
+    Returns:
+        The styles, `style` itself first; only itself without examples.
+    """
+    shown = [render_in_style(findings, style).text for findings in examples]
+
+    def alike(other: HouseStyle) -> bool:
+        return bool(shown) and [render_in_style(findings, other).text for findings in examples] == shown
+
+    open_to = {
+        name: [option for option in options if alike(replace(style, **{name: option}))]
+        for name, options in CHOICES.items()
+    }
+    others = (replace(style, **dict(zip(open_to, values, strict=True))) for values in product(*open_to.values()))
+    return [style, *(other for other in others if other != style and alike(other))]

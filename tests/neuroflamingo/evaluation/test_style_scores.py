@@ -13,6 +13,7 @@ from neuroflamingo.findings.house_styles import (
     TRAINED_STYLES,
     UNSEEN_STYLES,
     HouseStyle,
+    alike_styles,
     render_in_style,
 )
 from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side, Signal
@@ -75,3 +76,23 @@ def test_another_finding_in_the_impression_is_no_fault_of_style() -> None:
 def test_leaks(stated: list[Finding], truth: list[Finding], examples: list[Finding], leaks: bool) -> None:
     for style in (DEFAULT_STYLE, *UNSEEN_STYLES):
         assert leaked(render_in_style(stated, style).text, truth, examples) is leaks
+
+
+def test_what_the_examples_do_not_show_is_free() -> None:
+    centimetres = HouseStyle("cm", units="cm")
+    in_mm, in_cm = (render_in_style(FINDINGS, style).text for style in (DEFAULT_STYLE, centimetres))
+    assert not follows_style(in_cm, DEFAULT_STYLE)
+    assert follows_style(in_cm, DEFAULT_STYLE, [[]]) and follows_style(in_mm, DEFAULT_STYLE, [[]])
+    assert not follows_style(in_cm, DEFAULT_STYLE, [[], FINDINGS])
+    other = render_in_style(FINDINGS, HouseStyle("one", wording=3)).text
+    assert not follows_style(other, DEFAULT_STYLE, [[]])  # the words of a normal head show the wording
+
+
+def test_styles_that_write_examples_alike() -> None:
+    assert alike_styles(DEFAULT_STYLE, []) == [DEFAULT_STYLE]
+    assert len(alike_styles(DEFAULT_STYLE, [[]])) > 10
+    known = alike_styles(DEFAULT_STYLE, [[GRADED, MASS.model_copy(update={"kind": FindingClass.INFARCT})]])
+    assert known == [DEFAULT_STYLE]
+    for style in NAMED:
+        for other in alike_styles(style, [[GRADED], []]):
+            assert render_in_style([GRADED], other).text == render_in_style([GRADED], style).text
