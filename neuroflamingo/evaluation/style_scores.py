@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from neuroflamingo.findings.changes import Comparison
 from neuroflamingo.findings.comparison import parse_comparison
 from neuroflamingo.findings.house_styles import HouseStyle, alike_styles, render_in_style
 from neuroflamingo.findings.parsing import parse_report, place_key
@@ -12,6 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from neuroflamingo.findings.vocabulary import Finding
+
+
+_TIE_MM = 1e-4
+
+
+def _later(finding: Finding | None, place: int) -> Finding | None:
+    """A finding made smaller by nothing that is written, so that alike sizes stay in the order of the text."""
+    if finding is None or finding.size_mm is None:
+        return finding
+    return finding.model_copy(update={"size_mm": finding.size_mm - _TIE_MM * place})
 
 
 def follows_style(text: str, style: HouseStyle, examples: Sequence[Sequence[Finding]] = ()) -> bool:
@@ -29,10 +40,15 @@ def follows_style(text: str, style: HouseStyle, examples: Sequence[Sequence[Find
             a normal head as the only example, sizes may be in mm or in cm.
     """
     parsed, compared = parse_report(text), parse_comparison(text)
-    comparison = compared.comparison if compared.has_section else None
+    findings = [one for place, finding in enumerate(parsed.findings) if (one := _later(finding, place))]
+    changes = [
+        change.model_copy(update={"before": _later(change.before, place), "after": _later(change.after, place)})
+        for place, change in enumerate(compared.changes if compared.same_head else ())
+    ]
+    comparison = Comparison(same_head=compared.same_head, changes=tuple(changes)) if compared.has_section else None
 
     def written(house: HouseStyle) -> list[str]:
-        lines = render_in_style(parsed.findings, house, comparison).text.split("\n")
+        lines = render_in_style(findings, house, comparison).text.split("\n")
         if not parsed.agrees:
             lines[-1] = render_in_style(parsed.impression, house).text.split("\n")[-1]
         return " ".join(lines).split()

@@ -44,6 +44,17 @@ def test_each_named_style_follows_itself_only(style: HouseStyle) -> None:
         assert follows_style(text.replace("\n", " \n\n"), style)
 
 
+def test_sizes_that_are_alike_once_written_may_come_in_either_order() -> None:
+    """25.4 and 24.6 mm are both written as 25 mm, the larger first, whatever their regions."""
+    one, other = (
+        MASS.model_copy(update={"size_mm": size, "region": region})
+        for size, region in ((25.4, Region.INSULA), (24.6, Region.FRONTAL))
+    )
+    comparison = Comparison(same_head=True, changes=(change_between(None, one), change_between(None, other)))
+    for style in NAMED:
+        assert follows_style(render_in_style([one, other], style, comparison).text, style), style.name
+
+
 def test_what_is_no_style() -> None:
     text = render_in_style(FINDINGS, DEFAULT_STYLE).text
     assert not follows_style("", DEFAULT_STYLE)
