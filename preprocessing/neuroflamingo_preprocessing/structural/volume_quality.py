@@ -30,7 +30,7 @@ BRAIN_ML = (330.0, 4200.0)
 """Volumes of brains that are placed: 70 to 130 % of an adult's size (1,000 to 1,900 ml) along each axis."""
 ADULT_ML = (900.0, 2000.0)
 COVERAGE_REFUSE, COVERAGE_WARN = 0.8, 0.98
-STRETCH_REFUSE = 1.6
+STRETCH_REFUSE, STRETCH_WARN = 1.6, 1.3
 SURE_WHITE = 0.9
 SNR_WARN = 5.0
 """Rose's criterion (1948): at a lower SNR, details cannot be told from noise with certainty."""
@@ -108,21 +108,25 @@ def judge_alignment(alignment: Alignment, contrast: Contrast, scan: Scan, warnin
             hint="give one head at a time: cut the volume, or take the files that it was joined from",
         )
     stretch = np.linalg.svd(alignment.scan_to_template[:3, :3], compute_uv=False)
-    stretched = stretch.max() / stretch.min() > STRETCH_REFUSE
+    stretched = stretch.max() / stretch.min()
     fit = alignment.fit if contrast.kind in ("T1w", "unknown") else 1.0
-    if fit < FIT_REFUSE or alignment.overlap < OVERLAP_REFUSE or stretched:
+    doubts = (fit < FIT_WARN, alignment.overlap < OVERLAP_WARN, stretched > STRETCH_WARN)
+    lost = fit < FIT_REFUSE or alignment.overlap < OVERLAP_REFUSE or stretched > STRETCH_REFUSE
+    if (
+        lost or sum(doubts) > 1
+    ):  # half a brain can be stretched to a whole one's outline, but it is doubtful in every way
         raise ScanError(
             f"{name_of(scan)} cannot be placed in the template brain",
-            expected=f"outline and structure of one whole brain (overlap of the outlines at least {OVERLAP_REFUSE}, "
-            f"agreement inside at least {FIT_REFUSE})",
+            expected=f"outline and structure of one whole brain (overlap of the outlines at least {OVERLAP_WARN}, "
+            f"agreement inside at least {FIT_WARN}, scaling alike within {STRETCH_WARN:g}: at most one of them less)",
             seen=f"overlap {alignment.overlap:.2f}, agreement {alignment.fit:.2f}, scaling {stretch.min():.2f} to "
             f"{stretch.max():.2f} along the axes, {alignment.starts} starting poses tried",
             hint="look at the scan: is it one whole head, is anything cut off, is the voxel size right?",
         )
-    if alignment.overlap < OVERLAP_WARN or fit < FIT_WARN:
+    if any(doubts):
         warnings.append(
             f"alignment is doubtful (the outlines of the brains overlap by {alignment.overlap:.2f}, agreement inside "
-            f"{alignment.fit:.2f})"
+            f"{alignment.fit:.2f}, one axis is scaled {stretched:.2f} times as much as another)"
         )
     if not ADULT_ML[0] <= volume <= ADULT_ML[1]:
         warnings.append(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neuroflamingo_encoders.families.tiny_t1w.cards import CARD
 from neuroflamingo_preprocessing.errors import ModelError, NotFoundError, ScanError
 from neuroflamingo_preprocessing.geometry import as_rows
 from neuroflamingo_preprocessing.preparation import prepare_many
@@ -227,6 +228,46 @@ def test_the_size_of_a_head(length: float, fault: str | None, warning: str | Non
         return
     judge_alignment(alignment, Contrast("T1w"), scan, warnings)
     assert [words[: len(warning or "")] for words in warnings] == ([warning] if warning else [])
+
+
+@pytest.mark.parametrize(
+    ("fit", "overlap", "stretch", "verdict"),
+    [
+        (0.8, 0.95, 1.1, "taken"),
+        (0.4, 0.95, 1.1, "warned"),
+        (0.8, 0.85, 1.1, "warned"),
+        (0.8, 0.95, 1.4, "warned"),
+        (0.4, 0.87, 1.1, "refused"),
+        (0.4, 0.95, 1.4, "refused"),
+        (0.8, 0.87, 1.4, "refused"),
+        (0.2, 0.95, 1.1, "refused"),
+        (0.8, 0.75, 1.1, "refused"),
+        (0.8, 0.95, 1.7, "refused"),
+    ],
+)
+def test_one_doubt_about_a_pose_is_told_and_two_refuse_it(
+    fit: float, overlap: float, stretch: float, verdict: str
+) -> None:
+    brain = Brain(np.ones((130, 100, 100), bool), np.eye(4), given=False, limits=(0.0, 1.0))
+    pose = np.diag([stretch, 1.0, 1.0, 1.0])
+    alignment = Alignment(pose, fit, 0.8, overlap, starts=1, turned=False, brain=brain)
+    scan, warnings = Scan(np.zeros((4, 4, 4), np.float32), np.eye(4)), list[str]()
+    if verdict == "refused":
+        with pytest.raises(ScanError, match="cannot be placed"):
+            judge_alignment(alignment, Contrast("T1w"), scan, warnings)
+    else:
+        judge_alignment(alignment, Contrast("T1w"), scan, warnings)
+        assert [words[:21] for words in warnings] == (["alignment is doubtful"] if verdict == "warned" else [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_half_a_head_is_no_head(axis: int, head: Scan) -> None:
+    """Its other half is zero: the field of view does not tell."""
+    voxels = head.voxels.copy()
+    np.moveaxis(voxels, axis, 0)[: voxels.shape[axis] // 2] = 0
+    with pytest.raises(ScanError, match="cannot be placed"):
+        prepare_volume(Scan(voxels, head.affine, "T1w", head.provenance), CARD.scan)
 
 
 @pytest.mark.parametrize(
