@@ -28,6 +28,7 @@ DARKEST, BRIGHTEST = 0.005, 0.995  # quantiles that are black and white to the n
 BACKGROUND = 0.02  # of the brightest: what differs less from the border of the volume is background
 BEYOND = 0.5  # of the range of the brain's signal that may lie below and above it
 SHELL_FROM, NO_SHELL_FROM = 0.6, 0.8  # share of everything but background that the network takes for brain
+ALIKE = 0.6  # share of the largest part's lengths that another one has that may be a second brain
 TOUCHING, TOUCH_VOXELS = 0.3, 2  # share of the surface that lies so near to it: then nothing surrounds the brain
 
 
@@ -40,7 +41,7 @@ class Brain:
         affine: that grid's voxel index to the scan's world, RAS mm.
         given: true if the scan came without skull; the mask is then what is not background.
         limits: what lies beyond is no signal of a brain, in the scan's units; single wrong voxels would be smeared.
-        second: size of the next largest part that could be a brain, as a share of this one: near 0 in a scan of one
+        second: size of the next largest part that could be a brain, as a share of the largest: near 0 in a scan of one
             head.
     """
 
@@ -136,16 +137,22 @@ def _not_background(sampled: NDArray[np.float32], high: float) -> NDArray[np.boo
 
 
 def _solid(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
-    """The largest connected part, its holes filled, and the size of the next one as a share of it."""
-    from scipy.ndimage import binary_fill_holes, label
+    """The largest connected part, its holes filled, and the size of the next one as a share of it.
+
+    A next one that is much flatter or shorter than the largest is a frame or a piece of something: it counts as none.
+    """
+    from scipy.ndimage import binary_fill_holes, find_objects, label
 
     parts, count = label(mask)  # type: ignore[misc]
     second = 0.0
     if count > 1:
         sizes = np.bincount(parts.ravel())[1:]
-        mask = parts == 1 + sizes.argmax()
-        below, largest = np.sort(sizes)[-2:].tolist()
-        second = below / largest
+        next_one, largest = np.argsort(sizes)[-2:].tolist()
+        mask = parts == 1 + largest
+        boxes = find_objects(parts)
+        lengths = np.array([[axis.stop - axis.start for axis in boxes[part]] for part in (next_one, largest)])
+        if (lengths[0] > ALIKE * lengths[1]).all():
+            second = float(sizes[next_one] / sizes[largest])
     return np.asarray(binary_fill_holes(mask)), second
 
 

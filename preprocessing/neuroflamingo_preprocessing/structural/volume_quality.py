@@ -107,6 +107,21 @@ def judge_alignment(alignment: Alignment, contrast: Contrast, scan: Scan, warnin
             seen=f"a second part, {alignment.brain.second:.0%} as large as the largest that looks like a brain",
             hint="give one head at a time: cut the volume, or take the files that it was joined from",
         )
+    _judge_pose(alignment, contrast, scan, warnings)
+    if not ADULT_ML[0] <= volume <= ADULT_ML[1]:
+        warnings.append(
+            f"the brain has {volume:.0f} ml, an adult's has 1,000 to 1,900: the voxel sizes in the header may be "
+            "wrong, or it is a child's"
+        )
+    if alignment.turned:
+        warnings.append(
+            "the head is turned by 90 degrees or more against its header: the header may be wrong, and then left and "
+            "right may be wrong too"
+        )
+
+
+def _judge_pose(alignment: Alignment, contrast: Contrast, scan: Scan, warnings: list[str]) -> None:
+    """Refuse a head that is not placed, or doubtful in two ways; warn of one that is doubtful in one."""
     stretch = np.linalg.svd(alignment.scan_to_template[:3, :3], compute_uv=False)
     stretched = stretch.max() / stretch.min()
     fit = alignment.fit if contrast.kind in ("T1w", "unknown") else 1.0
@@ -127,16 +142,6 @@ def judge_alignment(alignment: Alignment, contrast: Contrast, scan: Scan, warnin
         warnings.append(
             f"alignment is doubtful (the outlines of the brains overlap by {alignment.overlap:.2f}, agreement inside "
             f"{alignment.fit:.2f}, one axis is scaled {stretched:.2f} times as much as another)"
-        )
-    if not ADULT_ML[0] <= volume <= ADULT_ML[1]:
-        warnings.append(
-            f"the brain has {volume:.0f} ml, an adult's has 1,000 to 1,900: the voxel sizes in the header may be "
-            "wrong, or it is a child's"
-        )
-    if alignment.turned:
-        warnings.append(
-            "the head is turned by 90 degrees or more against its header: the header may be wrong, and then left and "
-            "right may be wrong too"
         )
 
 

@@ -64,6 +64,13 @@ def test_two_heads_in_one_volume_are_seen_and_refused(axis: int, head: Scan, hea
     assert "one head at a time" in str(refused.value)
 
 
+def test_bright_borders_of_the_picture_are_no_second_brain(head: Scan) -> None:
+    framed = np.pad(head.voxels, 12)
+    framed[:5] = framed[-5:] = framed.max()
+    found = find_brain(framed, head.affine)
+    assert found.mask.any() and found.second == 0.0
+
+
 @pytest.mark.parametrize("value", [0.0, 7.0])
 def test_a_constant_volume_has_no_brain(value: float) -> None:
     assert not find_brain(np.full((20, 30, 25), value, np.float32), np.eye(4)).mask.any()
