@@ -127,9 +127,8 @@ def _judge_pose(alignment: Alignment, contrast: Contrast, scan: Scan, warnings: 
     fit = alignment.fit if contrast.kind in ("T1w", "unknown") else 1.0
     doubts = (fit < FIT_WARN, alignment.overlap < OVERLAP_WARN, stretched > STRETCH_WARN)
     lost = fit < FIT_REFUSE or alignment.overlap < OVERLAP_REFUSE or stretched > STRETCH_REFUSE
-    if (
-        lost or sum(doubts) > 1
-    ):  # half a brain can be stretched to a whole one's outline, but it is doubtful in every way
+    # Half a brain can be stretched to a whole one's outline, but then it is doubtful in every way.
+    if lost or sum(doubts) > 1:
         raise ScanError(
             f"{name_of(scan)} cannot be placed in the template brain",
             expected=f"outline and structure of one whole brain (overlap of the outlines at least {OVERLAP_WARN}, "
