@@ -18,11 +18,11 @@ from neuroflamingo.findings.statements import complete, read_sentence, segments
 from neuroflamingo.findings.vocabulary import FOCAL, Finding, FindingClass, Region, Side
 
 _GROWN = (
-    r"larger|bigger|grown|growth|grew|increas(?:ed?|ing)|enlarg(?:ed|ement|ing)|progress(?:ed|ion|ive)|expanded"
-    r"|worse(?:ned|ning)?"
+    r"larger|bigger|grown|growth|grew|increased?|increasing|enlarg(?:ed|ement|ing)|progress(?:ed|ion|ive)|expanded"
+    r"|worse|worsen(?:ed|ing)"
 )
 _SHRUNK = (
-    r"smaller|shr[au]nk(?:en)?|shrinkage|decreas(?:ed?|ing)|reduced|reduction|regress(?:ed|ion)|diminished"
+    r"smaller|shr[au]nk(?:en)?|shrinkage|decreased?|decreasing|reduced|reduction|regress(?:ed|ion)|diminished"
     r"|better|improve(?:d|ment)"
 )
 _SEEN = r"(?:seen|visible|present|identified|detected|found|evident|demonstrated)"
@@ -57,7 +57,7 @@ _NOT_NEW = re.compile(r"\bno (?:evidence of |sign of )?(?:an? )?new\b|\bno (?:ot
 _TIMED = re.compile(
     r"\b(?:previous(?:ly)?|prior|before|formerly|interval|since|compar(?:ed|ison)|versus|vs|unchanged|stable|new(?:ly)?"
     r"|resolved|resolution of|no longer|now|larger|smaller|similar (?:in size|to)|(?:de|in)crease in size|from \d"
-    r"|(?:has|have)(?: not)?(?: \w+)? (?:grown|shrunk|(?:enlarg|increas|decreas|progress|regress|disappear|appear)ed)"
+    r"|(?:has|have)(?: not)?(?: \w+)? (?:grown|shrunk|enlarged|increased|decreased|(?:progress|regress|disappear|appear)ed)"
     r")\b(?! than (?:expected|normal|usual))"
 )
 _DIFFERENT = re.compile(
