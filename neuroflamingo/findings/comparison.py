@@ -57,7 +57,8 @@ _NOT_NEW = re.compile(r"\bno (?:evidence of |sign of )?(?:an? )?new\b|\bno (?:ot
 _TIMED = re.compile(
     r"\b(?:previous(?:ly)?|prior|before|formerly|interval|since|compar(?:ed|ison)|versus|vs|unchanged|stable|new(?:ly)?"
     r"|resolved|resolution of|no longer|now|larger|smaller|similar (?:in size|to)|(?:de|in)crease in size|from \d"
-    r"|(?:has|have)(?: not)?(?: \w+)? (?:grown|shrunk|enlarged|increased|decreased|(?:progress|regress|disappear|appear)ed)"
+    r"|(?:has|have)(?: not)?(?: \w+)? "
+    r"(?:grown|shrunk|enlarged|increased|decreased|(?:progress|regress|disappear|appear)ed)"
     r")\b(?! than (?:expected|normal|usual))"
 )
 _DIFFERENT = re.compile(
