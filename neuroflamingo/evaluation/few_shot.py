@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from neuroflamingo.evaluation.evaluate import TEST_SEED, run_facts
 from neuroflamingo.evaluation.greedy import write_greedily
 from neuroflamingo.evaluation.painted_cases import EncodedCases, encode_cases, scans_to_paint
 from neuroflamingo.evaluation.scoring import Scores, score_reports
@@ -94,7 +95,7 @@ def evaluate_few_shot(
     processor: NeuroFlamingoProcessor,
     examples: int = 2,
     cases: int = 200,
-    seed: int = 4_000_000,
+    seed: int = TEST_SEED,
     *,
     anatomy: str = "icbm2009a",
     outlines: str | None = None,
@@ -123,26 +124,17 @@ def evaluate_few_shot(
         least = 2 * (examples + 1)
         raise UsageError("too few cases for the examples", expected=f"1 or more examples, {least} or more cases")
     began, said = time.perf_counter(), progress or (lambda part, done, total: None)
+    seeds = range(seed, seed + cases)
     encoded = encode_cases(
-        scans_to_paint(range(seed, seed + cases), anatomy, outlines),
+        scans_to_paint(seeds, anatomy, outlines),
         model.encoder,  # pyright: ignore[reportArgumentType]
         processes=processes,
         keep=keep,
         progress=lambda done, total: said("scans", done, total),
     )
     result = score_few_shot(model, processor, encoded, examples, progress=said)
-    result.metadata.update(
-        {
-            "examples": examples,
-            "cases": cases,
-            "first_seed": seed,
-            "anatomy": Path(anatomy).name,
-            "outlines": outlines and Path(outlines).name,
-            "failed_preparations": [(seed + number, why) for number, why in encoded.failed.items()],
-            "seconds": round(time.perf_counter() - began, 1),
-        }
-    )
-    result.metadata.update(metadata or {})
+    facts = run_facts(model, seeds, anatomy, outlines, encoded.failed, began)
+    result.metadata.update(facts | {"examples": examples} | (metadata or {}))
     return result
 
 
