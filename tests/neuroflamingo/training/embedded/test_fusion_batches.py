@@ -72,9 +72,9 @@ def test_stated_changes_keep_their_kind() -> None:
     grown = Change(kind="larger", before=MASS, after=MASS.model_copy(update={"size_mm": 18.0}))
     same, new = Change(kind="unchanged", before=INFARCT, after=INFARCT), Change(kind="new", after=MASS)
     rng = np.random.default_rng(0)
-    for _ in range(300):
-        larger, smaller, kept, fresh = stated_changes([grown, grown.reversed(), same, new], 3.0, 5.0, rng)
-        assert larger.size_change_mm in (5.0, 10.0) and smaller.size_change_mm in (-5.0, -10.0)
+    for step in [5.0, 10.0] * 150:  # steps of 10 mm would round a change of 6 away
+        larger, smaller, kept, fresh = stated_changes([grown, grown.reversed(), same, new], 3.0, step, rng)
+        assert larger.size_change_mm in (step, 2 * step) and smaller.size_change_mm in (-step, -2 * step)
         assert kept.size_change_mm == 0.0 and fresh.before is None
         assert {c.kind for c in (larger, smaller, kept, fresh)} == {"larger", "smaller", "unchanged", "new"}
 
