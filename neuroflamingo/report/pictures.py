@@ -142,13 +142,13 @@ def _spread(grey: np.ndarray, axis: int) -> list[int]:
 
 def _plane(values: np.ndarray, plane: Plane, index: int) -> np.ndarray:
     """One slice as rows and columns of a picture: top or front up, patient's left (or the back) on the right."""
-    return np.take(values, index, axis=_AXIS[plane]).T[::-1, ::-1]
+    return np.moveaxis(values, _AXIS[plane], 0)[index].T[::-1, ::-1]
 
 
 def _heat(canvas: Canvas, plane: Plane, index: int, weights: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Attention on one slice in picture rows and columns, as a multiple of the uniform share."""
     grid = np.moveaxis(np.indices(canvas.grey.shape, dtype=np.int32), 0, -1)
-    voxels = np.take(grid, index, axis=_AXIS[plane])
+    voxels = np.moveaxis(grid, _AXIS[plane], 0)[index]
     points = voxels.reshape(-1, 3) @ canvas.affine[:3, :3].T + canvas.affine[:3, 3]
     values = attention_map(weights, positions, points).reshape(voxels.shape[:2])
     return values.T[::-1, ::-1]

@@ -160,7 +160,7 @@ def _spikes(voxels: NDArray[np.float32], level: float, spacing: NDArray[Any]) ->
     alone = spacing[thick] > 1.5 * np.median(spacing)
     slices = [(thick, 1)] if alone else [(axis, max(1, voxels.shape[axis] // 12)) for axis in range(3)]
     return max(
-        _isolation(np.take(voxels, number, axis=axis), level)
+        _isolation(np.moveaxis(voxels, axis, 0)[number], level)
         for axis, step in slices
         for number in range(0, voxels.shape[axis], step)
     )

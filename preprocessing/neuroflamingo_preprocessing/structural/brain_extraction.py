@@ -141,7 +141,7 @@ def _solid(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
 
     A next one that is much flatter or shorter than the largest is a frame or a piece of something: it counts as none.
     """
-    from scipy.ndimage import binary_fill_holes, find_objects, label
+    from scipy.ndimage import binary_fill_holes, label
 
     parts, count = label(mask)  # type: ignore[misc]
     second = 0.0
@@ -149,11 +149,16 @@ def _solid(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
         sizes = np.bincount(parts.ravel())[1:]
         next_one, largest = np.argsort(sizes)[-2:].tolist()
         mask = parts == 1 + largest
-        boxes = find_objects(parts)
-        lengths = np.array([[axis.stop - axis.start for axis in boxes[part]] for part in (next_one, largest)])
+        lengths = np.array([_lengths(parts == 1 + part) for part in (next_one, largest)])
         if (lengths[0] > ALIKE * lengths[1]).all():
             second = float(sizes[next_one] / sizes[largest])
     return np.asarray(binary_fill_holes(mask)), second
+
+
+def _lengths(part: NDArray[np.bool_]) -> list[int]:
+    """Voxels along each axis from the first to the last one that a part has."""
+    filled = (np.flatnonzero(part.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    return [int(along[-1] - along[0]) + 1 for along in filled]
 
 
 def _network_mask(scaled: NDArray[np.float32]) -> NDArray[np.bool_]:
