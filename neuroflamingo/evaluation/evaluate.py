@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from neuroflamingo.evaluation.constant_report import best_constant_report
+from neuroflamingo.evaluation.grade_ranks import grade_ranks
 from neuroflamingo.evaluation.greedy import write_greedily
 from neuroflamingo.evaluation.mirror_figures import mirror_figures
 from neuroflamingo.evaluation.painted_cases import EncodedCases, encode_cases, scans_to_paint
@@ -107,9 +108,10 @@ class Evaluation:
             lines.append(" | ".join([key, shown(self.real[key]), span, *cells]))
         for key, value in self.overlap.items():
             lines.append(" | ".join([f"{key} (words only)", f"{value:.3f}", "", *[""] * len(columns)]))
-        for name, value in self.metadata.get("mirror_check", {}).items():
-            words = f"mirror check: {name.replace('_', ' ')}"
-            lines.append(" | ".join([words, shown(value), "", *[""] * len(columns)]))
+        for title, key in (("mirror check", "mirror_check"), ("grade against painted volume", "grade_ranks")):
+            for name, value in self.metadata.get(key, {}).items():
+                words = f"{title}: {name.replace('_', ' ')}"
+                lines.append(" | ".join([words, shown(value), "", *[""] * len(columns)]))
         if self.failed:
             count = f"{len(self.failed)} of {self.metadata['cases']}"
             lines.append(" | ".join(["scans not prepared, scored as empty reports", count, "", *[""] * len(columns)]))
@@ -212,6 +214,7 @@ def score_encoded(
             "blank_report": blank_text,
             "constant_report": constant.text,
             "mirror_check": mirror_figures(truth, texts, flipped),
+            "grade_ranks": grade_ranks(encoded.volumes, texts),
         },
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from neuroflamingo.evaluation.grade_ranks import graded_volumes
 from neuroflamingo.evaluation.kept_scans import prepared
 from neuroflamingo.painting.case import Case, paint_case
 from neuroflamingo.painting.outlines import load_outlines
@@ -21,7 +22,7 @@ from neuroflamingo_preprocessing.errors import NeuroFlamingoError, ScanError
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from neuroflamingo.findings.vocabulary import Finding
+    from neuroflamingo.findings.vocabulary import Finding, FindingClass
     from neuroflamingo.painting.lesions import Outline
     from neuroflamingo_encoders.contract import BrainEncoder
     from neuroflamingo_preprocessing.scan import Scan
@@ -73,6 +74,7 @@ class EncodedCases:
     Attributes:
         truth: findings of each case, also of those that could not be prepared.
         visible: for each of them whether a reader could see it.
+        volumes: of graded findings, see `grade_ranks.graded_volumes`, one for each case.
         plain, mirrored: tokens of the prepared cases, in order, `[case, 1, token, width]`; mirrored heads are flipped
             in the symmetric template space.
         blank: tokens of an empty scan, `[1, token, width]`.
@@ -82,6 +84,7 @@ class EncodedCases:
 
     truth: list[tuple[Finding, ...]]
     visible: list[tuple[bool, ...]]
+    volumes: list[dict[FindingClass, float]]
     plain: Float[Tensor, "case 1 token width"]
     mirrored: Float[Tensor, "case 1 token width"]
     blank: Float[Tensor, "1 token width"]
@@ -177,6 +180,7 @@ def encode_cases(
 ) -> EncodedCases:
     """Encode painted cases, see `encode_scans`, and keep what is true of them."""
     cases = (scan.case() for scan in scans)
-    truth, visible = zip(*((case.findings, case.visible) for case in cases), strict=True)
+    known = ((case.findings, case.visible, graded_volumes(case)) for case in cases)
+    truth, visible, volumes = map(list, zip(*known, strict=True))
     encoded = encode_scans(scans, encoder, processes=processes, keep=keep, progress=progress)
-    return EncodedCases(list(truth), list(visible), encoded.plain, encoded.mirrored, encoded.blank, encoded.failed)
+    return EncodedCases(truth, visible, volumes, encoded.plain, encoded.mirrored, encoded.blank, encoded.failed)

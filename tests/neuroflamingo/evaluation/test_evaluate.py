@@ -74,7 +74,9 @@ def test_the_model_looks_at_the_scan(evaluation: Evaluation) -> None:
 def test_a_blind_model_is_exposed(opened, encoded: EncodedCases) -> None:
     """Give every case the same tokens: the controls then score what the reports score."""
     same = encoded.plain[:1].expand_as(encoded.plain)
-    blind = score_encoded(*opened, EncodedCases(encoded.truth, encoded.visible, same, same, encoded.blank, {}))
+    blind = score_encoded(
+        *opened, EncodedCases(encoded.truth, encoded.visible, encoded.volumes, same, same, encoded.blank, {})
+    )
     assert blind.real.values["finding_f1"] == blind.other_patient.values["finding_f1"]
     assert blind.real.values["finding_f1"] <= (blind.constant.values["finding_f1"] or 0)
 

@@ -47,7 +47,9 @@ def evaluation(writer: Writer, monkeypatch: pytest.MonkeyPatch, examples: int = 
     monkeypatch.setattr(few_shot, "write_greedily", write)
     numbers = torch.arange(CASES, dtype=torch.float32)[:, None, None, None]
     truth = [TRUTH[0], *TRUTH]  # the first one could not be prepared
-    encoded = EncodedCases(truth, [(True,)] * 25, numbers, numbers, torch.full((1, 1, 1), -1.0), {0: "no brain"})
+    encoded = EncodedCases(
+        truth, [(True,)] * 25, [{}] * 25, numbers, numbers, torch.full((1, 1, 1), -1.0), {0: "no brain"}
+    )
     processor: Any = SimpleNamespace(tokenizer=None)
     return score_few_shot(processor, processor, encoded, examples)
 

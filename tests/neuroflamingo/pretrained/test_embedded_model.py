@@ -79,6 +79,10 @@ def test_the_template_itself_is_normal(opened) -> None:
 def test_its_figures_are_recorded_with_all_controls() -> None:
     by_anatomy = json.loads((FOLDER / "evaluation.json").read_text())
     assert by_anatomy["icbm2009a"]["about"]["cases"] >= 1000 and {"icbm2009c", "mni6"} <= set(by_anatomy)
+    controls = {
+        "real": {"as_it_came"},
+        "few_shot": {"alone", "same_findings_blank", "same_findings_exchanged", "leaks"},
+        "follow_up": {"one_scan", "swapped", "other_person", "same_scan_twice", "blank_baseline"},
+    }
     for name, figures in by_anatomy.items():
-        asked = {"as_it_came"} if name == "real" else {"blank", "other_patient", "mirrored", "constant"}
-        assert asked <= set(figures)
+        assert controls.get(name, {"blank", "other_patient", "mirrored", "constant"}) <= set(figures)
