@@ -34,7 +34,7 @@ from neuroflamingo.cli.options import (
     preparation,
     takes_groups,
 )
-from neuroflamingo.cli.requests import EvaluateRequest, ReportRequest, TrainRequest
+from neuroflamingo.cli.requests import EvaluateRequest, ReportRequest, ScoreRequest, TrainRequest
 from neuroflamingo.cli.store_options import StoreRequest
 
 application = typer.Typer(
@@ -105,6 +105,18 @@ def evaluate(*, request: EvaluateRequest) -> None:
     from neuroflamingo.cli.train_evaluate import evaluate_model
 
     raise typer.Exit(evaluate_model(request))
+
+
+@application.command()
+@takes_groups
+def score(*, request: ScoreRequest) -> None:
+    """Score anybody's reports against reference reports by their findings, with word overlap beside.
+
+    Rows have an id and a text (or known findings); folders hold one ID.txt per report. Nothing is sent anywhere.
+    """
+    from neuroflamingo.cli.score import score_files
+
+    raise typer.Exit(score_files(request))
 
 
 @application.command()

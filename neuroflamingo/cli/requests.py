@@ -1,4 +1,4 @@
-"""Options of `report`, `train` and `evaluate`: one record each, from which `takes_groups` makes the command line."""
+"""Options of the larger verbs: one record each, from which `takes_groups` makes the command line."""
 
 from __future__ import annotations
 
@@ -141,5 +141,46 @@ class EvaluateRequest:
     ] = None
     json: Json = False
     csv: Annotated[str | None, typer.Option("--csv", help="Write one row per case or scan to this file.")] = None
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest:
+    """Options of `score`."""
+
+    references: Annotated[
+        str, typer.Option("--references", metavar="FILE|FOLDER", help="True reports: JSONL, CSV, ..., or ID.txt files.")
+    ]
+    predictions: Annotated[
+        str, typer.Option("--predictions", metavar="FILE|FOLDER", help="Reports to score, joined by their ids.")
+    ]
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="FILE|FOLDER", help="Another system's reports: a paired test is added."),
+    ] = None
+    reference_id: Annotated[str | None, typer.Option("--reference-id", help="Column of the references' ids.")] = None
+    reference_text: Annotated[str | None, typer.Option("--reference-text", help="Column of the references' texts.")] = (
+        None
+    )
+    prediction_id: Annotated[str | None, typer.Option("--prediction-id", help="Column of the reports' ids.")] = None
+    prediction_text: Annotated[str | None, typer.Option("--prediction-text", help="Column of the reports' texts.")] = (
+        None
+    )
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="A missing report counts as an empty one; one without reference is left out."
+        ),
+    ] = False
+    words: Annotated[
+        bool, typer.Option("--words/--no-words", help="Count BLEU, ROUGE-L, METEOR and CIDEr too, for comparison.")
+    ] = True
+    resamples: Annotated[
+        int, typer.Option("--resamples", help="Draws for the 95 % intervals and the test.", min=100, max=100_000)
+    ] = 1000
+    json: Json = False
+    csv: Annotated[str | None, typer.Option("--csv", help="Write one row per case to this file.")] = None
+    html: Annotated[str | None, typer.Option("--html", help="Write a page with all cases, worst first.")] = None
     overwrite: Overwrite = False
     quiet: Quiet = False

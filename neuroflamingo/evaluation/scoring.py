@@ -43,6 +43,7 @@ METRICS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "size_within_tolerance": ({"size_close": 1}, {"sized": 1}),
     "signal_accuracy": ({"signal_right": 1}, {"signalled": 1}),
     "grade_accuracy": ({"grade_right": 1}, {"graded": 1}),
+    "certainty_accuracy": ({"certainty_right": 1}, {"matched": 1}),
     "hallucinations_per_case": ({"invented": 1}, {"cases": 1}),
     "impression_agreement": ({"agrees": 1}, {"texts": 1}),
     "contradiction_rate": ({"contradicts": 1}, {"texts": 1}),
@@ -104,8 +105,8 @@ class Scores:
             OutputError: the file cannot be written, or exists and must not be replaced.
         """
         rows = [
-            {"case": at, **case.counts, "true_findings": _line(case.truth)}
-            | {"predicted_findings": _line(case.predicted), "text": case.text or ""}
+            {"case": at, **case.counts, "true_findings": findings_line(case.truth)}
+            | {"predicted_findings": findings_line(case.predicted), "text": case.text or ""}
             for at, case in enumerate(self.cases)
         ]
         table = io.StringIO(newline="")
@@ -115,7 +116,7 @@ class Scores:
         write_text_atomic(path, table.getvalue(), overwrite=overwrite)
 
 
-def _line(findings: Sequence[Finding]) -> str:
+def findings_line(findings: Sequence[Finding]) -> str:
     """Format findings on one line for the table."""
     words = []
     for f in findings:
@@ -145,6 +146,7 @@ def _pair_counts(true: Finding, predicted: Finding) -> Counter[str]:
     """Contribution of one matched pair to the counts of its case."""
     counts: Counter[str] = Counter()
     counts["placed_right"] = int(true.side == predicted.side and true.region == predicted.region)
+    counts["certainty_right"] = int(true.certainty == predicted.certainty)
     counts["detail"] = _detail(true, predicted)  # type: ignore[assignment]
     if true.side and true.side in _OPPOSITE:
         counts["lateralised"] = 1
@@ -180,7 +182,7 @@ def score_case(truth: Sequence[Finding], predicted: Sequence[Finding], parsed: P
     return CaseScore({name: float(counts[name]) for name in COLUMNS}, tuple(truth), tuple(predicted))
 
 
-def _ratios(sums: np.ndarray, top: dict[str, float], bottom: dict[str, float]) -> np.ndarray:
+def ratios(sums: np.ndarray, top: dict[str, float], bottom: dict[str, float]) -> np.ndarray:
     """Metrics from sums `[..., column]`; NaN where the denominator is zero."""
 
     def weighted(parts: dict[str, float]) -> np.ndarray:
@@ -207,11 +209,11 @@ def summarise(cases: Sequence[CaseScore], resamples: int = 1000, seed: int = 0) 
             "recall": ({matched: 1.0}, {true: 1.0}),
             "f1": ({matched: 2.0}, {true: 1.0, predicted: 1.0}),
         }
-        table[str(kind)] = {name: _known(_ratios(sums, *part)) for name, part in parts.items()}
+        table[str(kind)] = {name: _known(ratios(sums, *part)) for name, part in parts.items()}
         table[str(kind)] |= {name.split()[0]: float(sums[COLUMNS.index(name)]) for name in (matched, true, predicted)}
     return Scores(
-        values={name: _known(_ratios(sums, *parts)) for name, parts in METRICS.items()},
-        intervals={name: interval(_ratios(drawn, *parts)) for name, parts in METRICS.items()},
+        values={name: _known(ratios(sums, *parts)) for name, parts in METRICS.items()},
+        intervals={name: interval(ratios(drawn, *parts)) for name, parts in METRICS.items()},
         by_class=table,
         cases=tuple(cases),
     )

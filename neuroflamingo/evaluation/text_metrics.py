@@ -1,4 +1,4 @@
-"""Word overlap, for comparison only: it rewards wrong reports (see docs/evaluate.md)."""
+"""Word overlap, for comparison only: it rewards wrong reports (see docs/score.md)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from types import ModuleType
 from neuroflamingo_preprocessing.errors import UsageError
 
 
-def _need(module: str, package: str) -> ModuleType:
+def need(module: str, package: str) -> ModuleType:
+    """A module of the extra `eval`.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -27,7 +32,7 @@ def bleu4(references: Sequence[str], texts: Sequence[str]) -> float:
     Raises:
         UsageError: sacrebleu is not installed.
     """
-    sacrebleu = _need("sacrebleu", "sacrebleu")
+    sacrebleu = need("sacrebleu", "sacrebleu")
     if len(texts) == 1:
         return sacrebleu.sentence_bleu(texts[0], [references[0]]).score / 100.0
     return sacrebleu.corpus_bleu(list(texts), [list(references)]).score / 100.0 if texts else 0.0
@@ -39,7 +44,7 @@ def rouge_l(references: Sequence[str], texts: Sequence[str]) -> float:
     Raises:
         UsageError: rouge-score is not installed.
     """
-    scorer = _need("rouge_score.rouge_scorer", "rouge-score").RougeScorer(["rougeL"], use_stemmer=False)
+    scorer = need("rouge_score.rouge_scorer", "rouge-score").RougeScorer(["rougeL"], use_stemmer=False)
     scores = [scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(references, texts, strict=True)]
     return sum(scores) / len(scores) if scores else 0.0
 

@@ -57,21 +57,28 @@ def to_html(report: ReportRecord) -> str:
     are omitted, and the page states their number.
     """
     pictures = _within_limit(report.pictures)
-    css = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            **_context(report),
-            css=Markup(css),
-            style_hash=f"sha256-{digest}",
-            pictures=pictures,
-            linked=linked_slices(pictures),
-            drawn=CAPTIONS,
-            left_out=len(report.pictures) - len(pictures),
-        )
+    return render_page(
+        "report.html.j2",
+        **_context(report),
+        pictures=pictures,
+        linked=linked_slices(pictures),
+        drawn=CAPTIONS,
+        left_out=len(report.pictures) - len(pictures),
     )
+
+
+def render_page(template: str, *, sheets: Sequence[str] = ("report.css",), style: str = "", **context: Any) -> str:
+    """Render a page in the project's style; its policy allows this style by its hash, and nothing else.
+
+    Args:
+        template: name of a template in `templates`; all that it shows is escaped.
+        sheets: style sheets in `templates`.
+        style: rules that follow them; never of text from outside.
+        context: values for the template.
+    """
+    css = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in sheets) + style
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return _environment().get_template(template).render(**context, css=Markup(css), style_hash=f"sha256-{digest}")
 
 
 def _within_limit(pictures: tuple[Picture, ...]) -> list[Picture]:

@@ -29,7 +29,7 @@ PAYLOADS = (
     "'; javascript:alert(1)//",
     "\u202egnp.exe\x00\x1b[31m",
 )
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 
 
 class Page(HTMLParser):
