@@ -49,7 +49,7 @@ ORDER = {
     "preparation scan_order check fit_scaling stores",
     "neuroflamingo_encoders": "card card_list state_dict_fit contract registry build layers families tokens weights "
     "plugins scaffold conformance",
-    "neuroflamingo": "settings progress provenance device model checkpoints findings painting report recipe "
+    "neuroflamingo": "settings progress provenance device model checkpoints findings reader painting report recipe "
     "evaluation encoding encoder_check inference data training demo cli __main__",
 }
 # Where first-party imports may stand inside functions: what must start at once, and optional extras.

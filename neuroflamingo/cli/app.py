@@ -297,6 +297,23 @@ def encode(
     raise typer.Exit(code)
 
 
+@application.command("read-report")
+def read_report(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Text files with a report each; - for stdin.")],
+    json: Json = False,
+    marked: Annotated[
+        bool, typer.Option("--marked", help="Print the sentences, marked by what was read and what was not.")
+    ] = False,
+) -> None:
+    """Read anyone's brain reports: findings with side, place, size and certainty, and how far they were understood.
+
+    Reports in English; fixed rules, no model. With several files, --json prints one object a line.
+    """
+    from neuroflamingo.cli.read_report import read_reports
+
+    read_reports(files, as_json=json, marked=marked)
+
+
 @application.command()
 @takes_groups
 def inspect(

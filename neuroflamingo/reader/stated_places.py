@@ -1,0 +1,220 @@
+"""Sides, regions and sizes among the words that belong to one finding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from neuroflamingo.findings.vocabulary import Side
+from neuroflamingo.reader.cues import Cue
+from neuroflamingo.reader.phrase_table import Tag
+from neuroflamingo.reader.scopes import Mention, Sentence, only_a_place
+
+_GRADES = {
+    "mild": 1,
+    "slight": 1,
+    "minimal": 1,
+    "minor": 1,
+    "subtle": 1,
+    "trace": 1,
+    "few": 1,
+    "scattered": 1,
+    "somewhat": 1,
+}
+_GRADES |= {"moderate": 2, "severe": 3, "marked": 3, "extensive": 3, "pronounced": 3, "advanced": 3, "confluent": 3}
+_GRADES |= {
+    "gross": 3,
+    "massive": 3,
+    "substantial": 3,
+    "considerable": 3,
+    "1": 1,
+    "2": 2,
+    "3": 3,
+    "i": 1,
+    "ii": 2,
+    "iii": 3,
+}
+_CHANGES = {"new": "new", "development": "new", "stable": "unchanged", "unchanged": "unchanged", "larger": "larger"}
+_CHANGES |= {"increased": "larger", "increase": "larger", "growth": "larger", "grown": "larger", "progressed": "larger"}
+_CHANGES |= {"smaller": "smaller", "decreased": "smaller", "decrease": "smaller", "regressed": "smaller"}
+_CHANGES |= {"change": "unchanged", "similar": "unchanged", "progression": "larger", "improved": "smaller"}
+_NOT_A_LESION = (
+    "section",
+    "slice",
+    "thick",
+    "thickness",
+    "distal",
+    "proximal",
+    "from",
+    "away",
+    "interval",
+    "gap",
+    "deep",
+)
+
+
+@dataclass
+class Place:
+    """A side with its regions, and the sizes that stand with it."""
+
+    side: Side | None = None
+    regions: list[str] = field(default_factory=list[str])
+    sizes: list[tuple[float, ...]] = field(default_factory=list[tuple[float, ...]])
+
+
+@dataclass
+class Stated:
+    """Attributes of one finding's words."""
+
+    places: list[Place]
+    previous_mm: float | None = None
+    grade: int | None = None
+    change: str | None = None
+
+
+def _own(sentence: Sentence, first: int, last: int, mention: Mention | None) -> list[Tag]:
+    """Tags of a segment without those of neighbouring structures and of places that are denied."""
+    kept: list[Tag] = []
+    skip = -1
+    for tag in sentence.between(first, last):
+        if tag.first < skip and not (mention and tag.first == mention.first):
+            continue
+        if Cue.ASIDE in tag.roles and Cue.FINDING not in tag.roles:
+            skip = next((at for at in range(tag.last, last) if sentence.word(at) in (",", ";", "and")), last)
+            ends = [t.first for t in sentence.between(tag.last, last) if Cue.SIZE in t.roles or Cue.VERB in t.roles]
+            skip = min([skip, *ends])
+            continue
+        if Cue.NO in tag.roles and only_a_place(sentence, tag):
+            skip = next((t.first for t in sentence.between(tag.last, last) if Cue.STOP in t.roles), last)
+            continue
+        kept.append(tag)
+    return kept
+
+
+def _moves(sentence: Sentence, tag: Tag) -> bool:
+    """Whether a side is a direction: "shifted to the left"."""
+    before = [sentence.word(tag.first - 2), sentence.word(tag.first - 1)]
+    return before[1] in ("to", "toward", "towards") or before in (["to", "the"], ["toward", "the"], ["towards", "the"])
+
+
+def _sides(sentence: Sentence, tags: list[Tag]) -> list[Tag]:
+    """Tags with the unequal sides ("left greater than right") made one of both sides."""
+    found: list[Tag] = []
+    uneven = False
+    for tag in tags:
+        if Cue.UNEVEN in tag.roles:
+            sides = [side for t in found if isinstance(side := t.roles.get(Cue.SIDE), Side)]
+            found = [t for t in found if Cue.SIDE not in t.roles]
+            found.append(Tag(tag.first, tag.last, {Cue.SIDE: Side.BILATERAL}))
+            uneven = bool(sides) or True
+        elif uneven and Cue.SIDE in tag.roles:
+            continue
+        else:
+            found.append(tag)
+    return found
+
+
+def _speaks_of_size(sentence: Sentence, before: Tag) -> bool:
+    """Whether a size follows a word such as "previously" or "from" at once."""
+    reach = 1 if sentence.word(before.last - 1) in ("from", "was", "against") else 4
+    return any(before.last <= tag.first < before.last + reach for tag in sentence.tags if Cue.SIZE in tag.roles)
+
+
+def _is_size(sentence: Sentence, tag: Tag, mention: Mention | None) -> bool:
+    following = sentence.word(tag.last)
+    if following == "in":
+        following = sentence.word(tag.last + 1)
+    return following not in _NOT_A_LESION or following in ("thickness",)
+
+
+def _groups(sentence: Sentence, tags: list[Tag], sizes: dict[int, tuple[float, ...]]) -> list[Place]:
+    """Places of a segment in order: a new one begins with another side."""
+    found = [Place()]
+    for at, tag in enumerate(tags):
+        now = found[-1]
+        side = tag.roles.get(Cue.SIDE)
+        if tag.first in sizes:
+            now.sizes.append(sizes[tag.first])
+        elif isinstance(side, Side) and not _moves(sentence, tag):
+            beside = at + 1 < len(tags) and Cue.PLACE in tags[at + 1].roles and tags[at + 1].first == tag.last
+            if now.side is None and not (now.regions and beside):
+                now.side = side
+            elif now.side is None or now.side is not side:
+                if now.side is Side.MIDLINE and not now.regions:
+                    now.side = side
+                elif side is Side.BILATERAL and not beside:
+                    now.side = now.side or side
+                elif (
+                    now.side is not None
+                    and not now.regions
+                    and not now.sizes
+                    and {now.side, side} == {Side.LEFT, Side.RIGHT}
+                ):
+                    now.side = Side.BILATERAL
+                elif now.side is Side.BILATERAL and not now.sizes and not now.regions:
+                    now.side = Side.BILATERAL
+                    found.append(Place(side))
+                else:
+                    found.append(Place(side))
+        elif Cue.PLACE in tag.roles:
+            place = str(tag.roles[Cue.PLACE])
+            if place not in now.regions:
+                now.regions.append(place)
+    if len(found) > 2 and found[0].side is Side.BILATERAL and not found[0].regions and not found[0].sizes:
+        found = found[1:]
+    return found
+
+
+def _pair_sizes(places: list[Place]) -> None:
+    """Give each place its size where there are as many sizes as places; else the longest stays with its place."""
+    sizes = [size for place in places for size in place.sizes]
+    if len(places) > 1 and len(sizes) == len(places):
+        for place, size in zip(places, sizes, strict=True):
+            place.sizes = [size]
+
+
+def _grade_of(sentence: Sentence, tags: list[Tag], mention: Mention | None) -> int | None:
+    graded = [
+        (tag, grade)
+        for tag in tags
+        if Cue.GRADE in tag.roles or Cue.LARGE in tag.roles
+        for grade in [max(_GRADES.get(sentence.word(at).removesuffix("ly"), 0) for at in range(tag.first, tag.last))]
+        if grade
+    ]
+    if not graded:
+        return None
+    if mention is None:
+        return graded[0][1]
+    return min(graded, key=lambda pair: max(mention.first - pair[0].last, pair[0].first - mention.last))[1]
+
+
+def stated_in(sentence: Sentence, first: int, last: int, mention: Mention | None) -> Stated:
+    """Attributes in tokens [first, last), which belong to one finding (None for a sentence that refers back)."""
+    tags = _sides(sentence, _own(sentence, first, last, mention))
+    sizes: dict[int, tuple[float, ...]] = {}
+    previous: float | None = None
+    earlier = False
+    for tag in tags:
+        if Cue.BEFORE in tag.roles and Cue.FINDING not in tag.roles:
+            earlier = _speaks_of_size(sentence, tag)
+        elif Cue.NOW in tag.roles:
+            earlier = False
+        if Cue.SIZE in tag.roles and _is_size(sentence, tag, mention):
+            token = sentence.tokens[tag.first]
+            if earlier and token.is_range:
+                previous, sizes[tag.first] = token.sizes_mm[0], token.sizes_mm[1:]
+            elif earlier:
+                previous = max(token.sizes_mm)
+            else:
+                sizes[tag.first] = token.sizes_mm
+            earlier = False
+    kept = [tag for tag in tags if Cue.FINDING not in tag.roles or Cue.SIZE in tag.roles]
+    places = _groups(sentence, kept, sizes)
+    _pair_sizes(places)
+    changes = [
+        _CHANGES[sentence.word(at)]
+        for tag in tags
+        if Cue.CHANGE in tag.roles
+        for at in range(tag.first, tag.last)
+        if sentence.word(at) in _CHANGES
+    ]
+    return Stated(places, previous, _grade_of(sentence, tags, mention), changes[0] if changes else None)

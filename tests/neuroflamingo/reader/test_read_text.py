@@ -1,0 +1,298 @@
+"""The reader on other people's words: findings, negation, doubt, places, sizes, sections, and what it does not know."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from neuroflamingo.findings.vocabulary import Certainty, Finding, FindingClass, Region, Side
+from neuroflamingo.findings.wording import render_report
+from neuroflamingo.reader.brain_findings import BRAIN_FINDINGS, OTHER
+from neuroflamingo.reader.brain_report import BrainReport, ReadFinding
+from neuroflamingo.reader.phrase_table import finding_of
+from neuroflamingo.reader.read_text import read_text
+from neuroflamingo_preprocessing.errors import ScanError
+from tests.neuroflamingo.findings.finding_strategies import finding_lists
+from tests.neuroflamingo.findings.paraphrases import FIRST, HELD_OUT, SECOND
+
+ROWS = [json.loads(line) for line in (Path(__file__).parent / "paraphrases.jsonl").read_text().splitlines()]
+MAYBE, SURE = Certainty.POSSIBLE, Certainty.DEFINITE
+
+
+def half(text: str) -> str:
+    """The half of the paraphrases that a text is in: by its hash, before any rule was written."""
+    return "held" if hashlib.sha256(text.encode()).digest()[0] % 2 else "development"
+
+
+def stated(finding: ReadFinding) -> tuple[object, ...]:
+    size = finding.size_mm
+    return finding.name, finding.side, tuple(sorted(map(str, finding.regions))), size, str(finding.certainty)
+
+
+def expected(row: dict) -> tuple[object, ...]:
+    return row["name"], row["side"], tuple(sorted(row["regions"])), row["size_mm"], row["certainty"]
+
+
+def scored(name: str) -> tuple[float, float]:
+    """Share of findings right in every attribute, invented ones counted as wrong; share on the wrong side."""
+    right = wanted = invented = wrong_side = 0
+    for row in (row for row in ROWS if half(row["text"]) == name):
+        want, got = Counter(map(expected, row["findings"])), Counter(map(stated, read_text(row["text"]).findings))
+        right += (want & got).total()
+        wanted += want.total()
+        invented += max(0, got.total() - want.total())
+        left = {(words[0], words[1]) for words in got - want}
+        wrong_side += sum((words[0], {"left": "right", "right": "left"}.get(words[1])) in left for words in want - got)
+        if want != got:
+            print(
+                f"\n{row['text']}\n  expected {sorted(want - got, key=str)}\n  read     {sorted(got - want, key=str)}"
+            )
+    return right / (wanted + invented), wrong_side / wanted
+
+
+def test_paraphrases_of_the_development_half() -> None:
+    right, wrong_side = scored("development")
+    assert right >= 0.95
+    assert wrong_side <= 0.01
+
+
+def test_what_paraphrases_deny() -> None:
+    rows = [row for row in ROWS if half(row["text"]) == "development" and row["absent"]]
+    assert len(rows) > 5
+    for row in rows:
+        assert set(row["absent"]) <= read_text(row["text"]).absent, row["text"]
+
+
+def in_class(finding: Finding) -> tuple[object, ...]:
+    return finding.kind, finding.side, finding.region, finding.size_mm, finding.grade, finding.certainty
+
+
+def test_earlier_paraphrases_in_the_six_classes() -> None:
+    cases = FIRST + SECOND + HELD_OUT
+    right = [Counter(map(in_class, read_text(text).classes)) == Counter(map(in_class, want)) for text, want in cases]
+    assert sum(right) >= 0.95 * len(cases)
+
+
+@settings(max_examples=150, deadline=None)
+@given(findings=finding_lists(), seed=st.integers(0, 10_000))
+def test_rendered_reports_come_back(findings: list[Finding], seed: int) -> None:
+    report = read_text(render_report(findings, seed).text)
+    assert Counter(map(in_class, report.classes)) == Counter(map(in_class, findings))
+    assert report.contradictions == ()
+
+
+def one(text: str) -> ReadFinding:
+    findings = read_text(text).findings
+    assert len(findings) == 1, [str(finding) for finding in findings]
+    return findings[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "certainty"),
+    [
+        ("Cannot exclude a small mass in the left temporal pole, 9 mm.", "mass", MAYBE),
+        ("A small meningioma cannot be excluded.", "meningioma", MAYBE),
+        ("Findings may represent a metastasis.", "metastasis", MAYBE),
+        ("Probable old infarct.", "chronic infarct", MAYBE),
+        ("Abscess is favored over metastasis.", None, MAYBE),
+        ("Findings are consistent with an abscess.", "abscess", SURE),
+        ("Focal cortical dysplasia is suspected.", "cortical dysplasia", MAYBE),
+        ("The lateral ventricles are possibly enlarged.", "ventricular enlargement", MAYBE),
+    ],
+)
+def test_doubt(text: str, name: str | None, certainty: Certainty) -> None:
+    findings = read_text(text).findings
+    assert findings
+    assert findings[-1].certainty is certainty
+    assert name in (None, findings[-1].name)
+
+
+@pytest.mark.parametrize(
+    ("text", "absent"),
+    [
+        ("Neither ventricle is enlarged.", {"ventricular enlargement"}),
+        ("Is there a mass? No.", {"mass"}),
+        ("No hydrocephalus, and no mass.", {"hydrocephalus", "mass"}),
+        ("Mass, infarct and hemorrhage are not seen.", {"mass", "infarct", "hematoma"}),
+        ("The hematoma has resolved.", {"hematoma"}),
+        ("Hemorrhage: none. Mass: absent.", {"hematoma", "mass"}),
+        ("There are neither infarcts nor microbleeds.", {"infarct", "microhemorrhage"}),
+    ],
+)
+def test_negation(text: str, absent: set[str]) -> None:
+    report = read_text(text)
+    assert report.findings == ()
+    assert absent <= report.absent
+    assert report.coverage == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("No mass other than the known left cerebellar hemangioblastoma.", ["hemangioblastoma"]),
+        ("No infarct but a mass.", ["mass"]),
+        ("Lesion without enhancement.", ["lesion"]),
+        ("No hydrocephalus, mild left frontal edema.", ["edema"]),
+        ("Although no mass is seen, there is edema.", ["edema"]),
+        ("No enhancement to suggest tumor.", []),
+        ("Status post resection of a right frontal glioma.", []),
+        ("History of stroke. No mass.", []),
+        ("TECHNIQUE: T1 of a 45 mm mass. INDICATION: rule out abscess. FINDINGS: Pineal cyst.", ["pineal cyst"]),
+        ("## Clinical history\nKnown glioma.\n\n## Findings\nAneurysm.", ["aneurysm"]),
+    ],
+)
+def test_what_a_negation_or_a_history_reaches(text: str, names: list[str]) -> None:
+    assert [finding.name for finding in read_text(text).findings] == names
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "regions", "size"),
+    [
+        ("The mass is not on the left but in the right frontal lobe.", Side.RIGHT, [Region.FRONTAL], None),
+        ("L frontal mass, 2.4 x 1.9 x 2.1 cm.", Side.LEFT, [Region.FRONTAL], 24),
+        ("Mass in the left frontal lobe with midline shift to the right of 5 mm.", Side.LEFT, [Region.FRONTAL], None),
+        ("Right parietal mass compressing the left lateral ventricle.", Side.RIGHT, [Region.PARIETAL], None),
+        ("Left temporal metastasis, now 13 mm, previously 21 mm.", Side.LEFT, [Region.TEMPORAL], 13),
+        ("Left temporal metastasis, increased from 8 to 13 mm.", Side.LEFT, [Region.TEMPORAL], 13),
+        ("Bilateral thalamic infarcts.", Side.BILATERAL, [Region.THALAMUS], None),
+        ("RMCA infarct.", Side.RIGHT, ["MCA territory"], None),
+        ("A mass is seen. It lies in the left insula and measures 3 cm.", Side.LEFT, [Region.INSULA], 30),
+        ("Axial 5 mm slices show a mass in the right cerebellum.", Side.RIGHT, [Region.CEREBELLUM], None),
+    ],
+)
+def test_places_and_sizes(text: str, side: Side, regions: list[str], size: float | None) -> None:
+    finding = read_text(text).findings[0]
+    assert (finding.side, list(finding.regions), finding.size_mm) == (side, regions, size)
+
+
+def test_two_sizes_for_two_sides() -> None:
+    report = read_text("Subdural hematomas measuring 4 mm on the left and 7 mm on the right.")
+    assert [(f.side, f.size_mm) for f in report.findings] == [(Side.LEFT, 4), (Side.RIGHT, 7)]
+
+
+def test_an_earlier_size_and_a_change() -> None:
+    finding = one("The right parietal mass has increased, currently 38 mm compared with 29 mm.")
+    assert (finding.size_mm, finding.previous_mm, finding.change) == (38, 29, "larger")
+
+
+def test_a_name_of_a_mass_keeps_the_mass() -> None:
+    finding = one("Dural-based mass over the left convexity, 18 mm, likely a meningioma.")
+    assert (finding.name, finding.certainty, finding.seen_as, finding.size_mm) == ("meningioma", MAYBE, "mass", 18)
+    found = finding.as_finding()
+    assert found is not None
+    assert (found.kind, found.certainty) == (FindingClass.MASS, SURE)
+
+
+def test_a_lesion_with_edema_is_a_mass() -> None:
+    assert one("Lesion of the left frontal lobe.").name == "lesion"
+    assert {f.name for f in read_text("Lesion of the left frontal lobe with edema.").findings} == {"mass", "edema"}
+
+
+def test_impression_repeats_and_disagrees() -> None:
+    twice = read_text("FINDINGS: 14 mm left parietal mass.\nIMPRESSION: Left parietal mass.")
+    assert [f.size_mm for f in twice.findings] == [14]
+    other = read_text("FINDINGS: Left parietal mass.\nIMPRESSION: Right parietal mass.")
+    assert other.contradictions == ("mass: left in FINDINGS, right in IMPRESSION",)
+    denied = read_text("No aneurysm. There is an aneurysm.")
+    assert denied.contradictions == ("aneurysm both stated and denied",)
+
+
+def test_unknown_findings_keep_their_words() -> None:
+    finding = one("Right frontal chordoma, 12 mm.")
+    assert (finding.name, finding.words, finding.side, finding.size_mm) == (OTHER, "chordoma", Side.RIGHT, 12)
+    assert finding.as_finding() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("Lorem ipsum dolor sit amet.", 0.0),
+        ("No mass. Lorem ipsum dolor.", 0.5),
+        ("There is no fnord. No mass.", 0.5),
+        ("The glymphatic xyzzy is enlarged.", 0.0),
+    ],
+)
+def test_what_is_not_read_lowers_the_coverage(text: str, most: float) -> None:
+    report = read_text(text)
+    assert report.coverage <= most
+    assert any(sentence.unread for sentence in report.sentences)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Im linken Frontallappen zeigt sich eine Raumforderung. Kein Hinweis auf eine Blutung.",
+        "Il existe une lésion dans le lobe frontal gauche avec un oedème. Pas de saignement.",
+        "Se observa una masa en el lóbulo frontal izquierdo con edema. Sin hemorragia.",
+        "В левой лобной доле определяется образование.",
+        "左额叶见占位性病变。",
+    ],
+)
+def test_other_languages_are_refused(text: str) -> None:
+    with pytest.raises(ScanError, match="English") as refused:
+        read_text(text, "a.txt")
+    assert refused.value.exit_code == 65
+
+
+def test_codes_are_in_the_free_set() -> None:
+    sct = pytest.importorskip("pydicom.sr._concepts_dict", reason="pydicom is an extra").concepts["SCT"]
+    free = {code for meanings in sct.values() for code in meanings}
+    codes = {row.code for row in BRAIN_FINDINGS if row.code}
+    assert len(codes) > 10
+    assert codes <= free
+
+
+def test_labels_of_other_vocabularies() -> None:
+    labels = {
+        "Cerebral infarction": "infarct",
+        "Lacunar infarct": "lacunar infarct",
+        "Cerebral atrophy": "atrophy",
+        "Ventriculomegaly": "ventricular enlargement",
+        "Gliosis": "gliosis",
+        "Glioma": "glioma",
+    }
+    assert {label: finding_of(label) for label in labels} == labels
+    assert finding_of("Gallstones") is None
+
+
+def test_every_row_is_found_by_its_own_name() -> None:
+    assert len({row.name for row in BRAIN_FINDINGS}) == len(BRAIN_FINDINGS)
+    for row in BRAIN_FINDINGS:
+        assert finding_of(row.words.split(";")[0].replace("(", "").split("|")[0]) is not None or "|" in row.words, (
+            row.name
+        )
+
+
+def cut_or_broken(text: str, seed: int) -> str:
+    rng = random.Random(seed)
+    words = text.split()
+    rng.shuffle(words)
+    return " ".join(words)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=300))
+@example("(((")
+@example("?")
+@example("1 x 2 x mm cm <<>> L R")
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        report = read_text(text)
+    except ScanError:
+        return
+    assert isinstance(report, BrainReport)
+    assert 0 <= report.coverage <= 1
+    for finding in report.findings:
+        assert text[finding.start : finding.end] == finding.words
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_shuffled_words_raise_nothing(seed: int) -> None:
+    read_text(cut_or_broken(" ".join(row["text"] for row in ROWS[seed : seed + 6]), seed))
