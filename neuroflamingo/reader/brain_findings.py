@@ -51,7 +51,8 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
             "cerebrovascular accident; "
          "cva; thromboembolic event; infarcted"),
         ("acute infarct", None, None, f"(acute|early|hyperacute|recent) {_INFARCT}; (acute|recent|early) (ischemic|) "
-         "(stroke|ischemia); acute ischemic (change|lesion); acute ischemia"),
+         "(stroke|ischemia); acute ischemic (change|lesion); acute ischemia; loss of (gray white|gray white matter) "
+         "differentiation; (hyperdense artery|hyperdense mca|dense mca) sign"),
         ("subacute infarct", None, None, f"(subacute|late subacute|early subacute) {_INFARCT}; subacute (ischemic|) "
          "stroke"),
         ("chronic infarct", C.INFARCT, None, f"{_OLD} {_INFARCT}; {_OLD} (ischemic|) stroke; infarct {_OLD}; "
@@ -69,7 +70,8 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
          "; (vasculopathic|) small vessel (ischemic|) disease; periventricular (cap|halo|rim)"),
         ("hematoma", C.HEMATOMA, "35566002", "(acute|subacute|chronic|) (intracerebral|intraparenchymal|parenchymal|"
          "intracranial|intra axial|lobar|cerebral|cerebellar|) (hematoma|hemorrhage|bleed|bleeding); hemorrhagic "
-         "(focus|lesion|component|collection|product|area|change); blood (product|clot|degradation product|); "
+         "(focus|lesion|component|collection|product|area|change|transformation|conversion); blood "
+         "(product|clot|degradation product|); "
          "ich; clot; bled"),
         ("microhemorrhage", None, None, "microhemorrhage; microbleed; cerebral microbleed; cmb; micro "
             "(hemorrhage|bleed)"
@@ -79,7 +81,7 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
         ("subdural hematoma", None, None, "(acute|subacute|chronic|acute on chronic|) subdural (hematoma|hemorrhage|"
          "bleed|blood); sdh"),
         ("subdural collection", None, None, "subdural (fluid|) (collection|effusion|hygroma); hygroma; extra axial "
-         "(fluid|) collection; extraaxial (fluid|) collection; (abnormal|) fluid collection"),
+         "(fluid|) collection; extraaxial (fluid|) collection; (abnormal|) fluid collection; (abnormal|) collection"),
         ("epidural hematoma", None, None, "(epidural|extradural) (hematoma|hemorrhage|collection); edh"),
         ("intraventricular hemorrhage", None, None, "intraventricular (hemorrhage|blood|bleed|extension|hematoma); "
          "ivh"),
@@ -190,8 +192,8 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
         ("iron deposition", None, None, "iron (deposition|accumulation)"),
         # spaces of fluid, and volume
         ("ventricular enlargement", C.VENTRICULAR_ENLARGEMENT, None, f"ventriculomegaly; (ventricular|ex vacuo "
-         f"ventricular|ventricle) {_VENTRICLE}; (ex vacuo|) {_VENTRICLE} of the (lateral|third|fourth|) ventricle; "
-         f"{_VENTRICLE} of (the|) (both|left|right) (lateral|) ventricle; ex vacuo dilatation; trapped ventricle"),
+         f"ventricular|ventricle) {_VENTRICLE}; ex vacuo (dilatation|dilation|prominence|enlargement); trapped "
+         "ventricle"),
         ("hydrocephalus", C.VENTRICULAR_ENLARGEMENT, None, "(obstructive|communicating|noncommunicating|normal "
          "pressure|active|acute|) hydrocephalus; nph"),
         ("atrophy", C.ATROPHY, "13331008", "(cerebral|cortical|brain|lobar|hippocampal|cerebellar|parenchymal|global|"
@@ -250,7 +252,8 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
          "tissue swelling"),
         ("sinus disease", None, None, "(paranasal|) sinus disease; sinusitis; mucosal (thickening|disease); "
             "(mucous|) "
-         "retention cyst; sinus opacification; air fluid level; mucocele"),
+         "retention cyst; sinus opacification; opacification of (the|) (left|right|bilateral|) "
+         "(maxillary|frontal|ethmoid|sphenoid|paranasal) (sinus|air cell); air fluid level; mucocele"),
         ("mastoid effusion", None, None, "mastoid (effusion|fluid|opacification); mastoiditis; fluid in the "
             "(left|right|)"
          " mastoid"),
@@ -259,6 +262,7 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
         ("orbital finding", None, None, "proptosis; optic neuritis; papilledema; orbital mass"),
         ("cranial nerve finding", None, None, "(abnormal|) cranial nerve enhancement; neuritis; neurovascular "
             "conflict"),
+        ("syrinx", None, None, "syrinx; syringomyelia; hydromyelia"),
         ("pneumocephalus", None, None, "pneumocephalus; intracranial air"),
     )
 )  # fmt: skip

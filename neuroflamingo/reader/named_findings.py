@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from neuroflamingo.findings.vocabulary import Certainty, Region, Side
-from neuroflamingo.reader.brain_findings import CHANGED, DIFFUSE, OTHER
+from neuroflamingo.reader.brain_findings import CHANGED, DIFFUSE, OTHER, SIGNS
 from neuroflamingo.reader.brain_report import ReadFinding
 from neuroflamingo.reader.cues import Cue
 from neuroflamingo.reader.places import MIDLINE_PLACES, PLACED_IN, TERRITORIES
@@ -25,6 +25,8 @@ _AGES: dict[str, str] = dict.fromkeys(("old", "chronic", "remote", "prior", "est
 _AGES |= {"acute": "acute infarct", "early": "acute infarct", "subacute": "subacute infarct"}
 _MANY = ("focus", "multiple", "numerous", "several", "scattered", "few", "innumerable", "many", "area", "bilateral")
 _CUT = {",", ";", ":", "and", "with", "plus", "while", "or", "versus", "vs", "but", "there", "whereas", "also", "("}
+_CUT |= {"from", "by", "due", "secondary", "because", "causing"}
+_PARTS = ("enhancement", "edema", "necrosis", "calcification", "hematoma", "restricted diffusion")
 _OF = ("in", "of", "within", "at", "along", "involving", "on", "over", "centered", "throughout")
 _CONTRAST = (";", "but", "however", "although", "though", "whereas", "while")
 
@@ -42,18 +44,19 @@ def composites(sentence: Sentence) -> list[Mention]:
         follows = at + 1 < len(tags) and Cue.FINDING in tags[at + 1].roles and tags[at + 1].first == change.last
         if size is None or Cue.FINDING in change.roles or follows:
             continue
-        for side in (tags[:at][::-1], tags[at + 1 :]):
+        grown = any(sentence.word(at) == "increased" for at in range(change.first, change.last))
+        for side in (tags[:at][::-1], () if grown else tags[at + 1 :]):
             made: list[Mention] = []
             for tag in side:
                 if Cue.FINDING in tag.roles or Cue.STOP in tag.roles or Cue.NORMAL in tag.roles:
                     break
-                if Cue.LARGE in tag.roles:
+                if Cue.LARGE in tag.roles or (Cue.VERB in tag.roles and tag.first > change.first):
                     break
                 name = CHANGED.get((str(tag.roles.get(Cue.STRUCTURE)), size))
                 if name:
                     place = tag.roles.get(Cue.PLACE)
                     first, last = min(tag.first, change.first), max(tag.last, change.last)
-                    made.append(Mention(name, (str(place),) if place else (), first, last, implied=True))
+                    made.append(Mention(name, (str(place),) if place else (), None, first, last, implied=True))
             if made:
                 sentence.used.add(change.first)
                 found += made[::-1] if side and side[0].first < change.first else made
@@ -81,7 +84,8 @@ def segments(sentence: Sentence, mentions: list[Mention]) -> list[tuple[int, int
             for a in at
             if not (sentence.word(a) in ("and", ",", "or") and a - 1 in _ends(sentence, places) and a + 1 in places)
         ]
-        behind = right.first if sentence.word(left.last) in _OF else left.last
+        of = sentence.word(left.last) in _OF and not (left.name in _PARTS and right.name not in SIGNS)
+        behind = right.first if of else left.last
         cuts.append(max([*joins, *links], default=max(at, default=behind)))
     found = list(pairwise([*cuts, len(sentence.tokens)]))
     return [
@@ -157,7 +161,7 @@ def findings_of(sentence: Sentence, mention: Mention, stated: Stated) -> list[Re
     for place in stated.places:
         size = max(place.sizes, key=max, default=())
         regions = _regions(name, mention.places, place.regions)
-        side = place.side
+        side = place.side or (Side(mention.side) if mention.side else None)
         if side is None and set(regions) & MIDLINE_PLACES:
             side = Side.MIDLINE
         if name == "midline shift":
@@ -184,7 +188,7 @@ def others(sentence: Sentence, taken: list[Mention]) -> list[Mention]:
     inside = {at for mention in taken for at in range(mention.first, mention.last)}
     tagged = {at for tag in sentence.tags for at in range(tag.first, tag.last)}
     found = [
-        Mention(OTHER, (), at, at + 1)
+        Mention(OTHER, (), None, at, at + 1)
         for at, token in enumerate(sentence.tokens)
         if at not in inside and at not in tagged and _UNKNOWN.match(token.word)
     ]
@@ -192,7 +196,7 @@ def others(sentence: Sentence, taken: list[Mention]) -> list[Mention]:
     if taken or found or normal:
         return [] if normal else found
     abnormal = [tag for tag in sentence.tags if Cue.ABNORMAL in tag.roles]
-    return [Mention(OTHER, (), tag.first, tag.last) for tag in abnormal[:1]]
+    return [Mention(OTHER, (), None, tag.first, tag.last) for tag in abnormal[:1]]
 
 
 def is_yardstick(sentence: Sentence, mention: Mention) -> bool:

@@ -21,10 +21,11 @@ class Tag(NamedTuple):
 
 
 class Named(NamedTuple):
-    """Value of a FINDING cue: the row's name, and the places that the phrase itself names ("hippocampal atrophy")."""
+    """Value of a FINDING cue: the row's name, and the places and side that the phrase names ("hippocampal atrophy")."""
 
     name: str
     places: tuple[str, ...]
+    side: str | None = None
 
 
 _Node = dict  # word -> node; END -> roles
@@ -67,7 +68,8 @@ def _tree() -> _Node:
                 for end, roles in map(lambda at: _longest(places, list(phrase), at), range(len(phrase)))
                 if roles
             ]
-            _add(tree, [phrase], Cue.FINDING, Named(row.name, tuple(dict.fromkeys(map(str, inner)))))
+            side = next((word for word in phrase if word in ("left", "right", "bilateral")), None)
+            _add(tree, [phrase], Cue.FINDING, Named(row.name, tuple(dict.fromkeys(map(str, inner))), side))
     for place, words in PLACES.items():
         _add(tree, expand(words), Cue.PLACE, place)
     for word, region in COMBINED.items():

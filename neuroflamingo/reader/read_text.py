@@ -45,7 +45,7 @@ class _Reading:
         self.past += [replace(p, start=p.start + stretch.start, end=p.end + stretch.start) for p in content.past]
         self.absent |= absent
         if content.loose is not None:
-            self._complete(content.loose)
+            self._complete(content.loose, another=content.another)
         text = self.text[stretch.start : stretch.end]
         self.sentences.append(
             ReadSentence(stretch.start, stretch.end, text, stretch.section, content.share, content.unread)
@@ -80,8 +80,8 @@ class _Reading:
 
         return sorted(found, key=key, reverse=True)
 
-    def _complete(self, loose: Stated) -> None:
-        """Complete the last finding that can have a place and a size."""
+    def _complete(self, loose: Stated, *, another: bool) -> None:
+        """Complete the last finding that can have a place and a size, or add one more of its name."""
         spot = next((at for at in range(len(self.findings) - 1, -1, -1) if self.findings[at].name not in SIGNS), None)
         if spot is None:
             return
@@ -98,7 +98,10 @@ class _Reading:
             grade=None,
             change=loose.change,
         )
-        self.findings[spot] = fill(last, other) or last
+        if another:
+            self.findings.append(other)
+        else:
+            self.findings[spot] = fill(last, other) or last
 
     def report(self) -> BrainReport:
         """The report as a whole: lesions with signs of a mass are masses, and what contradicts itself is listed."""

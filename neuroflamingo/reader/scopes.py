@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from neuroflamingo.reader.cues import Cue
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 _OPENING = (Cue.IS, Cue.MAYBE, Cue.GRADE, Cue.SIZE, Cue.CHANGE, Cue.SIDE)
 _ARTICLES = ("a", "an", "the", "with")
-_LINKS = ("or", "versus", "vs", "nor", "and")
+_PARTICIPLES = ("seen", "noted", "identified", "located", "centered", "involving", "occupying", "measuring", "measured")
+_LISTED = (",", "and", "or", "(", ")")
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Mention:
 
     name: str
     places: tuple[str, ...]
+    side: str | None
     first: int
     last: int
     denied: bool = False
@@ -57,7 +59,7 @@ class Sentence:
 def mentions_of(sentence: Sentence) -> list[Mention]:
     """Findings that phrases of the table name, in order."""
     return [
-        Mention(named.name, named.places, tag.first, tag.last)
+        Mention(named.name, named.places, named.side, tag.first, tag.last)
         for tag in sentence.tags
         if isinstance(named := tag.roles.get(Cue.FINDING), Named)
     ]
@@ -93,7 +95,7 @@ def _leftwards(sentence: Sentence, mention: Mention, cue: Cue, walls: tuple[Cue,
             continue
         if cue in tag.roles and Cue.FINDING not in tag.roles:
             return tag
-        if any(wall in tag.roles for wall in walls):
+        if any(wall in tag.roles for wall in walls) and sentence.word(tag.first) not in _PARTICIPLES:
             return None
         at = tag.first - 1
     return None
@@ -161,7 +163,8 @@ def _doubt_before(sentence: Sentence, mention: Mention) -> Tag | None:
 def _doubt_behind(sentence: Sentence, mention: Mention) -> bool:
     """A doubt behind a mention, or an alternative to it that follows."""
     walls = (Cue.STOP, Cue.NO, Cue.FINDING)
-    if (tag := _rightwards(sentence, mention, Cue.MAYBE_BEFORE, walls)) is not None:
+    listed = _end_of_list(sentence, mention)
+    if (tag := _rightwards(sentence, listed, Cue.MAYBE_BEFORE, walls)) is not None:
         sentence.used.add(tag.first)
         return True
     for at in range(mention.last, len(sentence.tokens)):
@@ -172,6 +175,16 @@ def _doubt_behind(sentence: Sentence, mention: Mention) -> bool:
         if sentence.word(at) in (",", "and", "with", ";"):
             return False
     return False
+
+
+def _end_of_list(sentence: Sentence, mention: Mention) -> Mention:
+    """The last finding of a bare list that a mention stands in ("lymphoma and metastasis")."""
+    last = mention
+    for tag in (tag for tag in sentence.tags if tag.first >= mention.last and Cue.FINDING in tag.roles):
+        if any(sentence.word(at) not in _LISTED for at in range(last.last, tag.first)):
+            break
+        last = replace(last, first=tag.first, last=tag.last)
+    return last
 
 
 def judge(sentence: Sentence, mention: Mention) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from neuroflamingo.reader.brain_findings import STRUCTURES
+from neuroflamingo.reader.brain_findings import OTHER, STRUCTURES
 from neuroflamingo.reader.brain_report import ReadFinding
 from neuroflamingo.reader.cues import Cue
 from neuroflamingo.reader.joined_findings import merge
@@ -14,6 +14,7 @@ from neuroflamingo.reader.scopes import Mention, Sentence, judge, mentions_of
 from neuroflamingo.reader.stated_places import Stated, stated_in
 from neuroflamingo.reader.word_forms import tokens_of
 
+_ANOTHER = {"another", "second", "third", "other"}
 _BACK = ("the", "this", "that", "said", "these", "known", "its")
 
 
@@ -24,6 +25,7 @@ class Content:
     Attributes:
         stated: findings, each with whether it may complete an earlier one ("the mass measures ...").
         loose: attributes of a sentence that names no finding and refers back.
+        another: these are of one more finding of the last name ("a second measures ...").
         share: read part, None if the sentence states nothing about the brain.
     """
 
@@ -31,6 +33,7 @@ class Content:
     absent: set[str] = field(default_factory=set[str])
     past: list[ReadFinding] = field(default_factory=list[ReadFinding])
     loose: Stated | None = None
+    another: bool = False
     share: float | None = 0.0
     unread: tuple[str, ...] = ()
 
@@ -73,19 +76,20 @@ def _coverage(sentence: Sentence, content: Content, mentions: list[Mention], *, 
     telling = [
         tag
         for tag in sentence.tags
-        if any(cue in tag.roles for cue in (Cue.NO, Cue.NOT_SEEN))
+        if (any(cue in tag.roles for cue in (Cue.NO, Cue.NOT_SEEN)) and Cue.NORMAL not in tag.roles)
         or (Cue.LARGE in tag.roles and not mentions and not normal)
         or (Cue.ABNORMAL in tag.roles and not mentions and not normal)
     ]
     used = [tag for tag in telling if tag.first in sentence.used]
     unused = [tag for tag in telling if tag.first not in sentence.used]
-    attributes = {Cue.SIGNAL, Cue.SIZE, Cue.CHANGE, Cue.SAME, Cue.GRADE, Cue.PLACE, Cue.SIDE, Cue.ASIDE}
+    attributes = {Cue.SIGNAL, Cue.SIZE, Cue.CHANGE, Cue.GRADE}
     count = len(mentions) + len(used) + normal
     described = sum(not attributes.isdisjoint(tag.roles) for tag in sentence.tags)
-    advice = any(Cue.ADVICE in tag.roles for tag in sentence.tags)
-    if not count and advice and not unused:
+    signals = any(Cue.SIGNAL in tag.roles for tag in sentence.tags)
+    aside = any(Cue.ADVICE in tag.roles or Cue.PAST in tag.roles for tag in sentence.tags)
+    if not count and aside and not unused:
         content.share = None
-    elif not count and not unused and (content.loose is not None or described >= 2):
+    elif not count and not unused and (content.loose is not None or (signals and described >= 2)):
         content.share = 1.0
     elif not count and not unused:
         content.share = 0.0
@@ -122,13 +126,14 @@ def content_of(sentence: Sentence) -> Content:
         if mention.past:
             content.past += findings
         elif mention.denied:
-            content.absent |= {finding.name for finding in findings}
+            content.absent |= {finding.name for finding in findings} - {OTHER}
         elif not sentence.question:
             back = mention.back and not mention.implied
             content.stated += [(finding, back) for finding in findings]
     normal = _normal(sentence, content)
     if not mentions and not normal and content.loose is None and _refers_back(sentence):
         content.loose = stated_in(sentence, 0, len(sentence.tokens), None)
+        content.another = not _ANOTHER.isdisjoint(sentence.word(at) for at in range(2))
     _coverage(sentence, content, mentions, normal=normal)
     return content
 
@@ -136,7 +141,7 @@ def content_of(sentence: Sentence) -> Content:
 def _subject(sentence: Sentence, mentions: list[Mention]) -> Mention | None:
     """The "it" that opens a sentence whose findings come later: its words complete an earlier finding."""
     if mentions and mentions[0].first > 1 and sentence.word(0) in ("it", "this", "measuring", "which"):
-        return Mention("", (), 0, 1)
+        return Mention("", (), None, 0, 1)
     return None
 
 

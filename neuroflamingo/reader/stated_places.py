@@ -40,8 +40,8 @@ _CHANGES |= {"change": "unchanged", "similar": "unchanged", "progression": "larg
 _NOT_A_LESION = (
     "section",
     "slice",
-    "thick",
-    "thickness",
+    "cut",
+    "image",
     "distal",
     "proximal",
     "from",
@@ -80,7 +80,7 @@ def _own(sentence: Sentence, first: int, last: int, mention: Mention | None) -> 
             continue
         if Cue.ASIDE in tag.roles and Cue.FINDING not in tag.roles:
             skip = next((at for at in range(tag.last, last) if sentence.word(at) in (",", ";", "and")), last)
-            ends = [t.first for t in sentence.between(tag.last, last) if Cue.SIZE in t.roles or Cue.VERB in t.roles]
+            ends = [t.first for t in sentence.between(tag.last, last) if _ends_an_aside(sentence, t)]
             skip = min([skip, *ends])
             continue
         if Cue.NO in tag.roles and only_a_place(sentence, tag):
@@ -88,6 +88,11 @@ def _own(sentence: Sentence, first: int, last: int, mention: Mention | None) -> 
             continue
         kept.append(tag)
     return kept
+
+
+def _ends_an_aside(sentence: Sentence, tag: Tag) -> bool:
+    """Whether a tag goes on about the finding itself, after words about its neighbours."""
+    return Cue.SIZE in tag.roles or (Cue.VERB in tag.roles and sentence.word(tag.first - 1) != "to")
 
 
 def _moves(sentence: Sentence, tag: Tag) -> bool:
@@ -120,10 +125,9 @@ def _speaks_of_size(sentence: Sentence, before: Tag) -> bool:
 
 
 def _is_size(sentence: Sentence, tag: Tag, mention: Mention | None) -> bool:
-    following = sentence.word(tag.last)
-    if following == "in":
-        following = sentence.word(tag.last + 1)
-    return following not in _NOT_A_LESION or following in ("thickness",)
+    """Whether a length is that of a finding, not of slices or of a distance."""
+    at = tag.last + (sentence.word(tag.last) in ("in", "thick"))
+    return sentence.word(at) not in _NOT_A_LESION
 
 
 def _groups(sentence: Sentence, tags: list[Tag], sizes: dict[int, tuple[float, ...]]) -> list[Place]:
@@ -136,7 +140,8 @@ def _groups(sentence: Sentence, tags: list[Tag], sizes: dict[int, tuple[float, .
             now.sizes.append(sizes[tag.first])
         elif isinstance(side, Side) and not _moves(sentence, tag):
             beside = at + 1 < len(tags) and Cue.PLACE in tags[at + 1].roles and tags[at + 1].first == tag.last
-            if now.side is None and not (now.regions and beside):
+            again = beside and str(tags[at + 1].roles[Cue.PLACE]) in now.regions
+            if now.side is None and not (now.regions and beside and not again):
                 now.side = side
             elif now.side is None or now.side is not side:
                 if now.side is Side.MIDLINE and not now.regions:

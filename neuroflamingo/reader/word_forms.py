@@ -15,7 +15,8 @@ _UNIT = r"(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)(?![a-zA-Z0-9²³^])"
 _AXIS = r"(?: ?\(?(?:AP|TR|TV|CC|ML|SI|RL|LR|W|L|H|transverse|craniocaudal)\)?)?"
 _SIZE = rf"{_NUMBER}[ -]?(?:{_UNIT})?{_AXIS}(?: ?(?:x|×|X|\*|by|to|-|–) ?{_NUMBER}[ -]?(?:{_UNIT})?{_AXIS}){{0,3}}"
 _TOKEN = re.compile(
-    rf"(?P<size>(?<![\w.]){_SIZE})|(?P<word>[^\W\d_]+\d{{0,2}}(?![\w]))|(?P<piece>[^\W\d_]+)|(?P<number>\d+(?:[.,]\d+)*)|(?P<mark>[?;:,.()>])"
+    rf"(?P<size>(?<![\w.]){_SIZE})|(?P<word>[^\W\d_]+\d{{0,2}}(?![\w]))|(?P<piece>[^\W\d_]+)"
+    r"|(?P<number>\d+(?:[.,]\d+)*)|(?P<mark>[?;:,.()>])"
 )
 _MEASURE = re.compile(rf"({_NUMBER})[ -]?({_UNIT})?", re.IGNORECASE)
 _ALTERNATIVES = re.compile(r"\(([^()]*)\)")
