@@ -34,7 +34,7 @@ from neuroflamingo.cli.options import (
     preparation,
     takes_groups,
 )
-from neuroflamingo.cli.requests import EvaluateRequest, ReportRequest, ScoreRequest, TrainRequest
+from neuroflamingo.cli.requests import AuditRequest, EvaluateRequest, ReportRequest, ScoreRequest, TrainRequest
 from neuroflamingo.cli.store_options import StoreRequest
 
 application = typer.Typer(
@@ -117,6 +117,18 @@ def score(*, request: ScoreRequest) -> None:
     from neuroflamingo.cli.score import score_files
 
     raise typer.Exit(score_files(request))
+
+
+@application.command()
+@takes_groups
+def audit(*, request: AuditRequest) -> None:
+    """Find out whether a model uses the scan: any model, as a command that takes a scan and prints a report.
+
+    Each scan is shown as it is, under another name, empty and mirrored, and reports are held against other persons'.
+    """
+    from neuroflamingo.cli.audit import audit_model
+
+    raise typer.Exit(audit_model(request))
 
 
 @application.command()

@@ -146,6 +146,35 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditRequest:
+    """Options of `audit`."""
+
+    scans: Annotated[
+        str, typer.Option("--scans", metavar="FOLDER|FILE", help="NIfTI or MGH scans, or a table with one scan a row.")
+    ]
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--command", help="A program that prints the report: 'PROGRAM {scan}'; {reference}: see the docs."
+        ),
+    ] = None
+    model: Annotated[str | None, typer.Option("--model", help="Instead: an embedded model, or a model folder.")] = None
+    references: Annotated[
+        str | None,
+        typer.Option("--references", metavar="FILE|FOLDER", help="True reports, joined by id; default: the table's."),
+    ] = None
+    cases: Annotated[int | None, typer.Option("--cases", help="Take the first N scans only.", min=2)] = None
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for each report of a command.", min=1)] = 600.0
+    texts: Annotated[
+        str | None, typer.Option("--texts", metavar="FILE.jsonl", help="Write all reports on scans and controls here.")
+    ] = None
+    device: Device = "auto"
+    json: Json = False
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreRequest:
     """Options of `score`."""
 

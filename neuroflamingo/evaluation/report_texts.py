@@ -227,7 +227,7 @@ class _Names:
         if self.text == "findings" and isinstance(impression, str):
             text = f"FINDINGS: {text or ''}\nIMPRESSION: {impression}"
         person = next((str(row[name]) for name in PERSON_COLUMNS if row.get(name) not in (None, "")), None)
-        return NamedText(_id_of(row.get(str(self.id))), (text or "").strip(), _known(row), person)
+        return NamedText(_id_of(row.get(str(self.id))), (text or "").strip(), known_findings(row), person)
 
 
 def _id_of(value: Any) -> str:
@@ -240,7 +240,12 @@ def _plain_id(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-def _known(row: dict[str, Any]) -> tuple[Finding, ...] | None:
+def known_findings(row: dict[str, Any]) -> tuple[Finding, ...] | None:
+    """The list `findings` of a row; None if it has none.
+
+    Raises:
+        ValueError: something else stands in it.
+    """
     listed = row.get("findings")
     if not isinstance(listed, list):
         return None

@@ -43,10 +43,10 @@ class WordOverlap:
     """
 
     def __init__(self, references: Iterable[str]) -> None:
-        bleu, rouge = need("sacrebleu.metrics", "sacrebleu"), need("rouge_score.tokenizers", "rouge-score")
+        bleu, tokens = need("sacrebleu.metrics", "sacrebleu"), need("rouge_score.tokenizers", "rouge-score")
         self._meteor = need("nltk.translate.meteor_score", "nltk").single_meteor_score
         self._bleu = bleu.BLEU(effective_order=True)
-        self._rouge_tokens = rouge.DefaultTokenizer(use_stemmer=False).tokenize
+        self._rouge_tokens = tokens.DefaultTokenizer(use_stemmer=False).tokenize
         self._vocabulary: dict[str, int] = {}
         self._documents = 0
         grams: list[np.ndarray] = []
@@ -60,10 +60,10 @@ class WordOverlap:
         """Statistics of one pair; they add up over pairs."""
         one = self._bleu.sentence_score(text, [reference])
         words, true = _tokens(text), _tokens(reference)
-        rouge = _rouge_l(self._rouge_tokens(reference), self._rouge_tokens(text))
+        rouge_l = _rouge_l(self._rouge_tokens(reference), self._rouge_tokens(text))
         meteor = [self._meteor(true, words, stemmer=stem, wordnet=_NoSynonyms) for stem in (_Whole, _Stems)]
         cider = self._cider(true, words)
-        return np.array([*one.counts, *one.totals, one.sys_len, one.ref_len, 1.0, rouge, *meteor, cider])
+        return np.array([*one.counts, *one.totals, one.sys_len, one.ref_len, 1.0, rouge_l, *meteor, cider])
 
     def figures(self, sums: Float[np.ndarray, " statistic"]) -> dict[str, float | None]:
         """The figures of summed statistics, from 0 to 1, CIDEr-D from 0 to 10; None for no pair.
