@@ -59,6 +59,7 @@ _SEEN = (
     "|appreciated|shown|depicted|recogni[sz]ed|there)"
 )
 _SHOW = "(?:show|demonstrate|reveal|contain|display|depict|exhibit|have|harbou?r|suggest|indicate)"
+_PLACE = "(?:frontal|parietal|temporal|occipital|insula|basal|thalam|cerebell|hemispher)"
 _NUMBER = r"\d{1,3}(?:[.,]\d{1,3})?"
 _MM, _CM = "(?:mm|millimet(?:er|re)s?)", "(?:cm|centimet(?:er|re)s?)"
 _BETWEEN = r" ?(?:x|×|by|\*|to) ?"
@@ -97,7 +98,18 @@ _PATTERNS: list[tuple[Tag, object, str]] = [
         r"loss of (?:gr[ae]y matter|cortex|substance)|wasting|wasted|shrunk|(?:cortical|cortex) loss",
     ),
     (Tag.CLASS, C.ATROPHY, r"shrink(?:age|ing)|shrunken|involution|(?:cortical|gyral) thinning|thinn(?:ed|ing)"),
-    (Tag.IGNORED, None, r"(?:\d+ mm (?:of )?)?midline shift|shift of (?:the )?midline(?: structures)?"),
+    (
+        Tag.IGNORED,
+        None,
+        rf"(?:{_NUMBER} ?{_MM} (?:of )?)?(?:leftward |rightward |left to right |right to left )?midline shift"
+        rf"(?: (?:(?:to|towards) the (?:left|right)|(?:of|by) {_NUMBER} ?{_MM}|, {_NUMBER} ?{_MM}))*",
+    ),
+    (
+        Tag.IGNORED,
+        None,
+        rf"shift of (?:the )?midline(?: structures)?"
+        rf"(?: (?:(?:to|towards) the (?:left|right)|(?:of|by) {_NUMBER} ?{_MM}))*",
+    ),
     (Tag.IGNORED, None, r"mass effect|blood (?:vessels?|flow|supply)|growth of the child"),
     (Tag.STRUCTURE, "white matter", r"(?:deep |subcortical |periventricular |cerebral )*white matter(?: signal)?"),
     (
@@ -141,6 +153,8 @@ _PATTERNS: list[tuple[Tag, object, str]] = [
         r"(?:structural |focal |intracranial |significant )+(?:abnormalit(?:y|ies)|lesions?|findings?)"
         r"|patholog(?:y|ies)|abnormal(?:ly)?|(?:pathological|other|further|additional|new) findings?",
     ),
+    (Tag.SIDE, W.LEFT, rf"l(?= {_PLACE})"),
+    (Tag.SIDE, W.RIGHT, rf"r(?= {_PLACE})"),
     (Tag.SIDE, W.LEFT, r"left(?: sided| side| hemispher(?:e|ic))?|lt|leftward"),
     (Tag.SIDE, W.RIGHT, r"right(?: sided| side| hemispher(?:e|ic))?|rt|rightward"),
     (
@@ -212,7 +226,9 @@ _PATTERNS: list[tuple[Tag, object, str]] = [
     (
         Tag.MAYBE,
         Certainty.POSSIBLE,
-        r"possibl[ey]|probabl[ey]|suspected|suspicious for|suspicion of|questionable|equivocal|perhaps|likely"
+        r"(?:cannot|can not|could not) (?:(?:completely |entirely )?exclude|rule out)|favou?red (?:to represent|over)"
+        r"|suggestive of|possibl[ey]|probabl[ey]|suspected|suspicious for|suspicion of|questionable|equivocal|perhaps"
+        r"|likely"
         r"|(?:may|might|could) (?:represent|be|reflect|suggest)|(?:cannot|can not) be (?:excluded|ruled out)"
         r"|not (?:be )?(?:excluded|ruled out)|uncertain|presum(?:ed|abl[ey])|doubtful|concern(?:ing)? for",
     ),

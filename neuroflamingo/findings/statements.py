@@ -21,6 +21,7 @@ _DIFFUSE = {
     FindingClass.WHITE_MATTER_LESIONS: Region.WHITE_MATTER,
     FindingClass.VENTRICULAR_ENLARGEMENT: Region.VENTRICLES,
 }
+_NOT_THERE = re.compile(r"not (?:(?:in|on|at) )?(?:the )?(?:left|right)\b")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 
 
@@ -34,6 +35,7 @@ class Mention:
     denied: bool = False
     refers_back: bool = False
     findings: list[Finding] = field(default_factory=list[Finding])
+    structure: Match | None = None  # of a composite, where it stands before the change
 
 
 @dataclass
@@ -68,7 +70,9 @@ def _composites(tags: list[Match]) -> tuple[list[Mention], set[Match]]:
                     structures.append(tag)
             for tag in structures:
                 used.add(tag)
-                mentions.append(Mention(CHANGED[str(tag.value), str(change.value)], change.start, change.end))
+                before = tag if tag.start < change.start else None
+                kind = CHANGED[str(tag.value), str(change.value)]
+                mentions.append(Mention(kind, change.start, change.end, structure=before))
             if structures:
                 break
     return mentions, used
@@ -89,6 +93,14 @@ def _is_denied(start: int, end: int, tags: list[Match]) -> bool:
     return False
 
 
+def _no_structure(structure: Match | None, tags: list[Match]) -> bool:
+    """True if a negation stands right before the structure of a composite ("neither ventricle is enlarged")."""
+    before = [tag for tag in tags if structure is not None and tag.end <= structure.start]
+    while before and before[-1].tag in (Tag.SIDE, Tag.GRADE):
+        before.pop()
+    return bool(before) and before[-1].tag is Tag.NEGATION
+
+
 def segments(plain: str, mentions: list[Mention], start: int, end: int) -> list[tuple[int, int]]:
     """Range of the sentence that belongs to each mention."""
     if not mentions:
@@ -102,11 +114,14 @@ def segments(plain: str, mentions: list[Mention], start: int, end: int) -> list[
 
 
 def _own(tags: list[Match], start: int, end: int, plain: str) -> list[Match]:
-    """Tags of a segment, except those of neighbouring structures ("displacing the right ...")."""
+    """Tags of a segment, without neighbours ("displacing the right ...") and denied sides ("not on the left")."""
     kept: list[Match] = []
     skip_until = -1
     for tag in (tag for tag in tags if start <= tag.start < end):
-        if tag.tag is Tag.ASIDE:
+        if tag.tag is Tag.NEGATION and _NOT_THERE.match(plain, tag.start):
+            stops = [stop.start for stop in tags if stop.tag is Tag.STOP and tag.end <= stop.start < end]
+            skip_until = min(stops, default=end)
+        elif tag.tag is Tag.ASIDE:
             comma = plain.find(",", tag.end, end)
             skip_until = comma if comma >= 0 else end
         elif tag.start >= skip_until:
@@ -231,7 +246,7 @@ def read_sentence(plain: str, tags: list[Match], start: int, end: int) -> Statem
     mentions.sort(key=lambda mention: mention.start)
     for mention, (left, right) in zip(mentions, segments(plain, mentions, start, end), strict=True):
         own = _own(tags, left, right, plain)
-        mention.denied = _is_denied(mention.start, mention.end, tags)
+        mention.denied = _is_denied(mention.start, mention.end, tags) or _no_structure(mention.structure, tags)
         mention.refers_back = bool(_DEFINITE.search(plain[start : mention.start]))
         mention.findings = read_attributes(mention.kind, plain, own, mention)
     mentions = _join(mentions)

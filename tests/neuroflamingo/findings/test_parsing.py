@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from neuroflamingo.findings.parsing import parse_report
 from neuroflamingo.findings.unreadable import unreadable_report
-from neuroflamingo.findings.vocabulary import Finding, FindingClass, Region, Side, Signal
+from neuroflamingo.findings.vocabulary import Certainty, Finding, FindingClass, Region, Side, Signal
 from neuroflamingo.findings.wording import render_report
 from tests.neuroflamingo.findings.finding_strategies import finding_lists
 from tests.neuroflamingo.findings.paraphrases import FIRST, HELD_OUT, SECOND
@@ -86,6 +86,30 @@ def test_negations(text: str) -> None:
     assert parsed.findings == ()
     assert FindingClass.MASS in parsed.denied
     assert parsed.coverage == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "certainty"),
+    [
+        ("Cannot exclude a mass of the left frontal lobe.", Side.LEFT, Certainty.POSSIBLE),
+        ("Favored to represent a left frontal mass.", Side.LEFT, Certainty.POSSIBLE),
+        ("The mass is not on the left but in the right frontal lobe.", Side.RIGHT, Certainty.DEFINITE),
+        ("Mass in the left frontal lobe, not in the right.", Side.LEFT, Certainty.DEFINITE),
+        ("Left frontal mass with 5 mm midline shift to the right.", Side.LEFT, Certainty.DEFINITE),
+        ("Left frontal mass with midline shift to the right of 5 mm.", Side.LEFT, Certainty.DEFINITE),
+        ("R frontal mass.", Side.RIGHT, Certainty.DEFINITE),
+    ],
+)
+def test_doubt_and_sides_that_are_not_the_finding_s(text: str, side: Side, certainty: Certainty) -> None:
+    mass = Finding(kind=FindingClass.MASS, side=side, region=Region.FRONTAL, certainty=certainty)
+    assert parse_report(text).findings == (mass,)
+
+
+@pytest.mark.parametrize("text", ["Neither ventricle is enlarged.", "No lateral ventricle is dilated."])
+def test_a_denied_structure(text: str) -> None:
+    parsed = parse_report(text)
+    assert parsed.findings == ()
+    assert FindingClass.VENTRICULAR_ENLARGEMENT in parsed.denied
 
 
 @pytest.mark.parametrize(
