@@ -121,6 +121,7 @@ CONTROLS = (
 CHANGES = (
     ("kinds_right", "kind of change right"),
     ("kinds_right_in_place", "and at the right place"),
+    ("kinds_right_of_found", "kind right, of the changes that are stated at all"),
     ("moved_kinds_right", "the same, of true changes but unchanged"),
     ("size_change_mae_mm", "size change, mean absolute error (mm)"),
     ("made_up_no_change", "nothing changed: a change made up"),

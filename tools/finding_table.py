@@ -13,7 +13,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "read_report.md"
 def table() -> str:
     """One row for each finding: its class among the six, its code, and its words as the table of the code has them."""
     rows = [
-        f"| {row.name} | {row.kind or ''} | {row.code or ''} | {row.words.replace('|', '/')} |" for row in BRAIN_FINDINGS
+        f"| {row.name} | {row.kind or ''} | {row.code or ''} | {row.words.replace('|', '/')} |"
+        for row in BRAIN_FINDINGS
     ]
     return "\n".join(["| finding | class | SNOMED CT | words |", "| --- | --- | --- | --- |", *rows])
 

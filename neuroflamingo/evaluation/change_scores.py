@@ -21,6 +21,7 @@ from neuroflamingo_preprocessing.errors import UsageError
 
 RATIOS: dict[str, tuple[str, str]] = {
     "kinds_right": ("right", "true"),
+    "kinds_right_of_found": ("right", "paired"),
     "kinds_right_in_place": ("placed", "true"),
     "moved_kinds_right": ("moved right", "moved"),
     "size_change_mae_mm": ("size error", "sized"),
@@ -70,7 +71,7 @@ def _pair_counts(true: Change, stated: Change) -> Counter[str]:
     counts: Counter[str] = Counter()
     right = true.kind is stated.kind
     in_place = place_key(true.finding) == place_key(stated.finding)
-    counts.update({"right": right, f"{true.kind} right": right, "placed": right and in_place})
+    counts.update({"paired": 1, "right": right, f"{true.kind} right": right, "placed": right and in_place})
     counts["moved right"] = right and true.kind is not ChangeKind.UNCHANGED
     if true.kind in (ChangeKind.LARGER, ChangeKind.SMALLER):
         a, b = true.size_change_mm, stated.size_change_mm

@@ -50,7 +50,14 @@ def all_unchanged(comparison: Comparison) -> Comparison:
 
 def test_all_right() -> None:
     scores = score_changes(TRUTH, [said(one) for one in TRUTH])
-    ones = ("kinds_right", "kinds_right_in_place", "moved_kinds_right", "different_heads_said", "compared")
+    ones = (
+        "kinds_right",
+        "kinds_right_of_found",
+        "kinds_right_in_place",
+        "moved_kinds_right",
+        "different_heads_said",
+        "compared",
+    )
     zeros = ("size_change_mae_mm", "made_up_other_person", "made_up_no_change", "different_heads_wrongly_said")
     assert [scores[name] for name in ones] == [1.0] * len(ones)
     assert [scores[name] for name in zeros] == [0.0] * len(zeros)
@@ -62,7 +69,7 @@ def test_all_right() -> None:
 def test_all_swapped() -> None:
     scores = score_changes(TRUTH, [said(swap(one)) for one in TRUTH])
     assert scores["moved_kinds_right"] == 0.0
-    assert scores["kinds_right"] == pytest.approx(1 / 5)  # the one that is unchanged
+    assert scores["kinds_right"] == scores["kinds_right_of_found"] == pytest.approx(1 / 5)  # the one that is unchanged
     assert scores["size_change_mae_mm"] == 20.0  # 10 mm larger, said to be 10 mm smaller
     right = score_changes([swap(one) for one in TRUTH], [said(swap(one)) for one in TRUTH])
     assert right["moved_kinds_right"] == right["kinds_right"] == 1.0
@@ -89,6 +96,7 @@ def test_different_heads_said_of_one_head() -> None:
     scores = score_changes([CHANGED, STILL], [said(OTHER), said(STILL)])
     assert scores["different_heads_wrongly_said"] == 0.5
     assert scores["kinds_right"] == 0.25 and scores["compared"] == 1.0
+    assert scores["kinds_right_of_found"] == 1.0  # what is not stated is not among those found
 
 
 def test_a_report_without_a_comparison_has_missed_every_change() -> None:
