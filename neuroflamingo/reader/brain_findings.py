@@ -171,9 +171,12 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
          "(compressing|compress|compressed|compression) (of|on|) (the|) (adjacent|ipsilateral|left|right|) "
          "(lateral|third|fourth|) (ventricle|sulci|sulcus|brainstem|horn|parenchyma|structure); ventricular "
          "compression"
-         "; compression; compressed"),
+         "; compression; compressed; "
+         "(lateral|third|fourth|temporal|frontal|occipital|basal|) (sulci|ventricle|horn|cistern) "
+         "(is|are) (narrowed|shallow|flattened|effaced|obliterated)"),
         ("midline shift", None, None, "(leftward|rightward|) midline shift; (leftward|rightward|) shift of (the|) "
-         "midline (structure|); midline (structure|) (deviation|displacement|is shifted|are shifted); (leftward|"
+         "midline (structure|); "
+         "midline (structure|) (is|are|was|) (deviation|displacement|shifted|displaced|deviated|shift); (leftward|"
          "rightward) shift; midline deviation; septal deviation; deviation of the midline"),
         ("herniation", None, None, "(uncal|tonsillar|subfalcine|transtentorial|brain|cerebellar tonsillar|downward|"
          "upward|) herniation; coning"),
@@ -287,6 +290,7 @@ WIDER: dict[str, tuple[str, ...]] = (
         "mass": _VAGUE,
         "infarct": _VAGUE,
         "white matter lesions": _VAGUE,
+        "hematoma": _VAGUE,
         "subdural hematoma": ("subdural collection", "hematoma"),
     }
     | {"hydrocephalus": ("ventricular enlargement",), "demyelination": ("white matter lesions", *_VAGUE)}

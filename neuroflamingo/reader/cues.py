@@ -49,7 +49,7 @@ _NAMED: dict[str, str] = {
     "<seen>": (
         "(seen|present|visible|visualized|identified|detected|found|demonstrated|evident|observed|"
         "noted|apparent|appreciated|shown|depicted|recognized|there|suspected|discernible|"
-        "  demonstrable)"
+        " demonstrable)"
     ),
     "<be>": "(is|are|was|were|has been|have been|can be|could be|)",
     "<represent>": "(represent|reflect|be|indicate|suggest|relate to|be related to|be due to)",
@@ -204,16 +204,20 @@ _WORDS: dict[Cue, str] = {
         "(abnormality|pathology|process|finding|disease)"
     ),
     Cue.UNEVEN: (
-        "(slightly|) (greater|more|worse|larger|more pronounced|more prominent|more "
-        "prominently|predominantly|more marked|more severe|worst) (on|in|than|) (the|); "
-        "(greater|more|larger|worse|more severe|more pronounced) (on|in|) (the|) (left|right) "
-        "(more|greater|worse|larger) than (on|) (the|); particularly (on|in) (the|); especially (on|in) (the|"
-        "); "
-        ">; (left|right) (greater|more|worse|larger|>) than"
+        "(slightly|) (greater|more|worse|larger|more pronounced|more prominent|more prominently|more marked|"
+        "more "
+        "severe|worst) (on|than) (the|); (left|right) (greater|more|worse|larger|more severe|more pronounced|"
+        "more "
+        "prominent|>) than (on|) (the|) (left|right|); (left|right) > (left|right|); more so on (the|); "
+        "asymmetrically on (the|)"
     ),
     Cue.SAME: (
-        "it; this; these; its; the finding; the abnormality; they; the former; the largest; largest; one; the "
-        "larger; another; the other; (a|the|) second; a third (one|lesion); the smaller; epicenter"
+        "it; this; (enhancing|solid|cystic|nonenhancing|non enhancing|central|peripheral) "
+        "(part|portion|component|region|area|margin); (the|its) "
+        "(part|portion|margin|center|border|bulk|core|wall|"
+        "rim); side; location; site; laterality; size; these; "
+        "its; the finding; the abnormality; they; the former; the largest; largest; one; the larger; another; the "
+        "other; (a|the|) second; a third (one|lesion); the smaller; epicenter"
     ),
     Cue.SIGNAL: (
         "(t1|t2|flair|) (hyperintense|hypointense|isointense|bright|dark|hypodense|hyperdense|isodense); "
@@ -221,10 +225,9 @@ _WORDS: dict[Cue, str] = {
         "(t1|t2|flair|) signal (intensity|); signal (intensity|characteristic|void|"
         "); heterogeneous; homogeneous; "
         "inhomogeneous; enhances; enhanced; enhancing; nonenhancing; cystic; solid; lobulated; ill defined; well "
-        "defined; well circumscribed; irregular; margin; nonspecific; diameter; thickness; size; volume of the "
-        "lesion; border; boundary; shape; dimension; hyperintensity; hypointensity; texture; dural tail; "
-        "satellite; multifocal (disease|"
-        "); multicentric; component; involvement; invasion; cortical; ependymal; "
+        "defined; well circumscribed; irregular; margin; nonspecific; diameter; thickness; volume of the lesion; "
+        "border; boundary; shape; dimension; hyperintensity; hypointensity; texture; dural tail; satellite; "
+        "multifocal (disease|); multicentric; component; involvement; invasion; cortical; ependymal; "
         "subependymal; proportion; percent; percentage; non enhancing; t1; t2; flair; adc; dwi"
     ),
     Cue.IMAGING: (

@@ -120,7 +120,8 @@ def merge(sentence: Sentence, mentions: list[Mention], found: list[list[ReadFind
             kept.append((mention, findings))
             continue
         last, earlier = kept[at]
-        same = findings[0].name == earlier[0].name or (mention.name in GENERIC and mention.back)
+        wider = mention.name in WIDER.get(earlier[0].name, ())
+        same = findings[0].name == earlier[0].name or (wider and mention.back)
         if last.implied and same:
             earlier = [replace(finding, certainty=findings[0].certainty) for finding in earlier]
         merged = _one_thing(earlier, findings, same=same, names=names)

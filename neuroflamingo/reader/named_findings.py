@@ -26,9 +26,11 @@ _AGES |= {"acute": "acute infarct", "early": "acute infarct", "subacute": "subac
 _MANY = ("focus", "multiple", "numerous", "several", "scattered", "few", "innumerable", "many", "area", "bilateral")
 _CUT = {",", ";", ":", "and", "with", "plus", "while", "or", "versus", "vs", "but", "there", "whereas", "also", "("}
 _CUT |= {"from", "by", "due", "secondary", "because", "causing"}
-_PARTS = ("enhancement", "edema", "necrosis", "calcification", "hematoma", "restricted diffusion")
+_PARTS = ("enhancement", "edema", "necrosis", "calcification", "hematoma", "restricted diffusion", *SIGNS)
+_SIGNALS = {"hyperintense", "hypointense", "high", "increased", "bright", "low", "mixed", "hypodense", "hyperdense"}
 _OF = ("in", "of", "within", "at", "along", "involving", "on", "over", "centered", "throughout")
 _CONTRAST = (";", "but", "however", "although", "though", "whereas", "while")
+_MOVED = re.compile("(?:compress|displac|effac|shift|narrow|entrap|distort|deviat|caus|push)")
 
 
 def _certainty(maybe: bool) -> Certainty:
@@ -96,7 +98,13 @@ def segments(sentence: Sentence, mentions: list[Mention]) -> list[tuple[int, int
 
 def _after_contrast(sentence: Sentence, first: int, last: int) -> int:
     """Start of a segment behind the last "but", "although" or semicolon before its mention."""
-    return max((at + 1 for at in range(first, last) if sentence.word(at) in _CONTRAST), default=first)
+    return max((at + 1 for at in range(first, last) if _is_contrast(sentence, at)), default=first)
+
+
+def _is_contrast(sentence: Sentence, at: int) -> bool:
+    """Whether a word parts a finding from what stands before it: "but", or the "by" of "is compressed by"."""
+    by = sentence.word(at) == "by" and any(_MOVED.match(sentence.word(before)) for before in range(at - 2, at))
+    return sentence.word(at) in _CONTRAST or by
 
 
 def _ends(sentence: Sentence, firsts: set[int]) -> set[int]:
@@ -195,8 +203,21 @@ def others(sentence: Sentence, taken: list[Mention]) -> list[Mention]:
     normal = any(Cue.NORMAL in tag.roles for tag in sentence.tags)
     if taken or found or normal:
         return [] if normal else found
+    if found := _seen_signal(sentence):
+        return [found]
     abnormal = [tag for tag in sentence.tags if Cue.ABNORMAL in tag.roles]
     return [Mention(OTHER, (), None, tag.first, tag.last) for tag in abnormal[:1]]
+
+
+def _seen_signal(sentence: Sentence) -> Mention | None:
+    """A signal that no finding explains: "high signal in the left frontal lobe"."""
+    places = any(Cue.PLACE in tag.roles for tag in sentence.tags)
+    back = any(Cue.SAME in tag.roles and tag.first <= 2 for tag in sentence.tags)
+    for tag in sentence.tags:
+        words = [sentence.word(at) for at in range(tag.first, tag.last)]
+        if Cue.SIGNAL in tag.roles and places and not back and not _SIGNALS.isdisjoint(words):
+            return Mention("signal abnormality", (), None, tag.first, tag.last)
+    return None
 
 
 def is_yardstick(sentence: Sentence, mention: Mention) -> bool:

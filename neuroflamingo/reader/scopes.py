@@ -123,6 +123,9 @@ def only_a_place(sentence: Sentence, no: Tag) -> bool:
 
 def _denial(sentence: Sentence, mention: Mention) -> Tag | None:
     """The negation of a mention, before it, inside it or behind it."""
+    answer = next((tag for tag in sentence.tags if tag.first == mention.last + 1), None)
+    if answer and sentence.word(mention.last) == ":" and answer.last == len(sentence.tokens) and Cue.NO in answer.roles:
+        return answer
     inside = [tag for tag in sentence.between(mention.first, mention.last) if Cue.NO in tag.roles]
     if inside and mention.implied:
         return inside[-1]

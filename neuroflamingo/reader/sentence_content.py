@@ -67,7 +67,18 @@ def _normal(sentence: Sentence, content: Content) -> bool:
 
 
 def _tells(tag: Tag) -> bool:
-    cues = (Cue.ABNORMAL, Cue.CHANGE, Cue.LARGE, Cue.SMALL, Cue.SIGNAL, Cue.STRUCTURE, Cue.PLACE, Cue.NORMAL, Cue.SIDE)
+    cues = (
+        Cue.ABNORMAL,
+        Cue.CHANGE,
+        Cue.LARGE,
+        Cue.SMALL,
+        Cue.SIGNAL,
+        Cue.STRUCTURE,
+        Cue.PLACE,
+        Cue.NORMAL,
+        Cue.SIDE,
+        Cue.SAME,
+    )
     return any(cue in tag.roles for cue in cues)
 
 

@@ -52,6 +52,35 @@ _NOT_A_LESION = (
 )
 
 
+_BODY = {
+    "hemiparesis",
+    "hemiplegia",
+    "weakness",
+    "arm",
+    "leg",
+    "hand",
+    "handed",
+    "face",
+    "facial",
+    "eye",
+    "ear",
+    "limb",
+}
+_BODY |= {
+    "extremity",
+    "gaze",
+    "hearing",
+    "numbness",
+    "seizure",
+    "breast",
+    "lung",
+    "hemianopia",
+    "neglect",
+    "body",
+    "groin",
+}
+
+
 @dataclass
 class Place:
     """A side with its regions, and the sizes that stand with it."""
@@ -101,6 +130,11 @@ def _moves(sentence: Sentence, tag: Tag) -> bool:
     return before[1] in ("to", "toward", "towards") or before in (["to", "the"], ["toward", "the"], ["towards", "the"])
 
 
+def _of_the_body(sentence: Sentence, tag: Tag) -> bool:
+    """Whether a side is that of a symptom or another part of the body: "left-sided weakness"."""
+    return any(sentence.word(at) in _BODY for at in range(tag.last, tag.last + 3))
+
+
 def _sides(sentence: Sentence, tags: list[Tag]) -> list[Tag]:
     """Tags with the unequal sides ("left greater than right") made one of both sides."""
     found: list[Tag] = []
@@ -138,7 +172,7 @@ def _groups(sentence: Sentence, tags: list[Tag], sizes: dict[int, tuple[float, .
         side = tag.roles.get(Cue.SIDE)
         if tag.first in sizes:
             now.sizes.append(sizes[tag.first])
-        elif isinstance(side, Side) and not _moves(sentence, tag):
+        elif isinstance(side, Side) and not _moves(sentence, tag) and not _of_the_body(sentence, tag):
             beside = at + 1 < len(tags) and Cue.PLACE in tags[at + 1].roles and tags[at + 1].first == tag.last
             again = beside and str(tags[at + 1].roles[Cue.PLACE]) in now.regions
             if now.side is None and not (now.regions and beside and not again):
@@ -158,6 +192,8 @@ def _groups(sentence: Sentence, tags: list[Tag], sizes: dict[int, tuple[float, .
                 elif now.side is Side.BILATERAL and not now.sizes and not now.regions:
                     now.side = Side.BILATERAL
                     found.append(Place(side))
+                elif not beside and sentence.word(tag.first - 1) in ("and", "or"):
+                    now.side = Side.BILATERAL
                 else:
                     found.append(Place(side))
         elif Cue.PLACE in tag.roles:
@@ -166,7 +202,8 @@ def _groups(sentence: Sentence, tags: list[Tag], sizes: dict[int, tuple[float, .
                 now.regions.append(place)
     if len(found) > 2 and found[0].side is Side.BILATERAL and not found[0].regions and not found[0].sizes:
         found = found[1:]
-    return found
+    lone = [place for place in found[1:] if not place.regions and not place.sizes]
+    return [place for place in found if place not in lone] if found[0].regions else found
 
 
 def _pair_sizes(places: list[Place]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from neuroflamingo.findings.house_styles import TRAINED_STYLES, UNSEEN_STYLES, render_in_style
 from neuroflamingo.findings.vocabulary import Certainty, Finding, FindingClass, Region, Side
 from neuroflamingo.findings.wording import render_report
 from neuroflamingo.reader.brain_findings import BRAIN_FINDINGS, OTHER
@@ -86,6 +87,13 @@ def test_rendered_reports_come_back(findings: list[Finding], seed: int) -> None:
     report = read_text(render_report(findings, seed).text)
     assert Counter(map(in_class, report.classes)) == Counter(map(in_class, findings))
     assert report.contradictions == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(findings=finding_lists(), at=st.integers(0, len(TRAINED_STYLES + UNSEEN_STYLES) - 1))
+def test_house_styles_come_back(findings: list[Finding], at: int) -> None:
+    report = read_text(render_in_style(findings, (TRAINED_STYLES + UNSEEN_STYLES)[at]).text)
+    assert Counter(map(in_class, report.classes)) == Counter(map(in_class, findings))
 
 
 def one(text: str) -> ReadFinding:
@@ -170,6 +178,28 @@ def test_what_a_negation_or_a_history_reaches(text: str, names: list[str]) -> No
 def test_places_and_sizes(text: str, side: Side, regions: list[str], size: float | None) -> None:
     finding = read_text(text).findings[0]
     assert (finding.side, list(finding.regions), finding.size_mm) == (side, regions, size)
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "regions"),
+    [
+        ("Mass effect on the right lateral ventricle from the left frontal tumor.", Side.LEFT, [Region.FRONTAL]),
+        ("The right lateral ventricle is compressed by a mass in the left frontal lobe.", Side.LEFT, [Region.FRONTAL]),
+        ("Left temporal horn entrapment by a right parietal mass.", Side.RIGHT, [Region.PARIETAL]),
+        ("Rightward shift of the midline due to a left frontal tumor.", Side.LEFT, [Region.FRONTAL]),
+        ("Right frontal mass with left-sided hemiparesis.", Side.RIGHT, [Region.FRONTAL]),
+        ("Mass centered in the left thalamus, crossing the midline to the right.", Side.LEFT, [Region.THALAMUS]),
+        ("Edema extends into the right internal capsule from a left frontal tumor.", Side.LEFT, [Region.FRONTAL]),
+        ("Extensive edema surrounds the mass in the right temporal lobe.", Side.RIGHT, [Region.TEMPORAL]),
+        ("The tumor is predominantly located in the left parietal lobe.", Side.LEFT, [Region.PARIETAL]),
+        ("The right frontal lobe is normal. The left frontal lobe contains a mass.", Side.LEFT, [Region.FRONTAL]),
+        ("Tumor location: temporal lobe. Side: right.", Side.RIGHT, [Region.TEMPORAL]),
+        ("The left insula is replaced by a growth.", Side.LEFT, [Region.INSULA]),
+    ],
+)
+def test_the_side_of_a_mass_is_not_that_of_what_stands_beside_it(text: str, side: Side, regions: list[str]) -> None:
+    masses = [(f.side, list(f.regions)) for f in read_text(text).findings if f.name == "mass"]
+    assert masses == [(side, regions)]
 
 
 def test_two_sizes_for_two_sides() -> None:
