@@ -220,7 +220,8 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
             "cerebri"),
         # inflammation and infection
         ("demyelination", None, None, "(active|acute|) demyelination; demyelinating (disease|lesion|plaque|process|"
-         "change|disorder|focus); multiple sclerosis; ms plaque; adem; dawson finger; neuromyelitis optica; acute "
+         "change|disorder|focus); multiple sclerosis; ms; ms (lesion|plaque); adem; dawson finger; neuromyelitis "
+         "optica; acute "
          "disseminated encephalomyelitis; progressive multifocal leukoencephalopathy; pml; tumefactive lesion"),
         ("abscess", None, "44132006", "(brain|cerebral|) abscess; empyema; (subdural|epidural) empyema"),
         ("encephalitis", None, None, "(herpes|autoimmune|limbic|viral|herpes simplex|post viral|) encephalitis; "

@@ -49,7 +49,7 @@ _NAMED: dict[str, str] = {
     "<seen>": (
         "(seen|present|visible|visualized|identified|detected|found|demonstrated|evident|observed|"
         "noted|apparent|appreciated|shown|depicted|recognized|there|suspected|discernible|"
-        " demonstrable)"
+        "  demonstrable)"
     ),
     "<be>": "(is|are|was|were|has been|have been|can be|could be|)",
     "<represent>": "(represent|reflect|be|indicate|suggest|relate to|be related to|be due to)",
@@ -190,9 +190,10 @@ _WORDS: dict[Cue, str] = {
     Cue.SMALL: "reduced; decreased; diminished; lost; small; low; loss; thinned; shrunken; thinning; reduction",
     Cue.NORMAL: (
         "normal; normally; unremarkable; preserved; maintained; intact; within normal limit; age appropriate; "
-        "appropriate for (the|) (patient s|) age; clear; patent; (as|) expected (for age|); well preserved; "
-        "midline in position; not displaced; negative; no abnormality; symmetric in size; in normal position; "
-        "well pneumatized; normal for age; (is|are) midline; (is|are|) not "
+        "appropriate for (the|) (patient s|) age; clear; patent; stable "
+        "(exam|examination|study|mri|scan|appearance); (as|) expected (for age|); well preserved; midline in "
+        "position; not displaced; negative; no abnormality; symmetric in size; in normal position; well "
+        "pneumatized; normal for age; (is|are) midline; (is|are|) not "
         "(enlarged|dilated|displaced|shifted|compressed|effaced|thickened); nondilated; undisplaced; normal in "
         "(size|appearance|signal|caliber|morphology|configuration)"
     ),

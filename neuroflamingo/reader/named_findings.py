@@ -15,6 +15,7 @@ from neuroflamingo.reader.places import MIDLINE_PLACES, PLACED_IN, TERRITORIES
 from neuroflamingo.reader.scopes import Mention, Sentence
 
 if TYPE_CHECKING:
+    from neuroflamingo.reader.phrase_table import Tag
     from neuroflamingo.reader.stated_places import Stated
 
 _UNKNOWN = re.compile(
@@ -205,8 +206,13 @@ def others(sentence: Sentence, taken: list[Mention]) -> list[Mention]:
         return [] if normal else found
     if found := _seen_signal(sentence):
         return [found]
-    abnormal = [tag for tag in sentence.tags if Cue.ABNORMAL in tag.roles]
+    abnormal = [tag for tag in sentence.tags if Cue.ABNORMAL in tag.roles and not is_bare(sentence, tag)]
     return [Mention(OTHER, (), None, tag.first, tag.last) for tag in abnormal[:1]]
+
+
+def is_bare(sentence: Sentence, tag: Tag) -> bool:
+    """Whether a word says only that something was found ("Findings were discussed")."""
+    return tag.last - tag.first == 1 and sentence.word(tag.first) in ("finding", "process", "disease")
 
 
 def _seen_signal(sentence: Sentence) -> Mention | None:

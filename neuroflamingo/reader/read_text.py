@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from neuroflamingo.reader.scopes import Sentence
     from neuroflamingo.reader.stated_places import Stated
 
+_ANSWERS_YES = ("yes", "present")
 _ANSWERS_NO = ("no", "none", "absent", "negative")
 _GO_ON = ("this", "these", "there", "it", "the", "no", "multiple", "findings", "upon")
 
@@ -160,6 +161,7 @@ def read_text(text: str, name: str = "the report") -> BrainReport:
     note, chained = is_note(text), False
     reading = _Reading(text)
     asked: set[str] = set()
+    question: Stretch | None = None
     for stretch in stretches_of(text):
         for part in sentences_of(text, stretch):
             words = text[part.start : part.end]
@@ -178,6 +180,10 @@ def read_text(text: str, name: str = "the report") -> BrainReport:
                 reading.add(part, Content(absent=asked, share=1.0))
                 asked = set()
                 continue
+            if question is not None and sentence.word(0) in _ANSWERS_YES:
+                part = part._replace(start=question.start)
+                sentence = sentence_from(text[part.start : part.end], question=False)
+            question = part if words.endswith("?") else None
             content = content_of(sentence)
             asked = {mention.name for mention in mentions_of(sentence)} if sentence.question else set[str]()
             reading.add(part, content)

@@ -28,7 +28,7 @@ _NAMES = {
 _COLON = re.compile(
     r"(?:^|(?<=[\n.,;]))[ \t#*_>,]*(?:\d{1,2}[.)] *)?(?:"
     + "|".join(f"(?P<{name}>{words})" for name, words in _NAMES.items())
-    + r")[ \t*_]*(?:\([^)\n]{0,40}\))?[ \t*_]*:[*_]*",
+    + r")[ \t*_]*(?:\([^)\n]{0,40}\))?[ \t*_]*(?::[*_]*|[-\u2013\u2014](?= ))",
     re.IGNORECASE,
 )
 _ALONE = re.compile(

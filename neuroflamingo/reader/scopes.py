@@ -93,7 +93,8 @@ def _leftwards(sentence: Sentence, mention: Mention, cue: Cue, walls: tuple[Cue,
                 return None
             at -= 1
             continue
-        if cue in tag.roles and Cue.FINDING not in tag.roles:
+        heads = cue is Cue.NO and Cue.NOT_SEEN in tag.roles and sentence.word(tag.last) == ":"  # "Not seen: a, b"
+        if (cue in tag.roles and Cue.FINDING not in tag.roles) or heads:
             return tag
         if any(wall in tag.roles for wall in walls) and sentence.word(tag.first) not in _PARTICIPLES:
             return None
@@ -138,6 +139,11 @@ def _denial(sentence: Sentence, mention: Mention) -> Tag | None:
     return behind
 
 
+def _favors(sentence: Sentence, over: int) -> bool:
+    """Whether an "over" is that of "favors one over another"."""
+    return any(sentence.word(at).startswith("favor") for at in range(over))
+
+
 def _doubt_before(sentence: Sentence, mention: Mention) -> Tag | None:
     """A doubt before a mention: it reaches the next finding, and by "or" and "versus" those that follow."""
     ending = _by_first(sentence)
@@ -145,7 +151,7 @@ def _doubt_before(sentence: Sentence, mention: Mention) -> Tag | None:
     while at >= 0:
         tag = ending.get(at)
         word = sentence.word(at)
-        linked = linked or word in ("or", "versus", "vs")
+        linked = linked or word in ("or", "versus", "vs") or (word == "over" and _favors(sentence, at))
         if tag is None:
             if word in ("with", ";"):
                 return None

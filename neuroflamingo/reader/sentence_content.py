@@ -8,12 +8,21 @@ from neuroflamingo.reader.brain_findings import OTHER, STRUCTURES
 from neuroflamingo.reader.brain_report import ReadFinding
 from neuroflamingo.reader.cues import Cue
 from neuroflamingo.reader.joined_findings import merge
-from neuroflamingo.reader.named_findings import composites, findings_of, is_usual, is_yardstick, others, segments
+from neuroflamingo.reader.named_findings import (
+    composites,
+    findings_of,
+    is_bare,
+    is_usual,
+    is_yardstick,
+    others,
+    segments,
+)
 from neuroflamingo.reader.phrase_table import Tag, tags_of
 from neuroflamingo.reader.scopes import Mention, Sentence, judge, mentions_of
 from neuroflamingo.reader.stated_places import Stated, stated_in
 from neuroflamingo.reader.word_forms import tokens_of
 
+_DESCRIBED = {"finding", "impression", "appearance", "feature", "imaging", "constellation", "overall", "these"}
 _ANOTHER = {"another", "second", "third", "other"}
 _BACK = ("the", "this", "that", "said", "these", "known", "its")
 
@@ -54,7 +63,8 @@ def _normal(sentence: Sentence, content: Content) -> bool:
     structures = [tag for tag in sentence.tags if Cue.STRUCTURE in tag.roles and Cue.FINDING not in tag.roles]
     if normal:
         ok = True
-        for tag in structures:
+        colon = max((at for at in range(len(sentence.tokens)) if sentence.word(at) == ":"), default=-1)
+        for tag in [tag for tag in structures if tag.first > colon] or structures:
             denied = STRUCTURES[str(tag.roles[Cue.STRUCTURE])][1]
             if denied and not any(finding.name == denied for finding, _ in content.stated):
                 content.absent.add(denied)
@@ -89,7 +99,7 @@ def _coverage(sentence: Sentence, content: Content, mentions: list[Mention], *, 
         for tag in sentence.tags
         if (any(cue in tag.roles for cue in (Cue.NO, Cue.NOT_SEEN)) and Cue.NORMAL not in tag.roles)
         or (Cue.LARGE in tag.roles and not mentions and not normal)
-        or (Cue.ABNORMAL in tag.roles and not mentions and not normal)
+        or (Cue.ABNORMAL in tag.roles and not mentions and not normal and not is_bare(sentence, tag))
     ]
     used = [tag for tag in telling if tag.first in sentence.used]
     unused = [tag for tag in telling if tag.first not in sentence.used]
@@ -139,7 +149,7 @@ def content_of(sentence: Sentence) -> Content:
         elif mention.denied:
             content.absent |= {finding.name for finding in findings} - {OTHER}
         elif not sentence.question:
-            back = mention.back and not mention.implied
+            back = (mention.back and not mention.implied) or _names_earlier(sentence, mention)
             content.stated += [(finding, back) for finding in findings]
     normal = _normal(sentence, content)
     if not mentions and not normal and content.loose is None and _refers_back(sentence):
@@ -154,6 +164,13 @@ def _subject(sentence: Sentence, mentions: list[Mention]) -> Mention | None:
     if mentions and mentions[0].first > 1 and sentence.word(0) in ("it", "this", "measuring", "which"):
         return Mention("", (), None, 0, 1)
     return None
+
+
+def _names_earlier(sentence: Sentence, mention: Mention) -> bool:
+    """Whether a sentence says what was described before ("The findings are suggestive of a glioma")."""
+    opening = {sentence.word(at) for at in range(3)}
+    cues = [tag.roles for tag in sentence.between(0, mention.first)]
+    return not _DESCRIBED.isdisjoint(opening) and any(Cue.IS in roles or Cue.MAYBE in roles for roles in cues)
 
 
 def _refers_back(sentence: Sentence) -> bool:

@@ -111,6 +111,10 @@ def one(text: str) -> ReadFinding:
         ("Probable old infarct.", "chronic infarct", MAYBE),
         ("Abscess is favored over metastasis.", None, MAYBE),
         ("Findings are consistent with an abscess.", "abscess", SURE),
+        ("Findings favor glioblastoma over lymphoma.", "lymphoma", MAYBE),
+        ("Lymphoma and metastasis are less likely.", "metastasis", MAYBE),
+        ("Encephalitis should be considered.", "encephalitis", MAYBE),
+        ("Mass? Yes.", "mass", SURE),
         ("Focal cortical dysplasia is suspected.", "cortical dysplasia", MAYBE),
         ("The lateral ventricles are possibly enlarged.", "ventricular enlargement", MAYBE),
     ],
@@ -132,6 +136,9 @@ def test_doubt(text: str, name: str | None, certainty: Certainty) -> None:
         ("The hematoma has resolved.", {"hematoma"}),
         ("Hemorrhage: none. Mass: absent.", {"hematoma", "mass"}),
         ("There are neither infarcts nor microbleeds.", {"infarct", "microhemorrhage"}),
+        ("Not seen: hemorrhage, infarct, mass.", {"hematoma", "infarct", "mass"}),
+        ("There is complete resolution of the previously seen subdural hematoma.", {"subdural hematoma"}),
+        ("Hemorrhage: no.", {"hematoma"}),
     ],
 )
 def test_negation(text: str, absent: set[str]) -> None:
@@ -223,6 +230,16 @@ def test_a_name_of_a_mass_keeps_the_mass() -> None:
 def test_a_lesion_with_edema_is_a_mass() -> None:
     assert one("Lesion of the left frontal lobe.").name == "lesion"
     assert {f.name for f in read_text("Lesion of the left frontal lobe with edema.").findings} == {"mass", "edema"}
+
+
+def test_a_sentence_names_what_was_described_before() -> None:
+    text = "Tumor in the left frontal lobe, 5 cm. There is edema. The overall impression is suggestive of a glioma."
+    finding = read_text(text).findings[0]
+    assert (finding.name, finding.certainty, finding.seen_as, finding.size_mm) == ("glioma", MAYBE, "mass", 50)
+
+
+def test_signs_do_not_swallow_what_they_are_signs_of() -> None:
+    assert {f.name for f in read_text("Necrosis is seen in the center of the tumor.").findings} == {"necrosis", "mass"}
 
 
 def test_impression_repeats_and_disagrees() -> None:
