@@ -93,7 +93,7 @@ def _again(source: str, columns: Columns) -> Iterator[NamedText]:
 
 def _print(request: ScoreRequest, scores: TextScores, other: TextScores | None) -> None:
     if request.json:
-        from neuroflamingo.evaluation.text_scores import differences
+        from neuroflamingo.evaluation.paired_test import differences
 
         out = scores.to_json()
         if other is not None:

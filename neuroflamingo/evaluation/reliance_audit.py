@@ -14,10 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from neuroflamingo.evaluation.paired_test import Difference, differences
 from neuroflamingo.evaluation.report_texts import NamedText
 from neuroflamingo.evaluation.scan_controls import CONTROLS, write_controls
 from neuroflamingo.evaluation.scoring import COLUMNS, CaseScore, score_case
-from neuroflamingo.evaluation.text_scores import FEW, Difference, TextScores, differences, score_texts
+from neuroflamingo.evaluation.text_scores import FEW, TextScores, score_texts
 from neuroflamingo.findings.vocabulary import mirror
 from neuroflamingo_preprocessing.errors import NeuroFlamingoError, UsageError
 
@@ -118,7 +119,7 @@ class RelianceAudit:
         for pair in base.pairs:
             truth = self.truth[pair.id].findings
             others = [reports[name] for name in self.others[pair.id] if name in reports] or silent
-            counts = [score_case(truth, one.findings, one.parsed).counts for one in others]
+            counts = [score_case(truth, one.findings, one.stated).counts for one in others]
             mean = {name: sum(row[name] for row in counts) / len(counts) for name in COLUMNS}
             pairs.append(replace(pair, score=CaseScore(mean, (), ()) if pair.read else pair.score))
         return replace(base, pairs=tuple(pairs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from neuroflamingo.findings.parsing import ParsedReport, parse_report
-from neuroflamingo.findings.vocabulary import Finding
+from neuroflamingo.findings.parsing import ParsedReport
+from neuroflamingo.findings.vocabulary import Finding, FindingClass
+from neuroflamingo.reader.brain_findings import BY_NAME, WIDER
+from neuroflamingo.reader.brain_report import BrainReport, ReadFinding
+from neuroflamingo.reader.read_text import read_text
 from neuroflamingo.report.report_words import report_words
 from neuroflamingo_preprocessing.errors import NotFoundError, ScanError, UsageError
 from neuroflamingo_preprocessing.records import ENDINGS, MAX_LINE, records
@@ -26,6 +29,18 @@ OWN_COLUMNS = {
 }
 """Columns that can only be the one or the other, so that one table may hold both."""
 TEXT_COLUMNS = ("text", "report", "findings")
+NAME_OF = {
+    FindingClass.INFARCT: "infarct",
+    FindingClass.MASS: "mass",
+    FindingClass.HEMATOMA: "hematoma",
+    FindingClass.WHITE_MATTER_LESIONS: "white matter lesions",
+    FindingClass.VENTRICULAR_ENLARGEMENT: "ventricular enlargement",
+    FindingClass.ATROPHY: "atrophy",
+}
+"""The most general name of each class: a report that denies it denies the class."""
+PLACED = ("side", "region", "size_mm", "grade")
+VAGUE = {"lesion", "signal abnormality"}
+"""Names that say that something is there, but not what."""
 MAX_SHOWN, MAX_ID = 20, 80
 TYPED = "findings, as a list, are known findings: class, side, region, ... as in docs/data.md"
 
@@ -58,19 +73,78 @@ class NamedText:
     person: str | None = None
 
     @cached_property
-    def parsed(self) -> ParsedReport:
-        """What the reader of reports makes of the text."""
-        return parse_report(self.text)
+    def report(self) -> BrainReport | None:
+        """What the reader of reports makes of the text; None if it is in another language."""
+        try:
+            return read_text(self.text, self.id)
+        except ScanError:  # it reads English only, and score counts and names what it could not read
+            return None
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """The known findings, else those that the text states; without signal, which the reader does not read."""
+        if self.known is not None:
+            return tuple(one.model_copy(update={"signal": None}) for one in self.known)
+        return tuple(_once_each(self.report.findings if self.report else ()))
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """All findings by their names in the reader's table, the more general ones too: a glioma is a mass."""
+        if self.known is not None:
+            return frozenset(NAME_OF[one.kind] for one in self.known)
+        stated = self.report.findings if self.report else ()
+        names = {name for one in stated for name in (one.name, one.seen_as) if name}
+        return frozenset(names.union(*(WIDER.get(name, ()) for name in names)) - VAGUE)
+
+    @cached_property
+    def stated(self) -> ParsedReport | None:
+        """What is scored of a text beside its findings; None where the findings are known."""
+        if self.known is not None:
+            return None
+        report = self.report or BrainReport()
+        denied = frozenset(kind for kind, name in NAME_OF.items() if name in report.absent)
+        found, clashes = self.findings, report.contradictions
+        return ParsedReport(found, found, denied, denied, report.coverage, (), clashes, (), has_impression=False)
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
-        """The known findings, else those that the text states."""
-        return self.parsed.findings if self.known is None else self.known
+    def coverage(self) -> float:
+        """Share of the sentences that was understood; 1 where the findings are known."""
+        return 1.0 if self.stated is None else self.stated.coverage
 
     @property
     def was_read(self) -> bool:
         """False if the reader understood nothing, so that no finding does not mean a normal scan."""
-        return self.known is not None or self.parsed.coverage > 0 or bool(self.parsed.findings)
+        return self.known is not None or self.coverage > 0 or bool(self.names)
+
+
+def _once_each(stated: Iterable[ReadFinding]) -> Iterator[Finding]:
+    """Findings of the six classes; what has two names ("old stroke: encephalomalacia") is one finding of its class."""
+    kept: list[tuple[str, Finding]] = []
+    for one in stated:
+        finding = one.as_finding()
+        if finding is None:
+            continue
+        for at, (name, earlier) in enumerate(kept):
+            if _one_thing(name, one.name) and (both := _joined(earlier, finding)):
+                kept[at] = name, both
+                break
+        else:
+            kept.append((one.name, finding))
+    yield from (finding for _, finding in kept)
+
+
+def _one_thing(name: str, other: str) -> bool:
+    """Whether two names may be of one thing: the one is more general, or both are what an infarct leaves behind."""
+    left_behind = {BY_NAME[name].kind, BY_NAME[other].kind} == {FindingClass.INFARCT}
+    return name != other and (left_behind or other in WIDER.get(name, ()) or name in WIDER.get(other, ()))
+
+
+def _joined(one: Finding, other: Finding) -> Finding | None:
+    """One finding of what two say of it; None if they are of different classes or places."""
+    values = [(getattr(one, name), getattr(other, name)) for name in ("kind", "side", "region", "size_mm", "grade")]
+    if any(None not in pair and pair[0] != pair[1] for pair in values):
+        return None
+    return one.model_copy(update={name: getattr(other, name) for name in PLACED if getattr(one, name) is None})
 
 
 @dataclass

@@ -8,9 +8,15 @@ from typing import Any
 
 from neuroflamingo.evaluation.label_table import FIGURES
 from neuroflamingo.evaluation.matching import match_findings
+from neuroflamingo.evaluation.paired_test import Difference, differences
 from neuroflamingo.evaluation.report_texts import NamedText
 from neuroflamingo.evaluation.scoring import findings_line
-from neuroflamingo.evaluation.text_scores import COMPARED_LABELS, Difference, ScoredPair, TextScores, differences
+from neuroflamingo.evaluation.text_scores import (
+    COMPARED_LABELS,
+    ScoredPair,
+    TextScores,
+    stated,
+)
 from neuroflamingo.findings.vocabulary import MIRRORED, Finding
 from neuroflamingo.report.records import BANNER
 from neuroflamingo.report.render import render_page
@@ -32,7 +38,7 @@ SHOWN = (
     *("finding_f1", "finding_precision", "finding_recall", "full_finding_f1", "detail_f1", "laterality_accuracy"),
     *("wrong_side_rate", "region_accuracy", "size_within_tolerance", "size_mae_mm", "certainty_accuracy"),
     *("grade_accuracy", "omission_rate", "hallucinations_per_case", "hallucination_on_normals"),
-    *("false_negation_rate", "contradiction_rate", *COMPARED_LABELS),
+    *("false_negation_rate", "contradiction_rate", *COMPARED_LABELS, "named_micro_f1"),
 )
 """Figures of a table, in order; those of words come after them."""
 
@@ -74,15 +80,20 @@ def _span(bounds: tuple[float, float] | None) -> str:
 
 
 def label_rows(scores: TextScores) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the table of classes."""
+    """Heads and rows of the table of classes, then of all findings by name that one of the two sides states."""
     heads = ["class", "in references", "in reports", *(name.replace("_", " ") for name in FIGURES)]
     rows = []
-    for label, row in scores.labels.labels.items():
+    beside = {
+        name: row for name, row in scores.named.labels.items() if stated(row) and name not in scores.labels.labels
+    }
+    for label, row in [*scores.labels.labels.items(), *beside.items()]:
         true = int(row["true_positive"]) + int(row["false_negative"])  # type: ignore[call-overload]
         said = int(row["true_positive"]) + int(row["false_positive"])  # type: ignore[call-overload]
         rows.append([label, str(true), str(said), *(_plain(row[name]) for name in FIGURES)])
-    for how in ("macro", "micro"):
-        rows.append([how, "", "", *(_plain(scores.labels.overall[f"{how}_{name}"]) for name in FIGURES)])
+    for title, table in (("of the classes", scores.labels), ("of all names", scores.named)):
+        for how in ("macro", "micro"):
+            row = [_plain(table.overall[f"{how}_{name}"]) for name in FIGURES]
+            rows.append([f"{how} {title}", "", "", *row])
     return heads, rows
 
 
@@ -233,9 +244,9 @@ def _column(title: str, findings: Sequence[Finding], wrong: set[int], one: Named
     text = one.text[:MAX_CHARACTERS]
     pieces: list[tuple[str, bool]] = []
     at = 0
-    for sentence in one.parsed.sentences:
+    for sentence in one.report.sentences if one.report else ():
         if at <= sentence.start and sentence.end <= len(text):
-            pieces += [(text[at : sentence.start], False), (text[sentence.start : sentence.end], sentence.understood)]
+            pieces += [(text[at : sentence.start], False), (text[sentence.start : sentence.end], bool(sentence.share))]
             at = sentence.end
     pieces.append((text[at:], False))
     return _Column(title, marked, [piece for piece in pieces if piece[0]], max(0, len(one.text) - len(text)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,21 @@ from typing import Any
 import numpy as np
 
 from neuroflamingo.evaluation.bootstrap import interval, resampled_sums
-from neuroflamingo.evaluation.label_table import LabelTable, label_cells, label_figures, label_table
-from neuroflamingo.evaluation.report_texts import Faults, NamedText, short
+from neuroflamingo.evaluation.label_table import CELLS, LabelTable, label_cells, label_figures, label_table
+from neuroflamingo.evaluation.report_texts import VAGUE, Faults, NamedText, short
 from neuroflamingo.evaluation.scoring import COLUMNS, METRICS, CaseScore, Scores, findings_line, ratios, score_case
 from neuroflamingo.evaluation.scoring import summarise as summarise_cases
 from neuroflamingo.evaluation.word_overlap import STATISTICS, WORDS, WordOverlap
 from neuroflamingo.findings.vocabulary import FindingClass
-from neuroflamingo_preprocessing.errors import UsageError
+from neuroflamingo.reader.brain_findings import BRAIN_FINDINGS
 from neuroflamingo_preprocessing.files import write_text_atomic
 
 LABELS = tuple(str(kind) for kind in FindingClass)
 """Labels of the table: the classes that the reader knows."""
+NAMES = tuple(row.name for row in BRAIN_FINDINGS if row.name not in VAGUE)
+"""Labels of the table of all findings that the reader knows."""
+NOT_READ = ("signal_accuracy", "impression_agreement")
+"""Figures of the project's own parser, which the reader of anybody's reports does not have."""
 LITTLE_READ = 0.8
 """Mean coverage below which a note says that the figures rest on little."""
 FEW = 20
@@ -44,21 +48,26 @@ class ScoredPair:
         id: of both.
         person: whose scan it is; the id if the reference does not say.
         score: counts and findings; all zero if the reference could not be read.
+        true_names, said_names: all findings of both, by their names in the table of the reader.
         coverage, reference_coverage: share of sentences that were understood; 1 where the findings are known.
         read: whether the reference could be read, or its findings are known.
         empty: the report has no text.
         same: the two texts are the same.
+        foreign: the report is in another language, of which nothing is read.
         words: statistics of `WordOverlap.pair`; None without texts or without word overlap.
     """
 
     id: str
     person: str
     score: CaseScore
+    true_names: frozenset[str]
+    said_names: frozenset[str]
     coverage: float
     reference_coverage: float
     read: bool
     empty: bool
     same: bool
+    foreign: bool = False
     words: np.ndarray | None = None
 
     def figures(self) -> dict[str, float]:
@@ -116,6 +125,11 @@ class TextScores:
         return label_table(LABELS, self._cells, self.resamples)
 
     @cached_property
+    def named(self) -> LabelTable:
+        """The table of all findings that the reader knows by name, whether of a class or not."""
+        return label_table(NAMES, self._named_cells, self.resamples)
+
+    @cached_property
     def words(self) -> dict[str, float | None]:
         """Figures of word overlap; empty without it."""
         return {} if self.overlap is None else self.overlap.figures(self._statistics.sum(0))
@@ -128,6 +142,7 @@ class TextScores:
         found = {name: ratios(drawn, *parts) for name, parts in METRICS.items()}
         cells = label_figures(resampled_sums(self._cells, self.resamples))
         found |= {name: cells[name] for name in COMPARED_LABELS}
+        found["named_micro_f1"] = label_figures(resampled_sums(self._named_cells, self.resamples))["micro_f1"]
         if self.overlap is not None:
             rows = [self.overlap.figures(sums) for sums in resampled_sums(self._statistics, self.resamples)]
             found |= {name: np.array([np.nan if row[name] is None else row[name] for row in rows]) for name in WORDS}
@@ -136,7 +151,9 @@ class TextScores:
     @property
     def values(self) -> dict[str, float | None]:
         """All figures that have draws."""
-        return self.findings.values | {name: self.labels.overall[name] for name in COMPARED_LABELS} | self.words
+        scored = {name: value for name, value in self.findings.values.items() if name not in NOT_READ}
+        labels = {name: self.labels.overall[name] for name in COMPARED_LABELS}
+        return scored | labels | {"named_micro_f1": self.named.overall["micro_f1"]} | self.words
 
     def interval_of(self, name: str) -> tuple[float, float] | None:
         """95 % interval of a figure, from drawing persons with replacement."""
@@ -157,12 +174,23 @@ class TextScores:
             "cases": len(self.pairs),
             "persons": len(self.persons),
             "coverage": self.coverage,
-            "findings": self.findings.to_json() | {"cases": len(self.pairs)},
+            "findings": self._plain_findings(),
             "labels": self.labels.to_json(),
+            "named": self._plain_named(),
             "words": words,
             "notes": list(self.notes),
             "about": self.about,
         }
+
+    def _plain_findings(self) -> dict[str, Any]:
+        plain = self.findings.to_json() | {"cases": len(self.pairs)}
+        plain["intervals"] = {name: span for name, span in plain["intervals"].items() if name not in NOT_READ}  # type: ignore[attr-defined]
+        return {name: value for name, value in plain.items() if name not in NOT_READ}
+
+    def _plain_named(self) -> dict[str, object]:
+        """The table of names, without those that neither side states."""
+        plain = self.named.to_json()
+        return plain | {"labels": {name: row for name, row in self.named.labels.items() if stated(row)}}
 
     def write_csv(self, path: str | Path, overwrite: bool = True) -> None:
         """Write one row per pair: figures and findings, not the texts; completely or not at all.
@@ -191,18 +219,17 @@ class TextScores:
 
     @cached_property
     def _cells(self) -> np.ndarray:
-        held = [pair for pair in self.pairs if pair.read]
-        truth, said = (
-            np.array([[label in names for label in LABELS] for names in sets], dtype=bool).reshape(
-                len(held), len(LABELS)
-            )
-            for sets in (
-                [{str(one.kind) for one in pair.score.truth} for pair in held],
-                [{str(one.kind) for one in pair.score.predicted} for pair in held],
-            )
-        )
-        cells = np.zeros((len(self.pairs), 4 * len(LABELS) + 2))
-        cells[[at for at, pair in enumerate(self.pairs) if pair.read]] = label_cells(truth, said)
+        kinds = [({str(f.kind) for f in p.score.truth}, {str(f.kind) for f in p.score.predicted}) for p in self.pairs]
+        return self._counted(LABELS, kinds)
+
+    @cached_property
+    def _named_cells(self) -> np.ndarray:
+        return self._counted(NAMES, [(pair.true_names, pair.said_names) for pair in self.pairs])
+
+    def _counted(self, labels: Sequence[str], sets: Sequence[tuple[Set[str], Set[str]]]) -> np.ndarray:
+        """Counts of labels for each person; of references that could not be read nothing is counted."""
+        truth, said = (np.array([[label in pair[at] for label in labels] for pair in sets]) for at in (0, 1))
+        cells = label_cells(truth, said) * np.array([[pair.read] for pair in self.pairs])
         return self._by_person(cells)
 
     @cached_property
@@ -218,45 +245,13 @@ class TextScores:
         return sums
 
 
+def stated(row: dict[str, object]) -> bool:
+    """Whether a label occurs in a reference or in a report."""
+    return any(row[cell] for cell in CELLS if cell != "true_negative")
+
+
 COMPARED_LABELS = ("macro_f1", "micro_f1", "macro_balanced_accuracy", "crg")
 """Figures of the label table that are shown beside those of the findings."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One figure of a system minus that of another.
-
-    Attributes:
-        value: the difference.
-        interval: 95 % interval of it, from drawing the same persons for both.
-        p: two-sided, by the share of draws on the other side of no difference; at least 2 / (draws + 1).
-    """
-
-    value: float
-    interval: tuple[float, float] | None
-    p: float
-
-
-def differences(one: TextScores, other: TextScores) -> dict[str, Difference | None]:
-    """Paired bootstrap of two systems on the same cases; None where one of them has no figure.
-
-    Raises:
-        UsageError: not the same cases.
-    """
-    if [pair.id for pair in one.pairs] != [pair.id for pair in other.pairs] or one.resamples != other.resamples:
-        raise UsageError("two systems are compared on the same cases", hint="score both against the same references")
-    found: dict[str, Difference | None] = {}
-    for name, value in one.values.items():
-        base = other.values.get(name)
-        if value is None or base is None:
-            found[name] = None
-            continue
-        drawn = one.draws[name] - other.draws[name]
-        drawn = drawn[np.isfinite(drawn)]
-        tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-        p = min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
-        found[name] = Difference(value - base, interval(drawn), p)
-    return found
 
 
 def score_texts(
@@ -319,18 +314,20 @@ def _list_unjoined(faults: Faults, what: str, names: Sequence[str], count: int) 
 
 
 def _score_pair(reference: NamedText, one: NamedText, overlap: WordOverlap | None) -> ScoredPair:
-    parsed = one.parsed if one.known is None else None
-    score = score_case(reference.findings, one.findings, parsed) if reference.was_read else NOTHING
+    score = score_case(reference.findings, one.findings, one.stated) if reference.was_read else NOTHING
     both = overlap is not None and reference.text and (one.text or one.known is None)
     return ScoredPair(
         id=one.id,
         person=reference.person or reference.id,
         score=score,
-        coverage=1.0 if parsed is None else parsed.coverage,
-        reference_coverage=1.0 if reference.known is not None else reference.parsed.coverage,
+        true_names=reference.names,
+        said_names=one.names,
+        coverage=one.coverage,
+        reference_coverage=reference.coverage,
         read=reference.was_read,
         empty=not one.text and one.known is None,
         same=bool(one.text) and one.text == reference.text,
+        foreign=one.known is None and one.report is None,
         words=overlap.pair(reference.text, one.text) if both and overlap else None,
     )
 
@@ -348,6 +345,9 @@ def _notes(pairs: Sequence[ScoredPair], missing: int, strangers: int) -> Iterabl
         yield "every report is its reference, word for word: is it the same file, or the same column?"
     if strangers:
         yield f"{strangers} reports without a reference were left out"
+    foreign = sum(pair.foreign for pair in pairs)
+    if foreign:
+        yield f"{foreign} of {len(pairs)} reports are not in English: nothing of them was read"
     if unread:
         yield f"{unread} of {len(pairs)} references could not be read at all: no finding of theirs is scored"
     for name, values in (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 
+from neuroflamingo.evaluation.paired_test import differences
 from neuroflamingo.evaluation.report_texts import NamedText
-from neuroflamingo.evaluation.text_scores import TextScores, differences, score_texts
+from neuroflamingo.evaluation.text_scores import TextScores, score_texts
 from neuroflamingo.findings.vocabulary import Finding
 from neuroflamingo_preprocessing.errors import ScanError, UsageError
 from tests.neuroflamingo.evaluation.test_edited_reports import NORMAL, REPORTS
@@ -17,8 +19,11 @@ REFERENCES = {f"c{at}": NamedText(f"c{at}", text) for at, (text, _) in enumerate
 PARAPHRASES = [NamedText(f"c{at}", text) for at, (_, text) in enumerate(REPORTS)]
 
 
+SIDES = {"left": "right", "right": "left"}
+
+
 def swapped(text: str) -> str:
-    return text.replace("left", "#").replace("right", "left").replace("#", "right")
+    return re.sub("left|right", lambda side: SIDES[side[0].lower()], text, flags=re.IGNORECASE)
 
 
 def score(texts: list[NamedText], references: dict[str, NamedText] = REFERENCES, **options: object) -> TextScores:
@@ -45,10 +50,48 @@ def test_labels_are_those_of_the_findings() -> None:
     assert table.labels["chronic infarct"]["false_negative"] == 2
 
 
+def test_findings_beside_the_classes_have_a_table_of_their_own() -> None:
+    texts = {"a": "FINDINGS: Glioma in the left frontal lobe with edema. No cyst.", "b": "FINDINGS: Arachnoid cyst."}
+    references = {name: NamedText(name, text) for name, text in texts.items()}
+    scores = score([NamedText("a", "FINDINGS: Mass in the left frontal lobe."), NamedText("b", texts["b"])], references)
+    named = scores.to_json()["named"]["labels"]
+    assert named["mass"]["f1"] == named["arachnoid cyst"]["f1"] == 1.0, "a glioma is a mass"
+    assert named["glioma"]["sensitivity"] == named["edema"]["sensitivity"] == 0.0 and "aneurysm" not in named
+    assert scores.values["named_micro_f1"] == pytest.approx(2 * 3 / (2 * 3 + 2))
+    assert scores.values["full_finding_f1"] == 1.0
+
+
+def test_what_has_two_names_is_one_finding_of_its_class() -> None:
+    one = NamedText("a", "Old stroke in the left parietal lobe: encephalomalacia of 4 cm.")
+    assert [(str(f.kind), f.size_mm) for f in one.findings] == [("chronic infarct", 40.0)]
+    assert [str(f.kind) for f in NamedText("a", "Left frontal glioma and a meningioma.").findings] == ["mass", "mass"]
+    two = NamedText("a", "Infarct in the left parietal lobe, 9 mm. Infarct in the left parietal lobe, 20 mm.")
+    assert len(two.findings) == 2
+
+
+def test_another_language_is_counted_not_taken_for_normal() -> None:
+    german = "Befund: Raumforderung im linken Frontallappen, keine Blutung, das Ventrikelsystem ist nicht erweitert."
+    scores = score([NamedText("c0", german), *PARAPHRASES[1:]])
+    assert any("1 of 4 reports are not in English" in note for note in scores.notes)
+    assert scores.values["finding_recall"] == pytest.approx(6 / 7) and scores.pairs[0].coverage == 0.0
+    other = score([PARAPHRASES[0]], {"c0": NamedText("c0", german)})
+    assert other.values["finding_f1"] is None and any("could not be read" in note for note in other.notes)
+
+
+def test_a_denied_class_is_a_false_negation() -> None:
+    text = "FINDINGS: Mass in the left frontal lobe. No hemorrhage."
+    scores = score([NamedText("a", "FINDINGS: No mass. No metastasis.")], {"a": NamedText("a", text)})
+    assert scores.values["false_negation_rate"] == 1.0
+    scores = score([NamedText("a", "FINDINGS: No metastasis.")], {"a": NamedText("a", text)})
+    assert scores.values["false_negation_rate"] == 0.0
+
+
 def test_known_findings_take_the_place_of_the_text() -> None:
     known = (Finding.model_validate({"kind": "mass", "side": "right", "region": "frontal lobe"}),)
     scores = score([PARAPHRASES[0]], {"c0": NamedText("c0", "", known)})
     assert scores.values["full_finding_f1"] == 1.0 and scores.values["bleu4"] is None
+    signal = known[0].model_copy(update={"signal": "low"})
+    assert score([PARAPHRASES[0]], {"c0": NamedText("c0", "", (signal,))}).values["detail_f1"] == 1.0
     listed = score([NamedText("c0", "", known)], {"c0": REFERENCES["c0"]})
     assert listed.values["full_finding_f1"] == 1.0 and listed.values["parse_coverage"] is None
 
@@ -115,4 +158,4 @@ def test_the_table_of_cases(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "cases.csv").read_text().splitlines()))
     assert [row["id"] for row in rows] == list(REFERENCES)
     assert [row["wrong_side"] for row in rows] == ["1.0", "0.0", "0.0", "0.0"]
-    assert rows[0]["true_findings"] == "right frontal lobe mass 34 mm low" and float(rows[0]["rouge_l"]) < 0.5
+    assert rows[0]["true_findings"] == "right frontal lobe mass 34 mm" and float(rows[0]["rouge_l"]) < 0.5
