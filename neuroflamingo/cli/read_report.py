@@ -17,7 +17,7 @@ from neuroflamingo_preprocessing.user_files import check_input, decode_text
 if TYPE_CHECKING:
     from neuroflamingo.reader.brain_report import BrainReport, ReadFinding, ReadSentence
 
-MAX_BYTES = 5_000_000
+MAX_BYTES = 500_000
 _STDIN = "-"
 
 
@@ -54,7 +54,7 @@ def _text_of(file: str, name: str) -> str:
             raise ScanError(f"{name} is a folder", expected="a text file with a report", hint="name its files")
     with sys.stdin.buffer if file == _STDIN else Path(file).open("rb") as stream:
         raw = stream.read(MAX_BYTES + 1)
-    expected = f"text in UTF-8 of at most {MAX_BYTES // 1_000_000} MB"
+    expected = f"text in UTF-8 of at most {MAX_BYTES // 1_000} kB"
     if len(raw) > MAX_BYTES:
         raise ScanError(
             f"{name} is too large for a report", expected=expected, hint="give each report a file of its own"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from neuroflamingo.reader.scopes import Sentence
     from neuroflamingo.reader.stated_places import Stated
 
+MOST_BACK = 100
+"""How many of the latest findings a sentence may speak of again."""
 _ANSWERS_YES = ("yes", "present")
 _ANSWERS_NO = ("no", "none", "absent", "negative")
 _GO_ON = ("this", "these", "there", "it", "the", "no", "multiple", "findings", "upon")
@@ -72,7 +74,8 @@ class _Reading:
 
     def _candidates(self, finding: ReadFinding, *, concludes: bool) -> list[int]:
         """Earlier findings that one may speak of again: those at its place first, else the latest."""
-        found = [at for at in range(len(self.findings)) if not (concludes and at in self.repeated)]
+        count = len(self.findings)
+        found = [at for at in range(max(0, count - MOST_BACK), count) if not (concludes and at in self.repeated)]
 
         def key(at: int) -> tuple[bool, bool, int]:
             other = self.findings[at]

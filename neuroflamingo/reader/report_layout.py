@@ -65,6 +65,10 @@ MIN_LATIN = 0.6
 """A text with a smaller share of Latin letters is in another script."""
 
 
+MAX_SENTENCE = 800
+"""Characters of the longest sentence; a text without full stops is read in pieces."""
+
+
 class Stretch(NamedTuple):
     """A part of a text: characters [start, end), and the kind of section that they are in."""
 
@@ -118,6 +122,18 @@ def stretches_of(text: str) -> list[Stretch]:
     return [stretch for stretch in found if text[stretch.start : stretch.end].strip(" \t\n\r.,*#_-")]
 
 
+def _pieces(text: str, sentence: Stretch) -> list[Stretch]:
+    """A sentence, or pieces of one that is too long to be one, cut at blanks."""
+    found: list[Stretch] = []
+    start = sentence.start
+    while sentence.end - start > MAX_SENTENCE:
+        blank = text.rfind(" ", start + 1, start + MAX_SENTENCE)
+        end = blank if blank > start else start + MAX_SENTENCE
+        found.append(sentence._replace(start=start, end=end))
+        start = end
+    return [*found, sentence._replace(start=start)]
+
+
 def sentences_of(text: str, stretch: Stretch) -> list[Stretch]:
     """Sentences of a section, without blanks, list marks and closing marks but a question's."""
     found: list[Stretch] = []
@@ -130,6 +146,6 @@ def sentences_of(text: str, stretch: Stretch) -> list[Stretch]:
         while left < right and (text[right - 1].isspace() or text[right - 1] in ",*_"):
             right -= 1
         if any(character.isalpha() for character in text[left:right]):
-            found.append(Stretch(stretch.section, left, right))
+            found += _pieces(text, Stretch(stretch.section, left, right))
         at = end if match is None else match.end()
     return found

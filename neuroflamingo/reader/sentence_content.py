@@ -68,11 +68,11 @@ def _normal(sentence: Sentence, content: Content) -> bool:
             denied = STRUCTURES[str(tag.roles[Cue.STRUCTURE])][1]
             if denied and not any(finding.name == denied for finding, _ in content.stated):
                 content.absent.add(denied)
-    for no in denials:
-        reached = [tag for tag in sentence.tags if tag.first >= no.last and _tells(tag)]
-        if reached or any(Cue.NOT_SEEN in tag.roles for tag in sentence.tags):
-            sentence.used.add(no.first)
-            ok = True
+    last = max((tag.first for tag in sentence.tags if _tells(tag)), default=-1)
+    behind = any(Cue.NOT_SEEN in tag.roles for tag in sentence.tags)
+    for no in (no for no in denials if behind or last >= no.last):
+        sentence.used.add(no.first)
+        ok = True
     return ok
 
 
