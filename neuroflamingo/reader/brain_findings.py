@@ -141,7 +141,8 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
         ("tumor recurrence", C.MASS, "25173007", "(tumor|disease|local|) (recurrence|progression); "
             "(recurrent|residual) "
          "(tumor|neoplasm|disease|mass|glioma|enhancing tumor|enhancing disease); enhancing residual"),
-        ("radiation change", None, None, "(radiation|treatment|post radiation) (necrosis|change|effect); "
+        ("radiation change", None, None, "(radiation|treatment|post treatment|post radiation) "
+         "(necrosis|change|effect); "
          "pseudoprogression"),
         ("postoperative change", None, None, "(post operative|postoperative|post surgical|postsurgical) "
             "(change|cavity|"
@@ -234,7 +235,7 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
          "frontotemporal dementia; huntington disease; parkinsonism; hot cross bun sign"),
         # malformations
         ("chiari malformation", None, None, "(arnold|) chiari (i|ii|1|2|type i|type 1|type ii|) (malformation|); "
-         "tonsillar (ectopia|descent)"),
+         "tonsillar (ectopia|descent); low lying (cerebellar|) tonsil"),
         ("dandy-walker malformation", None, None, "dandy walker (malformation|variant|spectrum|continuum)"),
         ("heterotopia", None, None, "(nodular|gray matter|band|subependymal|periventricular nodular|) heterotopia; "
          "heterotopic gray matter"),

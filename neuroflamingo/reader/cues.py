@@ -92,7 +92,8 @@ _WORDS: dict[Cue, str] = {
         "be; question of; raises the (possibility|question|suspicion) of; possibility of; potential; suspect; "
         "strongly suggestive of; most suggestive of; felt to (represent|be); thought to (represent|"
         "be); versus; "
-        "vs; in favor of; versus less likely; consideration would be; compatible with either; either; ?; or"
+        "vs; in favor of; versus less likely; (can|may|could) be seen (with|in); consideration would be; "
+        "compatible with either; either; ?; or"
     ),
     Cue.MAYBE_LIST: (
         "differential (diagnosis|considerations|consideration|) (includes|include|including|of|"
@@ -152,9 +153,8 @@ _WORDS: dict[Cue, str] = {
         "(resection|removal|excision|treatment|surgery|evacuation|clipping) (of|for|); "
         "(resection|removal|excision|evacuation|clipping|"
         "biopsy) of; family history of; rule out; r o; evaluate "
-        "for; evaluation (of|"
-        "for); assess for; to exclude; please exclude; screening for; risk of; patient with; "
-        "indication; clinical concern for; treated; underwent"
+        "for; evaluation (of|for); assess for; to exclude; please exclude; screening for; risk of; indication; "
+        "clinical concern for; underwent"
     ),
     Cue.BEFORE: (
         "previously; prior; formerly; before; earlier; compared (with|to); (was|were) (previously|"
@@ -194,7 +194,7 @@ _WORDS: dict[Cue, str] = {
         "(exam|examination|study|mri|scan|appearance); (as|) expected (for age|); well preserved; midline in "
         "position; not displaced; negative; no abnormality; symmetric in size; in normal position; well "
         "pneumatized; normal for age; (is|are) midline; (is|are|) not "
-        "(enlarged|dilated|displaced|shifted|compressed|effaced|thickened); nondilated; undisplaced; normal in "
+        "(enlarged|dilated|displaced|shifted|deviated|thickened); nondilated; undisplaced; normal in "
         "(size|appearance|signal|caliber|morphology|configuration)"
     ),
     Cue.ABNORMAL: (

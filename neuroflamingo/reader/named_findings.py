@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN = re.compile(
     r"^(?!diagnos|prognos|hypothes|anastom|symptom|stroma|coma$|soma$|aroma|trauma$|hematoma)\w{3,}"
-    r"(?:omas?|itis|osis|plasia|ectasia|cele|pathy|emia|malacia|megaly|sclerosis|genesis|thrombus|trophy)$"
+    r"(?:omas?|itis|osis|plasia|ectasia|cele|pathy|emia|malacia|megaly|sclerosis|genesis|thrombus|trophy|encephaly)$"
 )
 _AGES: dict[str, str] = dict.fromkeys(("old", "chronic", "remote", "prior", "established"), "chronic infarct")
 _AGES |= {"acute": "acute infarct", "early": "acute infarct", "subacute": "subacute infarct"}

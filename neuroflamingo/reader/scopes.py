@@ -14,6 +14,23 @@ if TYPE_CHECKING:
 _OPENING = (Cue.IS, Cue.MAYBE, Cue.GRADE, Cue.SIZE, Cue.CHANGE, Cue.SIDE)
 _ARTICLES = ("a", "an", "the", "with")
 _PARTICIPLES = ("seen", "noted", "identified", "located", "centered", "involving", "occupying", "measuring", "measured")
+_TOWARDS_A_PLACE = {
+    "in",
+    "on",
+    "at",
+    "the",
+    "of",
+    "within",
+    "into",
+    "to",
+    "involve",
+    "involving",
+    "affect",
+    "affecting",
+}
+_TOWARDS_A_PLACE |= {"extend", "extending", "reach", "reaching", "infiltrate", "infiltrating", "cross", "crossing"}
+_OF_A_THING = ("of", "in", "within", "around", "surrounding", "inside", "from", "along")
+_DEFINITE = ("the", "this", "these", "known", "its", "that")
 _LISTED = (",", "and", "or", "(", ")")
 
 
@@ -115,11 +132,21 @@ def _rightwards(sentence: Sentence, mention: Mention, cue: Cue, walls: tuple[Cue
 def only_a_place(sentence: Sentence, no: Tag) -> bool:
     """Whether a negation is of a place alone: "not on the left but on the right"."""
     at = no.last
-    while sentence.word(at) in ("in", "on", "at", "the", "of", "within"):
+    while sentence.word(at) in _TOWARDS_A_PLACE:
         at += 1
     tag = next((tag for tag in sentence.tags if tag.first <= at < tag.last), None)
     place = tag is not None and (Cue.SIDE in tag.roles or Cue.PLACE in tag.roles)
     return sentence.word(no.first) == "not" and no.last - no.first == 1 and place
+
+
+def _is_of_a_known(sentence: Sentence, no: Tag, mention: Mention) -> bool:
+    """Whether a negation ends at another finding, which is that of a known one ("no edema around the tumor")."""
+    crossed = [t for t in sentence.tags if no.last <= t.first < mention.first and Cue.FINDING in t.roles]
+    if not crossed:
+        return False
+    between = [sentence.word(at) for at in range(crossed[-1].last, mention.first)]
+    spot = next((at for at in range(len(between) - 1, -1, -1) if between[at] in _OF_A_THING), None)
+    return spot is not None and any(word in _DEFINITE for word in between[spot:])
 
 
 def _denial(sentence: Sentence, mention: Mention) -> Tag | None:
@@ -131,7 +158,7 @@ def _denial(sentence: Sentence, mention: Mention) -> Tag | None:
     if inside and mention.implied:
         return inside[-1]
     before = _leftwards(sentence, mention, Cue.NO, (Cue.STOP, Cue.VERB), commas=True)
-    if before is not None and not only_a_place(sentence, before):
+    if before is not None and not only_a_place(sentence, before) and not _is_of_a_known(sentence, before, mention):
         links = any(Cue.IS in tag.roles for tag in sentence.between(before.last, mention.first))
         if not links or sentence.word(before.first) == "no":
             return before

@@ -110,7 +110,7 @@ def _coverage(sentence: Sentence, content: Content, mentions: list[Mention], *, 
     aside = any(Cue.ADVICE in tag.roles or Cue.PAST in tag.roles for tag in sentence.tags)
     if not count and aside and not unused:
         content.share = None
-    elif not count and not unused and (content.loose is not None or (signals and described >= 2)):
+    elif not count and not unused and (_unchanged(sentence) or content.loose or (signals and described >= 2)):
         content.share = 1.0
     elif not count and not unused:
         content.share = 0.0
@@ -118,6 +118,13 @@ def _coverage(sentence: Sentence, content: Content, mentions: list[Mention], *, 
     else:
         content.share = count / (count + len(unused))
         content.unread = tuple(sentence.words(tag.first, tag.last) for tag in unused)
+
+
+def _unchanged(sentence: Sentence) -> bool:
+    """Whether a structure is said to be as it was ("No interval change in the size of the ventricles")."""
+    words = {sentence.word(at) for tag in sentence.tags if Cue.CHANGE in tag.roles for at in range(tag.first, tag.last)}
+    structure = any(Cue.STRUCTURE in tag.roles for tag in sentence.tags)
+    return structure and not words.isdisjoint({"stable", "unchanged", "change", "changed", "similar"})
 
 
 def content_of(sentence: Sentence) -> Content:

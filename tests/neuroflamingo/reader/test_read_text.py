@@ -156,6 +156,10 @@ def test_negation(text: str, absent: set[str]) -> None:
         ("Lesion without enhancement.", ["lesion"]),
         ("No hydrocephalus, mild left frontal edema.", ["edema"]),
         ("Although no mass is seen, there is edema.", ["edema"]),
+        ("No enhancement of the left frontal tumor.", ["mass"]),
+        ("There is no hemorrhage within the left frontal tumor.", ["mass"]),
+        ("The left lateral ventricle is not compressed.", []),
+        ("Lesion shows neither enhancement nor restricted diffusion.", ["lesion"]),
         ("No enhancement to suggest tumor.", []),
         ("Status post resection of a right frontal glioma.", []),
         ("History of stroke. No mass.", []),
@@ -202,6 +206,9 @@ def test_places_and_sizes(text: str, side: Side, regions: list[str], size: float
         ("The right frontal lobe is normal. The left frontal lobe contains a mass.", Side.LEFT, [Region.FRONTAL]),
         ("Tumor location: temporal lobe. Side: right.", Side.RIGHT, [Region.TEMPORAL]),
         ("The left insula is replaced by a growth.", Side.LEFT, [Region.INSULA]),
+        ("No edema around the right parietal tumor.", Side.RIGHT, [Region.PARIETAL]),
+        ("Left temporal tumor not involving the insula.", Side.LEFT, [Region.TEMPORAL]),
+        ("Right temporal tumor without extension to the left frontal lobe.", Side.RIGHT, [Region.TEMPORAL]),
     ],
 )
 def test_the_side_of_a_mass_is_not_that_of_what_stands_beside_it(text: str, side: Side, regions: list[str]) -> None:
