@@ -49,7 +49,7 @@ _NAMED: dict[str, str] = {
     "<seen>": (
         "(seen|present|visible|visualized|identified|detected|found|demonstrated|evident|observed|"
         "noted|apparent|appreciated|shown|depicted|recognized|there|suspected|discernible|"
-        "  demonstrable)"
+        "demonstrable)"
     ),
     "<be>": "(is|are|was|were|has been|have been|can be|could be|)",
     "<represent>": "(represent|reflect|be|indicate|suggest|relate to|be related to|be due to)",
@@ -151,10 +151,10 @@ _WORDS: dict[Cue, str] = {
         "status post; s p; history of; hx of; h o; known history of; post (resection|treatment|surgery|op) "
         "(of|for|); (after|following|prior|previous) "
         "(resection|removal|excision|treatment|surgery|evacuation|clipping) (of|for|); "
-        "(resection|removal|excision|evacuation|clipping|"
-        "biopsy) of; family history of; rule out; r o; evaluate "
-        "for; evaluation (of|for); assess for; to exclude; please exclude; screening for; risk of; indication; "
-        "clinical concern for; underwent"
+        "(resection|removal|excision|evacuation|clipping|biopsy) of; family history of; has had (a|an|); rule "
+        "out; r o; evaluate for; evaluation (of|"
+        "for); assess for; to exclude; please exclude; screening for; risk "
+        "of; indication; clinical concern for; underwent"
     ),
     Cue.BEFORE: (
         "previously; prior; formerly; before; earlier; compared (with|to); (was|were) (previously|"
@@ -171,7 +171,7 @@ _WORDS: dict[Cue, str] = {
         "improving; worsening; no (significant|interval|relevant|appreciable|) (interval|) change (in|of|); "
         "without (significant|interval|) (interval|) change (in|of|); not changed; similar (in size|to prior|"
         "); "
-        "not significantly changed; interval evacuation of; residual; persistent; recurrent"
+        "not significantly changed; residual; persistent; recurrent"
     ),
     Cue.GRADE: (
         "mild; mildly; slight; slightly; minimal; minimally; minor; subtle; trace; tiny; small; few; scattered; "
@@ -190,10 +190,11 @@ _WORDS: dict[Cue, str] = {
     Cue.SMALL: "reduced; decreased; diminished; lost; small; low; loss; thinned; shrunken; thinning; reduction",
     Cue.NORMAL: (
         "normal; normally; unremarkable; preserved; maintained; intact; within normal limit; age appropriate; "
-        "appropriate for (the|) (patient s|) age; clear; patent; stable "
-        "(exam|examination|study|mri|scan|appearance); (as|) expected (for age|); well preserved; midline in "
-        "position; not displaced; negative; no abnormality; symmetric in size; in normal position; well "
-        "pneumatized; normal for age; (is|are) midline; (is|are|) not "
+        "appropriate for (the|) (patient s|) age; clear; patent; stable (exam|examination|study|mri|scan); (as|"
+        ") "
+        "expected (for age|); well preserved; midline in position; not displaced; negative; no abnormality; "
+        "symmetric in size; in normal position; well pneumatized; normal for age; (is|are) midline; (is|are|"
+        ") not "
         "(enlarged|dilated|displaced|shifted|deviated|thickened); nondilated; undisplaced; normal in "
         "(size|appearance|signal|caliber|morphology|configuration)"
     ),
@@ -227,8 +228,9 @@ _WORDS: dict[Cue, str] = {
         "); heterogeneous; homogeneous; "
         "inhomogeneous; enhances; enhanced; enhancing; nonenhancing; cystic; solid; lobulated; ill defined; well "
         "defined; well circumscribed; irregular; margin; nonspecific; diameter; thickness; volume of the lesion; "
-        "border; boundary; shape; dimension; hyperintensity; hypointensity; texture; dural tail; satellite; "
-        "multifocal (disease|); multicentric; component; involvement; invasion; cortical; ependymal; "
+        "border; boundary; shape; dimension; hyperintensity; hypointensity; texture; dural tail; dural based; "
+        "satellite; multifocal (disease|"
+        "); multicentric; component; involvement; invasion; cortical; ependymal; "
         "subependymal; proportion; percent; percentage; non enhancing; t1; t2; flair; adc; dwi"
     ),
     Cue.IMAGING: (
@@ -242,9 +244,9 @@ _WORDS: dict[Cue, str] = {
         "limited by; motion (artifact|degraded); artifact; technique; contrast (material|administration|agent) "
         "(was|"
         "); intravenous; gadolinium; images were; images are; sequences; was performed; were performed; were "
-        "obtained; was obtained; is advised; advised; comparison (is|was|with|"
-        "); thank you; signed; reformatted; "
-        "preliminary report; please; patient s name; no previous (study|examination)"
+        "obtained; was obtained; is advised; advised; comparison (is|was|with|); thank you; patient with; a "
+        "patient; year old; presenting with; presented with; signed; reformatted; preliminary report; please; "
+        "patient s name; no previous (study|examination)"
     ),
     Cue.PLAIN: (
         "no doubt; none of (the|"

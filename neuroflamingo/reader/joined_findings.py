@@ -92,6 +92,7 @@ def _one_thing(
 
 
 _ATTENDANT = (*SIGNS, "enhancement", "calcification", "restricted diffusion", "swelling", "cyst")
+_WITHOUT_A_SIZE = ("mass effect", "edema", "necrosis", "herniation", "hydrocephalus")
 Kept = list[tuple[Mention, list[ReadFinding]]]
 
 
@@ -117,7 +118,12 @@ def merge(sentence: Sentence, mentions: list[Mention], found: list[list[ReadFind
         if not kept or mention.denied or kept[at][0].denied or mention.past or kept[at][0].past:
             if kept and mention.denied and not kept[-1][0].denied:
                 kept[-1] = (kept[-1][0], _brought_home(kept[-1][1], findings))
+            left_over = kept and kept[-1][0].past and not mention.denied and not mention.past
+            if left_over and mention.name in WIDER.get(kept[-1][1][0].name, ()):
+                findings = [_lent(finding, kept[-1][1][0]) for finding in findings]
             kept.append((mention, findings))
+            continue
+        if _says_again(kept, findings):
             continue
         last, earlier = kept[at]
         wider = mention.name in WIDER.get(earlier[0].name, ())
@@ -128,12 +134,45 @@ def merge(sentence: Sentence, mentions: list[Mention], found: list[list[ReadFind
         if merged is not None:
             kept[at] = (_both_mentions(last, mention), merged)
             continue
-        if names and len(earlier) == 1:
+        if _is_alternative(sentence, last, mention) and len(earlier) == len(findings) == 1:
+            kept[at] = (last, [fill(earlier[0], findings[0]) or earlier[0]])
+            findings = [fill(findings[0], earlier[0]) or findings[0]]
+        elif names and len(earlier) == 1:
             findings = [_located(finding, earlier[0]) for finding in findings]
-        elif mention.name in (*SIGNS, "enhancement") and len(findings) == 1 and len(earlier) == 1:
+        elif len(earlier) == 1 and (
+            mention.name in (*SIGNS, "enhancement") or _shares_a_place(sentence, last, mention)
+        ):
             kept[at] = (last, [_lent(earlier[0], findings[0])])
+        if mention.name in _WITHOUT_A_SIZE and len(kept[at][1]) == 1:
+            kept[at] = (kept[at][0], [_sized(kept[at][1][0], findings[0])])
+            findings = [replace(finding, size_mm=None, dimensions_mm=()) for finding in findings]
         kept.append((mention, findings))
     return kept
+
+
+def _sized(finding: ReadFinding, sign: ReadFinding) -> ReadFinding:
+    """A finding with the size that stands behind its sign ("a meningioma with mass effect, 26 mm")."""
+    if finding.size_mm is not None or sign.size_mm is None:
+        return finding
+    return replace(finding, size_mm=sign.size_mm, dimensions_mm=sign.dimensions_mm)
+
+
+def _says_again(kept: Kept, findings: list[ReadFinding]) -> bool:
+    """Whether findings only name again, without a place or size, what stands earlier in the sentence."""
+    bare = all(f.side is None and not f.regions and f.size_mm is None for f in findings)
+    before = [finding.name for mention, earlier in kept[:-1] if not mention.denied for finding in earlier]
+    return bare and findings[0].name in before
+
+
+def _is_alternative(sentence: Sentence, last: Mention, mention: Mention) -> bool:
+    """Whether two doubtful mentions are alternatives: "abscess versus metastasis"."""
+    words = {sentence.word(at) for at in range(last.last, mention.first)}
+    return last.maybe and mention.maybe and not words.isdisjoint({"versus", "vs", "or"})
+
+
+def _shares_a_place(sentence: Sentence, last: Mention, mention: Mention) -> bool:
+    """Whether two findings are listed before one place: "encephalomalacia and gliosis in the left frontal lobe"."""
+    return all(sentence.word(at) in ("and", "or", ",") for at in range(last.last, mention.first))
 
 
 def _lent(finding: ReadFinding, sign: ReadFinding) -> ReadFinding:

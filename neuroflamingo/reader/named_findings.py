@@ -29,6 +29,7 @@ _CUT = {",", ";", ":", "and", "with", "plus", "while", "or", "versus", "vs", "bu
 _CUT |= {"from", "by", "due", "secondary", "because", "causing"}
 _PARTS = ("enhancement", "edema", "necrosis", "calcification", "hematoma", "restricted diffusion", *SIGNS)
 _SIGNALS = {"hyperintense", "hypointense", "high", "increased", "bright", "low", "mixed", "hypodense", "hyperdense"}
+_NOT_LOBES = ("corpus callosum", Region.BRAINSTEM, Region.CEREBELLUM, Region.BASAL_GANGLIA, Region.THALAMUS)
 _OF = ("in", "of", "within", "at", "along", "involving", "on", "over", "centered", "throughout")
 _CONTRAST = (";", "but", "however", "although", "though", "whereas", "while")
 _MOVED = re.compile("(?:compress|displac|effac|shift|narrow|entrap|distort|deviat|caus|push)")
@@ -118,7 +119,7 @@ def _regions(name: str, inner: tuple[str, ...], outer: list[str]) -> tuple[str, 
         odd = [place for place in (*inner, *outer) if place in ("third ventricle", "fourth ventricle")]
         return tuple(dict.fromkeys(odd)) or PLACED_IN[name]
     if name in DIFFUSE:
-        return PLACED_IN[name]
+        return (*PLACED_IN[name], *dict.fromkeys(place for place in (*inner, *outer) if place in _NOT_LOBES))
     if name in PLACED_IN:
         return PLACED_IN[name]
     found = list(dict.fromkeys((*inner, *outer)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from neuroflamingo.findings.vocabulary import Region, Side
 
-_LOBE = "(lobe|cortex|region|area|pole|convexity|operculum|white matter|white matter region|gyrus|gyri|lobule|)"
+_LOBE = "(lobe|cortex|region|area|pole|convexity|operculum|gyrus|gyri|lobule|)"
 _GYRUS = "(superior|middle|inferior|medial|orbital|mesial|anterior|posterior|lateral|)"
 
 PLACES: dict[str, str] = {
@@ -126,5 +126,6 @@ PLACED_IN: dict[str, tuple[str, ...]] = {
     "white matter lesions": (Region.WHITE_MATTER,),
     "intraventricular hemorrhage": (),
     "scalp injury": (),
+    "chiari malformation": (),
 }
 """Places that a finding's name implies."""

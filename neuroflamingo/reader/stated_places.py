@@ -121,7 +121,9 @@ def _own(sentence: Sentence, first: int, last: int, mention: Mention | None) -> 
 
 def _ends_an_aside(sentence: Sentence, tag: Tag) -> bool:
     """Whether a tag goes on about the finding itself, after words about its neighbours."""
-    return Cue.SIZE in tag.roles or (Cue.VERB in tag.roles and sentence.word(tag.first - 1) != "to")
+    before = [sentence.word(tag.first - 2), sentence.word(tag.first - 1)]
+    inside = Cue.PLACE in tag.roles and not {"in", "within"}.isdisjoint(before)
+    return inside or Cue.SIZE in tag.roles or (Cue.VERB in tag.roles and before[1] != "to")
 
 
 def _moves(sentence: Sentence, tag: Tag) -> bool:
@@ -168,42 +170,48 @@ def _groups(sentence: Sentence, tags: list[Tag], sizes: dict[int, tuple[float, .
     """Places of a segment in order: a new one begins with another side."""
     found = [Place()]
     for at, tag in enumerate(tags):
-        now = found[-1]
         side = tag.roles.get(Cue.SIDE)
         if tag.first in sizes:
-            now.sizes.append(sizes[tag.first])
+            found[-1].sizes.append(sizes[tag.first])
         elif isinstance(side, Side) and not _moves(sentence, tag) and not _of_the_body(sentence, tag):
-            beside = at + 1 < len(tags) and Cue.PLACE in tags[at + 1].roles and tags[at + 1].first == tag.last
-            again = beside and str(tags[at + 1].roles[Cue.PLACE]) in now.regions
-            if now.side is None and not (now.regions and beside and not again):
-                now.side = side
-            elif now.side is None or now.side is not side:
-                if now.side is Side.MIDLINE and not now.regions:
-                    now.side = side
-                elif side is Side.BILATERAL and not beside:
-                    now.side = now.side or side
-                elif (
-                    now.side is not None
-                    and not now.regions
-                    and not now.sizes
-                    and {now.side, side} == {Side.LEFT, Side.RIGHT}
-                ):
-                    now.side = Side.BILATERAL
-                elif now.side is Side.BILATERAL and not now.sizes and not now.regions:
-                    now.side = Side.BILATERAL
-                    found.append(Place(side))
-                elif not beside and sentence.word(tag.first - 1) in ("and", "or"):
-                    now.side = Side.BILATERAL
-                else:
-                    found.append(Place(side))
+            following = tags[at + 1] if at + 1 < len(tags) and tags[at + 1].first == tag.last else None
+            place = str(following.roles[Cue.PLACE]) if following and Cue.PLACE in following.roles else None
+            _take_side(sentence, found, tag, side, place)
         elif Cue.PLACE in tag.roles:
             place = str(tag.roles[Cue.PLACE])
-            if place not in now.regions:
-                now.regions.append(place)
-    if len(found) > 2 and found[0].side is Side.BILATERAL and not found[0].regions and not found[0].sizes:
-        found = found[1:]
-    lone = [place for place in found[1:] if not place.regions and not place.sizes]
-    return [place for place in found if place not in lone] if found[0].regions else found
+            found[-1].regions += [place] if place not in found[-1].regions else []
+    first, others = found[0], found[1:]
+    if first.side is Side.BILATERAL and len(others) > 1 and not first.sizes and not any(o.regions for o in others):
+        return [Place(other.side, list(first.regions), other.sizes) for other in others]
+    lone = [place for place in others if not place.regions and not place.sizes]
+    return [place for place in found if place not in lone] if first.regions else found
+
+
+def _both(place: Place, side: Side) -> bool:
+    """Whether a second side makes a bare place one of both sides ("left and right")."""
+    return not place.regions and not place.sizes and {place.side, side} == {Side.LEFT, Side.RIGHT}
+
+
+def _take_side(sentence: Sentence, found: list[Place], tag: Tag, side: Side, place: str | None) -> None:
+    """Give a side to the place under way, or begin another with it.
+
+    Args:
+        place: the region that follows at once.
+    """
+    now = found[-1]
+    before = tag.first - 1 - (sentence.word(tag.first - 1) in ("the", "a", "in"))
+    before -= sentence.word(before) == "in"
+    apart = place is not None and place not in now.regions and sentence.word(before) in ("and", "or", ",", ";", ":")
+    if now.side is None and not (now.regions and apart):
+        now.side = side
+    elif now.side is side or (side is Side.BILATERAL and place is None):
+        return
+    elif now.side in (Side.MIDLINE, Side.BILATERAL) and not now.regions:
+        now.side = side
+    elif _both(now, side) or (place is None and sentence.word(tag.first - 1) in ("and", "or")):
+        now.side = Side.BILATERAL
+    else:
+        found.append(Place(side))
 
 
 def _pair_sizes(places: list[Place]) -> None:

@@ -23,7 +23,9 @@ from neuroflamingo_preprocessing.errors import ScanError
 from tests.neuroflamingo.findings.finding_strategies import finding_lists
 from tests.neuroflamingo.findings.paraphrases import FIRST, HELD_OUT, SECOND
 
-ROWS = [json.loads(line) for line in (Path(__file__).parent / "paraphrases.jsonl").read_text().splitlines()]
+HERE = Path(__file__).parent
+ROWS = [json.loads(line) for line in (HERE / "paraphrases.jsonl").read_text().splitlines()]
+SECOND_ROWS = [json.loads(line) for line in (HERE / "second_paraphrases.jsonl").read_text().splitlines()]
 MAYBE, SURE = Certainty.POSSIBLE, Certainty.DEFINITE
 
 
@@ -41,10 +43,10 @@ def expected(row: dict) -> tuple[object, ...]:
     return row["name"], row["side"], tuple(sorted(row["regions"])), row["size_mm"], row["certainty"]
 
 
-def scored(name: str) -> tuple[float, float]:
+def scored(rows: list[dict]) -> tuple[float, float]:
     """Share of findings right in every attribute, invented ones counted as wrong; share on the wrong side."""
     right = wanted = invented = wrong_side = 0
-    for row in (row for row in ROWS if half(row["text"]) == name):
+    for row in rows:
         want, got = Counter(map(expected, row["findings"])), Counter(map(stated, read_text(row["text"]).findings))
         right += (want & got).total()
         wanted += want.total()
@@ -58,14 +60,25 @@ def scored(name: str) -> tuple[float, float]:
     return right / (wanted + invented), wrong_side / wanted
 
 
-def test_paraphrases_of_the_development_half() -> None:
-    right, wrong_side = scored("development")
-    assert right >= 0.95
+@pytest.mark.parametrize(
+    ("rows", "least"),
+    [
+        ([row for row in ROWS if half(row["text"]) == "development"], 0.95),
+        ([row for row in ROWS if half(row["text"]) == "held"], 0.95),
+        (SECOND_ROWS, 0.9),
+    ],
+    ids=["development", "held", "second"],
+)
+def test_paraphrases(rows: list[dict], least: float) -> None:
+    """Rules were changed with all three in view; docs/read_report.md has the first scores of the latter two."""
+    assert len(rows) >= 40
+    right, wrong_side = scored(rows)
+    assert right >= least
     assert wrong_side <= 0.01
 
 
 def test_what_paraphrases_deny() -> None:
-    rows = [row for row in ROWS if half(row["text"]) == "development" and row["absent"]]
+    rows = [row for row in ROWS + SECOND_ROWS if row["absent"]]
     assert len(rows) > 5
     for row in rows:
         assert set(row["absent"]) <= read_text(row["text"]).absent, row["text"]
@@ -214,6 +227,14 @@ def test_places_and_sizes(text: str, side: Side, regions: list[str], size: float
 def test_the_side_of_a_mass_is_not_that_of_what_stands_beside_it(text: str, side: Side, regions: list[str]) -> None:
     masses = [(f.side, list(f.regions)) for f in read_text(text).findings if f.name == "mass"]
     assert masses == [(side, regions)]
+
+
+def test_alternatives_share_their_place() -> None:
+    found = read_text("Left temporal lobe abscess versus metastasis, 26 mm.").findings
+    assert [(f.name, f.side, f.size_mm, f.certainty) for f in found] == [
+        ("abscess", Side.LEFT, 26, MAYBE),
+        ("metastasis", Side.LEFT, 26, MAYBE),
+    ]
 
 
 def test_two_sizes_for_two_sides() -> None:
