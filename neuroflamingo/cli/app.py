@@ -34,7 +34,14 @@ from neuroflamingo.cli.options import (
     preparation,
     takes_groups,
 )
-from neuroflamingo.cli.requests import AuditRequest, EvaluateRequest, ReportRequest, ScoreRequest, TrainRequest
+from neuroflamingo.cli.requests import (
+    AuditRequest,
+    EvaluateRequest,
+    GenerateRequest,
+    ReportRequest,
+    ScoreRequest,
+    TrainRequest,
+)
 from neuroflamingo.cli.store_options import StoreRequest
 
 application = typer.Typer(
@@ -101,7 +108,7 @@ def train(*, request: TrainRequest) -> None:
 @application.command()
 @takes_groups
 def evaluate(*, request: EvaluateRequest) -> None:
-    """Score a model on painted cases with known findings, next to image-reliance controls, or on real scans."""
+    """Score a model on painted cases with known findings, next to image-reliance controls, or on your own data."""
     from neuroflamingo.cli.train_evaluate import evaluate_model
 
     raise typer.Exit(evaluate_model(request))
@@ -129,6 +136,19 @@ def audit(*, request: AuditRequest) -> None:
     from neuroflamingo.cli.audit import audit_model
 
     raise typer.Exit(audit_model(request))
+
+
+@application.command()
+@takes_groups
+def generate(*, request: GenerateRequest) -> None:
+    """Write a model's answers to the samples of a manifest: reports, or answers to questions, in batches.
+
+    Scans are prepared by several processes. An interrupted run goes on where it was. The exit code is 1 if some scans
+    could not be read.
+    """
+    from neuroflamingo.cli.generate import generate_answers
+
+    raise typer.Exit(generate_answers(request))
 
 
 @application.command()

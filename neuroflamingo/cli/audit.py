@@ -47,7 +47,7 @@ def audit_model(request: AuditRequest) -> int:
         rows = [{"id": i, "shown": name, "text": t} for name, texts in found.texts.items() for i, t in texts.items()]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text_atomic(request.texts, lines, overwrite=request.overwrite)
-    say(json.dumps(found.to_json(), indent=2) if request.json else _words(found))
+    say(json.dumps(found.to_json(), indent=2) if request.json else audit_words(found))
     return SOME_FAILED if found.refused["own"] else 0
 
 
@@ -73,7 +73,7 @@ def _about(request: AuditRequest) -> dict[str, Any]:
     }
 
 
-def _words(audit: RelianceAudit) -> str:
+def audit_words(audit: RelianceAudit) -> str:
     """Verdicts, then a table of the controls, then refusals."""
     out = [f"{name}: {why}" for name, why in audit.verdicts.items()]
     plain = audit.to_json()
@@ -81,7 +81,7 @@ def _words(audit: RelianceAudit) -> str:
     out += ["", f"{len(audit.held)} of {len(audit.cases)} scans, held against {truth}:", ""]
     heads = ["shown", "finding F1", "full-finding F1", "lost", "95 %", "wrong side", "same text"]
     rows = [heads, ["---"] * len(heads)]
-    for name in audit.scores:
+    for name in (name for name in audit.scores if name in plain):
         row = plain[name]
         span = row.get("loss_interval")
         rows.append(

@@ -117,6 +117,10 @@ Settings = Annotated[
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="0: greedy decoding; above 0: sampling.", min=0.0)]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Maximum report length in tokens.", min=1)]
+Template = Annotated[
+    str, typer.Option("--template", help="Of conversations, as data.template: plain, question-answer, chat, ...")
+]
+BatchSize = Annotated[int, typer.Option("--batch", help="Samples that are written at a time.", min=1)]
 Depth = Annotated[int | None, typer.Option("--depth", help="Maximum nesting level to show.", min=1)]
 Frozen = Annotated[
     bool, typer.Option("--frozen", help="List every parameter as frozen or trained, with counts per parameter group.")

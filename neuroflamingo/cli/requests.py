@@ -9,8 +9,10 @@ import typer
 
 from neuroflamingo.cli.options import (
     AllowDownload,
+    BatchSize,
     DenoisingOptions,
     Device,
+    Force,
     Json,
     LoadingOptions,
     MaxNewTokens,
@@ -20,6 +22,7 @@ from neuroflamingo.cli.options import (
     Quiet,
     Settings,
     Temperature,
+    Template,
 )
 
 
@@ -100,6 +103,13 @@ class EvaluateRequest:
             "--scans", metavar="TRUTH.json", help="Score real scans with known findings instead, see docs/evaluate.md."
         ),
     ] = None
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="TEST.jsonl", help="Score a manifest of your own instead, see docs/score.md."),
+    ] = None
+    template: Template = "plain"
+    batch: BatchSize = 8
+    max_new_tokens: MaxNewTokens = 400
     longitudinal: Annotated[
         bool,
         typer.Option("--longitudinal", help="Painted pairs, baseline and follow-up: what is said to have changed."),
@@ -112,7 +122,7 @@ class EvaluateRequest:
     ] = False
     log: Annotated[
         str | None,
-        typer.Option("--log", help="With --scans: JSON lines, one per scan; rerun to do only what is missing."),
+        typer.Option("--log", help="With --scans a file, with --data a folder: rerun to do only what is missing."),
     ] = None
     few_shot: Annotated[
         int | None,
@@ -170,6 +180,29 @@ class AuditRequest:
     ] = None
     device: Device = "auto"
     json: Json = False
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """Options of `generate`."""
+
+    data: Annotated[str, typer.Option("--data", metavar="MANIFEST.jsonl", help="Samples, as `train` takes them.")]
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="OUT.jsonl", help="An answer a line; rerun to go on.")
+    ]
+    model: Model = "tiny-t1w"
+    template: Template = "plain"
+    batch: BatchSize = 8
+    max_new_tokens: MaxNewTokens = 400
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="Processes that prepare scans; default: one a core.", min=1)
+    ] = None
+    scans: Annotated[str | None, typer.Option("--scans", help="Store of prepared scans, as data.scans.")] = None
+    tokens: Annotated[str | None, typer.Option("--tokens", help="Store of tokens, as data.tokens.")] = None
+    device: Device = "auto"
+    force: Force = False
     overwrite: Overwrite = False
     quiet: Quiet = False
 

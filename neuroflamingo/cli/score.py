@@ -105,10 +105,19 @@ def _print(request: ScoreRequest, scores: TextScores, other: TextScores | None) 
             }
         say(json.dumps(out, indent=2))
         return
+    say(score_words(scores, other))
+
+
+def score_words(scores: TextScores, other: TextScores | None = None) -> str:
+    """Tables of figures and classes, and notes."""
     from neuroflamingo.evaluation.score_page import figure_rows, label_rows
 
+    parts = []
     for heads, rows in (figure_rows(scores, other), label_rows(scores)):
-        say("\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows]) + "\n")
-    for one in filter(None, (scores, other)):
-        for note in one.notes:
-            say(f"note ({one.about['reports']}): {note}")
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows]))
+    notes = [
+        f"note{f' ({source})' if (source := one.about.get('reports')) else ''}: {note}"
+        for one in filter(None, (scores, other))
+        for note in one.notes
+    ]
+    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])

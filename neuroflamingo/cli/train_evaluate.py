@@ -69,6 +69,10 @@ def evaluate_model(request: EvaluateRequest) -> int:
         check_writable(request.csv, overwrite=request.overwrite)
     if request.scans is not None:
         return _evaluate_scans(request, request.scans)
+    if request.data is not None:
+        from neuroflamingo.cli.generate import evaluate_data
+
+        return evaluate_data(request, request.data)
     from neuroflamingo.evaluation.evaluate import TEST_SEED, evaluate
     from neuroflamingo.evaluation.evaluate_follow_ups import evaluate_follow_ups
     from neuroflamingo.evaluation.few_shot import evaluate_few_shot
@@ -111,10 +115,15 @@ def _check_options(request: EvaluateRequest) -> None:
         "--few-shot": request.few_shot,
         "--keep": request.keep,
     }
-    real = {"--versions": request.versions or None, "--log": request.log}
-    given = [name for name, value in (painted if request.scans else real).items() if value is not None]
+    if request.scans and request.data:
+        raise UsageError("--scans and --data are two evaluations", hint="run one after the other")
+    real = {"--versions": request.versions or None}
+    log = {"--log": request.log}
+    other = painted if request.scans else painted | real if request.data else real | log
+    given = [name for name, value in other.items() if value is not None]
     if given:
         what = "painted cases" if request.scans else "real scans (--scans TRUTH.json)"
+        what = "painted cases or --scans" if request.data else what
         raise UsageError(f"{', '.join(given)}: only for {what}", hint=f"leave out {', '.join(given)}")
     if request.longitudinal and request.few_shot is not None:
         raise UsageError("--longitudinal and --few-shot are two evaluations", hint="run one after the other")

@@ -153,6 +153,8 @@ class RelianceAudit:
         out["cases"], out["held"] = len(self.cases), len(self.held)
         out["distinct_reports"] = len(set(self.texts[OWN].values()))
         for name, scores in self.scores.items():
+            if name in self.texts and not self.texts[name] and not self.refused.get(name):
+                continue  # a control that was not shown
             figures = {
                 key: scores.values[key] for key in ("finding_f1", FIGURE, "wrong_side_rate", "laterality_accuracy")
             }
@@ -229,7 +231,7 @@ def audit_reliance(
         UsageError: scans of one person only; targets without true reports; not one scan got a report.
         ScanError: a scan of which no controls can be made.
     """
-    others = _others(cases)
+    others = others_of(cases)
     if with_target is not None and any(case.reference is None or not case.reference.text for case in cases):
         raise UsageError("a model that is given the true report needs one for every scan", hint="give the references")
     names = (OWN, *CONTROLS, *(TARGETS if with_target else ()))
@@ -268,7 +270,7 @@ def _differs(write: Write, case: AuditCase, own: Mapping[str, str]) -> bool:
         return True
 
 
-def _others(cases: Sequence[AuditCase]) -> dict[str, tuple[str, ...]]:
+def others_of(cases: Sequence[AuditCase]) -> dict[str, tuple[str, ...]]:
     """For each case the next ones of other persons."""
     found: dict[str, tuple[str, ...]] = {}
     for at, case in enumerate(cases):
