@@ -51,12 +51,19 @@ def load_outlines(
     if kept is not None and kept.is_file():
         outlines = _unpacked(kept)
     else:
-        outlines = [one for name, data in _masks(path) if (one := _outline(name, data)) is not None]
+        outlines = [] if kept else _outlines(path, part)  # only what is asked for, unless all is kept for another time
+        if not outlines:
+            outlines = _outlines(path)
         if not outlines:
             raise NotFoundError(f"there are no lesion masks in {path}", expected="NIfTI masks in MNI space")
         if kept is not None:
             write_bytes_atomic(kept, _packed(outlines), overwrite=True)
     return tuple(one for one in outlines if _is_held_out(one.name) is (part == "held out"))
+
+
+def _outlines(path: Path, part: str | None = None) -> list[Outline]:
+    files = (file for file in _masks(path) if part is None or _is_held_out(file[0]) is (part == "held out"))
+    return [one for name, data in files if (one := _outline(name, data)) is not None]
 
 
 def _is_held_out(name: str) -> bool:
