@@ -172,15 +172,18 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
          "(compressing|compress|compressed|compression) (of|on|) (the|) (adjacent|ipsilateral|left|right|) "
          "(lateral|third|fourth|) (ventricle|sulci|sulcus|brainstem|horn|parenchyma|structure); ventricular "
          "compression"
-         "; compression; compressed; "
+         "; compression; compressed; (is|are) (displaced|deformed|distorted|pushed); "
          "(lateral|third|fourth|temporal|frontal|occipital|basal|) (sulci|ventricle|horn|cistern) "
          "(is|are) (narrowed|shallow|flattened|effaced|obliterated)"),
         ("midline shift", None, None, "(leftward|rightward|) midline shift; (leftward|rightward|) shift of (the|) "
          "midline (structure|); "
-         "midline (structure|) (is|are|was|) (deviation|displacement|shifted|displaced|deviated|shift); (leftward|"
+         "midline (structure|) (is|are|was|) (slightly|mildly|markedly|significantly|) "
+         "(deviation|displacement|shifted|displaced|deviated|shift|pushed); (leftward|"
          "rightward) shift; midline deviation; septal deviation; deviation of the midline"),
         ("herniation", None, None, "(uncal|tonsillar|subfalcine|transtentorial|brain|cerebellar tonsillar|downward|"
          "upward|) herniation; coning"),
+        ("invasion", None, None, "(deep white matter|white matter|ependymal|cortical|callosal|pial|dural) "
+         "(invasion|involvement|infiltration)"),
         ("necrosis", None, "6574001", "(central|internal|tumor|) necrosis; necrotic "
             "(component|area|core|region|center|"
          "focus|change); central nonenhancing region"),
@@ -251,7 +254,8 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
         # injury, and outside the brain
         ("contusion", None, None, "(hemorrhagic|cortical|brain|cerebral|) contusion"),
         ("diffuse axonal injury", None, None, "(diffuse|traumatic) axonal injury; dai; shear injury"),
-        ("fracture", None, None, "(skull|calvarial|facial bone|nondisplaced|depressed|linear|) fracture"),
+        ("fracture", None, None, "(skull|calvarial|facial bone|nondisplaced|minimally displaced|displaced|"
+         "depressed|linear|) fracture"),
         ("scalp injury", None, None, "scalp (swelling|hematoma|laceration|edema); subgaleal hematoma; laceration; "
             "soft "
          "tissue swelling"),
@@ -289,6 +293,7 @@ WIDER: dict[str, tuple[str, ...]] = (
     {row.name: ("mass", *_VAGUE) for row in BRAIN_FINDINGS if row.kind is C.MASS and row.name != "mass"}
     | dict.fromkeys(("acute infarct", "subacute infarct", "chronic infarct", "lacunar infarct"), ("infarct", *_VAGUE))
     | {
+        "lesion": ("signal abnormality",),
         "mass": _VAGUE,
         "infarct": _VAGUE,
         "white matter lesions": _VAGUE,

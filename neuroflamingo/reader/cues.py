@@ -141,7 +141,7 @@ _WORDS: dict[Cue, str] = {
         "to|around); reaching; reaches; abutting; abuts; adjacent to; next to; close to; "
         "(anterior|posterior|lateral|medial|superior|inferior|superficial|deep|contiguous|anteriorly|"
         "perpendicular|distal|proximal) "
-        "to; displacing; displaces; displacement of; sparing; spares; bordering; pushing; near; crossing; "
+        "to; displacing; displaces; displacement of; sparing; spares; bordering; pushing; near; crossing; across; "
         "crosses; below; above; through; invading; impinging on; encasing; underlying; level of; involvement of; "
         "distortion of; with involvement of; infiltrating; infiltration (in|)to; spread to; deviation of; "
         "contacting; contact with; pressing; relative to; compared to the; communicating with; elevating; "
@@ -195,8 +195,8 @@ _WORDS: dict[Cue, str] = {
         "expected (for age|); well preserved; midline in position; not displaced; negative; no abnormality; "
         "symmetric in size; in normal position; well pneumatized; normal for age; (is|are) midline; (is|are|"
         ") not "
-        "(enlarged|dilated|displaced|shifted|deviated|thickened); nondilated; undisplaced; normal in "
-        "(size|appearance|signal|caliber|morphology|configuration)"
+        "(enlarged|dilated|displaced|shifted|deviated|thickened); nondilated; spared; uninvolved; not "
+        "(involved|affected); undisplaced; normal in (size|appearance|signal|caliber|morphology|configuration)"
     ),
     Cue.ABNORMAL: (
         "abnormal; abnormally; abnormality; pathology; pathologic; pathological; anomaly; anomalous; acute "

@@ -91,7 +91,7 @@ def _one_thing(
     return None
 
 
-_ATTENDANT = (*SIGNS, "enhancement", "calcification", "restricted diffusion", "swelling", "cyst")
+_ATTENDANT = (*SIGNS, "enhancement", "calcification", "restricted diffusion", "swelling", "cyst", "invasion")
 _WITHOUT_A_SIZE = ("mass effect", "edema", "necrosis", "herniation", "hydrocephalus")
 Kept = list[tuple[Mention, list[ReadFinding]]]
 
@@ -114,6 +114,7 @@ def merge(sentence: Sentence, mentions: list[Mention], found: list[list[ReadFind
     kept: Kept = []
     for mention, findings in zip(mentions, found, strict=True):
         names = bool(kept) and not mention.denied and _identified(sentence, kept[-1][0], mention)
+        names = names and not _is_within(sentence, kept[-1][0])
         at = _named_by(kept, mention, names=names)
         if not kept or mention.denied or kept[at][0].denied or mention.past or kept[at][0].past:
             if kept and mention.denied and not kept[-1][0].denied:
@@ -155,6 +156,12 @@ def _sized(finding: ReadFinding, sign: ReadFinding) -> ReadFinding:
     if finding.size_mm is not None or sign.size_mm is None:
         return finding
     return replace(finding, size_mm=sign.size_mm, dimensions_mm=sign.dimensions_mm)
+
+
+def _is_within(sentence: Sentence, mention: Mention) -> bool:
+    """Whether a mention only says where another thing is ("foci within the lesion indicate hemorrhage")."""
+    before = [sentence.word(at) for at in range(mention.first - 3, mention.first)]
+    return mention.back and not {"within", "in", "inside", "around", "of"}.isdisjoint(before)
 
 
 def _says_again(kept: Kept, findings: list[ReadFinding]) -> bool:

@@ -63,6 +63,8 @@ class _Reading:
             wider = finding.name in WIDER.get(earlier.name, ())
             closer = earlier.name in WIDER.get(finding.name, ())
             merged = fill(earlier, finding) if same or wider else fill(finding, earlier) if closer else None
+            if merged is None and (same or wider) and back and finding.side is None and finding.size_mm is None:
+                merged = earlier  # "the tumor" goes on to another place
             if merged is not None:
                 sure = earlier.certainty is Certainty.DEFINITE and finding.certainty is Certainty.POSSIBLE
                 if closer and not same and not wider and sure:
@@ -109,7 +111,7 @@ class _Reading:
 
     def report(self) -> BrainReport:
         """The report as a whole: lesions with signs of a mass are masses, and what contradicts itself is listed."""
-        if any(finding.name in SIGNS for finding in self.findings):
+        if any(finding.name in (*SIGNS, "invasion") for finding in self.findings):
             self.findings = [
                 replace(f, name="mass") if f.name == "lesion" and f.certainty is Certainty.DEFINITE else f
                 for f in self.findings

@@ -270,6 +270,30 @@ def test_signs_do_not_swallow_what_they_are_signs_of() -> None:
     assert {f.name for f in read_text("Necrosis is seen in the center of the tumor.").findings} == {"necrosis", "mass"}
 
 
+TUMOR_REPORTS = (
+    "A 35 mm lesion occupies the {s} {l} lobe. The edema extends to the {x} hemisphere. The {x} lateral ventricle is "
+    "normal. Susceptibility foci within the lesion indicate hemorrhage. There are no additional lesions on the {x}.",
+    "The lesion area is mainly in the {s} {l} lobe, and the signal is uneven. Necrosis is found in the center of the "
+    "lesion. The {s} lateral ventricle is compressed and deformed, and the midline is slightly shifted to the {x}.",
+    "Within the {s} cerebral hemisphere, there is a large tumor primarily located in the {l} lobe, with extension into "
+    "the corpus callosum and across the midline. The tumor demonstrates deep white matter invasion. The {x} hemisphere "
+    "is unremarkable. IMPRESSION: {s} {l} mass, likely high-grade glioma.",
+    "The {s} {l} lobe shows an irregular mass. Mass effect with {x}ward midline shift of 7 mm. The mass does not cross "
+    "the midline. These findings are suggestive of a high-grade glioma.",
+)
+
+
+@pytest.mark.parametrize("side", [Side.LEFT, Side.RIGHT])
+@pytest.mark.parametrize("text", TUMOR_REPORTS)
+def test_reports_of_one_tumor_give_one_mass_on_its_side(text: str, side: Side) -> None:
+    for lobe in ("frontal", "parietal", "temporal", "occipital"):
+        other = Side.LEFT if side is Side.RIGHT else Side.RIGHT
+        report = read_text(text.format(s=side, x=other, l=lobe))
+        masses = [finding for finding in report.classes if finding.kind is FindingClass.MASS]
+        assert [(finding.side, finding.region) for finding in masses] == [(side, Region(f"{lobe} lobe"))]
+        assert report.coverage == 1.0
+
+
 def test_impression_repeats_and_disagrees() -> None:
     twice = read_text("FINDINGS: 14 mm left parietal mass.\nIMPRESSION: Left parietal mass.")
     assert [f.size_mm for f in twice.findings] == [14]
