@@ -229,6 +229,10 @@ class ScoreRequest:
     prediction_text: Annotated[str | None, typer.Option("--prediction-text", help="Column of the reports' texts.")] = (
         None
     )
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="FILE", help="Labels of a data set, one a line, to be scored as a table."),
+    ] = None
     allow_missing: Annotated[
         bool,
         typer.Option(

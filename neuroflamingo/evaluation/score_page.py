@@ -79,18 +79,29 @@ def _span(bounds: tuple[float, float] | None) -> str:
     return f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""
 
 
-def label_rows(scores: TextScores) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the table of classes, then of all findings by name that one of the two sides states."""
+def label_rows(scores: TextScores, asked: Mapping[str, str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of classes, then of all findings by name that one of the two sides states.
+
+    Args:
+        scores: of the system.
+        asked: other labels with the names of their findings, which take the place of the latter.
+    """
     heads = ["class", "in references", "in reports", *(name.replace("_", " ") for name in FIGURES)]
+    more = scores.named if asked is None else scores.table_of(asked)
+    beside = [
+        (name, row)
+        for name, row in more.labels.items()
+        if asked is not None or (stated(row) and name not in scores.labels.labels)
+    ]
     rows = []
-    beside = {
-        name: row for name, row in scores.named.labels.items() if stated(row) and name not in scores.labels.labels
-    }
-    for label, row in [*scores.labels.labels.items(), *beside.items()]:
+    for label, row in [*scores.labels.labels.items(), *beside]:
         true = int(row["true_positive"]) + int(row["false_negative"])  # type: ignore[call-overload]
         said = int(row["true_positive"]) + int(row["false_positive"])  # type: ignore[call-overload]
         rows.append([label, str(true), str(said), *(_plain(row[name]) for name in FIGURES)])
-    for title, table in (("of the classes", scores.labels), ("of all names", scores.named)):
+    for title, table in (
+        ("of the classes", scores.labels),
+        ("of all names" if asked is None else "of the labels", more),
+    ):
         for how in ("macro", "micro"):
             row = [_plain(table.overall[f"{how}_{name}"]) for name in FIGURES]
             rows.append([f"{how} {title}", "", "", *row])
@@ -118,6 +129,7 @@ def score_page(
     *,
     title: str,
     other: TextScores | None = None,
+    asked: Mapping[str, str] | None = None,
 ) -> str:
     """Render the page.
 
@@ -127,9 +139,10 @@ def score_page(
         texts: the system's reports, at least those of `worst`.
         title: name of the system.
         other: scores of the system it is compared with.
+        asked: see `label_rows`.
     """
     heads, figures = figure_rows(scores, other)
-    label_heads, labels = label_rows(scores)
+    label_heads, labels = label_rows(scores, asked)
     pairs = _within(worst(scores), references, texts)
     extra = [name for name in ("bleu4", "rouge_l") if name in scores.words]
     return render_page(

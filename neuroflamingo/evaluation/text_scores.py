@@ -129,6 +129,19 @@ class TextScores:
         """The table of all findings that the reader knows by name, whether of a class or not."""
         return label_table(NAMES, self._named_cells, self.resamples)
 
+    def table_of(self, names: Mapping[str, str]) -> LabelTable:
+        """The table of other labels.
+
+        Args:
+            names: for each label the name of its finding, as `label_lists.read_labels` gives them.
+        """
+
+        def asked(said: Set[str]) -> Set[str]:
+            return {label for label, name in names.items() if name in said}
+
+        sets = [(asked(pair.true_names), asked(pair.said_names)) for pair in self.pairs]
+        return label_table(list(names), self._counted(list(names), sets), self.resamples)
+
     @cached_property
     def words(self) -> dict[str, float | None]:
         """Figures of word overlap; empty without it."""

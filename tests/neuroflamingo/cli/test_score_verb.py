@@ -79,3 +79,24 @@ def test_reports_are_not_kept(folder: Path, capsys: pytest.CaptureFixture[str]) 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6 and "600 ids without a reference" in capsys.readouterr().err
+
+
+def test_labels_of_a_data_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("labels.txt").write_text(
+        "\ufeffCerebral infarction\n\nVentriculomegaly\nTumour = mass\nUnheard of\nLacunar infarct\n"
+    )
+    words = ["score", "--references", "true.jsonl", "--predictions", "ours.csv", "--labels", "labels.txt", "--quiet"]
+    assert main([*words, "--html", "p.html"]) == 0
+    out = capsys.readouterr().out
+    assert "| Cerebral infarction | 2 | 2 | 1.000 |" in out and "| Lacunar infarct | 0 | 0 |" in out
+    assert "not scored: Unheard of" in out and "| Tumour | 1 | 1 |" in out and "Tumour" in Path("p.html").read_text()
+    assert main([*words, "--json"]) == 0
+    asked = json.loads(capsys.readouterr().out)["asked"]
+    assert asked["labels"]["Ventriculomegaly"]["f1"] == 1.0 and asked["unknown"] == ["Unheard of"]
+    assert asked["overall"]["micro_f1"] == 1.0
+    Path("labels.txt").write_text("Glioma\nGlioma\nX = tumourlet\n")
+    assert main(words) == 65
+    err = capsys.readouterr().err
+    assert "Glioma is there twice" in err and "no finding tumourlet" in err
+    Path("labels.txt").write_text("\n")
+    assert main(words) == 65
