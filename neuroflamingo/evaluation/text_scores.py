@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -328,6 +328,8 @@ def _list_unjoined(faults: Faults, what: str, names: Sequence[str], count: int) 
 
 def _score_pair(reference: NamedText, one: NamedText, overlap: WordOverlap | None) -> ScoredPair:
     score = score_case(reference.findings, one.findings, one.stated) if reference.was_read else NOTHING
+    if reference.names:  # a scan with an aneurysm alone has no finding of the six classes, and is not normal
+        score = replace(score, counts=score.counts | {"normal": 0.0, "normal_hallucinated": 0.0})
     both = overlap is not None and reference.text and (one.text or one.known is None)
     return ScoredPair(
         id=one.id,

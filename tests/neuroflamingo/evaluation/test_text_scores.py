@@ -78,6 +78,13 @@ def test_another_language_is_counted_not_taken_for_normal() -> None:
     assert other.values["finding_f1"] is None and any("could not be read" in note for note in other.notes)
 
 
+def test_a_scan_with_another_finding_is_not_normal() -> None:
+    references = {"a": NamedText("a", "FINDINGS: Aneurysm of the left MCA."), "b": NamedText("b", NORMAL)}
+    text = "FINDINGS: Mass in the left frontal lobe."
+    scores = score([NamedText("a", text), NamedText("b", NORMAL)], references)
+    assert scores.values["hallucination_on_normals"] == 0.0 and scores.values["hallucinations_per_case"] == 0.5
+
+
 def test_a_denied_class_is_a_false_negation() -> None:
     text = "FINDINGS: Mass in the left frontal lobe. No hemorrhage."
     scores = score([NamedText("a", "FINDINGS: No mass. No metastasis.")], {"a": NamedText("a", text)})
