@@ -34,6 +34,7 @@ class _Reading:
         self.findings: list[ReadFinding] = []
         self.past: list[ReadFinding] = []
         self.absent: set[str] = set()
+        self.absent_anywhere: set[str] = set()
         self.sentences: list[ReadSentence] = []
         self.repeated: set[int] = set()
 
@@ -47,6 +48,7 @@ class _Reading:
             self._state(placed, back=back)
         self.past += [replace(p, start=p.start + stretch.start, end=p.end + stretch.start) for p in content.past]
         self.absent |= absent
+        self.absent_anywhere |= content.absent_anywhere
         if content.loose is not None:
             self._complete(content.loose, another=content.another)
         text = self.text[stretch.start : stretch.end]
@@ -123,7 +125,7 @@ class _Reading:
             findings=tuple(self.findings),
             absent=frozenset(self.absent),
             past=tuple(self.past),
-            contradictions=tuple(_contradictions(self.findings, self.absent)),
+            contradictions=tuple(_contradictions(self.findings, self.absent_anywhere)),
             coverage=sum(told) / len(told) if told else 0.0,
             sentences=tuple(self.sentences),
         )
@@ -182,7 +184,7 @@ def read_text(text: str, name: str = "the report") -> BrainReport:
                     continue
                 part = part._replace(section="findings")
             if asked and sentence.word(0) in _ANSWERS_NO and len(sentence.tokens) <= 2:
-                reading.add(part, Content(absent=asked, share=1.0))
+                reading.add(part, Content(absent=asked, absent_anywhere=asked, share=1.0))
                 asked = set()
                 continue
             if question is not None and sentence.word(0) in _ANSWERS_YES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from neuroflamingo.reader.brain_findings import OTHER, STRUCTURES
+from neuroflamingo.reader.brain_findings import DIFFUSE, OTHER, STRUCTURES
 from neuroflamingo.reader.brain_report import ReadFinding
 from neuroflamingo.reader.cues import Cue
 from neuroflamingo.reader.joined_findings import merge
@@ -33,6 +33,7 @@ class Content:
 
     Attributes:
         stated: findings, each with whether it may complete an earlier one ("the mass measures ...").
+        absent_anywhere: those of `absent` that are denied without a place.
         loose: attributes of a sentence that names no finding and refers back.
         another: these are of one more finding of the last name ("a second measures ...").
         share: read part, None if the sentence states nothing about the brain.
@@ -40,6 +41,7 @@ class Content:
 
     stated: list[tuple[ReadFinding, bool]] = field(default_factory=list[tuple[ReadFinding, bool]])
     absent: set[str] = field(default_factory=set[str])
+    absent_anywhere: set[str] = field(default_factory=set[str])
     past: list[ReadFinding] = field(default_factory=list[ReadFinding])
     loose: Stated | None = None
     another: bool = False
@@ -68,6 +70,7 @@ def _normal(sentence: Sentence, content: Content) -> bool:
             denied = STRUCTURES[str(tag.roles[Cue.STRUCTURE])][1]
             if denied and not any(finding.name == denied for finding, _ in content.stated):
                 content.absent.add(denied)
+                content.absent_anywhere.add(denied)
     last = max((tag.first for tag in sentence.tags if _tells(tag)), default=-1)
     behind = any(Cue.NOT_SEEN in tag.roles for tag in sentence.tags)
     for no in (no for no in denials if behind or last >= no.last):
@@ -155,6 +158,7 @@ def content_of(sentence: Sentence) -> Content:
             content.past += findings
         elif mention.denied:
             content.absent |= {finding.name for finding in findings} - {OTHER}
+            content.absent_anywhere |= {f.name for f in findings if not f.side and (f.name in DIFFUSE or not f.regions)}
         elif not sentence.question:
             back = (mention.back and not mention.implied) or _names_earlier(sentence, mention)
             content.stated += [(finding, back) for finding in findings]

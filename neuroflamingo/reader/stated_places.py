@@ -160,6 +160,13 @@ def _speaks_of_size(sentence: Sentence, before: Tag) -> bool:
     return any(before.last <= tag.first < before.last + reach for tag in sentence.tags if Cue.SIZE in tag.roles)
 
 
+def _was_then(sentence: Sentence, size: Tag) -> bool:
+    """Whether a size is followed by the word that makes it the earlier one ("12 mm vs 20 mm previously")."""
+    then = next((tag for tag in sentence.tags if tag.first == size.last and Cue.BEFORE in tag.roles), None)
+    named = sentence.word(size.last) in ("previously", "prior", "before", "earlier", "formerly")
+    return then is not None and named and not _speaks_of_size(sentence, then)
+
+
 def _is_size(sentence: Sentence, tag: Tag, mention: Mention | None) -> bool:
     """Whether a length is that of a finding, not of slices or of a distance."""
     at = tag.last + (sentence.word(tag.last) in ("in", "thick"))
@@ -252,7 +259,7 @@ def stated_in(sentence: Sentence, first: int, last: int, mention: Mention | None
             token = sentence.tokens[tag.first]
             if earlier and token.is_range:
                 previous, sizes[tag.first] = token.sizes_mm[0], token.sizes_mm[1:]
-            elif earlier:
+            elif earlier or _was_then(sentence, tag):
                 previous = max(token.sizes_mm)
             else:
                 sizes[tag.first] = token.sizes_mm

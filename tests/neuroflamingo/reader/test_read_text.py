@@ -247,6 +247,8 @@ def test_two_sizes_for_two_sides() -> None:
 def test_an_earlier_size_and_a_change() -> None:
     finding = one("The right parietal mass has increased, currently 38 mm compared with 29 mm.")
     assert (finding.size_mm, finding.previous_mm, finding.change) == (38, 29, "larger")
+    finding = one("The left frontal hematoma measures 12 x 9 mm vs 20 x 15 mm previously.")
+    assert (finding.size_mm, finding.previous_mm) == (12, 20)
 
 
 def test_a_name_of_a_mass_keeps_the_mass() -> None:
@@ -301,6 +303,7 @@ def test_impression_repeats_and_disagrees() -> None:
     assert [f.size_mm for f in twice.findings] == [14]
     other = read_text("FINDINGS: Left parietal mass.\nIMPRESSION: Right parietal mass.")
     assert other.contradictions == ("mass: left in FINDINGS, right in IMPRESSION",)
+    assert read_text("No mass on the left. On the right there is a mass.").contradictions == ()
     denied = read_text("No aneurysm. There is an aneurysm.")
     assert denied.contradictions == ("aneurysm both stated and denied",)
 
