@@ -30,6 +30,8 @@ SAME = 0.95
 """Share of reports from which on those on empty scans count as the same."""
 STAYS = 0.25
 """Share of sides that may stay where they were on a mirrored head, by the lower bound of the interval."""
+LITTLE = 0.1
+"""Loss in F1 below which findings are not better, where the interval does not tell."""
 EXCHANGES = 20
 """Most other persons whose reports are held against a scan's truth."""
 FIGURE = "full_finding_f1"
@@ -143,8 +145,8 @@ class RelianceAudit:
         found = dict(_verdicts(self))
         if not found:
             found["uses the scan"] = "it loses its findings without the scan, and sides follow a mirrored head"
-        if len({case.person for case in self.held}) < FEW:
-            found["few scans"] = f"fewer than {FEW} persons: a verdict rests on little"
+        if len({one.person for one in self.truth.values() if one.findings}) < FEW:
+            found["few scans"] = f"fewer than {FEW} persons have a finding: a verdict rests on little"
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -174,13 +176,21 @@ def _verdicts(audit: RelianceAudit) -> list[tuple[str, str]]:
     own = audit.texts[OWN]
     if len(own) > 1 and len(set(own.values())) == 1:
         found.append(("one report for all", f"all {len(own)} scans get the same report, word for word"))
-    if audit.same("blank") >= SAME:
-        found.append(("blind", f"{100 * audit.same('blank'):.0f} % of the reports are the same on an empty scan"))
+    stating = {name: text for name, text in audit.texts[audit.base].items() if NamedText(name, text).names}
+    same = [text == audit.texts["blank"].get(name) for name, text in stating.items()]
+    if same and sum(same) / len(same) >= SAME:
+        share = f"{100 * sum(same) / len(same):.0f} %"
+        found.append(("blind", f"{share} of the reports with findings are the same on an empty scan"))
     lost = {name: audit.loss(name) for name in ("blank", "other")}
     kept = [name for name, loss in lost.items() if loss is not None and not (loss.interval and loss.interval[0] > 0)]
     if kept and "blind" not in dict(found):
-        words = {"blank": "an empty scan", "other": "another person's scan"}
-        found.append(("blind", f"its findings are not better than with {' or '.join(words[name] for name in kept)}"))
+        words = " or ".join({"blank": "an empty scan", "other": "another person's scan"}[name] for name in kept)
+        if any(loss is not None and loss.value < LITTLE for loss in (lost[name] for name in kept)):
+            found.append(("blind", f"its findings are not better than with {words}"))
+        else:
+            found.append(
+                ("not shown", f"its findings are better than with {words}, but it may be chance: show more scans")
+            )
     if all(loss is None for loss in lost.values()):
         found.append(("not known", "the reader found no finding that could be lost: only the words were compared"))
     sides = audit.swaps.findings

@@ -21,6 +21,7 @@ from neuroflamingo_preprocessing.errors import ModelError, NeuroFlamingoError, S
 
 PLACES = [(side, lobe) for lobe in ("frontal", "parietal", "temporal", "occipital") for side in ("left", "right")]
 NORMAL = "FINDINGS: No mass."
+DRAWS = np.random.default_rng(1)
 
 
 def sentence(side: str, lobe: str) -> str:
@@ -80,19 +81,20 @@ def constant(scan: Path) -> str:
 
 def guess(scan: Path) -> str:
     """Blind, but no two reports are alike: drawn anew at every call."""
-    return sentence(*PLACES[int(np.random.default_rng().integers(8))])
+    return sentence(*PLACES[int(DRAWS.integers(8))])
 
 
 def blind_by_name(scan: Path) -> str:
     """Blind, but with a report for each file name."""
-    return sentence(*PLACES[sum(str(scan).encode()) % 8])
+    return sentence(*PLACES[sum("/".join(scan.parts[-2:]).encode()) % 8])
 
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("write", [constant, guess, blind_by_name])
 def test_blind_models(cases: list[AuditCase], write: Callable[[Path], str], known: bool) -> None:
     found = verdicts(write, cases if known else unknown(cases))
-    assert "blind" in found and "uses the scan" not in found
+    assert "uses the scan" not in found
+    assert "blind" in found or (write is not constant and "not shown" in found), "some are right by chance"
     assert ("one report for all" in found) == (write is constant)
 
 
@@ -221,3 +223,18 @@ def test_a_file_of_which_no_controls_can_be_made(tmp_path: Path) -> None:
 def test_all_of_it_is_plain_data(cases: list[AuditCase]) -> None:
     found: RelianceAudit = audit_reliance(look, cases[:4])
     assert json.loads(json.dumps(found.to_json()))["distinct_reports"] == 4
+
+
+def test_few_findings_do_not_make_a_model_blind(cases: list[AuditCase]) -> None:
+    """It sees, but only one of its 24 scans shows a mass: that is little, and no sign of blindness."""
+
+    def careful(scan: Path) -> str:
+        return look(scan) if np.asarray(nib.load(scan).dataobj).max() == 99 else NORMAL
+
+    image = nib.load(cases[0].scan)
+    nib.Nifti1Image(np.asarray(image.dataobj) * 99 // 100, image.affine).to_filename(
+        cases[0].scan.with_name("one.nii.gz")
+    )
+    one = AuditCase("s0", cases[0].scan.with_name("one.nii.gz"), "s0", cases[0].reference)
+    normal = [AuditCase(case.id, case.scan, case.person, NamedText(case.id, NORMAL)) for case in cases[1:]]
+    assert verdicts(careful, [one, *normal]) == ["uses the scan", "few scans"]
