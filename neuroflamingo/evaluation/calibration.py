@@ -169,18 +169,8 @@ def fit_calibration(
         if finding.kind in classes
     ]
     limit = _withhold_below([(case, p) for case, _, p, _ in likely if case in healthy], len(healthy), healthy_risk)
-    for kind, fitted in classes.items():
-        of_kind = [(p, right) for _, k, p, right in likely if k is kind]
-        curve = risk_coverage([p for p, _ in of_kind], [right for _, right in of_kind])
-        classes[kind] = fitted.model_copy(
-            update={
-                "withhold_below": limit,
-                "possible_below": max(limit, _possible_below(curve, false_risk)),
-                "stated": len(of_kind),
-                "false": sum(not right for _, right in of_kind),
-                "curve": tuple(curve),
-            }
-        )
+    of_kinds = {kind: [(p, right) for _, of, p, right in likely if of is kind] for kind in classes}
+    classes = {kind: _with_limits(fitted, of_kinds[kind], limit, false_risk) for kind, fitted in classes.items()}
     unstated = {case for case, finding, _, _ in rows if case in healthy and finding.kind not in classes}
     invented = unstated | {case for case, _, p, _ in likely if case in healthy and p >= limit}
     return Calibration(
@@ -202,6 +192,22 @@ def _fit_classes(rows: Sequence[tuple[FindingClass, float, bool]]) -> dict[Findi
             temperature, shift = _fit(logits, labels)
             classes[kind] = ClassCalibration(temperature=temperature, shift=shift)
     return classes
+
+
+def _with_limits(
+    fitted: ClassCalibration, stated: Sequence[tuple[float, bool]], withhold_below: float, false_risk: float
+) -> ClassCalibration:
+    """The calibration of a class with its thresholds, from the probabilities of its stated findings."""
+    curve = risk_coverage([p for p, _ in stated], [right for _, right in stated])
+    return fitted.model_copy(
+        update={
+            "withhold_below": withhold_below,
+            "possible_below": max(withhold_below, _possible_below(curve, false_risk)),
+            "stated": len(stated),
+            "false": sum(not right for _, right in stated),
+            "curve": tuple(curve),
+        }
+    )
 
 
 def _right(truth: Sequence[Finding], stated: Sequence[Finding]) -> list[bool]:
