@@ -111,6 +111,15 @@ def test_thresholds_keep_their_risks_on_new_cases(fitted: Calibration) -> None:
     assert {"stated", "withheld"} <= set(verdicts)
 
 
+def test_what_is_stated_without_doubt_is_the_surer_part_of_what_is_stated() -> None:
+    read, truth, stated, _, _ = synthetic(600, 4)
+    for healthy_risk, false_risk, doubted in ((0.9, 0.02, True), (0.01, 0.9, False)):
+        record = fit_calibration(read, CENTRES, truth, stated, healthy_risk=healthy_risk, false_risk=false_risk)  # type: ignore[arg-type]
+        one = record.classes[FindingClass.MASS]
+        assert (one.possible_below > one.withhold_below) is doubted
+        assert one.possible_below >= one.withhold_below
+
+
 def test_the_record_is_plain_json_and_comes_back(fitted: Calibration) -> None:
     stored = json.loads(json.dumps(fitted.model_dump(mode="json")))
     assert Calibration.model_validate(stored) == fitted
